@@ -1,0 +1,5 @@
+"""`python -m metalens`."""
+
+from metalens.cli import main
+
+main()

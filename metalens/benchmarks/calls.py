@@ -1,0 +1,137 @@
+"""Learners and regularizers as people write them: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
+
+The text is parsed, never evaluated, and every setting is checked against the class's signature.
+"""
+
+from __future__ import annotations
+
+import ast
+from argparse import ArgumentError
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from metalens.errors import MetaLensError
+from metalens.learners import ANIL, MAML, Learner, ProtoNet
+from metalens.networks import Network
+from metalens.regularizers import Regularizer, TRLearner
+
+LEARNERS: dict[str, type[Learner]] = {cls.__name__: cls for cls in (MAML, ANIL, ProtoNet)}
+REGULARIZERS: dict[str, type[Regularizer]] = {cls.__name__: cls for cls in (TRLearner,)}
+
+C = TypeVar("C")
+
+# Settings that are not plain values: they come from the network or from Python.
+_NOT_SETTABLE = {"network", "loss", "n_features"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A class by name, with settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"{self.name}({settings})" if settings else self.name
+
+
+def parse_calls(text: str) -> list[Call]:
+    """Parse calls joined by `+`.
+
+    Args:
+        text: for example `"TRLearner(weight=0.3, relations=uniform)"`; `"none"` stands for no calls.
+
+    Returns:
+        The calls in their order.
+
+    Raises:
+        MetaLensError: the text is no such list.
+
+    >>> [str(call) for call in parse_calls("TRLearner( weight=.3, relations=uniform )")]
+    ['TRLearner(weight=0.3, relations=uniform)']
+    """
+    if text == "none":
+        return []
+    try:
+        return _calls(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        raise MetaLensError(
+            f"Cannot read {text!r}; write a name, optionally with settings: Name(setting=value)."
+        ) from None
+
+
+def _calls(node: ast.expr) -> list[Call]:
+    match node:
+        case ast.BinOp(op=ast.Add(), left=left, right=right):
+            return [*_calls(left), *_calls(right)]
+        case ast.Name(id=name):
+            return [Call(name, {})]
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
+            return [Call(name, {_name(k.arg): _value(k.value) for k in keywords})]
+        case _:
+            raise ValueError
+
+
+def _name(name: str | None) -> str:
+    if name is None:
+        raise ValueError
+    return name
+
+
+def _value(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def build_learner(text: str, network: Network, tuned: dict[str, dict[str, Any]]) -> Learner:
+    """Build a learner from its text.
+
+    Args:
+        text: one call, for example `"MAML(inner_lr=0.1)"`.
+        network: the network it gets.
+        tuned: settings for each learner's name, used where the call does not set them.
+
+    Raises:
+        MetaLensError: the name or a setting is unknown or of a wrong type.
+    """
+    calls = parse_calls(text)
+    if len(calls) != 1:
+        raise MetaLensError(f"A learner must be a single name, got {text!r}.")
+    call = calls[0]
+    cls = _find(LEARNERS, call.name, "learner")
+    return cls(network, **_checked(cls, {**tuned.get(call.name, {}), **call.settings}))
+
+
+def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:
+    """Build the regularizers of a text such as `"TRLearner(weight=0.3)"` for a learner.
+
+    Raises:
+        MetaLensError: a name or a setting is unknown or of a wrong type.
+    """
+    regularizers = []
+    for call in parse_calls(text):
+        cls = _find(REGULARIZERS, call.name, "regularizer")
+        regularizers.append(cls.for_learner(learner, **_checked(cls, call.settings)))
+    return regularizers
+
+
+def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
+    if name not in catalogue:
+        raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
+    return catalogue[name]
+
+
+def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
+    known = {action.dest for action in parser._actions} - {"help"}  # noqa: SLF001
+    for name in settings:
+        if name not in known:
+            raise MetaLensError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")
+    try:
+        parser.parse_object(settings)
+    except ArgumentError as error:
+        raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
+    return settings

@@ -1,0 +1,106 @@
+"""Recipes for regression of one-dimensional functions: sinusoids and harmonics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from metalens.benchmarks.recipe import Recipe
+from metalens.distributions import Harmonic, Sinusoid, Split, TaskDistribution
+from metalens.networks import Network, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveRecipe(Recipe):
+    """Regression of curves with a perceptron.
+
+    Args:
+        n_train_tasks: size of the fixed pool of training tasks; null for an unlimited stream.
+        noise: standard deviation of the noise on every target.
+        hidden: sizes of the hidden layers.
+    """
+
+    n_train_tasks: int | None = None
+    noise: float = 0.0
+    hidden: list[int] = field(default_factory=lambda: [40, 40])
+
+    family: ClassVar[type[Sinusoid] | type[Harmonic]]
+
+    def distribution(self, split: Split, seed: int) -> TaskDistribution:
+        return self.family(
+            split,
+            k_shot=self.k_shot,
+            n_query=self.n_query,
+            n_train_tasks=self.n_train_tasks,
+            noise=self.noise,
+            seed=seed,
+        )
+
+    def network(self) -> Network:
+        return mlp(1, 1, self.hidden)
+
+    def curve_distribution(self, seed: int) -> TaskDistribution:
+        return replace(self, n_query=200, noise=0.0).distribution("test", seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinusoidRecipe(CurveRecipe):
+    """Sinusoid regression by the protocol of MAML (Finn 2017): MLP 1-40-40-1, 25 tasks, one step of 0.01."""
+
+    family: ClassVar[type[Sinusoid]] = Sinusoid
+    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
+        "MAML": {"inner_lr": 0.01, "inner_steps": 1},
+        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmonicRecipe(CurveRecipe):
+    """Harmonic regression: 5,000 training tasks, a wider network and more steps than for sinusoids."""
+
+    n_train_tasks: int | None = 5000
+    hidden: list[int] = field(default_factory=lambda: [128, 128])
+    family: ClassVar[type[Harmonic]] = Harmonic
+    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
+        "MAML": {"inner_lr": 0.01, "inner_steps": 5},
+        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    }
+
+
+CURVE_RECIPES: list[Recipe] = [
+    SinusoidRecipe(
+        name="demo",
+        description="Three minutes: sinusoids from a pool of 100 tasks; MAML, + TRLearner, + all-ones control",
+        regularizers=["none", "TRLearner", "TRLearner(relations=uniform)"],
+        seeds=[0, 1, 2, 3, 4],
+        n_train_tasks=100,
+        meta_batch=8,
+        steps=1500,
+    ),
+    SinusoidRecipe(
+        name="sinusoid-5shot",
+        description="Sinusoid regression from 5 points, unlimited training tasks",
+        steps=70_000,
+        validate_every=5000,
+    ),
+    SinusoidRecipe(
+        name="sinusoid-10shot",
+        description="Sinusoid regression from 10 points, unlimited training tasks",
+        k_shot=10,
+        steps=70_000,
+        validate_every=5000,
+    ),
+    HarmonicRecipe(
+        name="harmonic-5shot",
+        description="Harmonic regression from 5 points, 5,000 training tasks",
+        steps=20_000,
+        validate_every=2000,
+    ),
+    HarmonicRecipe(
+        name="harmonic-10shot",
+        description="Harmonic regression from 10 points, 5,000 training tasks",
+        k_shot=10,
+        steps=20_000,
+        validate_every=2000,
+    ),
+]

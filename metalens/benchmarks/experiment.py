@@ -1,0 +1,225 @@
+"""Run a recipe: every arm on every seed, on identical tasks, into one folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+
+from metalens.batching import check_batching
+from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls
+from metalens.benchmarks.recipe import Recipe
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.evaluation import evaluate
+from metalens.learners import GradientLearner, Learner
+from metalens.objective import Objective
+from metalens.regularizers import TRLearner
+from metalens.training import Validation, fit
+
+N_CURVES = 4  # test tasks drawn in the report
+N_RELATED = 20  # test tasks in the relation map
+VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
+
+RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
+CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A learner with its regularizers, as written in the recipe."""
+
+    learner: str
+    regularizers: str
+
+    def __str__(self) -> str:
+        return self.learner if self.regularizers == "none" else f"{self.learner} + {self.regularizers}"
+
+    def build(self, recipe: Recipe, seed: int) -> Objective:
+        """Return a freshly initialized objective; arms with the same learner start from equal weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            learner = build_learner(self.learner, recipe.network(), recipe.tuned)
+            regularizers = build_regularizers(self.regularizers, learner)
+        return Objective(learner, regularizers, batching=recipe.batching)
+
+
+class Watcher:
+    """Told what an experiment is doing; does nothing unless overridden."""
+
+    def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
+        """Training of one arm with one seed begins."""
+
+    def step(self, step: int, loss: float) -> None:
+        """An outer step was taken."""
+
+    def end_cell(self, arm: Arm, seed: int, scores: dict[str, float]) -> None:
+        """One arm with one seed was trained and tested; mean test scores by metric."""
+
+
+def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | None = None) -> None:
+    """Train and test every arm with every seed, and write the run's files into a folder.
+
+    Args:
+        recipe: what to run.
+        folder: an empty folder, filled with `results.csv`, `metrics.csv`, `manifest.json`,
+            `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`.
+        command: the command that repeats the run, for the manifest.
+        watcher: told about progress.
+
+    Raises:
+        MetaLensError: the recipe cannot be assembled, or training diverged.
+    """
+    watcher = watcher or Watcher()
+    arms = arms_of(recipe)
+    fabric = _fabric(recipe)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
+    results, metrics, curves, relations, cells = [], [], [], [], []
+    (folder / "weights").mkdir()
+    for seed in recipe.seeds:
+        train, test = recipe.distribution("train", seed), recipe.distribution("test", seed)
+        validation = None
+        if recipe.n_val_tasks:
+            held_out = recipe.distribution("val", seed)
+            validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
+        for number, arm in enumerate(arms):
+            labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
+            watcher.start_cell(arm, seed, recipe.steps)
+            objective = arm.build(recipe, seed)
+            begin = time.perf_counter()
+            curve = fit(
+                objective,
+                train,
+                steps=recipe.steps,
+                meta_batch=recipe.meta_batch,
+                outer_lr=recipe.outer_lr,
+                clip_norm=recipe.clip_norm,
+                validation=validation,
+                seed=seed,
+                fabric=fabric,
+                progress=watcher.step,
+            )
+            trained = time.perf_counter()
+            rows = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=recipe.batching)
+            tested = time.perf_counter()
+            results.append(rows.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS])
+            metrics.append(curve.assign(**labels)[CURVE_COLUMNS])
+            cells.append({**labels, "train_seconds": trained - begin, "test_seconds": tested - trained})
+            save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
+            if seed == recipe.seeds[0]:
+                curves += [frame.assign(**labels) for frame in _curves(objective.learner, recipe, seed)]
+                relations += [frame.assign(**labels) for frame in _relations(objective, recipe, seed)]
+            watcher.end_cell(arm, seed, rows.groupby("metric", sort=False)["value"].mean().to_dict())
+    tables = {"results": results, "metrics": metrics, "curves": curves, "relations": relations}
+    for name, frames in tables.items():
+        if frames:
+            pd.concat(frames, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
+    manifest = {
+        "metalens": version("metalens"),
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "command": command,
+        "configuration": asdict(recipe),
+        "arms": descriptions,
+        "versions": _versions(),
+        "commit": _commit(),
+        "device": str(fabric.device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - clock,
+        "cells": cells,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def arms_of(recipe: Recipe) -> list[Arm]:
+    """Return the arms of a recipe: every learner with every choice of regularizers."""
+    return [
+        Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in (learner, regularizers)))
+        for learner in recipe.learner
+        for regularizers in recipe.regularizers
+    ]
+
+
+def _fabric(recipe: Recipe) -> Fabric:
+    check_batching(recipe.batching)
+    try:
+        return Fabric(accelerator=recipe.accelerator, devices=1)
+    except (ValueError, RuntimeError) as error:
+        raise MetaLensError(f"accelerator={recipe.accelerator!r} is not possible here: {error}") from None
+
+
+def _describe(arm: Arm, recipe: Recipe) -> dict[str, Any]:
+    objective = arm.build(recipe, seed=0)
+    objective.check_meta_batch(recipe.meta_batch)
+    name = parse_calls(arm.learner)[0].name
+    tuned = ", ".join(f"{key}={value}" for key, value in recipe.tuned.get(name, {}).items())
+    return {
+        "learner": arm.learner,
+        "regularizers": arm.regularizers,
+        "settings": f"{name}({tuned}), overridden by {arm.learner}" if tuned else arm.learner,
+        "parameters": sum(p.numel() for p in objective.parameters()),
+    }
+
+
+def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
+    """Yield the curves of a few test tasks before and after adaptation, for learners that have a before."""
+    dense = recipe.curve_distribution(seed)
+    if dense is None or not isinstance(learner, GradientLearner):
+        return
+    for number in range(N_CURVES):
+        task = dense[number]
+        with torch.no_grad():
+            model, start = learner(task.support), learner.initial_state()
+            for part in ("support", "query"):
+                x, y = getattr(task, part)
+                columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}
+                values = {name: tensor.flatten().tolist() for name, tensor in columns.items()}
+                yield pd.DataFrame({"task": number, "part": part, **values})
+
+
+def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
+    """Yield the relation map of a few test tasks, for arms that learn one."""
+    for regularizer in objective.regularizers:
+        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
+            batch = recipe.distribution("test", seed).batch(range(N_RELATED))
+            with torch.no_grad():
+                episode = Episode(objective.learner, batch, recipe.batching)
+                matrix = regularizer.relation_matrix(episode)
+            rows, columns = torch.meshgrid(torch.arange(N_RELATED), torch.arange(N_RELATED), indexing="ij")
+            yield pd.DataFrame(
+                {
+                    "row": rows.flatten().tolist(),
+                    "column": columns.flatten().tolist(),
+                    "relation": matrix.flatten().tolist(),
+                }
+            )
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
+
+
+def _commit() -> str | None:
+    """Return the commit of the source this runs from, or `None` outside of a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

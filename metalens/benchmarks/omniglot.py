@@ -1,0 +1,71 @@
+"""Recipes for classifying handwritten characters from one or five examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from metalens.benchmarks.recipe import Recipe
+from metalens.distributions import Omniglot, Split, TaskDistribution
+from metalens.networks import Network, conv4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmniglotRecipe(Recipe):
+    """Omniglot with Conv4 and batch statistics of the set at hand.
+
+    Args:
+        n_way: classes per task.
+        n_filters: channels of every block of Conv4.
+        scheme: how characters are split: vinyals (1,028/172/423) or finn (1,100/100/rest).
+        slots: random, or fixed: slot j of every task is drawn from the same group of classes.
+        rotations: count each quarter turn of a character as a class of its own.
+        folder: folder with the two upstream zips; by default METALENS_DATA, then a download.
+    """
+
+    n_way: int = 5
+    n_filters: int = 64
+    scheme: Literal["vinyals", "finn"] = "vinyals"
+    slots: Literal["random", "fixed"] = "random"
+    rotations: bool = True
+    folder: str | None = None
+    k_shot: int = 1
+    n_query: int = 5
+    meta_batch: int = 16
+    n_val_tasks: int = 200
+    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
+        "MAML": {"inner_lr": 0.4, "inner_steps": 1},
+        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    }
+
+    def distribution(self, split: Split, seed: int) -> TaskDistribution:
+        return Omniglot(
+            split,
+            n_way=self.n_way,
+            k_shot=self.k_shot,
+            n_query=self.n_query,
+            rotations=self.rotations,
+            scheme=self.scheme,
+            slots=self.slots,
+            seed=seed,
+            folder=self.folder,
+        )
+
+    def network(self) -> Network:
+        return conv4(self.n_way, n_filters=self.n_filters)
+
+
+OMNIGLOT_RECIPES: list[Recipe] = [
+    OmniglotRecipe(
+        name="omniglot-5w1s", description="Handwritten characters, 5-way 1-shot", k_shot=1
+    ),
+    OmniglotRecipe(
+        name="omniglot-5w5s", description="Handwritten characters, 5-way 5-shot", k_shot=5
+    ),
+    OmniglotRecipe(
+        name="omniglot-20w1s",
+        description="Handwritten characters, 20-way 1-shot",
+        n_way=20,
+        meta_batch=8,
+    ),
+]

@@ -1,0 +1,84 @@
+"""A recipe: everything that determines an experiment, as plain values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from metalens.distributions import Split, TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.networks import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """An experiment: arms (learner and regularizers) compared on the same tasks.
+
+    Each seed is one complete replication: its own initialization, training, validation and test tasks,
+    shared by all arms of that seed.
+
+    Args:
+        name: what the command line calls it.
+        description: one line for people.
+        learner: learners to compare: MAML, or with settings MAML(inner_lr=0.1, inner_steps=5).
+        regularizers: regularizers to compare, each one an arm: none, TRLearner, TRLearner(weight=0.3);
+            joined by + they act together.
+        seeds: one replication each.
+        steps: outer steps.
+        meta_batch: tasks per outer step.
+        outer_lr: step size of Adam in the outer loop.
+        clip_norm: largest norm of the outer gradient; null for no limit.
+        k_shot: support examples (per class in classification).
+        n_query: query examples (per class in classification), in training and testing.
+        n_val_tasks: validation tasks, which decide the weights that are kept; 0 keeps the last weights.
+        validate_every: outer steps between two validations.
+        n_test_tasks: test tasks of each seed.
+        batching: how tasks are mapped: auto, vmap, loop, or a chunk size.
+        accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
+    """
+
+    name: str
+    description: str
+    learner: list[str] = field(default_factory=lambda: ["MAML"])
+    regularizers: list[str] = field(default_factory=lambda: ["none", "TRLearner"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    steps: int = 2000
+    meta_batch: int = 25
+    outer_lr: float = 1e-3
+    clip_norm: float | None = None
+    k_shot: int = 5
+    n_query: int = 15
+    n_val_tasks: int = 200
+    validate_every: int = 500
+    n_test_tasks: int = 600
+    batching: Literal["auto", "vmap", "loop"] | int = "auto"
+    accelerator: str = "auto"
+
+    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {}
+    """Settings of each learner for this benchmark, used where a call does not say otherwise."""
+
+    def __post_init__(self) -> None:
+        for name in ("learner", "regularizers", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise MetaLensError(f"{name} must name at least one, each once, got {values}.")
+        for name in ("steps", "meta_batch", "n_test_tasks", "validate_every"):
+            if getattr(self, name) < 1:
+                raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.n_val_tasks < 0:
+            raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
+        if min(self.seeds) < 0:
+            raise MetaLensError(f"seeds must be 0 or more, got {self.seeds}.")
+
+    @abstractmethod
+    def distribution(self, split: Split, seed: int) -> TaskDistribution:
+        """Return the tasks of one split for one seed."""
+
+    @abstractmethod
+    def network(self) -> Network:
+        """Return a freshly initialized network."""
+
+    def curve_distribution(self, seed: int) -> TaskDistribution | None:
+        """Return the test tasks with dense queries, to be drawn as curves; `None` if they are no curves."""
+        return None

@@ -1,0 +1,8 @@
+"""Task distributions: data as functions from an index to a task."""
+
+from metalens.distributions.base import BlockDistribution, Split, TaskDistribution
+from metalens.distributions.harmonic import Harmonic
+from metalens.distributions.omniglot import Omniglot
+from metalens.distributions.sinusoid import Sinusoid
+
+__all__ = ["BlockDistribution", "Harmonic", "Omniglot", "Sinusoid", "Split", "TaskDistribution"]

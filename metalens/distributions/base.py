@@ -1,0 +1,142 @@
+"""A task distribution is a pure function from an index to a task.
+
+`distribution[i]` depends on the distribution's settings and on `i` alone: not on workers, on the order
+of access or on where a run was resumed. So every method meets the same tasks, and differences are paired.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from metalens.errors import MetaLensError
+from metalens.tasks import Task, stack_tasks
+
+Split = Literal["train", "val", "test"]
+
+
+class TaskDistribution(ABC):
+    """Tasks by number: the one interface between data and learners.
+
+    To bring your own data, subclass it and write `__getitem__`; override `batch` where many tasks can
+    be made at once faster than one by one.
+
+    Args:
+        split: which tasks: `"train"`, `"val"` or `"test"`; the three never share a task.
+        seed: with the split, the settings and the index it determines a task completely.
+
+    Raises:
+        MetaLensError: the split has another name, or the seed is negative.
+
+    >>> import torch
+    >>> from metalens import Examples, Task, TaskDistribution
+    >>> class Lines(TaskDistribution):
+    ...     def __getitem__(self, index):
+    ...         x = torch.linspace(-1, 1, 10).unsqueeze(1)
+    ...         both = Examples(x, x * index)
+    ...         return Task(both, both)
+    >>> Lines("train").batch([1, 2]).support.y.shape
+    torch.Size([2, 10, 1])
+    """
+
+    def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
+        if split not in get_args(Split):
+            raise MetaLensError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
+        if seed < 0:
+            raise MetaLensError(f"seed must be 0 or more, got {seed}.")
+        self.split: Split = split
+        self.seed = seed
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Task:
+        """Return task number `index` (0 or more)."""
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        """Return the tasks of the given indices as one batch, equal to stacking `self[i]`.
+
+        Args:
+            indices: T task numbers.
+
+        Returns:
+            A `Task` with a leading axis of length T.
+        """
+        return stack_tasks([self[index] for index in indices])
+
+
+class BlockDistribution(TaskDistribution):
+    """A distribution that draws its tasks in blocks, vectorised, from a NumPy generator.
+
+    Task `i` is row `i % block_size` of block `i // block_size`, and block `b` is drawn from a generator
+    seeded with `(seed, split, b)`. So single tasks and bulk access agree, and bulk access is a slice.
+
+    Args:
+        split: see `TaskDistribution`.
+        seed: see `TaskDistribution`.
+        n_train_tasks: `None` for an unlimited stream, or the size P of a fixed pool of training tasks
+            with fixed data. The stream then repeats the pool, in a new random order each time round.
+            The other splits are always unlimited.
+
+    Raises:
+        MetaLensError: the pool size is below 1.
+    """
+
+    block_size = 512
+
+    def __init__(
+        self, split: Split = "train", *, seed: int = 0, n_train_tasks: int | None = None
+    ) -> None:
+        super().__init__(split, seed=seed)
+        if n_train_tasks is not None and n_train_tasks < 1:
+            raise MetaLensError(
+                f"n_train_tasks must be at least 1, or None for no limit, got {n_train_tasks}."
+            )
+        self.n_train_tasks = n_train_tasks
+        self._block = lru_cache(maxsize=4)(self._draw_block)
+        self._round = lru_cache(maxsize=4)(self._draw_round)
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, n: int) -> Task:
+        """Draw a batch of n tasks from the generator."""
+
+    def __getitem__(self, index: int) -> Task:
+        return pytree.tree_map(lambda tensor: tensor[0], self.batch([index]))
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        numbers = np.asarray(indices, dtype=np.int64)
+        if numbers.size == 0 or numbers.min() < 0:
+            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
+        if self.split == "train" and self.n_train_tasks is not None:
+            numbers = self._in_pool(numbers, self.n_train_tasks)
+        blocks, rows = np.divmod(numbers, self.block_size)
+        parts = [
+            pytree.tree_map(lambda t, r=rows[blocks == b]: t[torch.from_numpy(r)], self._block(int(b)))
+            for b in dict.fromkeys(blocks.tolist())
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        # The parts are grouped by block: undo the grouping.
+        first_seen = {b: n for n, b in enumerate(dict.fromkeys(blocks.tolist()))}
+        grouped = np.argsort([first_seen[b] for b in blocks.tolist()], kind="stable")
+        order = torch.from_numpy(np.argsort(grouped))
+        return pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *parts)
+
+    def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
+        rounds, positions = np.divmod(numbers, size)
+        return np.array(
+            [self._round(int(r))[p] for r, p in zip(rounds, positions, strict=True)], dtype=np.int64
+        )
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
+
+    def _draw_block(self, block: int) -> Task:
+        return self.draw(self._generator(0, block), self.block_size)
+
+    def _draw_round(self, number: int) -> np.ndarray:
+        return self._generator(1, number).permutation(self.n_train_tasks)

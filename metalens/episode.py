@@ -1,0 +1,89 @@
+"""An episode: a batch of tasks, the models adapted to them, and what those models say."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metalens.batching import Batching, task_map
+from metalens.learners import Learner, State
+from metalens.tasks import Task, n_tasks
+
+
+class Episode:
+    """T adapted tasks with views that are computed once, and only when asked for.
+
+    Args:
+        learner: the learner that adapts.
+        tasks: a batch of T tasks.
+        batching: how the learner is mapped over tasks; see `metalens.batching`.
+
+    >>> from metalens import ANIL, Episode, Sinusoid, mlp
+    >>> episode = Episode(ANIL(mlp()), Sinusoid().batch(range(4)))
+    >>> episode.query_predictions.shape, episode.support_features.shape
+    (torch.Size([4, 15, 1]), torch.Size([4, 10, 40]))
+    """
+
+    def __init__(self, learner: Learner, tasks: Task, batching: Batching = "auto") -> None:
+        self.learner, self.tasks = learner, tasks
+        self.n_tasks = n_tasks(tasks)
+        self._plan = learner.plan(batching)
+
+    def map(self, function: Any, *trees: Any) -> Any:
+        """Apply a function of one task to every task of the episode."""
+        return task_map(function, *trees, plan=self._plan)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return what adaptation sees of inputs `(T, n, ...)`: features if `head_only`, else the inputs."""
+        return self.map(self.learner.encode, x) if self.learner.head_only else x
+
+    @cached_property
+    def support_encoding(self) -> Tensor:
+        """What adaptation sees of the support inputs, `(T, s, ...)`."""
+        return self.encode(self.tasks.support.x)
+
+    @cached_property
+    def query_encoding(self) -> Tensor:
+        """What adaptation sees of the query inputs, `(T, q, ...)`."""
+        return self.encode(self.tasks.query.x)
+
+    @cached_property
+    def support_features(self) -> Tensor:
+        """Backbone features of the support inputs under the meta-parameters, `(T, s, d)`."""
+        if self.learner.head_only:
+            return self.support_encoding
+        return self.map(self.learner.embed, self.tasks.support.x)
+
+    @cached_property
+    def states(self) -> State:
+        """Task states, each tensor with a leading axis of length T."""
+        return self.map(self.learner.adapt_encoded, self.support_encoding, self.tasks.support.y)
+
+    @cached_property
+    def query_predictions(self) -> Tensor:
+        """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
+        return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
+
+    def cross_predictions(self, models: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Predictions of other tasks' models.
+
+        Args:
+            models: for each task i the k tasks whose models predict i's queries, `(T, k)`.
+            queries: which queries of every task, `(n,)` indices; all of them by default.
+
+        Returns:
+            `(T, k, n, c)`: entry `[i, r]` is model `models[i, r]` on the queries of task i.
+        """
+        z = self.query_encoding if queries is None else self.query_encoding[:, queries]
+        n, k = models.shape
+        states = pytree.tree_map(lambda tensor: tensor[models.flatten()], self.states)
+        owners = torch.arange(n, device=models.device).repeat_interleave(k)
+        return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
+
+    def loss(self, predictions: Tensor) -> Tensor:
+        """Return the learner's loss of predictions `(T, q, c)` on the query targets."""
+        return self.learner.loss(predictions, self.tasks.query.y)

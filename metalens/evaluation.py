@@ -1,0 +1,85 @@
+"""Scores of a learner on held-out tasks, one row per task and metric."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metalens.batching import Batching
+from metalens.distributions import TaskDistribution
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import Learner
+
+HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
+CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
+
+
+def evaluate(
+    learner: Learner,
+    tasks: TaskDistribution,
+    *,
+    n_tasks: int = 600,
+    batching: Batching = "auto",
+) -> pd.DataFrame:
+    """Adapt to each of `n_tasks` tasks by itself, and score the adapted models on their queries.
+
+    Args:
+        learner: a trained learner; it is put into evaluation mode and left as it was.
+        tasks: the distribution of held-out tasks.
+        n_tasks: how many tasks, numbers `0 ... n_tasks - 1`.
+        batching: how the learner is mapped over tasks.
+
+    Returns:
+        Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
+        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y). A task on which
+        adaptation diverged has a value that is not finite.
+
+    Raises:
+        MetaLensError: fewer than one task was asked for.
+
+    >>> from metalens import MAML, Sinusoid, evaluate, mlp
+    >>> evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3).task.tolist()
+    [0, 1, 2]
+    """
+    if n_tasks < 1:
+        raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
+    device = next(learner.parameters()).device
+    training = learner.training
+    learner.eval()
+    frames = []
+    try:
+        for start in range(0, n_tasks, CHUNK):
+            numbers = range(start, min(start + CHUNK, n_tasks))
+            batch = pytree.tree_map(lambda tensor: tensor.to(device), tasks.batch(numbers))
+            with torch.no_grad():
+                predictions = Episode(learner, batch, batching).query_predictions
+            for metric, values in task_metrics(predictions, batch.query.y).items():
+                frames.append(pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()}))
+    finally:
+        learner.train(training)
+    return pd.concat(frames, ignore_index=True)
+
+
+def task_metrics(predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return the metrics of every task by name.
+
+    Args:
+        predictions: `(T, q, c)`.
+        y: class indices `(T, q)` or real targets `(T, q, c)`.
+
+    Returns:
+        Tensors `(T,)`; the first one is the primary metric.
+
+    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]))["accuracy"]
+    tensor([0.5000])
+    """
+    if y.is_floating_point():
+        return {"mse": (predictions - y).square().flatten(1).mean(1)}
+    return {
+        "accuracy": (predictions.argmax(-1) == y).to(predictions.dtype).mean(1),
+        "loss": F.cross_entropy(predictions.mT, y, reduction="none").mean(1),
+    }

@@ -1,0 +1,70 @@
+"""Writing files so that readers see them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from metalens.errors import MetaLensError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a path to write to, and put the file in the target's place when the block has succeeded.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_path(folder / "a.txt") as path:
+    ...     _ = path.write_text("whole")
+    >>> [p.name for p in folder.iterdir()]
+    ['a.txt']
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to fill, and put it in the target's place when the block has succeeded.
+
+    Whatever ends the block early, an interruption included, leaves the target as it was.
+
+    Args:
+        target: where the folder shall stand; its parents are made.
+        overwrite: replace what stands there.
+
+    Raises:
+        MetaLensError: the target exists and may not be replaced, or cannot be written.
+
+    >>> folder = Path(tempfile.mkdtemp()) / "run"
+    >>> with new_folder(folder) as path:
+    ...     _ = (path / "a.txt").write_text("whole")
+    >>> [p.name for p in folder.iterdir()]
+    ['a.txt']
+    """
+    if target.exists() and not overwrite:
+        raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
+    if target.exists() and not target.is_dir():
+        raise MetaLensError(f"{target} is a file; choose another --out.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise MetaLensError(f"Cannot write to {target}: {error.strerror}; choose another --out.") from error
+    try:
+        filled = staging / "new"
+        filled.mkdir()
+        yield filled
+        if target.exists():
+            os.rename(target, staging / "old")
+        os.rename(filled, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,40 @@
+"""Model-agnostic meta-learning."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from metalens.learners.base import State
+from metalens.learners.gradient import GradientLearner, call
+
+
+class MAML(GradientLearner):
+    """Learn an initialisation from which a few gradient steps on all parameters solve a task.
+
+    `f = theta - alpha * grad L(support; theta)`, once per meta-layer;
+    outer loss `L(query; f)`, differentiated through the inner steps.
+
+    Args:
+        network: the backbone and head.
+        inner_lr: alpha, the step size of the inner loop.
+        inner_steps: number of gradient steps (meta-layers) in training.
+        test_inner_steps: the same at test time; by default as in training.
+        first_order: first-order MAML: inner gradients are constants.
+        loss: see `Learner`.
+
+    >>> import torch
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> task = Sinusoid("test", k_shot=5)[0]
+    >>> model = MAML(mlp(), inner_lr=0.01)(task.support)
+    >>> model(task.query.x).shape
+    torch.Size([15, 1])
+
+    Source: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks", 2017, arXiv 1703.03400.
+    """
+
+    def adapted_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        return call(self.network, state, z)

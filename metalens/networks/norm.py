@@ -1,0 +1,119 @@
+"""Normalization that is right when its parameters are adapted, under `torch.vmap` and without.
+
+Differentiating twice through PyTorch's fused batch, layer and instance normalization gives silently wrong
+gradients under `torch.vmap` when the scale and shift are adapted (loss right, gradient off by up to some
+percent; torch 2.13). The layers here normalize without parameters and apply scale and shift outside.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from metalens.errors import MetaLensError
+
+
+class TaskNorm(nn.Module):
+    """Batch normalization by the statistics of the set at hand: support or query, one task at a time.
+
+    `y = w (x - mean) / sqrt(var + eps) + b`, mean and (biased) variance over the set and all positions.
+    No running statistics: training and testing are the same function, as in the published MAML protocol
+    ("transductive" on the query set).
+
+    Args:
+        n_channels: size d of axis 1 of the input.
+        eps: added to the variance.
+
+    Shapes:
+        `(n, d, *positions) -> (n, d, *positions)`.
+
+    Raises:
+        MetaLensError: a set has a single value per channel, so that it has no variance.
+
+    >>> x = torch.randn(8, 3, 5, 5)
+    >>> bool(TaskNorm(3)(x).mean((0, 2, 3)).abs().max() < 1e-6)
+    True
+
+    Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, arXiv 1502.03167. Deviation: no running
+    statistics; scale and shift outside of the fused operation (see the module's text).
+    """
+
+    def __init__(self, n_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_channels))
+        self.bias = nn.Parameter(torch.zeros(n_channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _channel_affine(_standardize(x, self.eps), self.weight, self.bias)
+
+
+class _SafeBatchNorm(_BatchNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return _channel_affine(_standardize(x, self.eps), self.weight, self.bias)
+
+
+class _SafeInstanceNorm(_InstanceNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return _channel_affine(F.instance_norm(x, eps=self.eps), self.weight, self.bias)
+
+
+class _SafeLayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x, self.normalized_shape, eps=self.eps)
+        x = x if self.weight is None else x * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+# By exact type: a subclass may compute something else, which `wrap` finds out by measuring.
+_SAFE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LayerNorm: _SafeLayerNorm,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _SafeBatchNorm),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _SafeInstanceNorm),
+}
+
+
+def is_unsafe_norm(layer: nn.Module) -> bool:
+    """Tell whether a layer is a stock normalization that must not be adapted as it is.
+
+    >>> is_unsafe_norm(nn.LayerNorm(4)), is_unsafe_norm(nn.GroupNorm(2, 4))
+    (True, False)
+    """
+    return type(layer) in _SAFE
+
+
+def make_norms_safe(module: nn.Module) -> None:
+    """Give every stock normalization layer of a module, in place, a form that is right when adapted.
+
+    Parameters, their names and all attributes stay. Batch and instance normalization lose their running
+    statistics and use those of the set at hand; apart from that they compute what they computed.
+
+    >>> module = nn.Sequential(nn.BatchNorm1d(4))
+    >>> make_norms_safe(module)
+    >>> sorted(module.state_dict())
+    ['0.bias', '0.weight']
+    """
+    for layer in module.modules():
+        if is_unsafe_norm(layer):
+            layer.__class__ = _SAFE[type(layer)]
+            if isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm):
+                layer.track_running_stats = False
+                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+def _standardize(x: Tensor, eps: float) -> Tensor:
+    if x.numel() // x.shape[1] < 2:
+        raise MetaLensError(
+            f"Batch normalization needs at least 2 values per channel, got an input of shape {tuple(x.shape)}; "
+            "give more examples per set, or use a network without batch normalization."
+        )
+    return F.batch_norm(x, None, None, training=True, eps=eps)
+
+
+def _channel_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (-1, *[1] * (x.dim() - 2))
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)

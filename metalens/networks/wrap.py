@@ -1,0 +1,146 @@
+"""Make any `nn.Module` with a named head usable by every learner, or say by name why it is not.
+
+PyTorch has three traps for anyone who differentiates twice or maps over tasks: fused normalization layers
+(silently wrong under `torch.vmap`), recurrent layers (no `vmap` rule) and fused attention (no second
+derivative). `wrap` exchanges the first, runs the second task by task, switches the third to its plain
+form, and then *measures* on an example that the gradients agree, so that a custom layer cannot hide one.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metalens.batching import Plan, task_map
+from metalens.errors import MetaLensError
+from metalens.networks.base import Network
+from metalens.networks.norm import make_norms_safe
+
+
+class WrappedNetwork(Network):
+    """A `Network` around a user's module; built by `wrap`."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+                return super().embed(x)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
+    """Turn a module into a `Network`; the module itself is left as it was.
+
+    Args:
+        module: any module with `(n, *input_shape) -> (n, c)`, whose last operation is its head.
+        head: name of the head, for example `"fc"` or `"classifier.1"`.
+        example: two or more inputs, `(n, *input_shape)`, used to check the result; any values.
+
+    Returns:
+        A `Network` on a copy of the module. Batch, layer and instance normalization are exchanged for
+        equivalents with the same parameters whose meta-gradients are right; batch normalization then uses
+        the statistics of the set at hand and no running ones. Layers without a vectorised form (recurrent
+        ones) make learners loop over tasks, with one warning that names them.
+
+    Raises:
+        MetaLensError: there is no such head, it is not the last operation, or the module cannot be
+            differentiated twice.
+
+    >>> module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    >>> wrap(module, head="3", example=torch.randn(2, 1, 8, 8)).n_features
+    144
+    """
+    if example.dim() < 2 or len(example) < 2:
+        raise MetaLensError(f"wrap needs an example of two or more inputs, got shape {tuple(example.shape)}.")
+    backbone = copy.deepcopy(module)
+    try:
+        head_module = backbone.get_submodule(head)
+    except AttributeError:
+        names = [name for name, _ in module.named_children()]
+        raise MetaLensError(
+            f"{type(module).__name__} has no submodule {head!r} to be the head; its children are {names}."
+        ) from None
+    if not head or isinstance(head_module, nn.Identity):
+        raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
+    _set_submodule(backbone, head, nn.Identity())
+    n_features, n_outputs = _check_composition(module, backbone, head_module, head, example)
+    make_norms_safe(backbone)
+    make_norms_safe(head_module)
+    network = WrappedNetwork(backbone, head_module, n_features=n_features, n_outputs=n_outputs)
+    network.vmap_refusal = _probe(network, example)
+    if network.vmap_refusal is not None:
+        warnings.warn(f"Tasks will be looped over: {network.vmap_refusal}", stacklevel=2)
+    return network
+
+
+def _set_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, new)
+
+
+@torch.no_grad()
+def _check_composition(
+    module: nn.Module, backbone: nn.Module, head: nn.Module, name: str, example: Tensor
+) -> tuple[int, int]:
+    """Check that the head comes last, and return the sizes of the features and of the output."""
+    whole, stem = copy.deepcopy(module).eval(), copy.deepcopy(backbone).eval()
+    features = stem(example).flatten(1)
+    output, composed = whole(example), copy.deepcopy(head).eval()(features)
+    if output.shape != composed.shape or not torch.allclose(output, composed, rtol=1e-3, atol=1e-5):
+        raise MetaLensError(
+            f"{name!r} is not the last operation of {type(module).__name__}: its output is changed afterwards; "
+            "name the last layer, and leave softmax and the like to the loss."
+        )
+    return features.shape[1], output.shape[1]
+
+
+def _probe(network: Network, example: Tensor) -> str | None:
+    """Compare one-step meta-gradients by `vmap` and by loop; return why `vmap` is unfit, or `None`."""
+    twin = copy.deepcopy(network).double().eval()
+    x = example.detach()
+    x = x.double() if x.is_floating_point() else x
+    inputs = torch.stack([x, x.flip(0)])
+    n, c = len(x), network.n_outputs
+    targets = torch.linspace(-1, 2, 2 * n * c, dtype=torch.float64, device=x.device).view(2, n, c)
+    try:
+        right = _meta_gradient(twin, inputs, targets, plan="loop")
+    except RuntimeError as error:
+        raise MetaLensError(
+            f"{type(network.backbone).__name__} fails the check that gradient-based adaptation needs (two "
+            f"derivatives, in double precision): {_first_sentence(error)}; replace the layer that does this."
+        ) from error
+    recurrent = [name for name, layer in network.named_modules() if isinstance(layer, nn.RNNBase)]
+    if recurrent:
+        return f"{', '.join(recurrent)}: recurrent layers have no vectorised form."
+    try:
+        mapped = _meta_gradient(twin, inputs, targets, plan="vmap")
+    except RuntimeError as error:
+        return f"an operation has no vectorised form ({_first_sentence(error)})."
+    wrong = [name for name in right if not torch.allclose(right[name], mapped[name], rtol=1e-6, atol=1e-9)]
+    return f"torch.vmap gives wrong gradients for {', '.join(wrong)}." if wrong else None
+
+
+def _meta_gradient(network: Network, x: Tensor, y: Tensor, plan: Plan) -> dict[str, Tensor]:
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+    def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return (functional_call(network, values, (x,)) - y).square().mean()
+
+    def adapted_loss(x: Tensor, y: Tensor) -> Tensor:
+        gradients = grad(loss)(parameters, x, y)
+        return loss({name: p - 0.1 * gradients[name] for name, p in parameters.items()}, x, y)
+
+    total = task_map(adapted_loss, x, y, plan=plan).mean()
+    gradients = torch.autograd.grad(total, list(parameters.values()), materialize_grads=True)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ")[0].split("\n")[0].rstrip(".")

@@ -1,0 +1,79 @@
+"""The outer loss: a learner and its regularizers in one differentiable `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from metalens.batching import Batching
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import Learner
+from metalens.regularizers import Regularizer
+from metalens.tasks import Task
+
+
+class Objective(nn.Module):
+    """One bi-level step: adapt to every task of a batch, and score the adapted models.
+
+    `(1/T) sum_i L(query_i; F(support_i)) + sum_r terms_r`.
+
+    Args:
+        learner: the learner to train.
+        regularizers: any number of them; they act in the given order.
+        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"`, `"loop"` or a chunk size.
+
+    Raises:
+        MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
+
+    >>> from metalens import MAML, Objective, Sinusoid, TRLearner, mlp
+    >>> learner = MAML(mlp())
+    >>> objective = Objective(learner, [TRLearner(n_features=learner.network.n_features, weight=0.1)])
+    >>> sorted(objective(Sinusoid().batch(range(4))))
+    ['query', 'trlearner']
+    """
+
+    def __init__(
+        self, learner: Learner, regularizers: Sequence[Regularizer] = (), *, batching: Batching = "auto"
+    ) -> None:
+        super().__init__()
+        for regularizer in regularizers:
+            regularizer.check(learner)
+            learner.network = regularizer.wrap_network(learner.network)
+        learner.plan(batching)  # refuses what is impossible, now
+        self.learner = learner
+        self.regularizers = nn.ModuleList(regularizers)
+        self.batching: Batching = batching
+
+    def check_meta_batch(self, meta_batch: int) -> None:
+        """Raise `MetaLensError` where a batch has too few tasks for a regularizer."""
+        for regularizer in self._regularizers():
+            regularizer.check_meta_batch(meta_batch)
+
+    def forward(self, tasks: Task) -> dict[str, Tensor]:
+        """Return the loss terms by name; the outer loss is their sum.
+
+        Args:
+            tasks: a batch of T tasks.
+
+        Returns:
+            Scalars: `"query"` and one for each term of a regularizer.
+
+        Raises:
+            MetaLensError: the batch is too small for a regularizer, or two terms share a name.
+        """
+        for regularizer in self._regularizers():
+            tasks = regularizer.transform_tasks(tasks)
+        episode = Episode(self.learner, tasks, self.batching)
+        self.check_meta_batch(episode.n_tasks)
+        terms: dict[str, Tensor] = {}
+        for regularizer in self._regularizers():
+            new = regularizer.loss_terms(episode)
+            if clash := terms.keys() & new.keys():
+                raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
+            terms |= new
+        return terms if "query" in terms else {"query": episode.loss(episode.query_predictions), **terms}
+
+    def _regularizers(self) -> list[Regularizer]:
+        return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped

@@ -1,0 +1,54 @@
+"""The three hooks by which any method can shape the training of any learner."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import Learner
+from metalens.networks import Network
+from metalens.tasks import Task
+
+
+class Regularizer(nn.Module):
+    """Base of all regularizers: three hooks, each the identity unless overridden.
+
+    A regularizer's own parameters are trained with the meta-parameters. It acts in training only; at test
+    time tasks arrive alone and adaptation is the plain learner's.
+
+    Attributes:
+        min_meta_batch: the smallest number of tasks per batch for which it is defined.
+    """
+
+    min_meta_batch: int = 1
+
+    @classmethod
+    def for_learner(cls, learner: Learner, **settings: Any) -> Self:
+        """Build it with the sizes that this learner dictates, and the given settings."""
+        return cls(**settings)
+
+    def check(self, learner: Learner) -> None:
+        """Raise `MetaLensError` with the reason where it cannot act on this learner."""
+
+    def check_meta_batch(self, meta_batch: int) -> None:
+        """Raise `MetaLensError` where a batch has too few tasks for it."""
+        if meta_batch < self.min_meta_batch:
+            raise MetaLensError(
+                f"{type(self).__name__} needs a meta-batch of at least {self.min_meta_batch} tasks, "
+                f"got {meta_batch}."
+            )
+
+    def wrap_network(self, network: Network) -> Network:
+        """Change the network, once, at assembly."""
+        return network
+
+    def transform_tasks(self, tasks: Task) -> Task:
+        """Change a batch of tasks before adaptation."""
+        return tasks
+
+    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        """Return weighted loss terms by name; `"query"` replaces the query loss, others are added."""
+        return {}

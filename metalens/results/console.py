@@ -1,0 +1,204 @@
+"""Results in words and numbers: the sentences on the outcome and the table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize
+
+
+def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
+    """Return what came out in the primary metric, a plain sentence for every arm but the baseline.
+
+    Args:
+        summary: from `summarize`.
+        paired: from `paired_differences`.
+
+    Returns:
+        Sentences, of which the first says on how much data; one on the mean if there is a single arm.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.52), ("ANIL", 1, 2.5)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
+    >>> results = results.assign(regularizers="none", task=0, metric="mse")
+    >>> outcome(summarize(results), paired_differences(results))
+    ['On 2 paired seeds × 1 test task, ANIL has a higher mse than MAML by 0.51 (95% interval 0.38 to 0.64).']
+    """
+    metric = summary["metric"].iloc[0]
+    rows = paired[paired["metric"] == metric]
+    if rows.empty:
+        row = summary.iloc[0]
+        mean, low, high = _texts(row, "mean", metric)
+        unit = "%" if metric in FRACTIONS else ""
+        interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
+        label = arm_label(row["learner"], row["regularizers"])
+        return [f"On {_size(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
+    sentences = [_comparison(row, metric) for _, row in rows.iterrows()]
+    sentences[0] = f"On {_size(rows.iloc[0], 'paired ')}, {sentences[0]}"
+    return sentences
+
+
+def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list[dict[str, str | bool]]:
+    """Return the numbers of one metric as texts, a row per arm; accuracies are in percent.
+
+    Args:
+        summary: from `summarize`.
+        paired: from `paired_differences`.
+        metric: which of their metrics.
+
+    Returns:
+        Rows with `arm, best, mean, interval, median, difference, difference_interval, relative, p, verdict`.
+        The last five are empty for the baseline. `best` marks the best finite mean.
+    """
+    summary = summary[summary["metric"] == metric]
+    paired = paired[paired["metric"] == metric]
+    table = summary.merge(paired, on=ARM, how="left", suffixes=("", "_difference"))
+    finite = summary["mean"][summary["mean"].abs() < math.inf]
+    best = finite.max() if metric in HIGHER_IS_BETTER else finite.min()
+    scale = 100 if metric in FRACTIONS else 1
+    digits = _decimals(table["mean"] * scale, table["high"] * scale)
+    change_digits = _decimals(table["difference"] * scale, table["high_difference"] * scale)
+    rows = []
+    for _, row in table.iterrows():
+        cells: dict[str, str | bool] = {
+            "arm": arm_label(row["learner"], row["regularizers"]),
+            "best": len(summary) > 1 and row["mean"] == best,
+            "mean": _number(row["mean"] * scale, digits),
+            "interval": _interval(row["low"] * scale, row["high"] * scale, digits),
+            "median": _number(row["median"] * scale, digits),
+        }
+        cells |= dict.fromkeys(("difference", "difference_interval", "relative", "p", "verdict"), "")
+        if isinstance(row["verdict"], str):
+            cells["difference"] = _number(row["difference"] * scale, change_digits, "+")
+            cells["difference_interval"] = _interval(
+                row["low_difference"] * scale, row["high_difference"] * scale, change_digits, "+"
+            )
+            cells["relative"] = _number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
+            cells["p"] = "<0.001" if row["p"] < 0.001 else _number(row["p"], 3)
+            cells["verdict"] = row["verdict"]
+        rows.append(cells)
+    return rows
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name with its unit and its good direction.
+
+    >>> metric_title("accuracy")
+    'accuracy in %, higher is better'
+    """
+    unit = " in %" if metric in FRACTIONS else ""
+    return f"{metric}{unit}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better"
+
+
+def results_table(results: pd.DataFrame) -> Table:
+    """Return the arms' means and paired differences as a table for a terminal of 100 columns.
+
+    Args:
+        results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+
+    Returns:
+        A section per metric, the primary one first; differences are to the first arm.
+
+    Raises:
+        MetaLensError: two arms were scored on different tasks.
+    """
+    summary, paired = summarize(results), paired_differences(results)
+    baseline = arm_label(*summary.iloc[0][ARM])
+    caption = f"On {_size(summary.iloc[0])}; 95% intervals in brackets"
+    caption += "." if paired.empty else f"; differences to {baseline}."
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption)
+    table.add_column("arm", overflow="fold")
+    table.add_column("mean", no_wrap=True, justify="right")
+    if not paired.empty:
+        table.add_column("paired difference", no_wrap=True, justify="right")
+        table.add_column("verdict", max_width=14)
+    for metric in summary["metric"].unique():
+        table.add_section()
+        table.add_row(Text(metric_title(metric), style="italic"))
+        for row in table_rows(summary, paired, metric):
+            cells = [
+                Text(str(row["arm"])),
+                Text(f"{row['mean']} {row['interval']}", style="bold" if row["best"] else ""),
+                Text(f"{row['difference']} {row['difference_interval']}"),
+                Text(str(row["verdict"])),
+            ]
+            table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def _comparison(row: pd.Series, metric: str) -> str:
+    label, baseline = arm_label(row["learner"], row["regularizers"]), row["baseline"]
+    if row["verdict"] == "undefined":
+        reason = "there is a single replicate"
+        if not math.isfinite(row["difference"]):
+            reason = "adaptation diverged on some tasks; compare the medians"
+        return f"{label} cannot be compared with {baseline} in mean {metric}: {reason}."
+    unit = " percentage points" if metric in FRACTIONS else ""
+    if row["verdict"] == "no significant difference":
+        difference, low, high = _texts(row, "difference", metric, "+")
+        return (
+            f"{label} shows no significant difference in {metric} from {baseline}: {difference}{unit} "
+            f"(95% interval {low} to {high})."
+        )
+    direction = "higher" if row["difference"] > 0 else "lower"
+    if row["difference"] < 0:
+        row = row.copy()
+        row["difference"], row["low"], row["high"] = -row["difference"], -row["high"], -row["low"]
+    difference, low, high = _texts(row, "difference", metric)
+    return (
+        f"{label} has a {direction} {metric} than {baseline} by {difference}{unit} "
+        f"(95% interval {low} to {high})."
+    )
+
+
+def _size(row: pd.Series, paired: str = "") -> str:
+    seeds, tasks = row["n_seeds"], row["n_tasks"]
+    return f"{seeds} {paired}seed{'' if seeds == 1 else 's'} × {tasks} test task{'' if tasks == 1 else 's'}"
+
+
+def _texts(row: pd.Series, center: str, metric: str, sign: str = "-") -> list[str]:
+    values = row[[center, "low", "high"]].astype(float) * (100 if metric in FRACTIONS else 1)
+    digits = _decimals(values[[center]], values[["high"]])
+    return [_number(value, digits, sign) for value in values]
+
+
+def _decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
+    """Return the decimals that show two digits of the narrowest interval, or four of the smallest center.
+
+    >>> _decimals([0.5123], [0.5432]), _decimals([48.2], [50.3])
+    (3, 1)
+    """
+    sizes = [abs(center) for center in centers]
+    widths = [abs(high - center) for center, high in zip(centers, highs, strict=True)]
+    candidates = [
+        digits - 1 - math.floor(math.log10(min(usable)))
+        for digits, values in ((2, widths), (4, sizes))
+        if (usable := [value for value in values if 0 < value < math.inf])
+    ]
+    return min(max(min(candidates, default=3), 0), 9)
+
+
+def _number(value: float, decimals: int, sign: str = "-") -> str:
+    """Return a number with a true minus sign.
+
+    >>> _number(-0.1234, 2), _number(0.5, 1, "+"), _number(math.inf, 1), _number(math.nan, 1)
+    ('−0.12', '+0.5', '∞', 'n/a')
+    """
+    if math.isnan(value):
+        return "n/a"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    kind = "e" if abs(value) >= 1e6 else "f"
+    return f"{value:{sign}.{decimals if kind == 'f' else 2}{kind}}".replace("-", "−")
+
+
+def _interval(low: float, high: float, decimals: int, sign: str = "-") -> str:
+    if math.isnan(low):
+        return "n/a"
+    return f"[{_number(low, decimals, sign)}, {_number(high, decimals, sign)}]"

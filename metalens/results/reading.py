@@ -1,0 +1,118 @@
+"""Reading the files of a finished run, with every damage named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from metalens.errors import MetaLensError
+from metalens.results.statistics import ARM
+
+# The columns of every file; those of the second kind must be numbers.
+COLUMNS = {
+    "results.csv": ([*ARM, "split", "metric"], ["seed", "task", "value"]),
+    "metrics.csv": ([*ARM, "split", "metric"], ["seed", "step", "value"]),
+    "curves.csv": ([*ARM, "part"], ["seed", "task", "x", "y", "before", "after"]),
+    "relations.csv": (ARM, ["seed", "row", "column", "relation"]),
+}
+OPTIONAL = {"curves.csv", "relations.csv"}
+MEASURED = {"value", "before", "after", "relation"}  # may be missing or infinite: not a number, but a result
+MANIFEST = {
+    "metalens": str,
+    "recipe": str,
+    "description": str,
+    "command": str,
+    "configuration": dict,
+    "arms": list,
+    "versions": dict,
+    "commit": (str, type(None)),
+    "device": str,
+    "threads": int,
+    "started": str,
+    "seconds": (int, float),
+    "cells": list,
+}
+ENTRIES = {
+    "arms": {*ARM, "settings", "parameters"},
+    "cells": {*ARM, "seed", "train_seconds", "test_seconds"},
+}
+
+
+def read_results(directory: str | Path) -> pd.DataFrame:
+    """Return a finished run's scores: rows `recipe, learner, regularizers, seed, split, task, metric, value`.
+
+    Raises:
+        MetaLensError: the file is missing, damaged or lacks a column.
+    """
+    return _read(Path(directory) / "results.csv")
+
+
+def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
+    """Return the tables of a finished run by file name; optional ones are left out where they are absent.
+
+    Raises:
+        MetaLensError: a file is missing, damaged or lacks a column.
+    """
+    names = [name for name in COLUMNS if name not in OPTIONAL or (directory / name).is_file()]
+    return {name: _read(directory / name) for name in names}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise MetaLensError(f"{path.parent} is not a finished run: {path.name} is missing.")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
+    texts, numbers = COLUMNS[path.name]
+    missing = [column for column in (*texts, *numbers) if column not in table]
+    if missing:
+        raise MetaLensError(
+            f"{path} is damaged: it must have the columns {', '.join((*texts, *numbers))}, and lacks "
+            f"{', '.join(missing)}; run it again."
+        )
+    if table.empty:
+        raise MetaLensError(f"{path} is damaged: it has no rows; run it again.")
+    for column in (*texts, *numbers):
+        if column in numbers and not is_numeric_dtype(table[column]):
+            raise MetaLensError(
+                f"{path} is damaged: its column {column} has texts among its numbers; run it again."
+            )
+        if column not in MEASURED and table[column].isna().any():
+            raise MetaLensError(f"{path} is damaged: its column {column} has empty cells; run it again.")
+    return table
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a finished run.
+
+    Raises:
+        MetaLensError: the file is missing, damaged or lacks a key.
+    """
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise MetaLensError(f"{directory} is not a finished run: manifest.json is missing.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
+    if not isinstance(manifest, dict):
+        raise MetaLensError(f"{path} is damaged: it must hold a JSON object; run it again.")
+    wrong = [
+        key for key, kind in MANIFEST.items() if key not in manifest or not isinstance(manifest[key], kind)
+    ]
+    wrong += [
+        key
+        for key, fields in ENTRIES.items()
+        if key not in wrong
+        and not all(isinstance(entry, dict) and fields <= entry.keys() for entry in manifest[key])
+    ]
+    if wrong:
+        raise MetaLensError(
+            f"{path} is damaged: {', '.join(wrong)} missing or not as expected; run it again."
+        )
+    return manifest

@@ -1,0 +1,145 @@
+"""The report of a finished run: one self-contained HTML page, and its figures as files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from metalens.errors import MetaLensError
+from metalens.files import atomic_path
+from metalens.results import figures
+from metalens.results.console import metric_title, outcome, table_rows
+from metalens.results.reading import read_manifest, read_tables
+from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
+
+def write_report(directory: str | Path) -> Path:
+    """Write `report.html`, `figures/*.svg` and `figures/*.png` (150 dpi) from the files of a finished run.
+
+    The same files give the same report, byte for byte.
+
+    Args:
+        directory: folder with `manifest.json`, `results.csv` and `metrics.csv`, and where the run has
+            them `curves.csv` and `relations.csv`.
+
+    Returns:
+        The path of `report.html`, which needs no other file and no network.
+
+    Raises:
+        MetaLensError: a file is missing, damaged or lacks a column; the arms were scored on different
+            tasks; the folder is not writable.
+    """
+    directory = Path(directory)
+    tables, manifest = read_tables(directory), read_manifest(directory)
+    summary, paired = summarize(tables["results.csv"]), paired_differences(tables["results.csv"])
+    drawn = {"learning-curves": figures.learning_curves(tables["metrics.csv"])}
+    if not paired.empty:
+        drawn["differences"] = figures.differences(paired)
+    if "curves.csv" in tables:
+        drawn["predictions"] = figures.predictions(tables["curves.csv"])
+    if "relations.csv" in tables:
+        drawn["relations"] = figures.relations(tables["relations.csv"])
+    try:
+        (directory / "figures").mkdir(exist_ok=True)
+        images = {name: _save(figure, directory / "figures" / name) for name, figure in drawn.items()}
+        report = directory / "report.html"
+        with atomic_path(report) as path:
+            path.write_text(_render(tables, manifest, summary, paired, images), encoding="utf-8")
+    except OSError as error:
+        raise MetaLensError(
+            f"Cannot write to {directory}: {error.strerror}; make it writable and try again."
+        ) from error
+    return report
+
+
+def _save(figure: Figure, target: Path) -> str:
+    """Write a figure as PNG and SVG, and return the SVG as a data URI."""
+    with atomic_path(target.with_suffix(".png")) as path:
+        figure.savefig(path, format="png", dpi=150)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "metalens"}):  # else the ids in the file are random
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with atomic_path(target.with_suffix(".svg")) as path:
+        path.write_bytes(buffer.getvalue())
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _render(
+    tables: dict[str, pd.DataFrame],
+    manifest: dict[str, Any],
+    summary: pd.DataFrame,
+    paired: pd.DataFrame,
+    images: dict[str, str],
+) -> str:
+    """Fill in the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": _duration, "setting": _setting}
+    diverged = summary[summary["diverged"] > 0]
+    return environment.get_template("report.html.j2").render(
+        manifest=manifest,
+        outcome=outcome(summary, paired),
+        baseline=arm_label(*summary.iloc[0][ARM]),
+        seeds=tables["results.csv"]["seed"].unique().tolist(),
+        n_tasks=int(summary["n_tasks"].iloc[0]),
+        n_comparisons=len(paired),
+        steps=int(tables["metrics.csv"]["step"].max()),
+        validated=bool((tables["metrics.csv"]["split"] == "val").any()),
+        scores={
+            metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
+        },
+        diverged=[
+            f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
+            for row in diverged.itertuples()
+        ],
+        arms=_arms(manifest),
+        images=images,
+    )
+
+
+def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the manifest's arms with their labels and their mean times per seed."""
+    arms = []
+    for arm in manifest["arms"]:
+        cells = pd.DataFrame(
+            [cell for cell in manifest["cells"] if all(cell[key] == arm[key] for key in ARM)]
+        )
+        times = {key: cells[key].mean() if len(cells) else None for key in ("train_seconds", "test_seconds")}
+        arms.append({**arm, **times, "label": arm_label(arm["learner"], arm["regularizers"])})
+    return arms
+
+
+def _duration(seconds: float | None) -> str:
+    """Return a time for people.
+
+    >>> _duration(0.42), _duration(75), _duration(7265)
+    ('0.4 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return "n/a"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _setting(value: Any) -> str:
+    """Return a value of the configuration for people.
+
+    >>> _setting([0, 1]), _setting(None), _setting(0.1)
+    ('0, 1', 'none', '0.1')
+    """
+    if isinstance(value, list):
+        return ", ".join(_setting(item) for item in value)
+    return "none" if value is None else str(value)

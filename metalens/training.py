@@ -1,0 +1,176 @@
+"""The outer loop: one straight line from a task distribution to a trained objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch.utils import _pytree as pytree
+
+from metalens.distributions import TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.evaluation import HIGHER_IS_BETTER, evaluate
+from metalens.files import atomic_path
+from metalens.objective import Objective
+
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out tasks that decide which weights are kept.
+
+    Attributes:
+        tasks: the distribution to validate on.
+        n_tasks: how many of its tasks, always the same ones.
+        every: steps between two validations.
+    """
+
+    tasks: TaskDistribution
+    n_tasks: int = 200
+    every: int = 500
+
+
+def fit(
+    objective: Objective,
+    tasks: TaskDistribution,
+    *,
+    steps: int,
+    meta_batch: int,
+    outer_lr: float = 1e-3,
+    clip_norm: float | None = None,
+    validation: Validation | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    fabric: Fabric | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Train an objective by Adam on batches of tasks.
+
+    Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
+    of the distribution, so runs with the same settings see the same tasks in the same order.
+
+    Args:
+        objective: what to train; its parameters are changed in place.
+        tasks: the distribution of training tasks.
+        steps: number of outer steps.
+        meta_batch: tasks per step.
+        outer_lr: step size of Adam.
+        clip_norm: largest norm of the outer gradient, or `None` for no limit.
+        validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
+            or mean squared error) are kept, without it the last ones.
+        seed: of everything random inside training (dropout, regularizers); the tasks have their own.
+        out: folder for `metrics.csv` and `weights.safetensors`; nothing is written by default.
+        fabric: device, precision and strategy; by default Lightning Fabric's automatic choice of one
+            device.
+        progress: called with the step's number and its loss after every step.
+
+    Returns:
+        The learning curve: rows `step, split, metric, value`, the training terms being means over the
+        steps since the row before.
+
+    Raises:
+        MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer, or the
+            loss is no longer finite.
+
+    >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
+    >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch=4)
+    >>> curve.metric.unique().tolist()
+    ['query']
+    """
+    for name, value in (("steps", steps), ("meta_batch", meta_batch)):
+        if value < 1:
+            raise MetaLensError(f"{name} must be at least 1, got {value}.")
+    for name, rate in (("outer_lr", outer_lr), ("clip_norm", clip_norm)):
+        if rate is not None and rate <= 0:
+            raise MetaLensError(f"{name} must be above 0, got {rate}.")
+    objective.check_meta_batch(meta_batch)
+    folder = None if out is None else _writable_folder(out)
+    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = _descend(
+            objective, tasks, steps, meta_batch, outer_lr, clip_norm, validation, fabric, progress
+        )
+    curve = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
+    if folder is not None:
+        with atomic_path(folder / "metrics.csv") as path:
+            curve.to_csv(path, index=False)
+        with atomic_path(folder / "weights.safetensors") as path:
+            save_file(objective.state_dict(), path)
+    return curve
+
+
+def _descend(
+    objective: Objective,
+    tasks: TaskDistribution,
+    steps: int,
+    meta_batch: int,
+    outer_lr: float,
+    clip_norm: float | None,
+    validation: Validation | None,
+    fabric: Fabric,
+    progress: Progress | None,
+) -> list[tuple[int, str, str, float]]:
+    optimizer = torch.optim.Adam(objective.parameters(), lr=outer_lr)
+    module, optimizer = fabric.setup(objective, optimizer)
+    module.train()
+    log_every = max(1, steps // 200)
+    rows: list[tuple[int, str, str, float]] = []
+    sums: dict[str, torch.Tensor] = {}
+    best_score, best_weights = -math.inf, None
+    for step in range(1, steps + 1):
+        batch = tasks.batch(range((step - 1) * meta_batch, step * meta_batch))
+        terms = module(pytree.tree_map(fabric.to_device, batch))
+        loss = torch.stack(list(terms.values())).sum()
+        fabric.backward(loss)
+        if clip_norm is not None:
+            fabric.clip_gradients(module, optimizer, max_norm=clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise MetaLensError(
+                f"The loss is {value} at step {step} (tasks {(step - 1) * meta_batch} to {step * meta_batch - 1}): "
+                "training diverged; lower inner_lr or outer_lr, or set clip_norm."
+            )
+        sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
+        if step % log_every == 0 or step == steps:
+            n = log_every if step % log_every == 0 else step % log_every
+            rows += [(step, "train", name, float(total) / n) for name, total in sums.items()]
+            sums = {}
+        if validation is not None and (step % validation.every == 0 or step == steps):
+            means = _validate(objective, validation)
+            rows += [(step, "val", metric, mean) for metric, mean in means.items()]
+            metric, mean = next(iter(means.items()))
+            score = mean if metric in HIGHER_IS_BETTER else -mean
+            if score > best_score:
+                best_score = score
+                best_weights = {k: v.detach().clone() for k, v in objective.state_dict().items()}
+        if progress is not None:
+            progress(step, value)
+    if best_weights is not None:
+        objective.load_state_dict(best_weights)
+    return rows
+
+
+def _validate(objective: Objective, validation: Validation) -> dict[str, float]:
+    rows = evaluate(
+        objective.learner, validation.tasks, n_tasks=validation.n_tasks, batching=objective.batching
+    )
+    return rows.groupby("metric", sort=False)["value"].mean().to_dict()
+
+
+def _writable_folder(out: str | Path) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetaLensError(f"Cannot write to {folder}: {error.strerror}; choose another folder.") from error
+    return folder

@@ -1,0 +1,147 @@
+"""Every learner, regularizer and tiny network that the contract suite goes through.
+
+Adding a method = one entry here; the suite then tests it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metalens import ANIL, MAML, Examples, Learner, Network, ProtoNet, Regularizer, Task, TaskNorm, TRLearner, mlp, wrap
+
+N_TASKS, N_WAY, K_SHOT, N_QUERY = 4, 3, 2, 6
+IMAGE = (1, 6, 6)
+
+
+@dataclass(frozen=True)
+class LearnerEntry:
+    """A learner with small settings, and what holds for it."""
+
+    build: Callable[[Network], Learner]
+    regression: bool = True
+    exact_gradient: bool = True  # first-order methods follow another direction than the true gradient
+
+
+LEARNERS = {
+    "MAML": LearnerEntry(lambda network: MAML(network, inner_lr=0.1, inner_steps=2)),
+    "MAML-first-order": LearnerEntry(
+        lambda network: MAML(network, inner_lr=0.1, inner_steps=2, first_order=True), exact_gradient=False
+    ),
+    "ANIL": LearnerEntry(lambda network: ANIL(network, inner_lr=0.1, inner_steps=3)),
+    "ProtoNet": LearnerEntry(ProtoNet, regression=False),
+}
+
+
+@dataclass(frozen=True)
+class RegularizerEntry:
+    """A regularizer with its settings, and where it is defined."""
+
+    build: Callable[[Learner], list[Regularizer]]
+    classification_only: bool = False
+    adapted_parameters_needed: bool = False
+    random: bool = False
+
+
+def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
+    return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
+
+
+REGULARIZERS = {
+    "none": RegularizerEntry(lambda learner: []),
+    "TRLearner": RegularizerEntry(trlearner()),
+    "TRLearner-frozen": RegularizerEntry(trlearner(relations="frozen")),
+    "TRLearner-uniform": RegularizerEntry(trlearner(relations="uniform")),
+    "TRLearner-shuffled": RegularizerEntry(trlearner(relations="shuffled"), random=True),
+    "TRLearner-labeled": RegularizerEntry(trlearner(task_vector="labeled", temperature=0.5, center=True)),
+    "TRLearner-adaptation": RegularizerEntry(
+        trlearner(task_vector="adaptation"), adapted_parameters_needed=True
+    ),
+    "TRLearner-slots": RegularizerEntry(trlearner(label_slots="prototypes"), classification_only=True),
+    "TRLearner-cheap": RegularizerEntry(trlearner(neighbors=2, n_query_hat=3), random=True),
+}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, activation="gelu", batch_first=True)
+        self.fc = nn.Linear(6, N_WAY)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.encoder(x.flatten(1, 2)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(6, 5, batch_first=True)
+        self.fc = nn.Linear(5, N_WAY)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.rnn(x.flatten(1, 2))[0][:, -1])
+
+
+def _conv(norm: nn.Module) -> nn.Sequential:
+    # Smooth: kinks of ReLU and max-pooling would spoil finite differences.
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), norm, nn.Softplus(), nn.AvgPool2d(3), nn.Flatten())
+
+
+def _stock(norm: nn.Module) -> Network:
+    return wrap(nn.Sequential(*_conv(norm), nn.Linear(16, N_WAY)), head="5", example=torch.randn(4, *IMAGE))
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "mlp": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus),
+    "mlp-norm": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus, norm=True),
+    "conv-norm": lambda: Network(_conv(TaskNorm(4)), nn.Linear(16, N_WAY), n_features=16, n_outputs=N_WAY),
+    "stock-batch-norm": lambda: _stock(nn.BatchNorm2d(4)),
+    "stock-layer-norm": lambda: _stock(nn.LayerNorm([4, 6, 6])),
+    "stock-instance-norm": lambda: _stock(nn.InstanceNorm2d(4, affine=True)),
+    "stock-group-norm": lambda: _stock(nn.GroupNorm(2, 4)),
+    "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
+}
+# Networks without a vectorised form: tasks are looped over.
+LOOPED_NETWORKS: dict[str, Callable[[], Network]] = {
+    "lstm": lambda: wrap(Recurrent(), head="fc", example=torch.randn(4, *IMAGE)),
+}
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Move every parameter off its default, so that scales of 1 and shifts of 0 hide nothing."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return module.double()
+
+
+def build_network(name: str, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return randomize((NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
+
+
+def classification_tasks(network: str, seed: int = 1) -> Task:
+    """A batch of random tasks in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (5,) if network.startswith("mlp") else IMAGE
+
+    def examples(per_class: int) -> Examples:
+        y = torch.arange(N_WAY).repeat_interleave(per_class).expand(N_TASKS, -1)
+        x = torch.randn(N_TASKS, N_WAY * per_class, *shape, generator=generator, dtype=torch.float64)
+        return Examples(x, y.contiguous())
+
+    return Task(examples(K_SHOT), examples(N_QUERY // N_WAY))
+
+
+def regression_tasks(network: str, seed: int = 1) -> Task:
+    generator = torch.Generator().manual_seed(seed + 100)
+    support, query = classification_tasks(network, seed)
+
+    def real(examples: Examples) -> Examples:
+        n = examples.y.shape[1]
+        return Examples(examples.x, torch.randn(N_TASKS, n, N_WAY, generator=generator, dtype=torch.float64))
+
+    return Task(real(support), real(query))

@@ -1,0 +1,21 @@
+"""Shared by all tests: one thread per process (the tests run in parallel), and real data where present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+DATA = Path(os.environ.get("METALENS_DATA", Path(__file__).parents[2] / "shared" / "data")).resolve()
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder with real data; tests that need it are skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data in {DATA}; set METALENS_DATA")
+    return DATA

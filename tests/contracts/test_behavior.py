@@ -1,0 +1,85 @@
+"""What holds for every learner with every regularizer."""
+
+import io
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from metalens import Episode, Examples
+
+
+def support_of(tasks, number: int) -> Examples:
+    return Examples(tasks.support.x[number], tasks.support.y[number])
+
+
+@pytest.mark.also_looped
+def test_adapt_leaves_parameters_and_buffers_untouched(case):
+    objective, tasks = case.objective(), case.tasks()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    case.loss(objective, tasks).backward()
+    objective.learner(support_of(tasks, 0))
+    after = objective.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.also_looped
+def test_every_trainable_parameter_gets_a_gradient(case):
+    objective = case.objective()
+    case.loss(objective, case.tasks()).backward()
+    without = [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
+    # A bias before batch or instance normalization, and the key bias of attention, cancel exactly.
+    assert not [name for name in without if not name.endswith("bias")]
+
+
+def test_permuting_tasks_permutes_predictions_and_keeps_the_loss(case):
+    if case.random:
+        pytest.skip("draws at random")
+    objective, tasks = case.objective(), case.tasks()
+    order = torch.tensor([2, 0, 3, 1])
+    permuted = pytree.tree_map(lambda tensor: tensor[order], tasks)
+    predictions = Episode(objective.learner, tasks).query_predictions
+    torch.testing.assert_close(Episode(objective.learner, permuted).query_predictions, predictions[order])
+    torch.testing.assert_close(case.loss(objective, permuted), case.loss(objective, tasks))
+
+
+@pytest.mark.also_looped
+def test_single_task_equals_its_place_in_the_batch(case):
+    objective, tasks = case.objective(), case.tasks()
+    objective.eval()
+    predictions = Episode(objective.learner, tasks).query_predictions
+    model = objective.learner(support_of(tasks, 2))
+    torch.testing.assert_close(model(tasks.query.x[2]), predictions[2])
+
+
+def test_weight_zero_equals_no_regularizer(case):
+    objective, tasks = case.objective(), case.tasks()
+    for regularizer in objective.regularizers:
+        regularizer.weight = 0.0
+    plain = objective.learner.loss(Episode(objective.learner, tasks).query_predictions, tasks.query.y)
+    torch.testing.assert_close(case.loss(objective, tasks), plain)
+
+
+@pytest.mark.also_looped
+def test_state_dict_round_trip(case):
+    objective, tasks = case.objective(), case.tasks()
+    file = io.BytesIO()
+    torch.save(objective.state_dict(), file)
+    file.seek(0)
+    other = case.objective()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(case.loss(other, tasks), case.loss(objective, tasks))
+
+
+@pytest.mark.also_looped
+def test_evaluation_without_an_outer_graph_gives_the_same_predictions(case):
+    objective, tasks = case.objective(), case.tasks()
+    objective.eval()
+    with torch.no_grad():
+        predictions = Episode(objective.learner, tasks).query_predictions
+    assert not predictions.requires_grad
+    torch.testing.assert_close(predictions, Episode(objective.learner, tasks).query_predictions.detach())

@@ -1,0 +1,51 @@
+"""Contract number one: vmap == chunks == loop == finite differences, for every combination."""
+
+import pytest
+import torch
+
+from metalens import Objective, Task
+
+
+def gradient(case, batching: str | int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    objective: Objective = case.objective(batching)
+    loss = case.loss(objective, case.tasks())
+    parameters = dict(objective.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+    return loss.detach(), dict(zip(parameters, gradients, strict=True))
+
+
+def test_vmap_and_chunks_equal_loop(case):
+    loss, gradients = gradient(case, "loop")
+    for batching in ("vmap", 3):
+        mapped_loss, mapped = gradient(case, batching)
+        torch.testing.assert_close(mapped_loss, loss, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(mapped, gradients, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.also_looped
+def test_gradient_equals_finite_difference(case):
+    if not case.exact_gradient:
+        pytest.skip("a first-order method does not follow the true gradient; tests/oracles checks it")
+    objective, tasks = case.objective(), case.tasks()
+    parameters = list(objective.parameters())
+    gradients = torch.autograd.grad(case.loss(objective, tasks), parameters, materialize_grads=True)
+    torch.manual_seed(4)
+    direction = [torch.randn_like(p) for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    difference = central_difference(case, objective, tasks, parameters, direction)
+    torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-8)
+
+
+@torch.no_grad()
+def central_difference(
+    case, objective: Objective, tasks: Task, parameters: list, direction: list, h: float = 1e-4
+) -> torch.Tensor:
+    """The five-point rule: its error is of order h^4, where normalization layers curve strongly."""
+    values = {}
+    at = 0
+    for place in (-2, -1, 1, 2):
+        for parameter, d in zip(parameters, direction, strict=True):
+            parameter.add_((place - at) * h * d)
+        at = place
+        values[place] = case.loss(objective, tasks)
+    return (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
