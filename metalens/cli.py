@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -37,6 +38,7 @@ FIXED = {"name", "description"}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _note
     try:
         _dispatch(words)
     except ArgumentError as error:
@@ -47,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written.", 130)
+
+
+def _note(message: Warning | str, *_: object) -> None:
+    print(f"metalens: note: {message}", file=sys.stderr)
 
 
 def _fail(message: str, status: int) -> None:
@@ -74,7 +80,9 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
-    commands.add_subcommand("list", ArgumentParser(exit_on_error=False), help="recipes, learners, regularizers")
+    commands.add_subcommand(
+        "list", ArgumentParser(exit_on_error=False), help="recipes, learners, regularizers"
+    )
     runner = ArgumentParser(exit_on_error=False, description="Run a recipe; `metalens list` describes them.")
     commands.add_subcommand("run", runner, help="train, test, compare, report")
     report = ArgumentParser(exit_on_error=False, description="Write a run's figures and report anew.")

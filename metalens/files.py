@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metalens.errors import MetaLensError
@@ -54,6 +54,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
     if target.exists() and not target.is_dir():
         raise MetaLensError(f"{target} is a file; choose another --out.")
+    missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -68,3 +69,6 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.rename(filled, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # parents made for nothing; those that hold the target stay
+            for parent in missing:
+                parent.rmdir()

@@ -11,7 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metalens import ANIL, MAML, Examples, Learner, Network, ProtoNet, Regularizer, Task, TaskNorm, TRLearner, mlp, wrap
+from metalens import (
+    ANIL,
+    MAML,
+    Examples,
+    Learner,
+    Network,
+    ProtoNet,
+    Regularizer,
+    Task,
+    TaskNorm,
+    TRLearner,
+    mlp,
+    wrap,
+)
 
 N_TASKS, N_WAY, K_SHOT, N_QUERY = 4, 3, 2, 6
 IMAGE = (1, 6, 6)

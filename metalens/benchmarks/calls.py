@@ -126,7 +126,7 @@ def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
-    known = {action.dest for action in parser._actions} - {"help"}  # noqa: SLF001
+    known = {action.dest for action in parser._actions} - {"help"}
     for name in settings:
         if name not in known:
             raise MetaLensError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from metalens.benchmarks.recipe import Recipe
+from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import Harmonic, Sinusoid, Split, TaskDistribution
 from metalens.networks import Network, mlp
 
@@ -48,10 +48,10 @@ class SinusoidRecipe(CurveRecipe):
     """Sinusoid regression by the protocol of MAML (Finn 2017): MLP 1-40-40-1, 25 tasks, one step of 0.01."""
 
     family: ClassVar[type[Sinusoid]] = Sinusoid
-    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
-        "MAML": {"inner_lr": 0.01, "inner_steps": 1},
-        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-    }
+
+    @property
+    def tuned(self) -> Settings:
+        return {"MAML": {"inner_lr": 0.01, "inner_steps": 1}, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class HarmonicRecipe(CurveRecipe):
     n_train_tasks: int | None = 5000
     hidden: list[int] = field(default_factory=lambda: [128, 128])
     family: ClassVar[type[Harmonic]] = Harmonic
-    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
-        "MAML": {"inner_lr": 0.01, "inner_steps": 5},
-        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-    }
+
+    @property
+    def tuned(self) -> Settings:
+        return {"MAML": {"inner_lr": 0.01, "inner_steps": 5}, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
 
 
 CURVE_RECIPES: list[Recipe] = [
@@ -76,6 +76,7 @@ CURVE_RECIPES: list[Recipe] = [
         n_train_tasks=100,
         meta_batch=8,
         steps=1500,
+        validate_every=100,
     ),
     SinusoidRecipe(
         name="sinusoid-5shot",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from metalens.benchmarks.recipe import Recipe
+from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import Omniglot, Split, TaskDistribution
 from metalens.networks import Network, conv4
 
@@ -31,12 +31,14 @@ class OmniglotRecipe(Recipe):
     folder: str | None = None
     k_shot: int = 1
     n_query: int = 5
-    meta_batch: int = 16
-    n_val_tasks: int = 200
-    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {
-        "MAML": {"inner_lr": 0.4, "inner_steps": 1},
-        "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-    }
+    regularizers: list[str] = field(default_factory=lambda: ["none", "TRLearner(neighbors=3)"])
+    meta_batch: int = 8
+    steps: int = 3000
+
+    @property
+    def tuned(self) -> Settings:
+        maml = {"inner_lr": 0.4, "inner_steps": 1} if self.n_way <= 5 else {"inner_lr": 0.1, "inner_steps": 5}
+        return {"MAML": maml, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         return Omniglot(
@@ -56,16 +58,11 @@ class OmniglotRecipe(Recipe):
 
 
 OMNIGLOT_RECIPES: list[Recipe] = [
-    OmniglotRecipe(
-        name="omniglot-5w1s", description="Handwritten characters, 5-way 1-shot", k_shot=1
-    ),
-    OmniglotRecipe(
-        name="omniglot-5w5s", description="Handwritten characters, 5-way 5-shot", k_shot=5
-    ),
+    OmniglotRecipe(name="omniglot-5w1s", description="Handwritten characters, 5-way 1-shot", k_shot=1),
+    OmniglotRecipe(name="omniglot-5w5s", description="Handwritten characters, 5-way 5-shot", k_shot=5),
     OmniglotRecipe(
         name="omniglot-20w1s",
         description="Handwritten characters, 20-way 1-shot",
         n_way=20,
-        meta_batch=8,
     ),
 ]

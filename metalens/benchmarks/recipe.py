@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
+
+Settings = dict[str, dict[str, Any]]  # by name of a learner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,6 @@ class Recipe(ABC):
     batching: Literal["auto", "vmap", "loop"] | int = "auto"
     accelerator: str = "auto"
 
-    tuned: ClassVar[dict[str, dict[str, float | int | bool]]] = {}
-    """Settings of each learner for this benchmark, used where a call does not say otherwise."""
-
     def __post_init__(self) -> None:
         for name in ("learner", "regularizers", "seeds"):
             values = getattr(self, name)
@@ -70,6 +69,11 @@ class Recipe(ABC):
             raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
         if min(self.seeds) < 0:
             raise MetaLensError(f"seeds must be 0 or more, got {self.seeds}.")
+
+    @property
+    def tuned(self) -> Settings:
+        """Settings of each learner for this benchmark, used where a call does not say otherwise."""
+        return {}
 
     @abstractmethod
     def distribution(self, split: Split, seed: int) -> TaskDistribution:

@@ -88,9 +88,7 @@ class BlockDistribution(TaskDistribution):
 
     block_size = 512
 
-    def __init__(
-        self, split: Split = "train", *, seed: int = 0, n_train_tasks: int | None = None
-    ) -> None:
+    def __init__(self, split: Split = "train", *, seed: int = 0, n_train_tasks: int | None = None) -> None:
         super().__init__(split, seed=seed)
         if n_train_tasks is not None and n_train_tasks < 1:
             raise MetaLensError(

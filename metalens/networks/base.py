@@ -58,7 +58,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.embed(x))
 
-    def headless(self) -> Self | Network:
+    def headless(self) -> Self:
         """Return a network that shares the backbone and returns its features.
 
         >>> import torch
@@ -66,7 +66,7 @@ class Network(nn.Module):
         >>> network.headless()(torch.zeros(5, 3)).shape
         torch.Size([5, 8])
         """
-        return Network(
+        return type(self)(
             self.backbone,
             nn.Identity(),
             n_features=self.n_features,

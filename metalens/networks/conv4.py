@@ -9,9 +9,7 @@ from metalens.networks.base import Network
 from metalens.networks.norm import TaskNorm
 
 
-def conv4(
-    n_way: int = 5, *, n_filters: int = 64, in_channels: int = 1, image_size: int = 28
-) -> Network:
+def conv4(n_way: int = 5, *, n_filters: int = 64, in_channels: int = 1, image_size: int = 28) -> Network:
     """Build Conv4: four blocks of 3x3 convolution, `TaskNorm`, ReLU and 2x2 max-pooling, and a linear head.
 
     Args:

@@ -9,6 +9,7 @@ form, and then *measures* on an example that the gradients agree, so that a cust
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 
 import torch
@@ -74,9 +75,11 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     make_norms_safe(backbone)
     make_norms_safe(head_module)
     network = WrappedNetwork(backbone, head_module, n_features=n_features, n_outputs=n_outputs)
-    network.vmap_refusal = _probe(network, example)
+    network.vmap_refusal, doubt = _probe(network, example)
     if network.vmap_refusal is not None:
         warnings.warn(f"Tasks will be looped over: {network.vmap_refusal}", stacklevel=2)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=2)
     return network
 
 
@@ -101,8 +104,12 @@ def _check_composition(
     return features.shape[1], output.shape[1]
 
 
-def _probe(network: Network, example: Tensor) -> str | None:
-    """Compare one-step meta-gradients by `vmap` and by loop; return why `vmap` is unfit, or `None`."""
+def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
+    """Measure one-step meta-gradients by finite differences, by loop and by `vmap`.
+
+    Returns:
+        Why `vmap` is unfit, and why the gradients are doubtful altogether; `None` for no.
+    """
     twin = copy.deepcopy(network).double().eval()
     x = example.detach()
     x = x.double() if x.is_floating_point() else x
@@ -116,18 +123,28 @@ def _probe(network: Network, example: Tensor) -> str | None:
             f"{type(network.backbone).__name__} fails the check that gradient-based adaptation needs (two "
             f"derivatives, in double precision): {_first_sentence(error)}; replace the layer that does this."
         ) from error
+    doubt = None
+    slope, difference = _slopes(twin, inputs, targets, right)
+    if not math.isclose(slope, difference, rel_tol=1e-3, abs_tol=1e-6):
+        doubt = (
+            f"The meta-gradient of {type(network.backbone).__name__} is {slope:.4g} along a direction where "
+            f"finite differences give {difference:.4g}: a custom backward is not exact, or not differentiable."
+        )
     recurrent = [name for name, layer in network.named_modules() if isinstance(layer, nn.RNNBase)]
     if recurrent:
-        return f"{', '.join(recurrent)}: recurrent layers have no vectorised form."
+        return f"{', '.join(recurrent)}: recurrent layers have no vectorised form.", doubt
     try:
         mapped = _meta_gradient(twin, inputs, targets, plan="vmap")
     except RuntimeError as error:
-        return f"an operation has no vectorised form ({_first_sentence(error)})."
+        return f"an operation has no vectorised form ({_first_sentence(error)}).", doubt
     wrong = [name for name in right if not torch.allclose(right[name], mapped[name], rtol=1e-6, atol=1e-9)]
-    return f"torch.vmap gives wrong gradients for {', '.join(wrong)}." if wrong else None
+    if wrong:
+        return f"torch.vmap gives wrong gradients for {', '.join(wrong)}; a layer after them is at fault.", doubt
+    return None, doubt
 
 
-def _meta_gradient(network: Network, x: Tensor, y: Tensor, plan: Plan) -> dict[str, Tensor]:
+def _adapted_loss(network: Network, x: Tensor, y: Tensor, plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the outer loss of one-step MAML, and the parameters it is a function of."""
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -137,9 +154,27 @@ def _meta_gradient(network: Network, x: Tensor, y: Tensor, plan: Plan) -> dict[s
         gradients = grad(loss)(parameters, x, y)
         return loss({name: p - 0.1 * gradients[name] for name, p in parameters.items()}, x, y)
 
-    total = task_map(adapted_loss, x, y, plan=plan).mean()
-    gradients = torch.autograd.grad(total, list(parameters.values()), materialize_grads=True)
+    return task_map(adapted_loss, x, y, plan=plan).mean(), parameters
+
+
+def _meta_gradient(network: Network, x: Tensor, y: Tensor, plan: Plan) -> dict[str, Tensor]:
+    loss, parameters = _adapted_loss(network, x, y, plan)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, gradients, strict=True))
+
+
+@torch.no_grad()
+def _slopes(network: Network, x: Tensor, y: Tensor, gradient: dict[str, Tensor]) -> tuple[float, float]:
+    """Return the outer loss's slope along the normalized gradient, by the gradient and by differences."""
+    network = copy.deepcopy(network)  # its parameters are moved
+    norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
+    h, values = 1e-5, []
+    for move in (h, -2 * h):
+        for name, parameter in network.named_parameters():
+            if name in gradient:
+                parameter.add_(move * gradient[name] / norm)
+        values.append(_adapted_loss(network, x, y, plan="loop")[0])
+    return norm.item(), ((values[0] - values[1]) / (2 * h)).item()
 
 
 def _first_sentence(error: Exception) -> str:

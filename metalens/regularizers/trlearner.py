@@ -230,7 +230,9 @@ class TRLearner(Regularizer):
         """Return soft maps from each task's class slots to those of its related tasks, `(T, k, c, c)`."""
         y = episode.tasks.support.y
         if y.is_floating_point():
-            raise MetaLensError("TRLearner: label_slots='prototypes' is for classification, got real targets.")
+            raise MetaLensError(
+                "TRLearner: label_slots='prototypes' is for classification, got real targets."
+            )
         prototypes = F.normalize(_class_means(episode.support_features, y, n_classes), dim=-1)
         similarity = torch.einsum("tcd,tked->tkce", prototypes, prototypes[models])
         return torch.softmax(similarity / self.slot_temperature, dim=-1)

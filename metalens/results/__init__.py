@@ -5,4 +5,12 @@ from metalens.results.reading import read_results
 from metalens.results.report import write_report
 from metalens.results.statistics import arm_label, paired_differences, summarize
 
-__all__ = ["arm_label", "outcome", "paired_differences", "read_results", "results_table", "summarize", "write_report"]
+__all__ = [
+    "arm_label",
+    "outcome",
+    "paired_differences",
+    "read_results",
+    "results_table",
+    "summarize",
+    "write_report",
+]

@@ -19,6 +19,7 @@ from metalens.results.console import metric_title, outcome, table_rows
 from metalens.results.reading import read_manifest, read_tables
 from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
 
+
 def write_report(directory: str | Path) -> Path:
     """Write `report.html`, `figures/*.svg` and `figures/*.png` (150 dpi) from the files of a finished run.
 

@@ -1,0 +1,187 @@
+"""TRLearner against loops written straight from its formula, and what the formula implies."""
+
+import numpy as np
+import pytest
+import torch
+from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
+from torch.utils import _pytree as pytree
+
+from metalens import ANIL, MAML, Episode, MetaLensError, Objective, ProtoNet, Sinusoid, TRLearner, mlp
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def loss_by_loops(learner, regularizer: TRLearner, tasks) -> float:
+    """sum_j loss(sum_p m_ip f_p(x_ij) / sum_p m_ip, y_ij) / q, tasks, models, heads and queries by loops."""
+    n, q = tasks.query.y.shape[:2]
+    omega = regularizer.omega.detach().numpy()
+    states, vectors = [], []
+    for i in range(n):
+        support = type(tasks.support)(tasks.support.x[i], tasks.support.y[i])
+        states.append({name: value.detach() for name, value in learner.adapt(support).items()})
+        vectors.append(learner.embed(support.x).detach().numpy().mean(0))
+    m = np.array(
+        [[np.mean([cosine(w * a, w * b) for w in omega]) for b in vectors] for a in vectors]
+    )
+    total = 0.0
+    for i in range(n):
+        predictions = {
+            p: learner.predict(states[p], tasks.query.x[i]).detach().numpy() for p in range(n) if p != i
+        }
+        for j in range(q):
+            weight = sum(max(m[i, p], 0.0) for p in predictions)
+            average = sum(max(m[i, p], 0.0) * values[j] for p, values in predictions.items()) / weight
+            if tasks.query.y.is_floating_point():
+                total += ((average - tasks.query.y[i, j].numpy()) ** 2).mean() / (n * q)
+            else:
+                shifted = average - average.max()
+                total -= (shifted[tasks.query.y[i, j]] - np.log(np.exp(shifted).sum())) / (n * q)
+    return regularizer.weight * total
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv-norm"])
+@pytest.mark.parametrize("make", [MAML, ANIL, ProtoNet])
+@pytest.mark.parametrize("kind", [classification_tasks, regression_tasks])
+def test_equals_loops(network, make, kind):
+    if make is ProtoNet and kind is regression_tasks:
+        pytest.skip("a classifier")
+    learner = make(build_network(network))
+    torch.manual_seed(5)
+    regularizer = TRLearner.paper(learner.network.n_features, weight=0.7).double()
+    tasks = kind(network)
+    term = regularizer.loss_terms(Episode(learner, tasks))["trlearner"]
+    np.testing.assert_allclose(term.item(), loss_by_loops(learner, regularizer, tasks), rtol=1e-10)
+
+
+def episode(**settings) -> Episode:
+    return Episode(MAML(build_network("mlp"), **settings), regression_tasks("mlp"))
+
+
+@pytest.mark.parametrize("relations", ["learned", "frozen", "uniform", "shuffled"])
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_relations_are_symmetric_with_unit_diagonal(relations, temperature):
+    regularizer = TRLearner(7, relations=relations, temperature=temperature).double()
+    matrix = regularizer.relation_matrix(episode())
+    torch.testing.assert_close(matrix, matrix.T)
+    torch.testing.assert_close(matrix.diagonal(), torch.ones(4, dtype=torch.float64))
+    assert matrix.abs().max() <= 1 + 1e-12
+
+
+def test_frozen_relations_are_the_cosine_of_mean_features():
+    one = episode()
+    vectors = one.support_features.mean(1).detach().numpy()
+    expected = [[cosine(a, b) for b in vectors] for a in vectors]
+    np.testing.assert_allclose(TRLearner(7, relations="frozen").relation_matrix(one).detach(), expected)
+
+
+def test_shuffled_relations_are_the_learned_ones_of_other_tasks():
+    learned, shuffled = TRLearner(7).double(), TRLearner(7, relations="shuffled").double()
+    shuffled.load_state_dict(learned.state_dict())
+    one = episode()
+    torch.manual_seed(0)
+    values = [r.relation_matrix(one).flatten().sort().values for r in (learned, shuffled)]
+    torch.testing.assert_close(*values)
+    assert not torch.allclose(learned.relation_matrix(one), shuffled.relation_matrix(one))
+
+
+@pytest.mark.parametrize("settings", [{}, {"task_vector": "labeled"}, {"temperature": 0.1}])
+def test_identical_tasks_have_uniform_relations_and_cost_as_much_as_the_query_loss(settings):
+    tasks = pytree.tree_map(lambda t: t[:1].expand(4, *t.shape[1:]), regression_tasks("mlp"))
+    one = Episode(MAML(build_network("mlp")), tasks)
+    regularizer = TRLearner(7, weight=1.0, **settings).double()
+    torch.testing.assert_close(regularizer.relation_matrix(one), torch.ones(4, 4, dtype=torch.float64))
+    torch.testing.assert_close(
+        regularizer.loss_terms(one)["trlearner"], one.loss(one.query_predictions)
+    )
+
+
+def test_all_neighbors_equal_no_limit_and_one_neighbor_is_the_nearest():
+    one = episode()
+    torch.manual_seed(0)
+    literal = TRLearner(7).double()
+    values = {}
+    for k in (None, 3, 1):
+        regularizer = TRLearner(7, neighbors=k).double()
+        regularizer.load_state_dict(literal.state_dict())
+        values[k] = regularizer.loss_terms(one)["trlearner"]
+    torch.testing.assert_close(values[3], values[None])
+    nearest = (literal.relation_matrix(one) - 2 * torch.eye(4)).argmax(1, keepdim=True)
+    alone = one.cross_predictions(nearest).squeeze(1)
+    torch.testing.assert_close(values[1], 0.1 * one.loss(alone))
+
+
+def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
+    regularizer = TRLearner(7).double()
+    matrix = torch.tensor([[1.0, -0.5, -0.2], [-0.5, 1.0, 0.3], [-0.2, 0.3, 1.0]], dtype=torch.float64)
+    models, weights = regularizer._related_models(matrix)
+    dense = torch.zeros(3, 3, dtype=torch.float64).scatter(1, models, weights)
+    assert dense.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+
+
+def test_prototype_slots_undo_a_relabeling():
+    """Tasks that differ only in the order of their classes agree after their slots are mapped."""
+    support, query = classification_tasks("mlp")
+    order = torch.tensor([2, 0, 1])
+    tasks = type(classification_tasks("mlp"))(
+        *(
+            type(support)(e.x[:1].expand(4, *e.x.shape[1:]), torch.stack([e.y[0], order[e.y[0]]] * 2))
+            for e in (support, query)
+        )
+    )
+    learner = ProtoNet(build_network("mlp"))
+    one = Episode(learner, tasks)
+    plain = TRLearner(7, weight=1.0).double()
+    mapped = TRLearner(7, weight=1.0, label_slots="prototypes", slot_temperature=1e-5).double()
+    own = one.loss(one.query_predictions)
+    torch.testing.assert_close(mapped.loss_terms(one)["trlearner"], own, rtol=1e-4, atol=1e-4)
+    assert plain.loss_terms(one)["trlearner"] > own + 0.01
+
+
+def test_subsampled_queries_estimate_the_whole_term():
+    one = episode()
+    torch.manual_seed(0)
+    few = TRLearner(7, n_query_hat=3).double()
+    whole = TRLearner(7).double()
+    whole.load_state_dict(few.state_dict())
+    mean = torch.stack([few.loss_terms(one)["trlearner"] for _ in range(400)]).mean()
+    torch.testing.assert_close(mean, whole.loss_terms(one)["trlearner"], rtol=0.05, atol=0)
+
+
+def test_relations_are_trained():
+    learner = MAML(mlp())
+    objective = Objective(learner, [TRLearner(40, weight=0.5)])
+    sum(objective(Sinusoid().batch(range(5))).values()).backward()
+    assert objective.regularizers[0].omega.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weight": -1.0}, "weight must be 0 or more"),
+        ({"n_heads": 0}, "n_heads must be at least 1"),
+        ({"neighbors": 0}, "neighbors must be at least 1"),
+        ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"relations": "all"}, "relations must be one of learned, frozen, uniform, shuffled"),
+        ({"task_vector": "x"}, "task_vector must be one of"),
+        ({"label_slots": "x"}, "label_slots must be one of"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        TRLearner(7, **settings)
+
+
+def test_refusals_at_assembly_and_for_small_batches():
+    with pytest.raises(MetaLensError, match="n_features is 9, but the task vectors"):
+        Objective(MAML(mlp()), [TRLearner(9)])
+    with pytest.raises(MetaLensError, match="needs parameters that adapt, and ProtoNet has none"):
+        Objective(ProtoNet(mlp(5, N_WAY)), [TRLearner(40, task_vector="adaptation")])
+    objective = Objective(MAML(mlp()), [TRLearner(40)])
+    with pytest.raises(MetaLensError, match="at least 3 tasks, got 2: with 2"):
+        objective(Sinusoid().batch(range(2)))
+    slots = Objective(MAML(mlp()), [TRLearner(40, label_slots="prototypes")])
+    with pytest.raises(MetaLensError, match="is for classification"):
+        slots(Sinusoid().batch(range(3)))

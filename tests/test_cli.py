@@ -1,0 +1,158 @@
+"""The command line as people meet it: in a process of its own, with their mistakes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = ["--steps", "3", "--meta_batch", "3", "--n_test_tasks", "5", "--n_val_tasks", "3", "--seeds", "0", "1"]
+
+
+def metalens(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "metalens", *words],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "METALENS_CACHE": str(cwd / "cache"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess, words: str, status: int = 2) -> None:
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("metalens: ")
+    assert words in lines[-1]
+    assert not [line for line in lines[:-1] if not line.startswith("metalens: note: ")]
+
+
+def test_list_and_help(tmp_path):
+    done = metalens("list", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("demo", "omniglot-20w1s", "ProtoNet", "TRLearner", "harmonic-10shot"):
+        assert word in done.stdout
+    assert "--inner" not in done.stdout
+    for words in (["--help"], ["run", "--help"], ["run", "demo", "--help"], ["report", "--help"]):
+        done = metalens(*words, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "usage:" in done.stdout
+
+
+def test_same_command_same_seed_gives_the_same_bytes(tmp_path):
+    for out in ("a", "b"):
+        done = metalens("run", "demo", *QUICK, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "paired difference" in done.stdout
+        assert str(tmp_path / out / "report.html") in done.stdout
+    for name in ("results.csv", "metrics.csv", "curves.csv", "relations.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    done = metalens("report", "a", cwd=tmp_path)
+    assert done.returncode == 0
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_config_file_and_print_config(tmp_path):
+    printed = metalens("run", "sinusoid-5shot", "--noise", "0.25", "--print_config", cwd=tmp_path)
+    assert printed.returncode == 0
+    assert "noise: 0.25" in printed.stdout
+    (tmp_path / "mine.yaml").write_text(printed.stdout)
+    again = metalens("run", "sinusoid-5shot", "--config", "mine.yaml", "--print_config", cwd=tmp_path)
+    assert again.stdout == printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "nonsense"], "invalid choice: 'nonsense'"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([], "command"),
+        (["run", "demo", "--learner", "NoSuch"], "There is no learner 'NoSuch'"),
+        (["run", "demo", "--learner", "ProtoNet"], "ProtoNet needs at least 2 classes"),
+        (["run", "demo", "--regularizers", "none", "TRLearner(weight=-1)"], "weight must be 0 or more"),
+        (["run", "demo", "--meta_batch", "2"], "meta-batch of at least 3 tasks, got 2"),
+        (["run", "demo", "--steps", "many"], "steps"),
+        (["run", "demo", "--steps", "0"], "steps must be at least 1"),
+        (["run", "demo", "--n_train_tasks", "0"], "n_train_tasks must be at least 1"),
+        (["run", "demo", "--k_shot", "0"], "k_shot must be at least 1"),
+        (["run", "demo", "--hidden", "0"], "sizes of at least 1"),
+        (["run", "demo", "--batching", "0"], "batching must be"),
+        (["run", "demo", "--accelerator", "abacus"], "accelerator='abacus' is not possible"),
+        (["run", "demo", "--nonsense", "3"], "--nonsense"),
+        (["run", "demo", "--config", "absent.yaml"], "absent.yaml"),
+        (["run", "omniglot-5w1s", "--n_way", "0"], "n_way must be at least 2, got 0"),
+        (["report", "absent"], "absent is not a finished run: results.csv is missing"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(words, sentence, tmp_path):
+    assert_one_sentence(metalens(*words, cwd=tmp_path), sentence)
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
+
+
+def test_a_broken_config_file_is_one_sentence(tmp_path):
+    (tmp_path / "broken.yaml").write_text("steps: [")
+    assert_one_sentence(metalens("run", "demo", "--config", "broken.yaml", cwd=tmp_path), "parsing config")
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "precious").write_text("x")
+    done = metalens("run", "demo", *QUICK, "--out", "old", cwd=tmp_path)
+    assert_one_sentence(done, "old exists already")
+    assert (tmp_path / "old" / "precious").exists()
+    done = metalens("run", "demo", *QUICK, "--out", "old", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0
+    assert not (tmp_path / "old" / "precious").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = metalens("run", "demo", *QUICK, "--out", "file/run", cwd=tmp_path)
+    assert_one_sentence(done, "Cannot write to file/run")
+    assert_one_sentence(
+        metalens("run", "demo", *QUICK, "--out", "/proc/run", cwd=tmp_path), "Cannot write to /proc/run"
+    )
+
+
+def test_interruption_leaves_nothing_half_written(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metalens", "run", "demo", "--steps", "100000", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".run.partial-*/new/weights")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines() == ["metalens: interrupted; nothing was written."]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
+    folder = tmp_path / "omniglot"
+    folder.mkdir()
+    for path in (data_folder / "omniglot").glob("*.zip"):
+        shutil.copyfile(path, folder / path.name)
+    broken = folder / "images_evaluation.zip"
+    if damage == "missing":
+        broken.unlink()
+    else:
+        content = broken.read_bytes()
+        broken.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"no zip" * 100)
+    done = metalens("run", "omniglot-5w1s", *QUICK, "--folder", str(tmp_path), "--out", "run", cwd=tmp_path)
+    assert_one_sentence(done, "images_evaluation.zip")
+    assert not (tmp_path / "run").exists()

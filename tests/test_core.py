@@ -1,0 +1,225 @@
+"""Tasks, distributions, training and evaluation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metalens import (
+    MAML,
+    Examples,
+    Harmonic,
+    MetaLensError,
+    Objective,
+    Regularizer,
+    Sinusoid,
+    Task,
+    TRLearner,
+    Validation,
+    evaluate,
+    fit,
+    mlp,
+    stack_tasks,
+)
+
+FAMILIES = [Sinusoid, Harmonic]
+
+
+def equal(a: Task, b: Task) -> bool:
+    return all(torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pool", [None, 7])
+def test_bulk_equals_single_in_any_order(family, pool):
+    indices = [3, 700, 5, 1023, 3, 512]
+    bulk = family(n_train_tasks=pool).batch(indices)
+    assert equal(bulk, stack_tasks([family(n_train_tasks=pool)[i] for i in indices]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splits_and_seeds_share_no_task(family):
+    firsts = {
+        (split, seed): family(split, seed=seed)[0].query.y[0].item()
+        for split in ("train", "val", "test")
+        for seed in (0, 1)
+    }
+    assert len(set(firsts.values())) == len(firsts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pool_repeats_all_its_tasks_in_a_new_order_each_round(family):
+    tasks = family(n_train_tasks=50)
+    rounds = [tasks.batch(range(50 * r, 50 * r + 50)).query.x[:, 0, 0].tolist() for r in range(3)]
+    assert len(set(rounds[0])) == 50
+    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(rounds[2])
+    assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_sinusoid_is_a_sinusoid():
+    """Least squares on sin x and cos x leaves nothing, and amplitudes and phases fill their ranges."""
+    x, y = Sinusoid("test", n_query=30).batch(range(2000)).query
+    design = torch.stack([x.sin(), x.cos()], dim=-1).squeeze(2).double().numpy()
+    amplitudes, phases = [], []
+    for columns, values in zip(design, y.double().numpy(), strict=True):
+        (a, b), *_ = np.linalg.lstsq(columns, values[:, 0], rcond=None)
+        assert np.abs(columns @ [a, b] - values[:, 0]).max() < 1e-4
+        amplitudes.append(np.hypot(a, b))
+        phases.append(np.arctan2(-b, a))
+    assert 0.1 <= min(amplitudes) < 0.2
+    assert 4.9 < max(amplitudes) <= 5.0
+    assert abs(np.mean(amplitudes) - 2.55) < 0.1
+    assert 0 <= min(phases)
+    assert max(phases) <= np.pi + 1e-3
+    assert -5 <= x.min() < -4.9
+    assert 4.9 < x.max() <= 5
+
+
+def test_harmonic_has_its_moments():
+    x, y = Harmonic("test", n_query=20).batch(range(4000)).query
+    assert abs(y.var().item() - 1.0) < 0.1  # E[a1^2 sin^2] + E[a2^2 sin^2]
+    assert abs(x.mean(1).std().item() - (16 / 3 + 1 / 20) ** 0.5) < 0.1
+
+
+def test_noise_is_added_and_dense_queries_leave_the_support_as_it_was():
+    clean, noisy = Sinusoid("test").batch(range(500)), Sinusoid("test", noise=0.5).batch(range(500))
+    assert torch.equal(clean.query.x, noisy.query.x)
+    assert abs((noisy.query.y - clean.query.y).std().item() - 0.5) < 0.02
+    assert torch.equal(Sinusoid("test", n_query=200)[3].support.y, Sinusoid("test")[3].support.y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"k_shot": 0}, "k_shot must be at least 1, got 0"),
+        ({"n_query": 0}, "n_query must be at least 1, got 0"),
+        ({"noise": -1.0}, "noise must be 0 or more"),
+        ({"n_train_tasks": 0}, "n_train_tasks must be at least 1"),
+        ({"split": "dev"}, "split must be one of train, val, test, got 'dev'"),
+        ({"seed": -1}, "seed must be 0 or more"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, words):
+    for family in FAMILIES:
+        with pytest.raises(MetaLensError, match=words):
+            family(**settings)
+
+
+def test_tasks_of_different_shapes_are_not_stacked():
+    with pytest.raises(MetaLensError, match=r"support.x comes in \[\(5, 1\), \(6, 1\)\]"):
+        stack_tasks([Sinusoid(k_shot=5)[0], Sinusoid(k_shot=6)[0]])
+    with pytest.raises(MetaLensError, match="no tasks"):
+        stack_tasks([])
+
+
+def small(seed: int = 0, regularized: bool = True) -> Objective:
+    torch.manual_seed(seed)
+    learner = MAML(mlp(1, 1, [16]), inner_lr=0.05)
+    return Objective(learner, [TRLearner(16)] if regularized else [])
+
+
+def test_training_learns_and_is_repeatable(tmp_path):
+    before = evaluate(small().learner, Sinusoid("test"), n_tasks=100).value.mean()
+    curves, scores = [], []
+    for folder in ("a", "b"):
+        objective = small()
+        curves.append(fit(objective, Sinusoid(), steps=150, meta_batch=8, outer_lr=0.01, out=tmp_path / folder))
+        scores.append(evaluate(objective.learner, Sinusoid("test"), n_tasks=100))
+    assert scores[0].value.mean() < 0.8 * before
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+    pd.testing.assert_frame_equal(*scores, check_exact=True)
+    for name in ("metrics.csv", "weights.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert load_file(tmp_path / "a" / "weights.safetensors").keys() == objective.state_dict().keys()
+
+
+def test_training_leaves_the_global_random_state_alone():
+    objective = small()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(objective, Sinusoid(), steps=2, meta_batch=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_validation_keeps_the_best_weights():
+    """With an outer rate that wrecks the network, the weights of the best validation come back."""
+    objective = small()
+    validation = Validation(Sinusoid("val"), n_tasks=50, every=1)
+    curve = fit(objective, Sinusoid(), steps=12, meta_batch=4, outer_lr=0.3, validation=validation)
+    scores = curve[curve.split == "val"]["value"]
+    assert scores.iloc[-1] > scores.min()
+    kept = evaluate(objective.learner, Sinusoid("val"), n_tasks=50).value.mean()
+    assert kept == pytest.approx(scores.min(), rel=1e-6)
+
+
+def test_every_task_is_scored_alone():
+    """The scores do not depend on which other tasks are evaluated."""
+    learner = small().learner
+    many = evaluate(learner, Sinusoid("test"), n_tasks=120)
+    few = evaluate(learner, Sinusoid("test"), n_tasks=3, batching="loop")
+    np.testing.assert_allclose(many.value[:3], few.value, rtol=1e-5)
+
+
+def test_divergence_at_test_time_is_a_value_not_a_crash():
+    learner = MAML(mlp(), inner_lr=50.0, inner_steps=1, test_inner_steps=60)
+    assert not np.isfinite(evaluate(learner, Sinusoid("test"), n_tasks=5).value).all()
+
+
+def test_divergence_in_training_is_one_sentence():
+    learner = MAML(mlp(), inner_lr=50.0, inner_steps=40)
+    with pytest.raises(MetaLensError, match=r"at step \d+ \(tasks \d+ to \d+\): training diverged"):
+        fit(Objective(learner), Sinusoid(), steps=5, meta_batch=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"meta_batch": 0}, "meta_batch must be at least 1"),
+        ({"outer_lr": 0.0}, "outer_lr must be above 0"),
+        ({"clip_norm": -1.0}, "clip_norm must be above 0"),
+        ({"meta_batch": 2}, "at least 3 tasks, got 2"),
+    ],
+)
+def test_wrong_training_settings_are_refused_before_training(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        fit(small(), Sinusoid(), **({"steps": 3, "meta_batch": 3} | settings))
+
+
+@pytest.mark.parametrize("batching", [0, -1, True, "fast"])
+def test_wrong_batching_is_refused(batching):
+    with pytest.raises(MetaLensError, match="batching must be"):
+        Objective(MAML(mlp()), batching=batching)
+
+
+class Replace(Regularizer):
+    """Uses all three hooks."""
+
+    def wrap_network(self, network):
+        network.marked = True
+        return network
+
+    def transform_tasks(self, tasks):
+        return Task(Examples(tasks.support.x, 0 * tasks.support.y), tasks.query)
+
+    def loss_terms(self, episode):
+        return {"query": 3 * episode.loss(episode.query_predictions)}
+
+
+def test_the_three_hooks_of_a_regularizer():
+    learner = MAML(mlp())
+    objective = Objective(learner, [Replace()])
+    assert learner.network.marked
+    tasks = Sinusoid().batch(range(3))
+    changed = Task(Examples(tasks.support.x, 0 * tasks.support.y), tasks.query)
+    terms = objective(tasks)
+    assert terms.keys() == {"query"}
+    torch.testing.assert_close(terms["query"], 3 * Objective(learner)(changed)["query"])
+
+
+def test_two_terms_of_one_name_are_refused():
+    objective = Objective(MAML(mlp()), [TRLearner(40), TRLearner(40)])
+    with pytest.raises(MetaLensError, match="Two regularizers return a term named trlearner"):
+        objective(Sinusoid().batch(range(3)))

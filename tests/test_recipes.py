@@ -1,0 +1,128 @@
+"""Every recipe assembles, and a run of two steps writes everything that a run has."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metalens import MetaLensError
+from metalens.benchmarks import RECIPES
+from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
+from metalens.benchmarks.experiment import Arm, arms_of, run
+from metalens.results import write_report
+
+TINY = {"steps": 2, "meta_batch": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
+
+
+@pytest.fixture
+def omniglot(request, monkeypatch):
+    """Omniglot recipes read the real zips, where they are present."""
+    monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
+
+
+@pytest.mark.filterwarnings("ignore:Found")
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_runs(name, tmp_path, request):
+    changes = dict(TINY)
+    if name.startswith("omniglot"):
+        request.getfixturevalue("omniglot")
+        changes |= {"n_filters": 4, "n_query": 2, "learner": ["MAML", "ANIL", "ProtoNet"], "seeds": [0]}
+    recipe = replace(RECIPES[name], **changes)
+    run(recipe, tmp_path, command="metalens run")
+    arms = arms_of(recipe)
+    results = pd.read_csv(tmp_path / "results.csv")
+    columns = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
+    assert list(results.columns) == columns
+    assert len(results.drop_duplicates(columns[:-1])) == len(results)
+    n_metrics = results.metric.nunique()
+    assert len(results) == len(arms) * len(recipe.seeds) * recipe.n_test_tasks * n_metrics
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["configuration"]["steps"] == 2
+    assert len(manifest["cells"]) == len(arms) * len(recipe.seeds)
+    weights = load_file(tmp_path / "weights" / "arm0-seed0.safetensors")
+    assert weights.keys() == arms[0].build(recipe, 0).state_dict().keys()
+    assert write_report(tmp_path).is_file()
+    assert (tmp_path / "curves.csv").exists() != name.startswith("omniglot")
+    assert (tmp_path / "relations.csv").exists()
+
+
+def test_arms_start_from_equal_weights_and_seeds_from_different_ones():
+    recipe = RECIPES["demo"]
+    plain, regularized = arms_of(recipe)[:2]
+    first = plain.build(recipe, 0).learner.state_dict()
+    same = regularized.build(recipe, 0).learner.state_dict()
+    other = plain.build(recipe, 1).learner.state_dict()
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first if "weight" in name)
+
+
+def test_arms_are_all_pairs_in_canonical_writing():
+    recipe = replace(
+        RECIPES["demo"], learner=["MAML", "ANIL( inner_lr=.1 )"], regularizers=["none", "TRLearner( weight=.5)"]
+    )
+    assert arms_of(recipe) == [
+        Arm("MAML", "none"),
+        Arm("MAML", "TRLearner(weight=0.5)"),
+        Arm("ANIL(inner_lr=0.1)", "none"),
+        Arm("ANIL(inner_lr=0.1)", "TRLearner(weight=0.5)"),
+    ]
+
+
+def test_settings_of_a_call_override_those_of_the_recipe():
+    network = RECIPES["sinusoid-5shot"].network()
+    learner = build_learner("MAML(inner_steps=3, first_order=True)", network, RECIPES["sinusoid-5shot"].tuned)
+    assert (learner.inner_lr, learner.inner_steps, learner.first_order) == (0.01, 3, True)
+    both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relations=uniform)", learner)
+    assert [(r.weight, r.relations) for r in both] == [(0.3, "learned"), (0.1, "uniform")]
+    assert build_regularizers("none", learner) == []
+    (adaptation,) = build_regularizers("TRLearner(task_vector=adaptation)", learner)
+    assert adaptation.n_features == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("NoSuch", "There is no learner 'NoSuch'; choose from MAML, ANIL, ProtoNet"),
+        ("MAML(speed=3)", "MAML has no setting 'speed'; it has first_order, inner_lr"),
+        ("MAML(inner_steps=1.5)", "MAML: .*inner_steps"),
+        ("MAML(inner_lr=fast)", "MAML: .*inner_lr"),
+        ("MAML(network=3)", "MAML has no setting 'network'"),
+        ("MAML(inner_lr=0)", "inner_lr must be above 0, got 0"),
+        ("MAML(inner_steps=0)", "inner_steps must be at least 1"),
+        ("MAML + ANIL", "must be a single name"),
+        ("__import__('os').system('true')", "Cannot read"),
+        ("MAML(0.1)", "Cannot read"),
+        ("MAML(**{})", "Cannot read"),
+        ("MAML(inner_lr=", "Cannot read"),
+        ("", "Cannot read"),
+        ("(" * 10_000, "Cannot read"),
+    ],
+)
+def test_wrong_calls_are_one_sentence(text, words):
+    with pytest.raises(MetaLensError, match=words):
+        build_learner(text, RECIPES["sinusoid-5shot"].network(), {})
+
+
+def test_every_catalogued_class_has_a_one_line_description():
+    for cls in (*LEARNERS.values(), *REGULARIZERS.values()):
+        assert cls.__doc__.split("\n")[0].endswith(".")
+    assert all(recipe.description for recipe in RECIPES.values())
+    assert [str(call) for call in parse_calls("TRLearner")] == ["TRLearner"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": []}, "seeds must name at least one"),
+        ({"seeds": [0, 0]}, "each once"),
+        ({"seeds": [-1]}, "seeds must be 0 or more"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"n_val_tasks": -1}, "n_val_tasks must be 0 or more"),
+    ],
+)
+def test_wrong_fields_are_refused(changes, words):
+    with pytest.raises(MetaLensError, match=words):
+        replace(RECIPES["demo"], **changes)

@@ -1,0 +1,156 @@
+"""People's own networks: right gradients, or a refusal that names the layer and the remedy."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metalens import MAML, MetaLensError, Network, Sinusoid, evaluate, wrap
+from metalens.batching import task_map
+
+
+def image_net(norm: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+
+
+IMAGES = torch.randn(4, 1, 8, 8)
+
+
+def test_the_trap_is_real():
+    """Stock layer normalization is wrong under `torch.vmap`: the reason for all of this.
+
+    When this test fails, PyTorch has mended it, and the exchange of norms can go.
+    """
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)).double()
+    parameters = dict(net.named_parameters())
+    x, y = torch.randn(3, 5, 4).double(), torch.randn(3, 5, 1).double()
+
+    def loss(values, x, y):
+        return F.mse_loss(functional_call(net, values, (x,)), y)
+
+    def adapted(x, y):
+        gradients = grad(loss)(parameters, x, y)
+        return loss({name: p - 0.1 * gradients[name] for name, p in parameters.items()}, x, y)
+
+    results = {}
+    for plan in ("loop", "vmap"):
+        total = task_map(adapted, x, y, plan=plan).mean()
+        results[plan] = total, torch.autograd.grad(total, net[0].weight)[0]
+    torch.testing.assert_close(results["vmap"][0], results["loop"][0])
+    assert not torch.allclose(results["vmap"][1], results["loop"][1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm([4, 6, 6]), nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.Identity()]
+)
+def test_wrapping_keeps_what_the_module_computes(norm):
+    module = image_net(norm)
+    network = wrap(module, head="4", example=IMAGES)
+    torch.testing.assert_close(network(IMAGES), module(IMAGES))
+    assert network.vmap_refusal is None
+
+
+def test_batch_norm_uses_the_set_at_hand_and_the_module_stays_as_it_was():
+    module = image_net(nn.BatchNorm2d(4))
+    network = wrap(module, head="4", example=IMAGES)
+    network.eval()
+    torch.testing.assert_close(network(IMAGES), module.train()(IMAGES))
+    assert type(module[1]) is nn.BatchNorm2d
+    assert not [name for name in network.state_dict() if "running" in name]
+
+
+def test_a_recurrent_layer_is_named_and_looped_over():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(1, 4, batch_first=True)
+            self.fc = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.fc(self.gru(x.unsqueeze(-1))[0][:, -1])
+
+    with pytest.warns(UserWarning, match="gru: recurrent layers have no vectorised form"):
+        network = wrap(Net(), head="fc", example=torch.randn(3, 1))
+    learner = MAML(network)
+    assert learner.plan("auto") == "loop"
+    assert len(evaluate(learner, Sinusoid("test"), n_tasks=3)) == 3
+    with pytest.raises(MetaLensError, match=r"batching='vmap' is not possible: .*gru"):
+        learner.plan("vmap")
+
+
+def test_a_custom_layer_that_vmap_gets_wrong_is_found_by_measuring():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(1 + 0.1 * torch.randn(6))
+            self.shift = nn.Parameter(torch.zeros(6))
+
+        def forward(self, x):
+            return F.layer_norm(x, (6,), self.scale, self.shift)
+
+    module = nn.Sequential(nn.Linear(4, 6), Hidden(), nn.Tanh(), nn.Linear(6, 2))
+    with pytest.warns(UserWarning, match=r"torch.vmap gives wrong gradients for backbone.0.weight"):
+        network = wrap(module, head="3", example=torch.randn(5, 4))
+    assert MAML(network).plan("auto") == "loop"
+
+
+def test_what_cannot_be_differentiated_twice_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.fc = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.first(x).view(-1, 1, 3, 2)
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return self.fc(F.scaled_dot_product_attention(x, x, x).flatten(1))
+
+    with pytest.raises(MetaLensError, match=r"fails the check .*flash_attention.* replace the layer"):
+        wrap(Net(), head="fc", example=torch.randn(5, 4))
+
+
+def test_a_backward_that_is_not_differentiable_is_found_by_measuring():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x**2
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2 * ctx.saved_tensors[0].detach()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.fc = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.fc(Square.apply(self.first(x)))
+
+    with pytest.warns(UserWarning, match="The meta-gradient of Net is .* finite differences give"):
+        wrap(Net(), head="fc", example=torch.randn(5, 4))
+
+
+def test_wrong_heads_and_examples_are_refused():
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.Softmax(1))
+    example = torch.randn(3, 4)
+    with pytest.raises(MetaLensError, match=r"no submodule 'fc' .* \['0', '1', '2', '3'\]"):
+        wrap(module, head="fc", example=example)
+    with pytest.raises(MetaLensError, match="'2' is not the last operation of Sequential"):
+        wrap(module, head="2", example=example)
+    with pytest.raises(MetaLensError, match="two or more inputs"):
+        wrap(module, head="2", example=torch.randn(4))
+
+
+def test_a_bare_module_or_stock_norm_is_refused_with_the_remedy():
+    with pytest.raises(MetaLensError, match=r"needs a metalens Network, got Sequential; use metalens.wrap"):
+        MAML(image_net(nn.Identity()))
+    with pytest.raises(MetaLensError, match=r"backbone.1 is a BatchNorm2d.* metalens.wrap"):
+        Network(image_net(nn.BatchNorm2d(4))[:4], nn.Linear(144, 5), n_features=144, n_outputs=5)
