@@ -47,12 +47,12 @@ def check_batching(batching: Batching) -> None:
     >>> check_batching(0)
     Traceback (most recent call last):
     ...
-    metalens.errors.MetaLensError: batching must be 'auto', 'vmap', 'loop' or a chunk size of at least 1, got 0.
+    metalens.errors.MetaLensError: batching must be 'auto', 'vmap', 'loop' or a chunk size (1 or more), got 0.
     """
     if batching in ("auto", "vmap", "loop"):
         return
     if isinstance(batching, int) and not isinstance(batching, bool) and batching >= 1:
         return
     raise MetaLensError(
-        f"batching must be 'auto', 'vmap', 'loop' or a chunk size of at least 1, got {batching!r}."
+        f"batching must be 'auto', 'vmap', 'loop' or a chunk size (1 or more), got {batching!r}."
     )

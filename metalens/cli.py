@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
@@ -23,7 +22,6 @@ from metalens.benchmarks.calls import LEARNERS, REGULARIZERS
 from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
 from metalens.errors import MetaLensError
 from metalens.files import new_folder
-from metalens.results import read_results, results_table, write_report
 
 # Fields of recipes that take several values: `--seeds 0 1 2`.
 LISTS: dict[str, tuple[type, str]] = {
@@ -32,7 +30,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "seeds": (int, "One replication each."),
     "hidden": (int, "Sizes of the hidden layers."),
 }
-FIXED = {"name", "description"}
+FIXED: set[str | int] = {"name", "description"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,9 +66,7 @@ def _dispatch(words: list[str]) -> None:
     elif command == "run":
         _run(RECIPES[settings.run.recipe], settings.run[settings.run.recipe], words)
     else:
-        folder = Path(settings.report.folder)
-        report = write_report(folder)
-        _show(folder, report)
+        _report(Path(settings.report.folder))
 
 
 def _parser() -> ArgumentParser:
@@ -136,18 +132,19 @@ def _run(recipe: Recipe, settings: Namespace, words: list[str]) -> None:
     )
     out = Path(settings.out)
     console = Console()
-    with new_folder(out, overwrite=settings.overwrite) as folder:
-        with _progress(console) as progress:
-            watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-            run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
-        write_report(folder)
-    _show(out, out / "report.html")
+    with new_folder(out, overwrite=settings.overwrite) as folder, _progress(console) as progress:
+        watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
+        run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
+    _report(out)
 
 
-def _show(folder: Path, report: Path) -> None:
+def _report(folder: Path) -> None:
+    from metalens.results import read_results, results_table, write_report  # slow to import
+
+    report = write_report(folder)
     console = Console()
     console.print(results_table(read_results(folder)))
-    console.print(f"Report: {os.path.abspath(report)}", soft_wrap=True)
+    console.print(f"Report: {report.resolve()}", soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:

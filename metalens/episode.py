@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.batching import Batching, task_map
+from metalens.batching import Batching, Plan, task_map
 from metalens.learners import Learner, State
 from metalens.tasks import Task, n_tasks
 
@@ -31,7 +31,7 @@ class Episode:
     def __init__(self, learner: Learner, tasks: Task, batching: Batching = "auto") -> None:
         self.learner, self.tasks = learner, tasks
         self.n_tasks = n_tasks(tasks)
-        self._plan = learner.plan(batching)
+        self._plan: Plan = learner.plan(batching)
 
     def map(self, function: Any, *trees: Any) -> Any:
         """Apply a function of one task to every task of the episode."""

@@ -64,6 +64,16 @@ def evaluate(
     return pd.concat(frames, ignore_index=True)
 
 
+def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the mean of every metric over the rows of `evaluate`, the primary metric first.
+
+    >>> mean_scores(pd.DataFrame({"task": [0, 1], "metric": "mse", "value": [1.0, 2.0]}))
+    {'mse': 1.5}
+    """
+    means = rows.groupby("metric", sort=False)["value"].mean()
+    return {str(metric): float(mean) for metric, mean in means.items()}
+
+
 def task_metrics(predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Return the metrics of every task by name.
 

@@ -6,18 +6,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch.utils import _pytree as pytree
 
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.evaluation import HIGHER_IS_BETTER, evaluate
+from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.files import atomic_path
 from metalens.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Progress = Callable[[int, float], None]
 
@@ -92,7 +95,10 @@ def fit(
             raise MetaLensError(f"{name} must be above 0, got {rate}.")
     objective.check_meta_batch(meta_batch)
     folder = None if out is None else _writable_folder(out)
-    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    if fabric is None:
+        from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
+
+        fabric = Fabric(accelerator="auto", devices=1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rows = _descend(
@@ -137,8 +143,8 @@ def _descend(
         value = loss.item()
         if not math.isfinite(value):
             raise MetaLensError(
-                f"The loss is {value} at step {step} (tasks {(step - 1) * meta_batch} to {step * meta_batch - 1}): "
-                "training diverged; lower inner_lr or outer_lr, or set clip_norm."
+                f"The loss is {value} at step {step} (tasks {(step - 1) * meta_batch} to "
+                f"{step * meta_batch - 1}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
             )
         sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
         if step % log_every == 0 or step == steps:
@@ -164,7 +170,7 @@ def _validate(objective: Objective, validation: Validation) -> dict[str, float]:
     rows = evaluate(
         objective.learner, validation.tasks, n_tasks=validation.n_tasks, batching=objective.batching
     )
-    return rows.groupby("metric", sort=False)["value"].mean().to_dict()
+    return mean_scores(rows)
 
 
 def _writable_folder(out: str | Path) -> Path:

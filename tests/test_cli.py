@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ["--steps", "3", "--meta_batch", "3", "--n_test_tasks", "5", "--n_val_tasks", "3", "--seeds", "0", "1"]
+QUICK = [
+    "--steps",
+    "3",
+    "--meta_batch",
+    "3",
+    "--n_test_tasks",
+    "5",
+    "--n_val_tasks",
+    "3",
+    "--seeds",
+    "0",
+    "1",
+]
 
 
 def metalens(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

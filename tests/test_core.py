@@ -27,7 +27,9 @@ FAMILIES = [Sinusoid, Harmonic]
 
 
 def equal(a: Task, b: Task) -> bool:
-    return all(torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True))
+    return all(
+        torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,7 +72,7 @@ def test_sinusoid_is_a_sinusoid():
     assert 0.1 <= min(amplitudes) < 0.2
     assert 4.9 < max(amplitudes) <= 5.0
     assert abs(np.mean(amplitudes) - 2.55) < 0.1
-    assert 0 <= min(phases)
+    assert min(phases) >= 0
     assert max(phases) <= np.pi + 1e-3
     assert -5 <= x.min() < -4.9
     assert 4.9 < x.max() <= 5
@@ -124,7 +126,9 @@ def test_training_learns_and_is_repeatable(tmp_path):
     curves, scores = [], []
     for folder in ("a", "b"):
         objective = small()
-        curves.append(fit(objective, Sinusoid(), steps=150, meta_batch=8, outer_lr=0.01, out=tmp_path / folder))
+        curves.append(
+            fit(objective, Sinusoid(), steps=150, meta_batch=8, outer_lr=0.01, out=tmp_path / folder)
+        )
         scores.append(evaluate(objective.learner, Sinusoid("test"), n_tasks=100))
     assert scores[0].value.mean() < 0.8 * before
     pd.testing.assert_frame_equal(*curves, check_exact=True)

@@ -61,7 +61,9 @@ def test_arms_start_from_equal_weights_and_seeds_from_different_ones():
 
 def test_arms_are_all_pairs_in_canonical_writing():
     recipe = replace(
-        RECIPES["demo"], learner=["MAML", "ANIL( inner_lr=.1 )"], regularizers=["none", "TRLearner( weight=.5)"]
+        RECIPES["demo"],
+        learner=["MAML", "ANIL( inner_lr=.1 )"],
+        regularizers=["none", "TRLearner( weight=.5)"],
     )
     assert arms_of(recipe) == [
         Arm("MAML", "none"),

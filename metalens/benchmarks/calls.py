@@ -23,7 +23,7 @@ REGULARIZERS: dict[str, type[Regularizer]] = {cls.__name__: cls for cls in (TRLe
 C = TypeVar("C")
 
 # Settings that are not plain values: they come from the network or from Python.
-_NOT_SETTABLE = {"network", "loss", "n_features"}
+_NOT_SETTABLE: set[str | int] = {"network", "loss", "n_features"}
 
 
 @dataclass(frozen=True)

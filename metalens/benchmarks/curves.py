@@ -70,7 +70,7 @@ class HarmonicRecipe(CurveRecipe):
 CURVE_RECIPES: list[Recipe] = [
     SinusoidRecipe(
         name="demo",
-        description="Three minutes: sinusoids from a pool of 100 tasks; MAML, + TRLearner, + all-ones control",
+        description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
         regularizers=["none", "TRLearner", "TRLearner(relations=uniform)"],
         seeds=[0, 1, 2, 3, 4],
         n_train_tasks=100,

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
 from metalens.batching import check_batching
@@ -23,11 +22,14 @@ from metalens.benchmarks.calls import build_learner, build_regularizers, parse_c
 from metalens.benchmarks.recipe import Recipe
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
-from metalens.evaluation import evaluate
+from metalens.evaluation import evaluate, mean_scores
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
 from metalens.training import Validation, fit
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 N_CURVES = 4  # test tasks drawn in the report
 N_RELATED = 20  # test tasks in the relation map
@@ -122,7 +124,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
             if seed == recipe.seeds[0]:
                 curves += [frame.assign(**labels) for frame in _curves(objective.learner, recipe, seed)]
                 relations += [frame.assign(**labels) for frame in _relations(objective, recipe, seed)]
-            watcher.end_cell(arm, seed, rows.groupby("metric", sort=False)["value"].mean().to_dict())
+            watcher.end_cell(arm, seed, mean_scores(rows))
     tables = {"results": results, "metrics": metrics, "curves": curves, "relations": relations}
     for name, frames in tables.items():
         if frames:
@@ -156,6 +158,8 @@ def arms_of(recipe: Recipe) -> list[Arm]:
 
 
 def _fabric(recipe: Recipe) -> Fabric:
+    from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
+
     check_batching(recipe.batching)
     try:
         return Fabric(accelerator=recipe.accelerator, devices=1)

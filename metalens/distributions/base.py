@@ -127,7 +127,7 @@ class BlockDistribution(TaskDistribution):
     def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
         rounds, positions = np.divmod(numbers, size)
         return np.array(
-            [self._round(int(r))[p] for r, p in zip(rounds, positions, strict=True)], dtype=np.int64
+            [self._round(int(r), size)[p] for r, p in zip(rounds, positions, strict=True)], dtype=np.int64
         )
 
     def _generator(self, *key: int) -> np.random.Generator:
@@ -136,5 +136,5 @@ class BlockDistribution(TaskDistribution):
     def _draw_block(self, block: int) -> Task:
         return self.draw(self._generator(0, block), self.block_size)
 
-    def _draw_round(self, number: int) -> np.ndarray:
-        return self._generator(1, number).permutation(self.n_train_tasks)
+    def _draw_round(self, number: int, size: int) -> np.ndarray:
+        return self._generator(1, number).permutation(size)

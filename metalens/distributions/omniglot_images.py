@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pooch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -102,21 +101,21 @@ def _zips_in(folder: Path) -> tuple[Path, ...] | None:
 
 
 def _cache_folder() -> Path:
+    import pooch  # only needed with images, and slow to import
+
     return Path(os.environ.get("METALENS_CACHE") or pooch.os_cache("metalens")).expanduser() / "omniglot"
 
 
 def _download() -> tuple[Path, ...]:
+    import pooch
+
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-            return tuple(
-                Path(
-                    pooch.retrieve(
-                        URL + name, f"md5:{md5}", name, _cache_folder(), progressbar=_Bar(display, name)
-                    )
-                )
-                for name, md5 in ZIPS.items()
-            )
+            for name, md5 in ZIPS.items():
+                bar: Any = _Bar(display, name)  # pooch takes such objects, though it declares a bool
+                pooch.retrieve(URL + name, f"md5:{md5}", name, _cache_folder(), progressbar=bar)
+        return tuple(_cache_folder() / name for name in ZIPS)
     except OSError as error:  # All network errors of pooch derive from it.
         raise MetaLensError(
             f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "

@@ -113,14 +113,14 @@ class Learner(nn.Module, ABC):
         """
         check_batching(batching)
         refusal = self.network.vmap_refusal
-        if batching == "loop" or (batching == "auto" and refusal is not None):
-            return "loop"
-        if refusal is not None:
+        if batching == "auto":
+            convolution_on_cpu = any(
+                p.dim() > 2 and p.device.type == "cpu" for p in self.network.parameters()
+            )
+            return "loop" if refusal is not None or convolution_on_cpu else "vmap"
+        if batching != "loop" and refusal is not None:
             raise MetaLensError(f"batching={batching!r} is not possible: {refusal} Use 'auto' or 'loop'.")
-        if batching != "auto":
-            return batching
-        convolution_on_cpu = any(p.dim() > 2 and p.device.type == "cpu" for p in self.network.parameters())
-        return "loop" if convolution_on_cpu else "vmap"
+        return batching
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class Network(nn.Module):
         for name, layer in self.named_modules():
             if is_unsafe_norm(layer):
                 raise MetaLensError(
-                    f"{name} is a {type(layer).__name__}, whose meta-gradients are wrong or undefined when it "
-                    "is adapted; build the network with metalens.wrap(...), which exchanges it, or use "
+                    f"{name} is a {type(layer).__name__}, whose meta-gradients are wrong or undefined when "
+                    "it is adapted; build the network with metalens.wrap(...), which exchanges it, or use "
                     "metalens.TaskNorm."
                 )
 

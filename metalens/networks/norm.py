@@ -52,18 +52,18 @@ class TaskNorm(nn.Module):
 
 
 class _SafeBatchNorm(_BatchNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return _channel_affine(_standardize(x, self.eps), self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return _channel_affine(_standardize(input, self.eps), self.weight, self.bias)
 
 
 class _SafeInstanceNorm(_InstanceNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return _channel_affine(F.instance_norm(x, eps=self.eps), self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return _channel_affine(F.instance_norm(input, eps=self.eps), self.weight, self.bias)
 
 
 class _SafeLayerNorm(nn.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x, self.normalized_shape, eps=self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.layer_norm(input, self.normalized_shape, eps=self.eps)
         x = x if self.weight is None else x * self.weight
         return x if self.bias is None else x + self.bias
 
@@ -107,7 +107,7 @@ def make_norms_safe(module: nn.Module) -> None:
 def _standardize(x: Tensor, eps: float) -> Tensor:
     if x.numel() // x.shape[1] < 2:
         raise MetaLensError(
-            f"Batch normalization needs at least 2 values per channel, got an input of shape {tuple(x.shape)}; "
+            f"Batch normalization needs at least 2 values per channel, got input shape {tuple(x.shape)}; "
             "give more examples per set, or use a network without batch normalization."
         )
     return F.batch_norm(x, None, None, training=True, eps=eps)

@@ -98,8 +98,8 @@ def _check_composition(
     output, composed = whole(example), copy.deepcopy(head).eval()(features)
     if output.shape != composed.shape or not torch.allclose(output, composed, rtol=1e-3, atol=1e-5):
         raise MetaLensError(
-            f"{name!r} is not the last operation of {type(module).__name__}: its output is changed afterwards; "
-            "name the last layer, and leave softmax and the like to the loss."
+            f"{name!r} is not the last operation of {type(module).__name__}: its output is changed "
+            "afterwards; name the last layer, and leave softmax and the like to the loss."
         )
     return features.shape[1], output.shape[1]
 
@@ -128,7 +128,7 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
     if not math.isclose(slope, difference, rel_tol=1e-3, abs_tol=1e-6):
         doubt = (
             f"The meta-gradient of {type(network.backbone).__name__} is {slope:.4g} along a direction where "
-            f"finite differences give {difference:.4g}: a custom backward is not exact, or not differentiable."
+            f"finite differences give {difference:.4g}: a custom backward is inexact or not differentiable."
         )
     recurrent = [name for name, layer in network.named_modules() if isinstance(layer, nn.RNNBase)]
     if recurrent:
@@ -139,13 +139,16 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
         return f"an operation has no vectorised form ({_first_sentence(error)}).", doubt
     wrong = [name for name in right if not torch.allclose(right[name], mapped[name], rtol=1e-6, atol=1e-9)]
     if wrong:
-        return f"torch.vmap gives wrong gradients for {', '.join(wrong)}; a layer after them is at fault.", doubt
+        return (
+            f"torch.vmap gives wrong gradients for {', '.join(wrong)}; a layer after them is at fault.",
+            doubt,
+        )
     return None, doubt
 
 
 def _adapted_loss(network: Network, x: Tensor, y: Tensor, plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the outer loss of one-step MAML, and the parameters it is a function of."""
-    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    parameters: dict[str, Tensor] = {n: p for n, p in network.named_parameters() if p.requires_grad}
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return (functional_call(network, values, (x,)) - y).square().mean()

@@ -117,10 +117,9 @@ class TRLearner(Regularizer):
         self.label_slots: LabelSlots = label_slots
         self.slot_temperature, self.temperature, self.center = slot_temperature, temperature, center
         self.neighbors, self.n_query_hat = neighbors, n_query_hat
-        omega = None
+        self.omega: nn.Parameter | None = None
         if relations in ("learned", "shuffled"):
-            omega = nn.Parameter(1.0 + 0.1 * torch.randn(n_heads, n_features))
-        self.register_parameter("omega", omega)
+            self.omega = nn.Parameter(1.0 + 0.1 * torch.randn(n_heads, n_features))
 
     @classmethod
     def paper(cls, n_features: int, *, weight: float = 0.1, n_heads: int = 4) -> Self:
@@ -150,8 +149,8 @@ class TRLearner(Regularizer):
         length = _vector_length(learner, self.task_vector)
         if length == 0:
             raise MetaLensError(
-                f"TRLearner: task_vector='adaptation' needs parameters that adapt, and {type(learner).__name__} "
-                "has none; use 'features' or 'labeled'."
+                "TRLearner: task_vector='adaptation' needs parameters that adapt, and "
+                f"{type(learner).__name__} has none; use 'features' or 'labeled'."
             )
         if length != self.n_features:
             raise MetaLensError(
@@ -162,8 +161,8 @@ class TRLearner(Regularizer):
     def check_meta_batch(self, meta_batch: int) -> None:
         if meta_batch < self.min_meta_batch:
             raise MetaLensError(
-                f"TRLearner needs a meta-batch of at least 3 tasks, got {meta_batch}: with 2, each task has a "
-                "single other and its relation cancels out of the weighted average."
+                f"TRLearner needs a meta-batch of at least 3 tasks, got {meta_batch}: with 2, each task has "
+                "a single other and its relation cancels out of the weighted average."
             )
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:

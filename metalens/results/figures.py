@@ -9,7 +9,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
@@ -166,20 +169,21 @@ def relations(relations: pd.DataFrame) -> Figure:
     }
     n_columns = min(3, len(matrices))
     n_rows = math.ceil(len(matrices) / n_columns)
-    figure = Figure(figsize=(1.0 + 2.13 * n_columns, 2.75 * n_rows), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.08, hspace=0.05)
+    layout = ConstrainedLayoutEngine(wspace=0.08, hspace=0.05)
+    figure = Figure(figsize=(1.0 + 2.13 * n_columns, 2.75 * n_rows), layout=layout)
     grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     smallest = 0 if first["relation"].min() >= 0 else -1
+    colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
     for axes, (label, matrix) in zip(grid, matrices.items(), strict=False):
         order = _cluster_order(matrix)
-        image = axes.imshow(matrix[np.ix_(order, order)], cmap="cividis", vmin=smallest, vmax=1)
+        axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm)
         others = matrix[~np.eye(len(matrix), dtype=bool)]
         span = f"off-diagonal {others.min():.3f} to {others.max():.3f}".replace("-0", "−0")
         axes.set_title(f"{_wrapped(label, 3)}\n{span}")
         axes.set(xticks=[], yticks=[], xlabel="test tasks, in cluster order")
     for axes in grid[len(matrices) :]:
         axes.remove()
-    figure.colorbar(image, ax=list(grid[: len(matrices)]), label="relation m", shrink=0.8)
+    figure.colorbar(colors, ax=list(grid[: len(matrices)]), label="relation m", shrink=0.8)
     return figure
 
 

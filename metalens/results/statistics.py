@@ -104,23 +104,23 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
         arm: {metric: _by_task(rows) for metric, rows in group.groupby("metric", sort=False)}
         for arm, group in results.groupby(ARM, sort=False)
     }
-    baseline = next(iter(scores)) if baseline is None else tuple(baseline)
-    if baseline not in scores:
+    reference_arm = next(iter(scores)) if baseline is None else baseline
+    if reference_arm not in scores:
         arms = ", ".join(arm_label(*arm) for arm in scores)
         raise MetaLensError(
-            f"The baseline must be an arm of the results ({arms}), got {arm_label(*baseline)}."
+            f"The baseline must be an arm of the results ({arms}), got {arm_label(*reference_arm)}."
         )
     rows = []
     for arm, metrics in scores.items():
-        if arm == baseline:
+        if arm == reference_arm:
             continue
-        if set(metrics) != set(scores[baseline]):
+        if set(metrics) != set(scores[reference_arm]):
             raise MetaLensError(
-                f"The arms {arm_label(*arm)} and {arm_label(*baseline)} must have the same metrics, got "
-                f"{', '.join(metrics)} and {', '.join(scores[baseline])}; run both again."
+                f"The arms {arm_label(*arm)} and {arm_label(*reference_arm)} must have the same metrics, got "
+                f"{', '.join(metrics)} and {', '.join(scores[reference_arm])}; run both again."
             )
-        for metric, reference in scores[baseline].items():
-            _check_same_tasks(arm, metrics[metric], baseline, reference, metric)
+        for metric, reference in scores[reference_arm].items():
+            _check_same_tasks(arm, metrics[metric], reference_arm, reference, metric)
             with np.errstate(invalid="ignore"):  # inf - inf: both diverged, and the difference is nan
                 changes = metrics[metric].reindex(reference.index) - reference
             seeds = reference.index.get_level_values("seed").to_series()
@@ -131,7 +131,7 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
                 {
                     "learner": arm[0],
                     "regularizers": arm[1],
-                    "baseline": arm_label(*baseline),
+                    "baseline": arm_label(*reference_arm),
                     "metric": metric,
                     "difference": difference,
                     "low": low,

@@ -87,9 +87,7 @@ def test_anil_equals_maml_on_a_network_with_a_frozen_backbone():
     tasks = classification_tasks("mlp")
     anil = Episode(ANIL(network, inner_lr=0.3, inner_steps=4), tasks).query_predictions
     head = Network(nn.Identity(), network.head, n_features=7, n_outputs=N_WAY)
-    features = Task(
-        *(Examples(network.embed(e.x.flatten(0, 1)).unflatten(0, e.y.shape), e.y) for e in tasks)
-    )
+    features = Task(*(Examples(network.embed(e.x.flatten(0, 1)).unflatten(0, e.y.shape), e.y) for e in tasks))
     maml = Episode(MAML(head, inner_lr=0.3, inner_steps=4), features).query_predictions
     torch.testing.assert_close(anil, maml)
 

@@ -22,9 +22,7 @@ def loss_by_loops(learner, regularizer: TRLearner, tasks) -> float:
         support = type(tasks.support)(tasks.support.x[i], tasks.support.y[i])
         states.append({name: value.detach() for name, value in learner.adapt(support).items()})
         vectors.append(learner.embed(support.x).detach().numpy().mean(0))
-    m = np.array(
-        [[np.mean([cosine(w * a, w * b) for w in omega]) for b in vectors] for a in vectors]
-    )
+    m = np.array([[np.mean([cosine(w * a, w * b) for w in omega]) for b in vectors] for a in vectors])
     total = 0.0
     for i in range(n):
         predictions = {
@@ -92,9 +90,7 @@ def test_identical_tasks_have_uniform_relations_and_cost_as_much_as_the_query_lo
     one = Episode(MAML(build_network("mlp")), tasks)
     regularizer = TRLearner(7, weight=1.0, **settings).double()
     torch.testing.assert_close(regularizer.relation_matrix(one), torch.ones(4, 4, dtype=torch.float64))
-    torch.testing.assert_close(
-        regularizer.loss_terms(one)["trlearner"], one.loss(one.query_predictions)
-    )
+    torch.testing.assert_close(regularizer.loss_terms(one)["trlearner"], one.loss(one.query_predictions))
 
 
 def test_all_neighbors_equal_no_limit_and_one_neighbor_is_the_nearest():
