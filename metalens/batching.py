@@ -22,7 +22,7 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     Args:
         function: maps the trees of one task to a tree of tensors.
         *trees: trees of tensors with a leading axis of length T.
-        plan: `"vmap"` runs all tasks in one vectorised call, an integer runs that many at a time (less
+        plan: `"vmap"` runs all tasks in one vectorized call, an integer runs that many at a time (less
             memory), `"loop"` runs them one by one (any operation, and faster for convolutions whose
             kernels differ between tasks on a processor).
 

@@ -59,7 +59,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _dispatch(words: list[str]) -> None:
-    settings = _parser().parse_args(words)
+    settings = _parser().parse_args(words or ["--help"])
     command = settings.command
     if command == "list":
         _list()

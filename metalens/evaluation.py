@@ -47,14 +47,13 @@ def evaluate(
     """
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
-    device = next(learner.parameters()).device
     training = learner.training
     learner.eval()
     frames = []
     try:
         for start in range(0, n_tasks, CHUNK):
             numbers = range(start, min(start + CHUNK, n_tasks))
-            batch = pytree.tree_map(lambda tensor: tensor.to(device), tasks.batch(numbers))
+            batch = pytree.tree_map(lambda tensor: tensor.to(learner.device), tasks.batch(numbers))
             with torch.no_grad():
                 predictions = Episode(learner, batch, batching).query_predictions
             for metric, values in task_metrics(predictions, batch.query.y).items():

@@ -99,6 +99,10 @@ def fit(
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
         fabric = Fabric(accelerator="auto", devices=1)
+    if fabric.world_size > 1:
+        raise MetaLensError(
+            f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rows = _descend(

@@ -36,6 +36,7 @@ class LearnerEntry:
 
     build: Callable[[Network], Learner]
     regression: bool = True
+    adapts_parameters: bool = True
     exact_gradient: bool = True  # first-order methods follow another direction than the true gradient
 
 
@@ -45,7 +46,7 @@ LEARNERS = {
         lambda network: MAML(network, inner_lr=0.1, inner_steps=2, first_order=True), exact_gradient=False
     ),
     "ANIL": LearnerEntry(lambda network: ANIL(network, inner_lr=0.1, inner_steps=3)),
-    "ProtoNet": LearnerEntry(ProtoNet, regression=False),
+    "ProtoNet": LearnerEntry(ProtoNet, regression=False, adapts_parameters=False),
 }
 
 
@@ -117,7 +118,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "stock-group-norm": lambda: _stock(nn.GroupNorm(2, 4)),
     "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
 }
-# Networks without a vectorised form: tasks are looped over.
+# Networks without a vectorized form: tasks are looped over.
 LOOPED_NETWORKS: dict[str, Callable[[], Network]] = {
     "lstm": lambda: wrap(Recurrent(), head="fc", example=torch.randn(4, *IMAGE)),
 }

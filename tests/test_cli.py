@@ -52,7 +52,7 @@ def test_list_and_help(tmp_path):
     for word in ("demo", "omniglot-20w1s", "ProtoNet", "TRLearner", "harmonic-10shot"):
         assert word in done.stdout
     assert "--inner" not in done.stdout
-    for words in (["--help"], ["run", "--help"], ["run", "demo", "--help"], ["report", "--help"]):
+    for words in ([], ["--help"], ["run", "--help"], ["run", "demo", "--help"], ["report", "--help"]):
         done = metalens(*words, cwd=tmp_path)
         assert done.returncode == 0
         assert "usage:" in done.stdout
@@ -85,7 +85,6 @@ def test_config_file_and_print_config(tmp_path):
     [
         (["run", "nonsense"], "invalid choice: 'nonsense'"),
         (["fly"], "invalid choice: 'fly'"),
-        ([], "command"),
         (["run", "demo", "--learner", "NoSuch"], "There is no learner 'NoSuch'"),
         (["run", "demo", "--learner", "ProtoNet"], "ProtoNet needs at least 2 classes"),
         (["run", "demo", "--regularizers", "none", "TRLearner(weight=-1)"], "weight must be 0 or more"),

@@ -72,7 +72,7 @@ def test_a_recurrent_layer_is_named_and_looped_over():
         def forward(self, x):
             return self.fc(self.gru(x.unsqueeze(-1))[0][:, -1])
 
-    with pytest.warns(UserWarning, match="gru: recurrent layers have no vectorised form"):
+    with pytest.warns(UserWarning, match="gru: recurrent layers have no vectorized form"):
         network = wrap(Net(), head="fc", example=torch.randn(3, 1))
     learner = MAML(network)
     assert learner.plan("auto") == "loop"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from metalens.benchmarks.recipe import Recipe, Settings
-from metalens.distributions import Harmonic, Sinusoid, Split, TaskDistribution
+from metalens.distributions import CurveDistribution, Harmonic, Sinusoid, Split, TaskDistribution
 from metalens.networks import Network, mlp
 
 
@@ -24,7 +24,7 @@ class CurveRecipe(Recipe):
     noise: float = 0.0
     hidden: list[int] = field(default_factory=lambda: [40, 40])
 
-    family: ClassVar[type[Sinusoid] | type[Harmonic]]
+    family: ClassVar[type[CurveDistribution]]
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         return self.family(

@@ -117,6 +117,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
             trained = time.perf_counter()
             rows = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=recipe.batching)
             tested = time.perf_counter()
+            objective.eval()
             results.append(rows.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS])
             metrics.append(curve.assign(**labels)[CURVE_COLUMNS])
             cells.append({**labels, "train_seconds": trained - begin, "test_seconds": tested - trained})

@@ -70,7 +70,7 @@ class TaskDistribution(ABC):
 
 
 class BlockDistribution(TaskDistribution):
-    """A distribution that draws its tasks in blocks, vectorised, from a NumPy generator.
+    """A distribution that draws its tasks in blocks, vectorized, from a NumPy generator.
 
     Task `i` is row `i % block_size` of block `i // block_size`, and block `b` is drawn from a generator
     seeded with `(seed, split, b)`. So single tasks and bulk access agree, and bulk access is a slice.

@@ -9,7 +9,7 @@ from metalens.learners.gradient import GradientLearner, call
 
 
 class MAML(GradientLearner):
-    """Learn an initialisation from which a few gradient steps on all parameters solve a task.
+    """Learn an initialization from which a few gradient steps on all parameters solve a task.
 
     `f = theta - alpha * grad L(support; theta)`, once per meta-layer;
     outer loss `L(query; f)`, differentiated through the inner steps.

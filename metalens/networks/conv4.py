@@ -29,7 +29,7 @@ def conv4(n_way: int = 5, *, n_filters: int = 64, in_channels: int = 1, image_si
     torch.Size([5, 5])
 
     Source: O. Vinyals and others, "Matching Networks for One Shot Learning", 2016, arXiv 1606.04080.
-    Deviation: statistics of the set at hand (`TaskNorm`), PyTorch's default initialisation.
+    Deviation: statistics of the set at hand (`TaskNorm`), PyTorch's default initialization.
     """
     if n_way < 2:
         raise MetaLensError(f"n_way must be at least 2, got {n_way}.")

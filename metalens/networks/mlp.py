@@ -39,7 +39,7 @@ def mlp(
     torch.Size([10, 1])
 
     Source: the default 1-40-40-1 with ReLU is the sinusoid network of C. Finn and others, 2017,
-    arXiv 1703.03400. Deviation: PyTorch's default initialisation.
+    arXiv 1703.03400. Deviation: PyTorch's default initialization.
     """
     if not hidden or min(n_inputs, n_outputs, *hidden) < 1:
         raise MetaLensError(

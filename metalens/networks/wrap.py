@@ -47,7 +47,7 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     Returns:
         A `Network` on a copy of the module. Batch, layer and instance normalization are exchanged for
         equivalents with the same parameters whose meta-gradients are right; batch normalization then uses
-        the statistics of the set at hand and no running ones. Layers without a vectorised form (recurrent
+        the statistics of the set at hand and no running ones. Layers without a vectorized form (recurrent
         ones) make learners loop over tasks, with one warning that names them.
 
     Raises:
@@ -132,11 +132,11 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
         )
     recurrent = [name for name, layer in network.named_modules() if isinstance(layer, nn.RNNBase)]
     if recurrent:
-        return f"{', '.join(recurrent)}: recurrent layers have no vectorised form.", doubt
+        return f"{', '.join(recurrent)}: recurrent layers have no vectorized form.", doubt
     try:
         mapped = _meta_gradient(twin, inputs, targets, plan="vmap")
     except RuntimeError as error:
-        return f"an operation has no vectorised form ({_first_sentence(error)}).", doubt
+        return f"an operation has no vectorized form ({_first_sentence(error)}).", doubt
     wrong = [name for name in right if not torch.allclose(right[name], mapped[name], rtol=1e-6, atol=1e-9)]
     if wrong:
         return (

@@ -30,7 +30,7 @@ class Case:
         learner, regularizer = LEARNERS[self.learner], REGULARIZERS[self.regularizer]
         if self.kind == "regression" and (not learner.regression or regularizer.classification_only):
             return False
-        return not (regularizer.adapted_parameters_needed and self.learner == "ProtoNet")
+        return learner.adapts_parameters or not regularizer.adapted_parameters_needed
 
     @property
     def exact_gradient(self) -> bool:
@@ -86,4 +86,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "also_looped: also for networks without a vectorised form")
+    config.addinivalue_line("markers", "also_looped: also for networks without a vectorized form")
