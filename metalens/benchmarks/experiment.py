@@ -87,7 +87,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     watcher = watcher or Watcher()
     arms = arms_of(recipe)
     fabric = _fabric(recipe)
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     results, metrics, curves, relations, cells = [], [], [], [], []
     (folder / "weights").mkdir()
@@ -138,7 +138,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "configuration": asdict(recipe),
         "arms": descriptions,
         "versions": _versions(),
-        "commit": _commit(),
+        "commit": commit,
         "device": str(fabric.device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

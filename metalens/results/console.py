@@ -112,6 +112,8 @@ def results_table(results: pd.DataFrame) -> Table:
     baseline = arm_label(*summary.iloc[0][ARM])
     caption = f"On {_size(summary.iloc[0])}; 95% intervals in brackets"
     caption += "." if paired.empty else f"; differences to {baseline}."
+    if summary["n_seeds"].iloc[0] == 1:
+        caption += " With one seed they are over tasks, and do not cover training anew."
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption)
     table.add_column("arm", overflow="fold")
     table.add_column("mean", no_wrap=True, justify="right")
