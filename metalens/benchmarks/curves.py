@@ -76,6 +76,7 @@ CURVE_RECIPES: list[Recipe] = [
         n_train_tasks=100,
         meta_batch=8,
         steps=1500,
+        outer_lr=0.01,
         validate_every=100,
     ),
     SinusoidRecipe(
