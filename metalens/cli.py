@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
@@ -12,7 +13,8 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _note
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
     try:
         _dispatch(words)
     except ArgumentError as error:
@@ -45,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
+    except UnicodeDecodeError as error:
+        _fail(f"a file is not UTF-8 text: {error}.", 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written.", 130)
 
@@ -59,6 +68,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _dispatch(words: list[str]) -> None:
+    _check_config(words)
     settings = _parser().parse_args(words or ["--help"])
     command = settings.command
     if command == "list":
@@ -66,7 +76,37 @@ def _dispatch(words: list[str]) -> None:
     elif command == "run":
         _run(RECIPES[settings.run.recipe], settings.run[settings.run.recipe], words)
     else:
-        _report(Path(settings.report.folder))
+        from metalens.results import write_report
+
+        folder = Path(settings.report.folder)
+        write_report(folder)
+        _show(folder)
+
+
+def _check_config(words: list[str]) -> None:
+    """Say what is wrong with a configuration file, in clearer words than the parser's."""
+    if words[:1] != ["run"] or len(words) < 2 or words[1] not in RECIPES:
+        return
+    recipe = RECIPES[words[1]]
+    known = {field.name for field in fields(recipe)} - FIXED | {"out", "overwrite"}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option != "--config":
+            continue
+        path = Path(value or following)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(content, dict):
+            raise MetaLensError(f"{path} must hold settings, one `name: value` a line.")
+        if unknown := [str(name) for name in content if name not in known]:
+            raise MetaLensError(
+                f"{path} has settings that {recipe.name} does not know: {', '.join(unknown)}; "
+                "--print_config shows all."
+            )
+        if single := [name for name in LISTS if not isinstance(content.get(name, []), list)]:
+            raise MetaLensError(f"{path}: {', '.join(single)} must be a list, such as [a, b].")
 
 
 def _parser() -> ArgumentParser:
@@ -96,7 +136,9 @@ def _recipe_parser(recipe: Recipe) -> ArgumentParser:
     parser.add_argument(
         "--out", type=str, default=f"runs/{recipe.name}", help="Folder for everything the run writes."
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace the folder if it exists.")
+    parser.add_argument(
+        "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
+    )
     names = {field.name for field in fields(recipe)}
     for name, (kind, text) in LISTS.items():
         if name in names:
@@ -130,21 +172,23 @@ def _run(recipe: Recipe, settings: Namespace, words: list[str]) -> None:
     chosen = replace(
         recipe, **{field.name: values[field.name] for field in fields(recipe) if field.name not in FIXED}
     )
-    out = Path(settings.out)
+    from metalens.results import write_report  # slow to import
+
+    out = Path(settings.out or f"runs/{recipe.name}")
     console = Console()
     with new_folder(out, overwrite=settings.overwrite) as folder, _progress(console) as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
         run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
-    _report(out)
+        write_report(folder)
+    _show(out)
 
 
-def _report(folder: Path) -> None:
-    from metalens.results import read_results, results_table, write_report  # slow to import
+def _show(folder: Path) -> None:
+    from metalens.results import read_results, results_table
 
-    report = write_report(folder)
     console = Console()
     console.print(results_table(read_results(folder)))
-    console.print(f"Report: {report.resolve()}", soft_wrap=True)
+    console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 
 
 def _progress(console: Console) -> Progress:
@@ -178,5 +222,5 @@ class LiveProgress(Watcher):
 
     def end_cell(self, arm: Arm, seed: int, scores: dict[str, float]) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
-        self.progress.console.print(f"{arm}, seed {seed}: test {text}", highlight=False)
+        self.progress.console.print(f"{arm}, seed {seed}: test {text}", highlight=False, markup=False)
         self.progress.advance(self.cells)

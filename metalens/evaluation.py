@@ -12,7 +12,7 @@ from metalens.batching import Batching
 from metalens.distributions import TaskDistribution
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import Learner, check_targets, evaluation_mode
 
 HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
@@ -47,19 +47,14 @@ def evaluate(
     """
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
-    training = learner.training
-    learner.eval()
     frames = []
-    try:
+    with evaluation_mode(learner), torch.no_grad():
         for start in range(0, n_tasks, CHUNK):
             numbers = range(start, min(start + CHUNK, n_tasks))
             batch = pytree.tree_map(lambda tensor: tensor.to(learner.device), tasks.batch(numbers))
-            with torch.no_grad():
-                predictions = Episode(learner, batch, batching).query_predictions
+            predictions = Episode(learner, batch, batching).query_predictions
             for metric, values in task_metrics(predictions, batch.query.y).items():
                 frames.append(pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()}))
-    finally:
-        learner.train(training)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -86,9 +81,12 @@ def task_metrics(predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
     >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]))["accuracy"]
     tensor([0.5000])
     """
+    check_targets(predictions, y)
     if y.is_floating_point():
         return {"mse": (predictions - y).square().flatten(1).mean(1)}
+    diverged = ~predictions.isfinite().flatten(1).all(1)  # else arg max would score them near chance
+    accuracy = (predictions.argmax(-1) == y).to(predictions.dtype).mean(1)
     return {
-        "accuracy": (predictions.argmax(-1) == y).to(predictions.dtype).mean(1),
+        "accuracy": accuracy.masked_fill(diverged, torch.nan),
         "loss": F.cross_entropy(predictions.mT, y, reduction="none").mean(1),
     }

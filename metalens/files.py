@@ -11,6 +11,8 @@ from pathlib import Path
 
 from metalens.errors import MetaLensError
 
+MANIFEST = "manifest.json"  # what makes a folder that of a run
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -31,6 +33,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Tell whether a folder is empty or that of a run, and so may be replaced by another run."""
+    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+
+
 @contextmanager
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a folder to fill, and put it in the target's place when the block has succeeded.
@@ -39,7 +46,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         target: where the folder shall stand; its parents are made.
-        overwrite: replace what stands there.
+        overwrite: replace what stands there, if it is an empty folder or that of a run.
 
     Raises:
         MetaLensError: the target exists and may not be replaced, or cannot be written.
@@ -52,8 +59,8 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     if target.exists() and not overwrite:
         raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
-    if target.exists() and not target.is_dir():
-        raise MetaLensError(f"{target} is a file; choose another --out.")
+    if target.is_symlink() or (target.exists() and not is_replaceable(target)):
+        raise MetaLensError(f"{target} is no folder of a run and is not replaced; choose another --out.")
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +73,12 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield filled
         if target.exists():
             os.rename(target, staging / "old")
-        os.rename(filled, target)
+        try:
+            os.rename(filled, target)
+        except BaseException:
+            if (staging / "old").exists() and not target.exists():
+                os.rename(staging / "old", target)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         with suppress(OSError):  # parents made for nothing; those that hold the target stay

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -38,6 +39,12 @@ class Validation:
     tasks: TaskDistribution
     n_tasks: int = 200
     every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.n_tasks < 1 or self.every < 1:
+            raise MetaLensError(
+                f"Validation needs n_tasks and every of at least 1, got {self.n_tasks} and {self.every}."
+            )
 
 
 def fit(
@@ -91,8 +98,8 @@ def fit(
         if value < 1:
             raise MetaLensError(f"{name} must be at least 1, got {value}.")
     for name, rate in (("outer_lr", outer_lr), ("clip_norm", clip_norm)):
-        if rate is not None and rate <= 0:
-            raise MetaLensError(f"{name} must be above 0, got {rate}.")
+        if rate is not None and not 0 < rate < math.inf:
+            raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
     objective.check_meta_batch(meta_batch)
     folder = None if out is None else _writable_folder(out)
     if fabric is None:
@@ -110,10 +117,10 @@ def fit(
         )
     curve = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
     if folder is not None:
-        with atomic_path(folder / "metrics.csv") as path:
-            curve.to_csv(path, index=False)
         with atomic_path(folder / "weights.safetensors") as path:
             save_file(objective.state_dict(), path)
+        with atomic_path(folder / "metrics.csv") as path:
+            curve.to_csv(path, index=False)
     return curve
 
 
@@ -139,17 +146,17 @@ def _descend(
         batch = tasks.batch(range((step - 1) * meta_batch, step * meta_batch))
         terms = module(pytree.tree_map(fabric.to_device, batch))
         loss = torch.stack(list(terms.values())).sum()
-        fabric.backward(loss)
-        if clip_norm is not None:
-            fabric.clip_gradients(module, optimizer, max_norm=clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
         value = loss.item()
         if not math.isfinite(value):
             raise MetaLensError(
                 f"The loss is {value} at step {step} (tasks {(step - 1) * meta_batch} to "
                 f"{step * meta_batch - 1}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
             )
+        fabric.backward(loss)
+        if clip_norm is not None:
+            fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad()
         sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
         if step % log_every == 0 or step == steps:
             n = log_every if step % log_every == 0 else step % log_every
@@ -181,6 +188,8 @@ def _writable_folder(out: str | Path) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):  # an existing folder may still refuse
+            pass
     except OSError as error:
         raise MetaLensError(f"Cannot write to {folder}: {error.strerror}; choose another folder.") from error
     return folder

@@ -91,12 +91,16 @@ def test_config_file_and_print_config(tmp_path):
         (["run", "demo", "--meta_batch", "2"], "meta-batch of at least 3 tasks, got 2"),
         (["run", "demo", "--steps", "many"], "steps"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
-        (["run", "demo", "--n_train_tasks", "0"], "n_train_tasks must be at least 1"),
+        (["run", "demo", "--n_train_tasks", "0"], "n_train_tasks must be at least"),
         (["run", "demo", "--k_shot", "0"], "k_shot must be at least 1"),
         (["run", "demo", "--hidden", "0"], "sizes of at least 1"),
         (["run", "demo", "--batching", "0"], "batching must be"),
         (["run", "demo", "--accelerator", "abacus"], "accelerator='abacus' is not possible"),
         (["run", "demo", "--nonsense", "3"], "--nonsense"),
+        (["run", "demo", "--outer_lr", "nan"], "outer_lr"),
+        (["run", "demo", "--seeds", "99999999999999999999999"], "seeds must be 0 or more and below"),
+        (["run", "demo", "--regularizers", "TRLearner", "TRLearner()"], "Each arm must be named once"),
+        (["run", "demo", "--hidden", "100000000000"], "memory"),
         (["run", "demo", "--config", "absent.yaml"], "absent.yaml"),
         (["run", "omniglot-5w1s", "--n_way", "0"], "n_way must be at least 2, got 0"),
         (["report", "absent"], "absent is not a finished run: results.csv is missing"),
@@ -107,9 +111,22 @@ def test_mistakes_end_in_one_sentence(words, sentence, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
 
 
-def test_a_broken_config_file_is_one_sentence(tmp_path):
-    (tmp_path / "broken.yaml").write_text("steps: [")
-    assert_one_sentence(metalens("run", "demo", "--config", "broken.yaml", cwd=tmp_path), "parsing config")
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("steps: [", "mine.yaml is not YAML"),
+        ("", "mine.yaml must hold settings"),
+        ("stpes: 3", "mine.yaml has settings that demo does not know: stpes"),
+        ("learner: MAML", "mine.yaml: learner must be a list"),
+        ("steps: many", "steps"),
+        ("outer_lr: .nan", "outer_lr must be above 0 and finite"),
+        ("overwrite: maybe", "not boolean"),
+    ],
+)
+def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path):
+    (tmp_path / "mine.yaml").write_text(content)
+    assert_one_sentence(metalens("run", "demo", "--config", "mine.yaml", cwd=tmp_path), sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
@@ -117,7 +134,10 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "old" / "precious").write_text("x")
     done = metalens("run", "demo", *QUICK, "--out", "old", cwd=tmp_path)
     assert_one_sentence(done, "old exists already")
+    done = metalens("run", "demo", *QUICK, "--out", "old", "--overwrite", cwd=tmp_path)
+    assert_one_sentence(done, "old is no folder of a run")
     assert (tmp_path / "old" / "precious").exists()
+    (tmp_path / "old" / "manifest.json").write_text("{}")
     done = metalens("run", "demo", *QUICK, "--out", "old", "--overwrite", cwd=tmp_path)
     assert done.returncode == 0
     assert not (tmp_path / "old" / "precious").exists()

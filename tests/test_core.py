@@ -1,16 +1,20 @@
 """Tasks, distributions, training and evaluation."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from metalens import (
     MAML,
     Examples,
     Harmonic,
     MetaLensError,
+    Network,
     Objective,
     Regularizer,
     Sinusoid,
@@ -21,7 +25,10 @@ from metalens import (
     fit,
     mlp,
     stack_tasks,
+    task_loss,
 )
+from metalens.evaluation import task_metrics
+from metalens.files import new_folder
 
 FAMILIES = [Sinusoid, Harmonic]
 
@@ -169,6 +176,67 @@ def test_every_task_is_scored_alone():
 def test_divergence_at_test_time_is_a_value_not_a_crash():
     learner = MAML(mlp(), inner_lr=50.0, inner_steps=1, test_inner_steps=60)
     assert not np.isfinite(evaluate(learner, Sinusoid("test"), n_tasks=5).value).all()
+
+
+def test_divergence_in_classification_is_no_accuracy():
+    predictions = torch.full((2, 3, 4), torch.nan)
+    predictions[1] = 0.0
+    accuracy = task_metrics(predictions, torch.zeros(2, 3, dtype=torch.int64))["accuracy"]
+    assert accuracy.isnan().tolist() == [True, False]
+
+
+def test_targets_that_do_not_fit_the_predictions_are_refused():
+    class Flat(Sinusoid):
+        def batch(self, indices):
+            tasks = super().batch(indices)
+            return Task(*(Examples(e.x, e.y.squeeze(-1)) for e in tasks))
+
+    with pytest.raises(MetaLensError, match=r"shape of the predictions, \(15, 1\), got \(15,\)"):
+        fit(Objective(MAML(mlp())), Flat(k_shot=15), steps=1, meta_batch=3)
+    with pytest.raises(MetaLensError, match="Class indices must be int64"):
+        task_loss(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int32))
+
+
+def test_adapted_models_do_not_drop_out_and_leave_modes_as_they_were():
+    backbone = nn.Sequential(nn.Linear(1, 30), nn.Dropout(0.5))
+    learner = MAML(Network(backbone, nn.Linear(30, 1), n_features=30, n_outputs=1))
+    backbone[1].eval()
+    task = Sinusoid()[0]
+    model = learner(task.support)
+    assert torch.equal(model(task.query.x), model(task.query.x))
+    evaluate(learner, Sinusoid("test"), n_tasks=2)
+    assert learner.training
+    assert not backbone[1].training
+
+
+def test_divergence_with_clipping_is_the_same_sentence():
+    objective = Objective(MAML(mlp(), inner_lr=50.0, inner_steps=40))
+    with pytest.raises(MetaLensError, match="training diverged"):
+        fit(objective, Sinusoid(), steps=5, meta_batch=3, clip_norm=1.0)
+
+
+def test_an_unwritable_folder_is_refused_before_training():
+    with pytest.raises(MetaLensError, match="Cannot write to"):
+        fit(small(), Sinusoid(), steps=1, meta_batch=3, out="/proc")
+
+
+def test_a_failed_replacement_leaves_the_old_run(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    with new_folder(target) as folder:
+        (folder / "manifest.json").write_text("old")
+    rename, calls = os.rename, []
+
+    def interrupted(source, destination):
+        calls.append(source)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(target, overwrite=True) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert (target / "manifest.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_divergence_in_training_is_one_sentence():

@@ -77,6 +77,8 @@ def test_settings_of_a_call_override_those_of_the_recipe():
     network = RECIPES["sinusoid-5shot"].network()
     learner = build_learner("MAML(inner_steps=3, first_order=True)", network, RECIPES["sinusoid-5shot"].tuned)
     assert (learner.inner_lr, learner.inner_steps, learner.first_order) == (0.01, 3, True)
+    plain = build_learner("MAML(first_order=false, test_inner_steps=null)", network, {})
+    assert (plain.first_order, plain.test_inner_steps) == (False, 1)
     both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relations=uniform)", learner)
     assert [(r.weight, r.relations) for r in both] == [(0.3, "learned"), (0.1, "uniform")]
     assert build_regularizers("none", learner) == []
@@ -92,8 +94,10 @@ def test_settings_of_a_call_override_those_of_the_recipe():
         ("MAML(inner_steps=1.5)", "MAML: .*inner_steps"),
         ("MAML(inner_lr=fast)", "MAML: .*inner_lr"),
         ("MAML(network=3)", "MAML has no setting 'network'"),
-        ("MAML(inner_lr=0)", "inner_lr must be above 0, got 0"),
+        ("MAML(inner_lr=0)", "inner_lr must be above 0 and finite, got 0"),
         ("MAML(inner_steps=0)", "inner_steps must be at least 1"),
+        ("MAML(inner_lr=None)", "MAML: inner_lr must have a value"),
+        ("MAML(first_order=maybe)", "MAML: .*first_order"),
         ("MAML + ANIL", "must be a single name"),
         ("__import__('os').system('true')", "Cannot read"),
         ("MAML(0.1)", "Cannot read"),

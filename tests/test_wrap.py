@@ -145,6 +145,12 @@ def test_wrong_heads_and_examples_are_refused():
         wrap(module, head="fc", example=example)
     with pytest.raises(MetaLensError, match="'2' is not the last operation of Sequential"):
         wrap(module, head="2", example=example)
+    with pytest.raises(MetaLensError, match="fails on the example of shape"):
+        wrap(module[:3], head="2", example=torch.randn(3, 5))
+    with pytest.raises(MetaLensError, match="needs a module and a tensor"):
+        wrap(module, head="2", example=[[1.0]])
+    with pytest.raises(MetaLensError, match="no trainable parameter"):
+        wrap(nn.Sequential(nn.Linear(4, 2)).requires_grad_(False), head="0", example=example)
     with pytest.raises(MetaLensError, match="two or more inputs"):
         wrap(module, head="2", example=torch.randn(4))
 
@@ -154,3 +160,12 @@ def test_a_bare_module_or_stock_norm_is_refused_with_the_remedy():
         MAML(image_net(nn.Identity()))
     with pytest.raises(MetaLensError, match=r"backbone.1 is a BatchNorm2d.* metalens.wrap"):
         Network(image_net(nn.BatchNorm2d(4))[:4], nn.Linear(144, 5), n_features=144, n_outputs=5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LSTM(4, 4), nn.GRUCell(4, 4), nn.MultiheadAttention(4, 2), type("Mine", (nn.LayerNorm,), {})(4)],
+)
+def test_every_unsafe_layer_is_refused_in_a_plain_network(layer):
+    with pytest.raises(MetaLensError, match=rf"backbone.0 is a {type(layer).__name__}"):
+        Network(nn.Sequential(layer), nn.Linear(4, 5), n_features=4, n_outputs=5)

@@ -131,7 +131,10 @@ def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise MetaLensError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")
     try:
-        parser.parse_object(settings)
+        typed = parser.parse_object(settings)
     except ArgumentError as error:
         raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
-    return settings
+    for name in settings:
+        if typed[name] is None and parser.get_default(name) is not None:
+            raise MetaLensError(f"{cls.__name__}: {name} must have a value, got none.")
+    return {name: typed[name] for name in settings}

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import CurveDistribution, Harmonic, Sinusoid, Split, TaskDistribution
+from metalens.errors import MetaLensError
 from metalens.networks import Network, mlp
 
 
@@ -25,6 +26,14 @@ class CurveRecipe(Recipe):
     hidden: list[int] = field(default_factory=lambda: [40, 40])
 
     family: ClassVar[type[CurveDistribution]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_train_tasks is not None and self.n_train_tasks < self.meta_batch:
+            raise MetaLensError(
+                f"n_train_tasks must be at least meta_batch, got {self.n_train_tasks} and {self.meta_batch}: "
+                "a batch would hold the same task twice."
+            )
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         return self.family(

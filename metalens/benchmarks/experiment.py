@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 import torch
@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 from metalens.batching import check_batching
 from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls
 from metalens.benchmarks.recipe import Recipe
+from metalens.distributions import Split
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
+from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
@@ -137,6 +139,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "command": command,
         "configuration": asdict(recipe),
         "arms": descriptions,
+        "data": {s: recipe.distribution(s, recipe.seeds[0]).facts() for s in get_args(Split)},
         "versions": _versions(),
         "commit": commit,
         "device": str(fabric.device),
@@ -146,16 +149,19 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "seconds": time.perf_counter() - clock,
         "cells": cells,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def arms_of(recipe: Recipe) -> list[Arm]:
     """Return the arms of a recipe: every learner with every choice of regularizers."""
-    return [
+    arms = [
         Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in (learner, regularizers)))
         for learner in recipe.learner
         for regularizers in recipe.regularizers
     ]
+    if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
+        raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
+    return arms
 
 
 def _fabric(recipe: Recipe) -> Fabric:
@@ -186,12 +192,13 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
     dense = recipe.curve_distribution(seed)
     if dense is None or not isinstance(learner, GradientLearner):
         return
+    test = recipe.distribution("test", seed)
     for number in range(N_CURVES):
-        task = dense[number]
+        parts = {"support": test[number].support, "query": dense[number].query}
         with torch.no_grad():
-            model, start = learner(task.support), learner.initial_state()
-            for part in ("support", "query"):
-                x, y = getattr(task, part)
+            model, start = learner(parts["support"]), learner.initial_state()
+            for part, examples in parts.items():
+                x, y = (tensor.to(learner.device) for tensor in examples)
                 columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}
                 values = {name: tensor.flatten().tolist() for name, tensor in columns.items()}
                 yield pd.DataFrame({"task": number, "part": part, **values})
@@ -202,7 +209,8 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
     for regularizer in objective.regularizers:
         if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
             batch = recipe.distribution("test", seed).batch(range(N_RELATED))
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(seed)  # for shuffled relations
                 episode = Episode(objective.learner, batch, recipe.batching)
                 matrix = regularizer.relation_matrix(episode)
             rows, columns = torch.meshgrid(torch.arange(N_RELATED), torch.arange(N_RELATED), indexing="ij")
@@ -220,11 +228,16 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source this runs from, or `None` outside of a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the commit of the source this runs from, or `None` outside of a checkout of MetaLens."""
+    source = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(source), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        if Path(git("rev-parse", "--show-toplevel")) != source:
+            return None  # installed somewhere inside another repository
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

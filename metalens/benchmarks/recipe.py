@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,8 +68,12 @@ class Recipe(ABC):
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.n_val_tasks < 0:
             raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
-        if min(self.seeds) < 0:
-            raise MetaLensError(f"seeds must be 0 or more, got {self.seeds}.")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise MetaLensError(f"seeds must be 0 or more and below 2^63, got {self.seeds}.")
+        for name in ("outer_lr", "clip_norm"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
     @property
     def tuned(self) -> Settings:

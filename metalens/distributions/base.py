@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -56,6 +56,10 @@ class TaskDistribution(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Task:
         """Return task number `index` (0 or more)."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a reader must know about the data at hand, for the record of a run."""
+        return {}
 
     def batch(self, indices: Sequence[int]) -> Task:
         """Return the tasks of the given indices as one batch, equal to stacking `self[i]`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -48,8 +49,8 @@ class CurveDistribution(BlockDistribution):
         for name, size in (("k_shot", k_shot), ("n_query", n_query)):
             if size < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {size}.")
-        if noise < 0:
-            raise MetaLensError(f"noise must be 0 or more, got {noise}.")
+        if not 0 <= noise < math.inf:
+            raise MetaLensError(f"noise must be 0 or more and finite, got {noise}.")
         self.k_shot, self.n_query, self.noise = k_shot, n_query, noise
 
     @abstractmethod

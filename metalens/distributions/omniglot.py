@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -112,6 +112,9 @@ class Omniglot(BlockDistribution):
             )
         shuffled = self._generator(2, 0).permutation(self.n_classes)
         self._groups = np.array_split(shuffled, n_way)
+
+    def facts(self) -> dict[str, Any]:
+        return {"characters": self.n_characters, "classes": self.n_classes}
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:
         """Draw a batch of n tasks whose x are numbers of images, `class * 20 + drawer`.

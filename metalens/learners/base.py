@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,61 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
     Returns:
         The mean over everything, a scalar.
 
+    Raises:
+        MetaLensError: the shapes do not belong together.
+
     >>> import torch
     >>> task_loss(torch.zeros(4, 1), torch.ones(4, 1)).item()
     1.0
     """
+    check_targets(predictions, y)
     if y.is_floating_point():
         return F.mse_loss(predictions, y)
     return F.cross_entropy(predictions.flatten(0, -2), y.flatten())
+
+
+def check_targets(predictions: Tensor, y: Tensor) -> None:
+    """Refuse targets that do not belong to predictions `(..., n, c)`; broadcasting would hide the mistake.
+
+    Raises:
+        MetaLensError: real targets are not `(..., n, c)`, or class indices not int64 of `(..., n)`.
+
+    >>> check_targets(torch.zeros(4, 1), torch.ones(4))
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: Real targets must have the shape of the predictions, (4, 1), got (4,).
+    """
+    if y.is_floating_point():
+        if y.shape != predictions.shape:
+            raise MetaLensError(
+                f"Real targets must have the shape of the predictions, {tuple(predictions.shape)}, "
+                f"got {tuple(y.shape)}."
+            )
+    elif y.dtype != torch.int64 or y.shape != predictions.shape[:-1]:
+        raise MetaLensError(
+            f"Class indices must be int64 of shape {tuple(predictions.shape[:-1])}, got {y.dtype} of "
+            f"{tuple(y.shape)}."
+        )
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and leave every submodule as it was.
+
+    >>> layer = nn.Dropout()
+    >>> with evaluation_mode(layer):
+    ...     print(layer.training)
+    False
+    >>> layer.training
+    True
+    """
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in modes.items():
+            child.training = training
 
 
 class Learner(nn.Module, ABC):
@@ -99,12 +148,8 @@ class Learner(nn.Module, ABC):
 
         The examples are moved to the learner's device.
         """
-        training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             return AdaptedModel(self, self.adapt(Examples(*(tensor.to(self.device) for tensor in support))))
-        finally:
-            self.train(training)
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +181,9 @@ class Learner(nn.Module, ABC):
 class AdaptedModel:
     """A model adapted to one task: call it on inputs.
 
+    It holds what adaptation changed, and refers to the learner for the rest: training the learner further
+    changes the model of a learner that shares its backbone between tasks.
+
     Attributes:
         learner: the learner that made it.
         state: the task state.
@@ -146,4 +194,5 @@ class AdaptedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return predictions `(n, c)` for inputs `(n, *input_shape)`, on the learner's device."""
-        return self.learner.predict(self.state, x.to(self.learner.device))
+        with evaluation_mode(self.learner):
+            return self.learner.predict(self.state, x.to(self.learner.device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
@@ -40,8 +42,8 @@ class GradientLearner(Learner):
         loss: Loss = task_loss,
     ) -> None:
         super().__init__(network, loss=loss)
-        if inner_lr <= 0:
-            raise MetaLensError(f"inner_lr must be above 0, got {inner_lr}.")
+        if not 0 < inner_lr < math.inf:
+            raise MetaLensError(f"inner_lr must be above 0 and finite, got {inner_lr}.")
         if inner_steps < 1:
             raise MetaLensError(f"inner_steps must be at least 1, got {inner_steps}.")
         if test_inner_steps is not None and test_inner_steps < 0:

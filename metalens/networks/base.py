@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from metalens.errors import MetaLensError
 from metalens.networks.norm import is_unsafe_norm
 
+_UNSAFE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
 
 class Network(nn.Module):
     """A backbone followed by a head: `network(x) = head(backbone(x))`.
@@ -21,8 +23,9 @@ class Network(nn.Module):
         vmap_refusal: why the network cannot run under `torch.vmap`, or `None` where it can.
 
     Raises:
-        MetaLensError: the network contains a stock normalization layer, whose gradients would be wrong;
-            `wrap` exchanges them.
+        MetaLensError: the network contains a normalization, recurrent or attention layer of PyTorch, whose
+            gradients would be wrong or undefined; `wrap` makes them safe. Custom layers are not examined
+            here: `wrap` measures them.
 
     >>> import torch
     >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2)
@@ -43,11 +46,14 @@ class Network(nn.Module):
         self.backbone, self.head = backbone, head
         self.n_features, self.n_outputs = n_features, n_outputs
         self.vmap_refusal = vmap_refusal
+        self._check_layers()
+
+    def _check_layers(self) -> None:
         for name, layer in self.named_modules():
-            if is_unsafe_norm(layer):
+            if is_unsafe_norm(layer) or isinstance(layer, _UNSAFE):
                 raise MetaLensError(
                     f"{name} is a {type(layer).__name__}, whose meta-gradients are wrong or undefined when "
-                    "it is adapted; build the network with metalens.wrap(...), which exchanges it, or use "
+                    "it is adapted; build the network with metalens.wrap(...), which makes it safe, or use "
                     "metalens.TaskNorm."
                 )
 

@@ -77,12 +77,13 @@ _SAFE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def is_unsafe_norm(layer: nn.Module) -> bool:
-    """Tell whether a layer is a stock normalization that must not be adapted as it is.
+    """Tell whether a layer is a stock normalization, or derived from one, and not made safe.
 
     >>> is_unsafe_norm(nn.LayerNorm(4)), is_unsafe_norm(nn.GroupNorm(2, 4))
     (True, False)
     """
-    return type(layer) in _SAFE
+    is_norm = isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm)
+    return is_norm and not isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm | _SafeLayerNorm)
 
 
 def make_norms_safe(module: nn.Module) -> None:
@@ -97,7 +98,7 @@ def make_norms_safe(module: nn.Module) -> None:
     ['0.bias', '0.weight']
     """
     for layer in module.modules():
-        if is_unsafe_norm(layer):
+        if type(layer) in _SAFE:
             layer.__class__ = _SAFE[type(layer)]
             if isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm):
                 layer.track_running_stats = False

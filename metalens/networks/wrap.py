@@ -24,7 +24,10 @@ from metalens.networks.norm import make_norms_safe
 
 
 class WrappedNetwork(Network):
-    """A `Network` around a user's module; built by `wrap`."""
+    """A `Network` around a user's module; built by `wrap`, which has measured its layers."""
+
+    def _check_layers(self) -> None:
+        pass
 
     def embed(self, x: Tensor) -> Tensor:
         fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -58,8 +61,14 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     >>> wrap(module, head="3", example=torch.randn(2, 1, 8, 8)).n_features
     144
     """
+    if not isinstance(module, nn.Module) or not isinstance(example, Tensor):
+        raise MetaLensError(
+            f"wrap needs a module and a tensor, got {type(module).__name__} and {type(example).__name__}."
+        )
     if example.dim() < 2 or len(example) < 2:
         raise MetaLensError(f"wrap needs an example of two or more inputs, got shape {tuple(example.shape)}.")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise MetaLensError(f"{type(module).__name__} has no trainable parameter; unfreeze some.")
     backbone = copy.deepcopy(module)
     try:
         head_module = backbone.get_submodule(head)
@@ -94,8 +103,18 @@ def _check_composition(
 ) -> tuple[int, int]:
     """Check that the head comes last, and return the sizes of the features and of the output."""
     whole, stem = copy.deepcopy(module).eval(), copy.deepcopy(backbone).eval()
-    features = stem(example).flatten(1)
-    output, composed = whole(example), copy.deepcopy(head).eval()(features)
+    try:
+        features = stem(example).flatten(1)
+        output, composed = whole(example), copy.deepcopy(head).eval()(features)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise MetaLensError(
+            f"{type(module).__name__} fails on the example of shape {tuple(example.shape)}, or {name!r} on "
+            f"its features: {_first_sentence(error)}; both must work on tensors, and the head on (n, d)."
+        ) from error
+    if not isinstance(output, Tensor) or output.dim() != 2 or not output.isfinite().all():
+        raise MetaLensError(
+            f"{type(module).__name__} must turn the example into a finite tensor (n, c); check both."
+        )
     if output.shape != composed.shape or not torch.allclose(output, composed, rtol=1e-3, atol=1e-5):
         raise MetaLensError(
             f"{name!r} is not the last operation of {type(module).__name__}: its output is changed "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -35,14 +36,16 @@ class TRLearner(Regularizer):
     The term is `weight * (1/T) sum_i L_TR(i)`. Negative relations count as 0, and a task without a
     positive relation averages all others equally.
 
-    The defaults are the literal method (`TRLearner.paper`), with the batch's query set as meta-data.
+    The defaults are the literal method (`TRLearner.paper`), with the batch's query set as meta-data; they
+    are not chosen by evidence yet.
 
     Args:
         n_features: length d of the task vectors; `for_learner` works it out.
         weight: lambda, the strength of the term.
         n_heads: K.
         relations: `"learned"`, or one of three controls: `"frozen"` (plain cosine, omega fixed at 1),
-            `"uniform"` (all relations 1), `"shuffled"` (learned relations dealt to the wrong tasks).
+            `"uniform"` (all relations 1), `"shuffled"` (relations dealt to the wrong tasks, in training
+            also of omega).
         task_vector: `"features"`: mean of the support features (ignores targets); `"labeled"`: mean
             features per class, or feature-by-target products in regression; `"adaptation"`: the
             displacement of the adapted parameters.
@@ -54,7 +57,8 @@ class TRLearner(Regularizer):
         center: subtract the batch mean of the task vectors before comparing them.
         neighbors: use only the k most related tasks of each task, for a cost of T k instead of T^2
             query sets.
-        n_query_hat: use only this many query examples of each task, drawn anew at each step.
+        n_query_hat: use only this many query examples of each task, drawn anew at each step; layers that
+            normalize by the set at hand then see this smaller set.
 
     Raises:
         MetaLensError: a setting is out of range; a meta-batch is smaller than 3; the learner cannot
@@ -107,10 +111,10 @@ class TRLearner(Regularizer):
             if size is not None and size < 1:
                 raise MetaLensError(f"TRLearner: {name} must be at least 1, got {size}.")
         for name, tau in (("temperature", temperature), ("slot_temperature", slot_temperature)):
-            if tau is not None and tau <= 0:
-                raise MetaLensError(f"TRLearner: {name} must be above 0, got {tau}.")
-        if weight < 0:
-            raise MetaLensError(f"TRLearner: weight must be 0 or more, got {weight}.")
+            if tau is not None and not 0 < tau < math.inf:
+                raise MetaLensError(f"TRLearner: {name} must be above 0 and finite, got {tau}.")
+        if not 0 <= weight < math.inf:
+            raise MetaLensError(f"TRLearner: weight must be 0 or more and finite, got {weight}.")
         self.n_features, self.weight = n_features, weight
         self.relations: Relations = relations
         self.task_vector: TaskVector = task_vector
@@ -181,7 +185,10 @@ class TRLearner(Regularizer):
         return {"trlearner": self.weight * episode.learner.loss(average, y)}
 
     def relation_matrix(self, episode: Episode) -> Tensor:
-        """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal."""
+        """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal.
+
+        A task whose vector is zero is related to none, itself included.
+        """
         if self.relations == "uniform":
             return episode.query_predictions.new_ones(episode.n_tasks, episode.n_tasks)
         vectors = self._task_vectors(episode)  # (T, slots, d)
@@ -196,8 +203,10 @@ class TRLearner(Regularizer):
         if self.temperature is not None:
             matrix = torch.exp((matrix - 1) / self.temperature)
         if self.relations == "shuffled":
-            order = torch.randperm(episode.n_tasks, device=matrix.device)
-            matrix = matrix[order][:, order]
+            # A cycle through all tasks in random order: none keeps its own place.
+            cycle = torch.randperm(episode.n_tasks, device=matrix.device)
+            other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
+            matrix = matrix[other][:, other]
         return matrix
 
     def _task_vectors(self, episode: Episode) -> Tensor:

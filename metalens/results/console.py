@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize
+from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
 
 
 def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
@@ -115,17 +115,17 @@ def results_table(results: pd.DataFrame) -> Table:
     if summary["n_seeds"].iloc[0] == 1:
         caption += " With one seed they are over tasks, and do not cover training anew."
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption)
-    table.add_column("arm", overflow="fold")
+    table.add_column("arm", min_width=20)
     table.add_column("mean", no_wrap=True, justify="right")
     if not paired.empty:
         table.add_column("paired difference", no_wrap=True, justify="right")
         table.add_column("verdict", max_width=14)
     for metric in summary["metric"].unique():
         table.add_section()
-        table.add_row(Text(metric_title(metric), style="italic"))
+        table.add_row(Text(metric_title(metric).replace(", ", ",\n"), style="italic"))
         for row in table_rows(summary, paired, metric):
             cells = [
-                Text(str(row["arm"])),
+                Text(wrapped(str(row["arm"]), 26)),
                 Text(f"{row['mean']} {row['interval']}", style="bold" if row["best"] else ""),
                 Text(f"{row['difference']} {row['difference_interval']}"),
                 Text(str(row["verdict"])),

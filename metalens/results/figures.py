@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 
 import matplotlib
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.spatial.distance import squareform
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.results.statistics import ARM, FRACTIONS, arm_label
+from metalens.results.statistics import ARM, FRACTIONS, arm_label, wrapped
 
 WIDTH = 7.4  # inches, the width of the report's column
 N_TASKS = 4  # rows of the small multiples
@@ -137,7 +136,7 @@ def predictions(curves: pd.DataFrame) -> Figure:
             _adaptation(axes, panel)
         row[0].set_ylim(_limits(curves[curves["task"] == task]))
     for axes, arm in zip(grid[0], arms, strict=True):
-        axes.set_title(_wrapped(arm_label(*arm), len(arms)))
+        axes.set_title(wrapped(arm_label(*arm), max(12, 86 // len(arms))))
     for axes in grid[-1]:
         axes.set_xlabel("x")
     figure.align_ylabels(grid[:, 0])
@@ -179,7 +178,7 @@ def relations(relations: pd.DataFrame) -> Figure:
         axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm)
         others = matrix[~np.eye(len(matrix), dtype=bool)]
         span = f"off-diagonal {others.min():.3f} to {others.max():.3f}".replace("-0", "−0")
-        axes.set_title(f"{_wrapped(label, 3)}\n{span}")
+        axes.set_title(f"{wrapped(label, max(12, 86 // 3))}\n{span}")
         axes.set(xticks=[], yticks=[], xlabel="test tasks, in cluster order")
     for axes in grid[len(matrices) :]:
         axes.remove()
@@ -252,14 +251,3 @@ def _cluster_order(matrix: np.ndarray) -> np.ndarray:
     distances = np.nan_to_num(1 - (matrix + matrix.T) / 2).clip(min=0)
     np.fill_diagonal(distances, 0)
     return leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))
-
-
-def _wrapped(label: str, n_columns: int) -> str:
-    """Return a label in lines for a column, broken also after brackets and equals signs.
-
-    >>> _wrapped("MAML + TRLearner(relations=uniform)", 4)
-    'MAML + TRLearner(\\nrelations=uniform)'
-    """
-    breakable = label.replace("(", "(\0 ").replace("=", "=\0 ")
-    lines = "\n".join(textwrap.wrap(breakable, max(12, 86 // n_columns)))
-    return lines.replace("\0 ", "").replace("\0", "")

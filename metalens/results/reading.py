@@ -65,7 +65,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise MetaLensError(f"{path.parent} is not a finished run: {path.name} is missing.")
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[path.name][0], str))
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
     texts, numbers = COLUMNS[path.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,16 @@ def arm_label(learner: str, regularizers: str) -> str:
     ('MAML', 'MAML + TRLearner')
     """
     return learner if regularizers == "none" else f"{learner} + {regularizers}"
+
+
+def wrapped(label: str, width: int) -> str:
+    """Return a label in lines of at most a width, broken also after brackets and equals signs.
+
+    >>> wrapped("MAML + TRLearner(relations=uniform)", 21)
+    'MAML + TRLearner(\\nrelations=uniform)'
+    """
+    breakable = label.replace("(", "(\0 ").replace("=", "=\0 ")
+    return "\n".join(textwrap.wrap(breakable, width)).replace("\0 ", "").replace("\0", "")
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:

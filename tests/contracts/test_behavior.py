@@ -30,7 +30,7 @@ def test_every_trainable_parameter_gets_a_gradient(case):
     case.loss(objective, case.tasks()).backward()
     without = [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
     # A bias before batch or instance normalization, and the key bias of attention, cancel exactly.
-    assert not [name for name in without if not name.endswith("bias")]
+    assert not [name for name in without if not name.endswith("bias") or "head" in name]
 
 
 def test_permuting_tasks_permutes_predictions_and_keeps_the_loss(case):

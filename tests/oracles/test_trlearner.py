@@ -81,7 +81,9 @@ def test_shuffled_relations_are_the_learned_ones_of_other_tasks():
     torch.manual_seed(0)
     values = [r.relation_matrix(one).flatten().sort().values for r in (learned, shuffled)]
     torch.testing.assert_close(*values)
-    assert not torch.allclose(learned.relation_matrix(one), shuffled.relation_matrix(one))
+    for _ in range(20):
+        difference = learned.relation_matrix(one) - shuffled.relation_matrix(one)
+        assert difference.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("settings", [{}, {"task_vector": "labeled"}, {"temperature": 0.1}])
