@@ -24,6 +24,7 @@ class CurveRecipe(Recipe):
     n_train_tasks: int | None = None
     noise: float = 0.0
     hidden: list[int] = field(default_factory=lambda: [40, 40])
+    threads: int | None = 1  # networks this small are slower with more
 
     family: ClassVar[type[CurveDistribution]]
 

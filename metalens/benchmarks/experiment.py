@@ -86,7 +86,15 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     Raises:
         MetaLensError: the recipe cannot be assembled, or training diverged.
     """
-    watcher = watcher or Watcher()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads or threads)
+    try:
+        _run(recipe, folder, command, watcher or Watcher())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(recipe: Recipe, folder: Path, command: str, watcher: Watcher) -> None:
     arms = arms_of(recipe)
     fabric = _fabric(recipe)
     started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()

@@ -38,6 +38,7 @@ class Recipe(ABC):
         validate_every: outer steps between two validations.
         n_test_tasks: test tasks of each seed.
         batching: how tasks are mapped: auto, vmap, loop, or a chunk size.
+        threads: processor threads; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
     """
 
@@ -56,6 +57,7 @@ class Recipe(ABC):
     validate_every: int = 500
     n_test_tasks: int = 600
     batching: Literal["auto", "vmap", "loop"] | int = "auto"
+    threads: int | None = None
     accelerator: str = "auto"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,8 @@ class Recipe(ABC):
         for name in ("steps", "meta_batch", "n_test_tasks", "validate_every"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.threads is not None and self.threads < 1:
+            raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")
         if self.n_val_tasks < 0:
             raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
         if not all(0 <= seed < 2**63 for seed in self.seeds):
