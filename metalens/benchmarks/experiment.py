@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -86,57 +87,29 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     Raises:
         MetaLensError: the recipe cannot be assembled, or training diverged.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads or threads)
-    try:
-        _run(recipe, folder, command, watcher or Watcher())
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _run(recipe: Recipe, folder: Path, command: str, watcher: Watcher) -> None:
-    arms = arms_of(recipe)
-    fabric = _fabric(recipe)
+    watcher = watcher or Watcher()
+    arms, fabric = arms_of(recipe), _fabric(recipe)
     started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
-    results, metrics, curves, relations, cells = [], [], [], [], []
+    tables: dict[str, list[pd.DataFrame]] = {"results": [], "metrics": [], "curves": [], "relations": []}
+    cells = []
     (folder / "weights").mkdir()
-    for seed in recipe.seeds:
-        train, test = recipe.distribution("train", seed), recipe.distribution("test", seed)
-        validation = None
-        if recipe.n_val_tasks:
-            held_out = recipe.distribution("val", seed)
-            validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
-        for number, arm in enumerate(arms):
-            labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
-            watcher.start_cell(arm, seed, recipe.steps)
-            objective = arm.build(recipe, seed)
-            begin = time.perf_counter()
-            curve = fit(
-                objective,
-                train,
-                steps=recipe.steps,
-                meta_batch=recipe.meta_batch,
-                outer_lr=recipe.outer_lr,
-                clip_norm=recipe.clip_norm,
-                validation=validation,
-                seed=seed,
-                fabric=fabric,
-                progress=watcher.step,
-            )
-            trained = time.perf_counter()
-            rows = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=recipe.batching)
-            tested = time.perf_counter()
-            objective.eval()
-            results.append(rows.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS])
-            metrics.append(curve.assign(**labels)[CURVE_COLUMNS])
-            cells.append({**labels, "train_seconds": trained - begin, "test_seconds": tested - trained})
-            save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
-            if seed == recipe.seeds[0]:
-                curves += [frame.assign(**labels) for frame in _curves(objective.learner, recipe, seed)]
-                relations += [frame.assign(**labels) for frame in _relations(objective, recipe, seed)]
-            watcher.end_cell(arm, seed, mean_scores(rows))
-    tables = {"results": results, "metrics": metrics, "curves": curves, "relations": relations}
+    with _threads(recipe.threads):
+        for seed in recipe.seeds:
+            for number, arm in enumerate(arms):
+                labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
+                watcher.start_cell(arm, seed, recipe.steps)
+                objective, curve, scores, seconds = _train_and_test(arm, recipe, seed, fabric, watcher)
+                tables["results"].append(
+                    scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]
+                )
+                tables["metrics"].append(curve.assign(**labels)[CURVE_COLUMNS])
+                cells.append({**labels, **seconds})
+                save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
+                if seed == recipe.seeds[0]:
+                    tables["curves"] += [f.assign(**labels) for f in _curves(objective.learner, recipe, seed)]
+                    tables["relations"] += [f.assign(**labels) for f in _relations(objective, recipe, seed)]
+                watcher.end_cell(arm, seed, mean_scores(scores))
     for name, frames in tables.items():
         if frames:
             pd.concat(frames, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
@@ -147,17 +120,56 @@ def _run(recipe: Recipe, folder: Path, command: str, watcher: Watcher) -> None:
         "command": command,
         "configuration": asdict(recipe),
         "arms": descriptions,
-        "data": {s: recipe.distribution(s, recipe.seeds[0]).facts() for s in get_args(Split)},
+        "data": {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)},
         "versions": _versions(),
         "commit": commit,
         "device": str(fabric.device),
         "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": recipe.threads or torch.get_num_threads(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
         "cells": cells,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _train_and_test(
+    arm: Arm, recipe: Recipe, seed: int, fabric: Fabric, watcher: Watcher
+) -> tuple[Objective, pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Return the trained objective, its learning curve, its test scores and the times of both."""
+    objective = arm.build(recipe, seed)
+    validation = None
+    if recipe.n_val_tasks:
+        held_out = recipe.distribution("val", seed)
+        validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
+    begin = time.perf_counter()
+    curve = fit(
+        objective,
+        recipe.distribution("train", seed),
+        steps=recipe.steps,
+        meta_batch=recipe.meta_batch,
+        outer_lr=recipe.outer_lr,
+        clip_norm=recipe.clip_norm,
+        validation=validation,
+        seed=seed,
+        fabric=fabric,
+        progress=watcher.step,
+    )
+    trained = time.perf_counter()
+    test = recipe.distribution("test", seed)
+    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=recipe.batching)
+    seconds = {"train_seconds": trained - begin, "test_seconds": time.perf_counter() - trained}
+    return objective.eval(), curve, scores, seconds
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def arms_of(recipe: Recipe) -> list[Arm]:
