@@ -97,7 +97,7 @@ def metric_title(metric: str) -> str:
 
 
 def results_table(results: pd.DataFrame) -> Table:
-    """Return the arms' means and paired differences as a table for a terminal of 100 columns.
+    """Return the arms' means and paired differences as a table for a terminal of 80 columns.
 
     Args:
         results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
@@ -115,19 +115,19 @@ def results_table(results: pd.DataFrame) -> Table:
     if summary["n_seeds"].iloc[0] == 1:
         caption += " With one seed they are over tasks, and do not cover training anew."
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption)
-    table.add_column("arm", min_width=20)
+    table.add_column("arm", no_wrap=True)
     table.add_column("mean", no_wrap=True, justify="right")
     if not paired.empty:
         table.add_column("paired difference", no_wrap=True, justify="right")
-        table.add_column("verdict", max_width=14)
+        table.add_column("verdict", min_width=14, max_width=14)
     for metric in summary["metric"].unique():
         table.add_section()
         table.add_row(Text(metric_title(metric).replace(", ", ",\n"), style="italic"))
         for row in table_rows(summary, paired, metric):
             cells = [
-                Text(wrapped(str(row["arm"]), 26)),
-                Text(f"{row['mean']} {row['interval']}", style="bold" if row["best"] else ""),
-                Text(f"{row['difference']} {row['difference_interval']}"),
+                Text(wrapped(str(row["arm"]), 20)),
+                Text(f"{row['mean']}\n{row['interval']}", style="bold" if row["best"] else ""),
+                Text(f"{row['difference']}\n{row['difference_interval']}"),
                 Text(str(row["verdict"])),
             ]
             table.add_row(*cells[: len(table.columns)])
