@@ -1,4 +1,4 @@
-"""The command line as people meet it: in a process of its own, with their mistakes."""
+"""The command line as people meet it, with their mistakes."""
 
 import os
 import shutil
@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+
+from metalens.cli import main
 
 QUICK = [
     "--steps",
@@ -35,6 +38,25 @@ def metalens(*words: str, cwd: Path, **environment: str) -> subprocess.Completed
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture
+def metalens_here(monkeypatch, capsys, tmp_path):
+    """The command line within this process, where a process of its own would only cost seconds."""
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        on_term = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+        finally:
+            signal.signal(signal.SIGTERM, on_term)
+        return subprocess.CompletedProcess(words, ended.value.code, *capsys.readouterr())
+
+    return call
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess, words: str, status: int = 2) -> None:
@@ -106,8 +128,8 @@ def test_config_file_and_print_config(tmp_path):
         (["report", "absent"], "absent is not a finished run: results.csv is missing"),
     ],
 )
-def test_mistakes_end_in_one_sentence(words, sentence, tmp_path):
-    assert_one_sentence(metalens(*words, cwd=tmp_path), sentence)
+def test_mistakes_end_in_one_sentence(words, sentence, tmp_path, metalens_here):
+    assert_one_sentence(metalens_here(*words), sentence)
     assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
 
 
@@ -123,9 +145,9 @@ def test_mistakes_end_in_one_sentence(words, sentence, tmp_path):
         ("overwrite: maybe", "not boolean"),
     ],
 )
-def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path):
+def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path, metalens_here):
     (tmp_path / "mine.yaml").write_text(content)
-    assert_one_sentence(metalens("run", "demo", "--config", "mine.yaml", cwd=tmp_path), sentence)
+    assert_one_sentence(metalens_here("run", "demo", "--config", "mine.yaml"), sentence)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
