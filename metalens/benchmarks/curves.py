@@ -85,7 +85,7 @@ CURVE_RECIPES: list[Recipe] = [
         seeds=[0, 1, 2, 3, 4],
         n_train_tasks=100,
         meta_batch=8,
-        steps=1500,
+        steps=1200,
         outer_lr=0.01,
         validate_every=100,
     ),
