@@ -118,14 +118,12 @@ class BlockDistribution(TaskDistribution):
         blocks, rows = np.divmod(numbers, self.block_size)
         parts = [
             pytree.tree_map(lambda t, r=rows[blocks == b]: t[torch.from_numpy(r)], self._block(int(b)))
-            for b in dict.fromkeys(blocks.tolist())
+            for b in np.unique(blocks)
         ]
         if len(parts) == 1:
             return parts[0]
-        # The parts are grouped by block: undo the grouping.
-        first_seen = {b: n for n, b in enumerate(dict.fromkeys(blocks.tolist()))}
-        grouped = np.argsort([first_seen[b] for b in blocks.tolist()], kind="stable")
-        order = torch.from_numpy(np.argsort(grouped))
+        # The parts are sorted by block: undo the sorting.
+        order = torch.from_numpy(np.argsort(np.argsort(blocks, kind="stable")))
         return pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *parts)
 
     def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
