@@ -84,6 +84,24 @@ class Episode:
         owners = torch.arange(n, device=models.device).repeat_interleave(k)
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
-    def loss(self, predictions: Tensor) -> Tensor:
-        """Return the learner's loss of predictions `(T, q, c)` on the query targets."""
-        return self.learner.loss(predictions, self.tasks.query.y)
+    @cached_property
+    def outer_loss(self) -> Tensor:
+        """The learner's outer loss, the mean over tasks; a scalar."""
+        losses = self.map(
+            self.learner.outer_loss,
+            self.states,
+            self.query_predictions,
+            self.query_encoding,
+            self.tasks.query.y,
+        )
+        return losses.mean()
+
+    def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.
+
+        Args:
+            predictions: of any n examples of every task.
+            y: their targets; by default those of the query set.
+        """
+        y = self.tasks.query.y if y is None else y
+        return self.map(self.learner.loss, predictions, y).mean()

@@ -12,7 +12,8 @@ from metalens.batching import Batching
 from metalens.distributions import TaskDistribution
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
-from metalens.learners import Learner, check_targets, evaluation_mode
+from metalens.learners import Learner
+from metalens.learners.base import check_targets, evaluation_mode
 
 HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores

@@ -17,7 +17,7 @@ from metalens.tasks import Task
 class Objective(nn.Module):
     """One bi-level step: adapt to every task of a batch, and score the adapted models.
 
-    `(1/T) sum_i L(query_i; F(support_i)) + sum_r terms_r`.
+    `(1/T) sum_i L(query_i; F(support_i)) + sum_r terms_r`, where L is the learner's outer loss.
 
     Args:
         learner: the learner to train.
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         super().__init__()
         for regularizer in regularizers:
             regularizer.check(learner)
-            learner.network = regularizer.wrap_network(learner.network)
+            learner.set_network(regularizer.wrap_network(learner.network))
         learner.plan(batching)  # refuses what is impossible, now
         self.learner = learner
         self.regularizers = nn.ModuleList(regularizers)
@@ -73,7 +73,7 @@ class Objective(nn.Module):
             if clash := terms.keys() & new.keys():
                 raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
             terms |= new
-        return terms if "query" in terms else {"query": episode.loss(episode.query_predictions), **terms}
+        return terms if "query" in terms else {"query": episode.outer_loss, **terms}
 
     def _regularizers(self) -> list[Regularizer]:
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped

@@ -35,9 +35,8 @@ class LearnerEntry:
     """A learner with small settings, and what holds for it."""
 
     build: Callable[[Network], Learner]
-    regression: bool = True
-    adapts_parameters: bool = True
-    exact_gradient: bool = True  # first-order methods follow another direction than the true gradient
+    exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
+    trains: bool = True  # others have no meta-parameters
 
 
 LEARNERS = {
@@ -46,37 +45,69 @@ LEARNERS = {
         lambda network: MAML(network, inner_lr=0.1, inner_steps=2, first_order=True), exact_gradient=False
     ),
     "ANIL": LearnerEntry(lambda network: ANIL(network, inner_lr=0.1, inner_steps=3)),
-    "ProtoNet": LearnerEntry(ProtoNet, regression=False, adapts_parameters=False),
+    "ProtoNet": LearnerEntry(ProtoNet),
 }
 
 
 @dataclass(frozen=True)
 class RegularizerEntry:
-    """A regularizer with its settings, and where it is defined."""
+    """Regularizers with their settings, and what holds for them."""
 
     build: Callable[[Learner], list[Regularizer]]
-    classification_only: bool = False
-    adapted_parameters_needed: bool = False
-    random: bool = False
+    random: bool = False  # draws random numbers at every step
 
 
 def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
     return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
 
 
+# One entry for each regularizer: the full table of learners, regularizers and networks.
 REGULARIZERS = {
     "none": RegularizerEntry(lambda learner: []),
     "TRLearner": RegularizerEntry(trlearner()),
+}
+
+# Further settings of regularizers, with some learners only.
+VARIANTS = {
     "TRLearner-frozen": RegularizerEntry(trlearner(relations="frozen")),
     "TRLearner-uniform": RegularizerEntry(trlearner(relations="uniform")),
     "TRLearner-shuffled": RegularizerEntry(trlearner(relations="shuffled"), random=True),
-    "TRLearner-labeled": RegularizerEntry(trlearner(task_vector="labeled", temperature=0.5, center=True)),
-    "TRLearner-adaptation": RegularizerEntry(
-        trlearner(task_vector="adaptation"), adapted_parameters_needed=True
-    ),
-    "TRLearner-slots": RegularizerEntry(trlearner(label_slots="prototypes"), classification_only=True),
+    "TRLearner-centered": RegularizerEntry(trlearner(center=True, temperature=0.5)),
+    "TRLearner-labeled": RegularizerEntry(trlearner(task_vector="labeled", temperature=0.5)),
+    "TRLearner-adaptation": RegularizerEntry(trlearner(task_vector="adaptation")),
+    "TRLearner-slots": RegularizerEntry(trlearner(label_slots="prototypes")),
     "TRLearner-cheap": RegularizerEntry(trlearner(neighbors=2, n_query_hat=3), random=True),
 }
+VARIANT_LEARNERS = ("MAML", "ANIL", "ProtoNet")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Combinations that have no meaning, and words of the error that says so.
+
+    An empty tuple stands for all.
+    """
+
+    words: str
+    learners: tuple[str, ...] = ()
+    regularizers: tuple[str, ...] = ()
+    kind: str = ""
+
+    def covers(self, learner: str, regularizer: str, kind: str) -> bool:
+        return (
+            (not self.learners or learner in self.learners)
+            and (not self.regularizers or regularizer in self.regularizers)
+            and self.kind in ("", kind)
+        )
+
+
+# Every combination without a meaning, in this one place, first reason first; the suite asserts that each is
+# refused.
+REFUSALS = (
+    Refusal("needs parameters that adapt", learners=("ProtoNet",), regularizers=("TRLearner-adaptation",)),
+    Refusal("is a classifier, got real targets", learners=("ProtoNet",), kind="regression"),
+    Refusal("is for classification", regularizers=("TRLearner-slots",), kind="regression"),
+)
 
 
 class Attention(nn.Module):
@@ -108,15 +139,19 @@ def _stock(norm: nn.Module) -> Network:
     return wrap(nn.Sequential(*_conv(norm), nn.Linear(16, N_WAY)), head="5", example=torch.randn(4, *IMAGE))
 
 
+# The networks of the full table.
 NETWORKS: dict[str, Callable[[], Network]] = {
     "mlp": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus),
-    "mlp-norm": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus, norm=True),
     "conv-norm": lambda: Network(_conv(TaskNorm(4)), nn.Linear(16, N_WAY), n_features=16, n_outputs=N_WAY),
+    "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
+}
+# Further normalization layers, without regularizers.
+NORM_NETWORKS: dict[str, Callable[[], Network]] = {
+    "mlp-norm": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus, norm=True),
     "stock-batch-norm": lambda: _stock(nn.BatchNorm2d(4)),
     "stock-layer-norm": lambda: _stock(nn.LayerNorm([4, 6, 6])),
     "stock-instance-norm": lambda: _stock(nn.InstanceNorm2d(4, affine=True)),
     "stock-group-norm": lambda: _stock(nn.GroupNorm(2, 4)),
-    "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
 }
 # Networks without a vectorized form: tasks are looped over.
 LOOPED_NETWORKS: dict[str, Callable[[], Network]] = {
@@ -134,7 +169,7 @@ def randomize(module: nn.Module) -> nn.Module:
 
 def build_network(name: str, seed: int = 0) -> Network:
     torch.manual_seed(seed)
-    return randomize((NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
+    return randomize((NETWORKS | NORM_NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
 
 
 def classification_tasks(network: str, seed: int = 1) -> Task:

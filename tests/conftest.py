@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from combinations import CASES
 
 torch.set_num_threads(1)
 
@@ -19,3 +20,13 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data in {DATA}; set METALENS_DATA")
     return DATA
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the size of the contract suite."""
+    refused = len(CASES["refused_case"])
+    tested = len({str(case) for cases in CASES.values() for case in cases}) - refused
+    terminalreporter.write_line(
+        f"Contract suite: {tested} combinations of learner, regularizer, network and kind of task tested, "
+        f"{refused} without a meaning asserted to be refused."
+    )

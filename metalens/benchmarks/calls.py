@@ -6,21 +6,32 @@ The text is parsed, never evaluated, and every setting is checked against the cl
 from __future__ import annotations
 
 import ast
+import inspect
 from argparse import ArgumentError
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from metalens import learners, regularizers
 from metalens.errors import MetaLensError
-from metalens.learners import ANIL, MAML, Learner, ProtoNet
+from metalens.learners import Learner
 from metalens.networks import Network
-from metalens.regularizers import Regularizer, TRLearner
-
-LEARNERS: dict[str, type[Learner]] = {cls.__name__: cls for cls in (MAML, ANIL, ProtoNet)}
-REGULARIZERS: dict[str, type[Regularizer]] = {cls.__name__: cls for cls in (TRLearner,)}
+from metalens.regularizers import Regularizer
 
 C = TypeVar("C")
+
+
+def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
+    """Return the methods that a package exports, by name."""
+    exports = [getattr(package, name) for name in package.__all__]
+    methods = [export for export in exports if isinstance(export, type) and issubclass(export, base)]
+    return {cls.__name__: cls for cls in methods if cls is not base and not inspect.isabstract(cls)}
+
+
+LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
+REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
 
 # Settings that are not plain values: they come from the network or from Python.
 _NOT_SETTABLE: set[str | int] = {"network", "loss", "n_features"}

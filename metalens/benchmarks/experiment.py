@@ -216,7 +216,8 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
     for number in range(N_CURVES):
         parts = {"support": test[number].support, "query": dense[number].query}
         with torch.no_grad():
-            model, start = learner(parts["support"]), learner.initial_state()
+            model = learner(parts["support"])
+            start = learner.initial_state(*parts["support"])
             for part, examples in parts.items():
                 x, y = (tensor.to(learner.device) for tensor in examples)
                 columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}

@@ -97,13 +97,19 @@ class Learner(nn.Module, ABC):
 
     Args:
         network: the backbone and head.
-        loss: `(predictions (..., n, c), y) -> scalar`; by default `task_loss`.
+        loss: `(predictions (n, c), y) -> scalar` of one task; by default `task_loss`.
+
+    Attributes:
+        head_only: the backbone is shared by all tasks; only what reads its features adapts.
+        regularizer_refusal: why no regularizer can act on this learner, or `None` where they can.
 
     Raises:
         MetaLensError: the network is a plain module; `metalens.wrap` makes it usable.
     """
 
     head_only: bool = False
+    regularizer_refusal: str | None = None
+    network: Network
 
     def __init__(self, network: Network, *, loss: Loss = task_loss) -> None:
         super().__init__()
@@ -112,8 +118,21 @@ class Learner(nn.Module, ABC):
                 f"{type(self).__name__} needs a metalens Network, got {type(network).__name__}; use "
                 "metalens.wrap(module, head='name of its last layer', example=two_or_more_inputs)."
             )
-        self.network = network
         self.loss = loss
+        self.set_network(network)
+
+    def set_network(self, network: Network) -> None:
+        """Take a network: at construction, and again where a regularizer has changed it.
+
+        A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
+        """
+        self.network = network
+
+    def set_progress(self, progress: float) -> None:
+        """Take notice of the share of outer steps already made, 0 to 1; for schedules of the inner loop.
+
+        `fit` calls it before every step, and with 1 at the end. A learner that was never told acts as at 1.
+        """
 
     @abstractmethod
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
@@ -124,8 +143,33 @@ class Learner(nn.Module, ABC):
         """Return predictions `(n, c)` of the adapted model for encoded inputs `(n, ...)`."""
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that differ between tasks after adaptation, by name; none by default."""
+        """Return the parameters that differ between tasks after adaptation, by their names in the state.
+
+        None by default.
+        """
         return {}
+
+    def hidden(self, state: State, x: Tensor, layer: int) -> Tensor:
+        """Return the activations of the adapted model after `layer` stages of its network.
+
+        The default is for learners whose backbone is shared by all tasks.
+        """
+        return self.network(x, stop=layer)
+
+    def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
+        """Return predictions `(n, c)` of the adapted model from activations after `layer` stages."""
+        return self.predict_encoded(state, self.network(hidden, start=layer, stop=self.network.depth))
+
+    def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        """Return the outer loss of one task; by default the loss of the adapted model's predictions.
+
+        Args:
+            state: the task state.
+            predictions: `predict_encoded(state, z)`, `(q, c)`.
+            z: encoded query inputs, `(q, ...)`.
+            y: query targets.
+        """
+        return self.loss(predictions, y)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return what adaptation sees of the inputs: features if `head_only`, else the inputs."""
@@ -155,6 +199,14 @@ class Learner(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the meta-parameters are."""
         return next(self.parameters()).device
+
+    def refuse_real_targets(self, y: Tensor) -> None:
+        """Raise `MetaLensError` where a classifier gets real targets."""
+        if y.is_floating_point():
+            raise MetaLensError(
+                f"{type(self).__name__} is a classifier, got real targets; for regression use another "
+                "learner, such as R2D2 or MAML."
+            )
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.

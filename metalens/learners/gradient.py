@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
 from metalens.networks import Network
+
+StepSizes = Mapping[str, Tensor | float]
 
 
 class GradientLearner(Learner):
     """Adaptation by gradient steps on the support loss.
 
-    `theta_0 = theta`, `theta_{t+1} = theta_t - alpha * grad L(support; theta_t)`, `inner_steps` times.
-    Subclasses say which parameters adapt (`adapted_parameters`), and what they apply to
-    (`predict_encoded`).
+    `theta_0 = theta`, `theta_{t+1} = theta_t - alpha * d(grad L(support; theta_t))`, `inner_steps` times,
+    where d is the direction of the inner optimizer: the gradient itself by default. Subclasses say which
+    parameters adapt (`adapted_parameters`), and override one of the small methods where they differ further.
 
     Args:
         network: the backbone and head.
@@ -25,6 +31,9 @@ class GradientLearner(Learner):
         inner_steps: number of meta-layers (gradient steps) in training.
         test_inner_steps: the same at test time; by default as in training.
         first_order: treat inner gradients as constants in the outer gradient (cheaper, approximate).
+        inner_optimizer: `"sgd"` or `"adam"`, see `InnerOptimizer`.
+        inner_momentum: share of the last direction that is kept; beta_1 of Adam.
+        inner_clip: largest norm of the inner gradient, or `None` for no limit.
         loss: see `Learner`.
 
     Raises:
@@ -39,9 +48,11 @@ class GradientLearner(Learner):
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         first_order: bool = False,
+        inner_optimizer: InnerOptimizerName = "sgd",
+        inner_momentum: float = 0.0,
+        inner_clip: float | None = None,
         loss: Loss = task_loss,
     ) -> None:
-        super().__init__(network, loss=loss)
         if not 0 < inner_lr < math.inf:
             raise MetaLensError(f"inner_lr must be above 0 and finite, got {inner_lr}.")
         if inner_steps < 1:
@@ -50,24 +61,55 @@ class GradientLearner(Learner):
             raise MetaLensError(f"test_inner_steps must be 0 or more, got {test_inner_steps}.")
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
+        self.inner_optimizer = InnerOptimizer(inner_optimizer, inner_momentum, inner_clip)
+        super().__init__(network, loss=loss)
 
-    def initial_state(self) -> State:
-        """Return the state before adaptation: the meta-parameters themselves."""
+    @abstractmethod
+    def adapted_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that adapt, by their names in the network."""
+
+    def initial_state(self, z: Tensor, y: Tensor) -> State:
+        """Return the state before adaptation: by default the meta-parameters themselves."""
         return dict[str, Tensor](self.adapted_parameters())
 
-    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        def support_loss(state: State) -> Tensor:
-            return self.loss(self.predict_encoded(state, z), y)
+    def step_sizes(self, n_steps: int) -> Sequence[StepSizes]:
+        """Return the step size of every parameter, for each of n steps."""
+        return [dict.fromkeys(self.adapted_parameters(), self.inner_lr)] * n_steps
 
-        state = self.initial_state()
-        for _ in range(self.inner_steps if self.training else self.test_inner_steps):
-            gradients = grad(support_loss)(state)
+    def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss that the inner loop descends."""
+        return self.loss(self.predict_encoded(state, z), y)
+
+    def trajectory(self, z: Tensor, y: Tensor) -> Iterator[State]:
+        """Yield the states from before the first step to after the last."""
+        n_steps = self.inner_steps if self.training else self.test_inner_steps
+        state, memory = self.initial_state(z, y), {}
+        yield state
+        for step, sizes in enumerate(self.step_sizes(n_steps)):
+            gradients = grad(self.support_loss)(state, z, y)
             if self.first_order:
                 gradients = {name: gradient.detach() for name, gradient in gradients.items()}
-            state = {name: value - self.inner_lr * gradients[name] for name, value in state.items()}
+            directions, memory = self.inner_optimizer(gradients, memory, step)
+            state = {name: value - sizes[name] * directions[name] for name, value in state.items()}
+            yield state
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        (last,) = deque(self.trajectory(z, y), maxlen=1)  # earlier states need not be kept
+        return last
+
+    def weights(self, state: State) -> State:
+        """Return the parameters of the adapted network, by their names in the network."""
         return state
 
+    def run(self, state: State, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run some stages of the adapted network; see `Network.forward`."""
+        return functional_call(self.network, self.weights(state), (x,), {"start": start, "stop": stop})
 
-def call(module: nn.Module, state: State, x: Tensor) -> Tensor:
-    """Apply a module with some of its parameters replaced."""
-    return functional_call(module, state, (x,))
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        return self.run(state, z, start=self.network.depth if self.head_only else 0)
+
+    def hidden(self, state: State, x: Tensor, layer: int) -> Tensor:
+        return self.run(state, x, stop=layer)
+
+    def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
+        return self.run(state, hidden, start=layer)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from metalens.learners.base import State
-from metalens.learners.gradient import GradientLearner, call
+from metalens.learners.gradient import GradientLearner
 
 
 class MAML(GradientLearner):
@@ -14,13 +13,7 @@ class MAML(GradientLearner):
     `f = theta - alpha * grad L(support; theta)`, once per meta-layer;
     outer loss `L(query; f)`, differentiated through the inner steps.
 
-    Args:
-        network: the backbone and head.
-        inner_lr: alpha, the step size of the inner loop.
-        inner_steps: number of gradient steps (meta-layers) in training.
-        test_inner_steps: the same at test time; by default as in training.
-        first_order: first-order MAML: inner gradients are constants.
-        loss: see `Learner`.
+    With `first_order` it is first-order MAML: inner gradients are constants. Settings: see `GradientLearner`.
 
     >>> import torch
     >>> from metalens import MAML, Sinusoid, mlp
@@ -35,6 +28,3 @@ class MAML(GradientLearner):
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-
-    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
-        return call(self.network, state, z)

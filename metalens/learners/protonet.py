@@ -21,7 +21,7 @@ class ProtoNet(Learner):
         loss: see `Learner`.
 
     Raises:
-        MetaLensError: fewer than two classes.
+        MetaLensError: fewer than two classes, or real targets.
 
     >>> import torch
     >>> from metalens import Examples, ProtoNet, mlp
@@ -45,9 +45,12 @@ class ProtoNet(Learner):
                 f"ProtoNet needs at least 2 classes, got n_way={self.n_way}; it is a classifier, so give a "
                 "network with one output per class, or n_way."
             )
-        self.network = network.headless()
+
+    def set_network(self, network: Network) -> None:
+        super().set_network(network.headless())
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        self.refuse_real_targets(y)
         members = (y.unsqueeze(0) == torch.arange(self.n_way, device=y.device).unsqueeze(1)).to(z.dtype)
         return {"prototypes": members @ z / members.sum(1, keepdim=True)}  # (n_way, d)
 

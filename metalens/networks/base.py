@@ -15,6 +15,9 @@ _UNSAFE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 class Network(nn.Module):
     """A backbone followed by a head: `network(x) = head(backbone(x))`.
 
+    A network is a chain of stages: the children of a backbone that is an `nn.Sequential` (any other backbone
+    is one stage), then the head. `network(x, start, stop)` runs a part of the chain.
+
     Args:
         backbone: `(n, *input_shape) -> (n, d)`; trailing axes are flattened.
         head: `(n, d) -> (n, c)`.
@@ -57,12 +60,34 @@ class Network(nn.Module):
                     "metalens.TaskNorm."
                 )
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The stages of the backbone."""
+        return list(self.backbone) if type(self.backbone) is nn.Sequential else [self.backbone]
+
+    @property
+    def depth(self) -> int:
+        """The number of stages of the backbone; stage number `depth` is the head."""
+        return len(self.blocks)
+
     def embed(self, x: Tensor) -> Tensor:
         """Return the features of n inputs, `(n, d)`."""
-        return self.backbone(x).flatten(1)
+        return self(x, stop=self.depth)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.embed(x))
+    def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run the stages from `start` up to and without `stop`; by default all of them.
+
+        Args:
+            x: the input of stage `start`, `(n, ...)`.
+            start: 0 for the first stage of the backbone, `depth` for the head.
+            stop: `depth` returns features `(n, d)`; `None` predictions `(n, c)`.
+        """
+        stages = [*self.blocks, self.head]
+        for number in range(start, len(stages) if stop is None else stop):
+            x = stages[number](x)
+            if number == self.depth - 1:
+                x = x.flatten(1)
+        return x
 
     def headless(self) -> Self:
         """Return a network that shares the backbone and returns its features.

@@ -46,8 +46,9 @@ def mlp(
             "mlp needs at least one hidden layer and sizes of at least 1, "
             f"got n_inputs={n_inputs}, hidden={tuple(hidden)}, n_outputs={n_outputs}."
         )
-    layers: list[nn.Module] = []
-    for n_in, n_out in zip((n_inputs, *hidden[:-1]), hidden, strict=True):
-        layers += [nn.Linear(n_in, n_out), *([TaskNorm(n_out)] if norm else []), activation()]
+    blocks = [
+        nn.Sequential(nn.Linear(n_in, n_out), *([TaskNorm(n_out)] if norm else []), activation())
+        for n_in, n_out in zip((n_inputs, *hidden[:-1]), hidden, strict=True)
+    ]
     head = nn.Linear(hidden[-1], n_outputs)
-    return Network(nn.Sequential(*layers), head, n_features=hidden[-1], n_outputs=n_outputs)
+    return Network(nn.Sequential(*blocks), head, n_features=hidden[-1], n_outputs=n_outputs)

@@ -32,6 +32,10 @@ class Regularizer(nn.Module):
 
     def check(self, learner: Learner) -> None:
         """Raise `MetaLensError` with the reason where it cannot act on this learner."""
+        if learner.regularizer_refusal is not None:
+            raise MetaLensError(
+                f"{type(self).__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
+            )
 
     def check_meta_batch(self, meta_batch: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for it."""

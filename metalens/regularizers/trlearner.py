@@ -150,12 +150,8 @@ class TRLearner(Regularizer):
         return cls(_vector_length(learner, settings.get("task_vector", "features")), **settings)
 
     def check(self, learner: Learner) -> None:
+        super().check(learner)
         length = _vector_length(learner, self.task_vector)
-        if length == 0:
-            raise MetaLensError(
-                "TRLearner: task_vector='adaptation' needs parameters that adapt, and "
-                f"{type(learner).__name__} has none; use 'features' or 'labeled'."
-            )
         if length != self.n_features:
             raise MetaLensError(
                 f"TRLearner: n_features is {self.n_features}, but the task vectors ({self.task_vector}) of "
@@ -182,7 +178,7 @@ class TRLearner(Regularizer):
             slots = self._slot_maps(episode, models, predictions.shape[-1])  # (T, k, c, c)
             predictions = predictions @ slots.mT
         average = torch.einsum("tk,tkqc->tqc", weights, predictions)
-        return {"trlearner": self.weight * episode.learner.loss(average, y)}
+        return {"trlearner": self.weight * episode.loss(average, y)}
 
     def relation_matrix(self, episode: Episode) -> Tensor:
         """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal.
@@ -212,8 +208,8 @@ class TRLearner(Regularizer):
     def _task_vectors(self, episode: Episode) -> Tensor:
         """Return `(T, slots, d)`; a slot is a class or target where the vector is labeled, else one."""
         if self.task_vector == "adaptation":
-            before = episode.learner.adapted_parameters()
-            moves = [(after - before[name]).flatten(1) for name, after in episode.states.items()]
+            before, after = episode.learner.adapted_parameters(), episode.states
+            moves = [(after[name] - value).flatten(1) for name, value in before.items()]
             return torch.cat(moves, dim=1).unsqueeze(1)
         features, y = episode.support_features, episode.tasks.support.y
         if self.task_vector == "features":
@@ -253,6 +249,12 @@ def _class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:
 
 
 def _vector_length(learner: Learner, task_vector: str) -> int:
-    if task_vector == "adaptation":
-        return sum(p.numel() for p in learner.adapted_parameters().values())
-    return learner.network.n_features
+    if task_vector != "adaptation":
+        return learner.network.n_features
+    length = sum(p.numel() for p in learner.adapted_parameters().values())
+    if length == 0:
+        raise MetaLensError(
+            "TRLearner: task_vector='adaptation' needs parameters that adapt, and "
+            f"{type(learner).__name__} has none; use 'features' or 'labeled'."
+        )
+    return length

@@ -1,0 +1,80 @@
+"""Every combination of the catalogue: what is tested, and what must be refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from catalogue import (
+    LEARNERS,
+    LOOPED_NETWORKS,
+    NETWORKS,
+    NORM_NETWORKS,
+    REFUSALS,
+    REGULARIZERS,
+    VARIANT_LEARNERS,
+    VARIANTS,
+    build_network,
+    classification_tasks,
+    regression_tasks,
+)
+
+from metalens import Objective, Task
+
+KINDS = ("classification", "regression")
+
+
+class Case:
+    """A learner, a regularizer, a network and a kind of task."""
+
+    def __init__(self, learner: str, regularizer: str, network: str, kind: str) -> None:
+        self.learner, self.regularizer, self.network, self.kind = learner, regularizer, network, kind
+        self.entry, self.regularizer_entry = LEARNERS[learner], (REGULARIZERS | VARIANTS)[regularizer]
+        covering = (r.words for r in REFUSALS if r.covers(learner, regularizer, kind))
+        self.refusal: str | None = next(covering, None)
+
+    def objective(self, batching: str | int = "auto") -> Objective:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # wrapping a recurrent network warns, as it should
+            network = build_network(self.network)
+        torch.manual_seed(2)
+        learner = self.entry.build(network)
+        regularizers = self.regularizer_entry.build(learner)
+        return Objective(learner, regularizers, batching=batching).double()
+
+    def tasks(self) -> Task:
+        return (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
+
+    def loss(self, objective: Objective, tasks: Task) -> torch.Tensor:
+        torch.manual_seed(3)  # what a regularizer draws at every step
+        return torch.stack(list(objective(tasks).values())).sum()
+
+    def __str__(self) -> str:
+        return f"{self.learner}-{self.regularizer}-{self.network}-{self.kind}"
+
+
+def _cases(learners: Iterable[str], regularizers: Iterable[str], networks: Iterable[str]) -> list[Case]:
+    names = [(a, r, n) for a in learners for r in regularizers for n in networks]
+    return [Case(*name, kind) for name in names for kind in KINDS]
+
+
+TABLE = _cases(LEARNERS, REGULARIZERS, NETWORKS) + _cases(VARIANT_LEARNERS, VARIANTS, NETWORKS)
+LEARNER_TABLE = _cases(LEARNERS, ["none"], [*NETWORKS, *NORM_NETWORKS])
+LOOPED_TABLE = _cases(LEARNERS, ["none", "TRLearner"], LOOPED_NETWORKS)
+EVERYTHING = list({str(case): case for case in TABLE + LEARNER_TABLE + LOOPED_TABLE}.values())
+
+
+# What a test of each kind goes through, by the name of its argument.
+CASES = {
+    # All that can train.
+    "case": [case for case in EVERYTHING if case.refusal is None and case.entry.trains],
+    # All that can be vectorized.
+    "table_case": [
+        case for case in EVERYTHING if case.refusal is None and case.network not in LOOPED_NETWORKS
+    ],
+    # Each learner alone.
+    "learner_case": [case for case in EVERYTHING if case.refusal is None and case.regularizer == "none"],
+    # What has no meaning.
+    "refused_case": [case for case in EVERYTHING if case.refusal is not None],
+}
