@@ -54,9 +54,7 @@ class Episode:
     @cached_property
     def support_features(self) -> Tensor:
         """Backbone features of the support inputs under the meta-parameters, `(T, s, d)`."""
-        if self.learner.head_only:
-            return self.support_encoding
-        return self.map(self.learner.embed, self.tasks.support.x)
+        return self.map(self.learner.features, self.support_encoding)
 
     @cached_property
     def states(self) -> State:

@@ -175,8 +175,12 @@ class Learner(nn.Module, ABC):
         """Return what adaptation sees of the inputs: features if `head_only`, else the inputs."""
         return self.embed(x) if self.head_only else x
 
+    def features(self, z: Tensor) -> Tensor:
+        """Return the backbone's features `(n, d)` of encoded inputs, under the meta-parameters."""
+        return z if self.head_only else self.embed(z)
+
     def embed(self, x: Tensor) -> Tensor:
-        """Return the backbone's features `(n, d)` under the meta-parameters."""
+        """Return the backbone's features `(n, d)` of inputs, under the meta-parameters."""
         return self.network.embed(x)
 
     def adapt(self, support: Examples) -> State:
