@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.calls import LEARNERS, REGULARIZERS
+from metalens.benchmarks.calls import BACKBONES, LEARNERS, REGULARIZERS
 from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
 from metalens.errors import MetaLensError
 from metalens.files import new_folder
@@ -117,7 +117,7 @@ def _parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand(
-        "list", ArgumentParser(exit_on_error=False), help="recipes, learners, regularizers"
+        "list", ArgumentParser(exit_on_error=False), help="recipes, learners, regularizers, networks"
     )
     runner = ArgumentParser(exit_on_error=False, description="Run a recipe; `metalens list` describes them.")
     commands.add_subcommand("run", runner, help="train, test, compare, report")
@@ -154,6 +154,7 @@ def _list() -> None:
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
+        ("Networks", {name: _first_line(build) for name, build in BACKBONES.items()}),
     ):
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", no_wrap=True, min_width=18)
@@ -163,8 +164,8 @@ def _list() -> None:
         console.print(table, "")
 
 
-def _first_line(cls: type) -> str:
-    return (getdoc(cls) or "").split("\n")[0]
+def _first_line(method: object) -> str:
+    return (getdoc(method) or "").split("\n")[0]
 
 
 def _run(recipe: Recipe, settings: Namespace, words: list[str]) -> None:

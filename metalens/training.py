@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pandas as pd
 import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Progress = Callable[[int, float], None]
+OuterOptimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def fit(
     steps: int,
     meta_batch: int,
     outer_lr: float = 1e-3,
+    outer_optimizer: OuterOptimizer = "adam",
+    schedule: Schedule = "constant",
     clip_norm: float | None = None,
     validation: Validation | None = None,
     seed: int = 0,
@@ -61,17 +65,20 @@ def fit(
     fabric: Fabric | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train an objective by Adam on batches of tasks.
+    """Train an objective on batches of tasks.
 
     Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
-    of the distribution, so runs with the same settings see the same tasks in the same order.
+    of the distribution, so runs with the same settings see the same tasks in the same order. A learner that
+    trains on all tasks as one problem gets `tasks.pooled()`. Without trainable parameters nothing is done.
 
     Args:
         objective: what to train; its parameters are changed in place.
         tasks: the distribution of training tasks.
         steps: number of outer steps.
         meta_batch: tasks per step.
-        outer_lr: step size of Adam.
+        outer_lr: step size of the outer optimizer.
+        outer_optimizer: `"adam"`, or `"sgd"` for plain gradient descent.
+        schedule: of the outer step size: `"constant"`, or down to 0 at the end by `"linear"` or `"cosine"`.
         clip_norm: largest norm of the outer gradient, or `None` for no limit.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
@@ -97,6 +104,12 @@ def fit(
     for name, value in (("steps", steps), ("meta_batch", meta_batch)):
         if value < 1:
             raise MetaLensError(f"{name} must be at least 1, got {value}.")
+    for name, choice, choices in (
+        ("outer_optimizer", outer_optimizer, OuterOptimizer),
+        ("schedule", schedule, Schedule),
+    ):
+        if choice not in get_args(choices):
+            raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}.")
     for name, rate in (("outer_lr", outer_lr), ("clip_norm", clip_norm)):
         if rate is not None and not 0 < rate < math.inf:
             raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
@@ -106,15 +119,21 @@ def fit(
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
         fabric = Fabric(accelerator="auto", devices=1)
+    if objective.learner.pooled:
+        tasks = tasks.pooled()
     if fabric.world_size > 1:
         raise MetaLensError(
             f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        rows = _descend(
-            objective, tasks, steps, meta_batch, outer_lr, clip_norm, validation, fabric, progress
-        )
+    rows = []
+    if any(parameter.requires_grad for parameter in objective.parameters()):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            optimizer, scheduler = _outer_optimizer(objective, outer_optimizer, outer_lr, schedule, steps)
+            rows = _descend(
+                objective, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation, fabric,
+                progress,
+            )  # fmt: skip
     curve = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
     if folder is not None:
         with atomic_path(folder / "weights.safetensors") as path:
@@ -124,18 +143,31 @@ def fit(
     return curve
 
 
+def _outer_optimizer(
+    objective: Objective, name: OuterOptimizer, lr: float, schedule: Schedule, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    optimizer = make([p for p in objective.parameters() if p.requires_grad], lr=lr)
+    shares = {
+        "constant": lambda step: 1.0,
+        "linear": lambda step: 1 - step / steps,
+        "cosine": lambda step: (1 + math.cos(math.pi * step / steps)) / 2,
+    }
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, shares[schedule])
+
+
 def _descend(
     objective: Objective,
     tasks: TaskDistribution,
     steps: int,
     meta_batch: int,
-    outer_lr: float,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
     clip_norm: float | None,
     validation: Validation | None,
     fabric: Fabric,
     progress: Progress | None,
 ) -> list[tuple[int, str, str, float]]:
-    optimizer = torch.optim.Adam(objective.parameters(), lr=outer_lr)
     module, optimizer = fabric.setup(objective, optimizer)
     module.train()
     log_every = max(1, steps // 200)
@@ -143,6 +175,7 @@ def _descend(
     sums: dict[str, torch.Tensor] = {}
     best_score, best_weights = -math.inf, None
     for step in range(1, steps + 1):
+        objective.learner.set_progress((step - 1) / steps)
         batch = tasks.batch(range((step - 1) * meta_batch, step * meta_batch))
         terms = module(pytree.tree_map(fabric.to_device, batch))
         loss = torch.stack(list(terms.values())).sum()
@@ -157,6 +190,7 @@ def _descend(
             fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
+        scheduler.step()
         sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
         if step % log_every == 0 or step == steps:
             n = log_every if step % log_every == 0 else step % log_every
@@ -172,6 +206,7 @@ def _descend(
                 best_weights = {k: v.detach().clone() for k, v in objective.state_dict().items()}
         if progress is not None:
             progress(step, value)
+    objective.learner.set_progress(1.0)
     if best_weights is not None:
         objective.load_state_dict(best_weights)
     return rows

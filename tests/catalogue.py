@@ -13,14 +13,33 @@ from torch import nn
 
 from metalens import (
     ANIL,
+    BOIL,
+    IMAML,
     MAML,
+    MLTI,
+    MRMAML,
+    R2D2,
+    TAML,
+    DeepKernelGP,
+    DropoutBins,
     Examples,
+    FromScratch,
     Learner,
+    LinearProbe,
+    MAMLPlusPlus,
+    MetaAug,
+    MetaCRL,
+    MetaMix,
+    MetaSGD,
+    MTNet,
     Network,
+    ProtoMAML,
     ProtoNet,
     Regularizer,
+    Reptile,
     Task,
     TaskNorm,
+    TNet,
     TRLearner,
     mlp,
     wrap,
@@ -37,15 +56,54 @@ class LearnerEntry:
     build: Callable[[Network], Learner]
     exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
     trains: bool = True  # others have no meta-parameters
+    from_hidden: bool = True  # others need the inputs too, and cannot predict from activations alone
 
 
+def maml_plus_plus(network: Network) -> Learner:
+    learner = MAMLPlusPlus(network, inner_lr=0.1, inner_steps=3, multi_step_until=0.5)
+    learner.set_progress(0.2)  # in the middle of the multi-step loss
+    return learner
+
+
+# One entry for each learner: the full table of learners, regularizers and networks.
 LEARNERS = {
     "MAML": LearnerEntry(lambda network: MAML(network, inner_lr=0.1, inner_steps=2)),
     "MAML-first-order": LearnerEntry(
         lambda network: MAML(network, inner_lr=0.1, inner_steps=2, first_order=True), exact_gradient=False
     ),
     "ANIL": LearnerEntry(lambda network: ANIL(network, inner_lr=0.1, inner_steps=3)),
+    "BOIL": LearnerEntry(lambda network: BOIL(network, inner_lr=0.1, inner_steps=2)),
+    "MetaSGD": LearnerEntry(lambda network: MetaSGD(network, inner_lr=0.1, inner_steps=2)),
+    "TNet": LearnerEntry(lambda network: TNet(network, inner_lr=0.1, inner_steps=2)),
+    "MTNet": LearnerEntry(lambda network: MTNet(network, inner_lr=0.1, inner_steps=2)),
+    "MAMLPlusPlus": LearnerEntry(maml_plus_plus),
+    "ProtoMAML": LearnerEntry(lambda network: ProtoMAML(network, inner_lr=0.05, inner_steps=2)),
+    "IMAML": LearnerEntry(
+        lambda network: IMAML(network, proximity=100.0, cg_steps=10, inner_lr=0.009, inner_steps=20)
+    ),
+    "Reptile": LearnerEntry(
+        lambda network: Reptile(network, inner_lr=0.01, inner_steps=2, inner_optimizer="sgd"),
+        exact_gradient=False,
+    ),
     "ProtoNet": LearnerEntry(ProtoNet),
+    "R2D2": LearnerEntry(R2D2),
+    "DeepKernelGP": LearnerEntry(DeepKernelGP),
+    "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
+    "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
+}
+
+# Further settings of learners, without rival regularizers.
+LEARNER_VARIANTS = {
+    "ANIL-momentum": LearnerEntry(
+        lambda network: ANIL(network, inner_lr=0.1, inner_steps=3, inner_momentum=0.9, inner_clip=0.3)
+    ),
+    "ANIL-adam": LearnerEntry(
+        lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
+    ),
+    "DeepKernelGP-predictive": LearnerEntry(
+        lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
+        from_hidden=False,
+    ),
 }
 
 
@@ -61,10 +119,17 @@ def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
     return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
 
 
-# One entry for each regularizer: the full table of learners, regularizers and networks.
+# One entry for each regularizer of the full table.
 REGULARIZERS = {
     "none": RegularizerEntry(lambda learner: []),
     "TRLearner": RegularizerEntry(trlearner()),
+    "MetaMix": RegularizerEntry(lambda learner: [MetaMix()], random=True),
+    "MLTI": RegularizerEntry(lambda learner: [MLTI()], random=True),
+    "MetaAug": RegularizerEntry(lambda learner: [MetaAug()], random=True),
+    "TAML": RegularizerEntry(lambda learner: [TAML(weight=0.3)]),
+    "MRMAML": RegularizerEntry(lambda learner: [MRMAML(beta=0.01, initial_sigma=0.1)], random=True),
+    "DropoutBins": RegularizerEntry(lambda learner: [DropoutBins(p=0.2)], random=True),
+    "MetaCRL": RegularizerEntry(lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]),
 }
 
 # Further settings of regularizers, with some learners only.
@@ -77,6 +142,10 @@ VARIANTS = {
     "TRLearner-adaptation": RegularizerEntry(trlearner(task_vector="adaptation")),
     "TRLearner-slots": RegularizerEntry(trlearner(label_slots="prototypes")),
     "TRLearner-cheap": RegularizerEntry(trlearner(neighbors=2, n_query_hat=3), random=True),
+    "MetaMix-shuffle": RegularizerEntry(lambda learner: [MetaMix(channel_shuffle=0.5)], random=True),
+    "TAML-entropy": RegularizerEntry(lambda learner: [TAML(weight=0.5, measure="entropy")]),
+    "TAML-gini": RegularizerEntry(lambda learner: [TAML(weight=0.5, measure="gini")]),
+    "DropoutBins-bins": RegularizerEntry(lambda learner: [DropoutBins(n_bins=3, p=0.0)]),
 }
 VARIANT_LEARNERS = ("MAML", "ANIL", "ProtoNet")
 
@@ -101,12 +170,30 @@ class Refusal:
         )
 
 
+ALL_REGULARIZERS = tuple(name for name in REGULARIZERS | VARIANTS if name != "none")
+
 # Every combination without a meaning, in this one place, first reason first; the suite asserts that each is
 # refused.
 REFUSALS = (
+    Refusal("channel_shuffle is for class", regularizers=("MetaMix-shuffle",), kind="regression"),
     Refusal("needs parameters that adapt", learners=("ProtoNet",), regularizers=("TRLearner-adaptation",)),
-    Refusal("is a classifier, got real targets", learners=("ProtoNet",), kind="regression"),
-    Refusal("is for classification", regularizers=("TRLearner-slots",), kind="regression"),
+    Refusal("it moves the initialization toward", learners=("Reptile",), regularizers=ALL_REGULARIZERS),
+    Refusal("it learns one model for all of them", learners=("LinearProbe",), regularizers=ALL_REGULARIZERS),
+    Refusal("it learns nothing across tasks", learners=("FromScratch",), regularizers=ALL_REGULARIZERS),
+    Refusal(
+        "needs an initial model",
+        learners=("ProtoNet", "R2D2", "DeepKernelGP"),
+        regularizers=("TAML", "TAML-entropy", "TAML-gini"),
+    ),
+    Refusal(
+        "needs a linear head to replace",
+        learners=("ProtoNet", "ProtoMAML", "R2D2", "DeepKernelGP"),
+        regularizers=("DropoutBins", "DropoutBins-bins"),
+    ),
+    Refusal("masks change from step to step", learners=("IMAML",), regularizers=("DropoutBins",)),
+    Refusal("sees the initialization alone", learners=("IMAML",), regularizers=("MRMAML",)),
+    Refusal("is a classifier, got real targets", learners=("ProtoNet", "ProtoMAML"), kind="regression"),
+    Refusal("is for classification", regularizers=("TRLearner-slots", "TAML-entropy"), kind="regression"),
 )
 
 

@@ -77,7 +77,7 @@ def test_settings_of_a_call_override_those_of_the_recipe():
     network = RECIPES["sinusoid-5shot"].network()
     learner = build_learner("MAML(inner_steps=3, first_order=True)", network, RECIPES["sinusoid-5shot"].tuned)
     assert (learner.inner_lr, learner.inner_steps, learner.first_order) == (0.01, 3, True)
-    plain = build_learner("MAML(first_order=false, test_inner_steps=null)", network, {})
+    plain = build_learner("MAML(first_order=false, test_inner_steps=null)", network, lambda name: {})
     assert (plain.first_order, plain.test_inner_steps) == (False, 1)
     both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relations=uniform)", learner)
     assert [(r.weight, r.relations) for r in both] == [(0.3, "learned"), (0.1, "uniform")]

@@ -62,6 +62,32 @@ def test_batch_norm_uses_the_set_at_hand_and_the_module_stays_as_it_was():
     assert not [name for name in network.state_dict() if "running" in name]
 
 
+def test_what_derives_from_batch_norm_uses_the_set_at_hand_too():
+    """Its running statistics would be changed in place in training, and hide its gradients in evaluation."""
+    with pytest.warns(UserWarning, match="wrong gradients for backbone.0.weight, backbone.0.bias; a"):
+        network = wrap(image_net(type("Mine", (nn.BatchNorm2d,), {})(4)), head="4", example=IMAGES)
+    torch.testing.assert_close(network.train()(IMAGES), network.eval()(IMAGES))
+
+
+def test_a_relu_at_its_kink_casts_no_doubt_on_gradients(recwarn):
+    """A residual branch that starts with a scale of 0 leaves exact zeros before the next ReLU."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+            nn.init.zeros_(self.branch[1].weight)
+
+        def forward(self, x):
+            return (x + self.branch(x)).relu()
+
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    module = nn.Sequential(*stem, Residual(), Residual(), nn.Flatten(), nn.Linear(144, 5))
+    wrap(module, head="6", example=IMAGES)
+    assert not recwarn.list
+
+
 def test_a_recurrent_layer_is_named_and_looped_over():
     class Net(nn.Module):
         def __init__(self):
@@ -138,6 +164,22 @@ def test_a_backward_that_is_not_differentiable_is_found_by_measuring():
         wrap(Net(), head="fc", example=torch.randn(5, 4))
 
 
+def test_a_module_that_asserts_another_size_is_refused():
+    class Picky(nn.Linear):
+        def forward(self, x):
+            assert x.shape[1] == 5, "size does not match"
+            return super().forward(x)
+
+    with pytest.raises(MetaLensError, match=r"Sequential fails on the example .*size does not match"):
+        wrap(nn.Sequential(Picky(5, 6), nn.Linear(6, 2)), head="1", example=torch.randn(3, 4))
+
+
+def test_many_wrong_gradients_are_counted():
+    layers = [layer for _ in range(3) for layer in (nn.Linear(4, 4), type("Mine", (nn.LayerNorm,), {})(4))]
+    with pytest.warns(UserWarning, match=r"for backbone.0.weight, backbone.\S+, backbone.\S+ and \d more; a"):
+        wrap(nn.Sequential(*layers, nn.Tanh(), nn.Linear(4, 2)), head="7", example=torch.randn(5, 4))
+
+
 def test_wrong_heads_and_examples_are_refused():
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.Softmax(1))
     example = torch.randn(3, 4)
@@ -169,3 +211,8 @@ def test_a_bare_module_or_stock_norm_is_refused_with_the_remedy():
 def test_every_unsafe_layer_is_refused_in_a_plain_network(layer):
     with pytest.raises(MetaLensError, match=rf"backbone.0 is a {type(layer).__name__}"):
         Network(nn.Sequential(layer), nn.Linear(4, 5), n_features=4, n_outputs=5)
+
+
+def test_wraps_without_gradients_too():
+    with torch.no_grad():
+        assert wrap(image_net(nn.BatchNorm2d(4)), head="4", example=IMAGES).vmap_refusal is None

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import inspect
 from argparse import ArgumentError
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from metalens import learners, regularizers
+from metalens import learners, networks, regularizers
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
@@ -32,6 +33,9 @@ def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
 
 LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
+BACKBONES: dict[str, Callable[..., Network]] = {
+    name: getattr(networks, name) for name in networks.__all__ if name.islower()
+}
 
 # Settings that are not plain values: they come from the network or from Python.
 _NOT_SETTABLE: set[str | int] = {"network", "loss", "n_features"}
@@ -96,13 +100,13 @@ def _value(node: ast.expr) -> Any:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
-def build_learner(text: str, network: Network, tuned: dict[str, dict[str, Any]]) -> Learner:
+def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, Any]]) -> Learner:
     """Build a learner from its text.
 
     Args:
         text: one call, for example `"MAML(inner_lr=0.1)"`.
         network: the network it gets.
-        tuned: settings for each learner's name, used where the call does not set them.
+        tuned: gives a learner's settings by its name, used where the call does not set them.
 
     Raises:
         MetaLensError: the name or a setting is unknown or of a wrong type.
@@ -112,7 +116,7 @@ def build_learner(text: str, network: Network, tuned: dict[str, dict[str, Any]])
         raise MetaLensError(f"A learner must be a single name, got {text!r}.")
     call = calls[0]
     cls = _find(LEARNERS, call.name, "learner")
-    return cls(network, **_checked(cls, {**tuned.get(call.name, {}), **call.settings}))
+    return cls(network, **_checked(cls, {**tuned(call.name), **call.settings}))
 
 
 def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:

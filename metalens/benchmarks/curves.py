@@ -10,6 +10,23 @@ from metalens.distributions import CurveDistribution, Harmonic, Sinusoid, Split,
 from metalens.errors import MetaLensError
 from metalens.networks import Network, mlp
 
+_ONE_STEP = {"inner_lr": 0.01, "inner_steps": 1}
+
+SINUSOID_SETTINGS: dict[str, Settings] = {
+    "MAML": _ONE_STEP,
+    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    "BOIL": _ONE_STEP,
+    "MetaSGD": _ONE_STEP,
+    "TNet": _ONE_STEP,
+    "MTNet": _ONE_STEP,
+    "MAMLPlusPlus": {"inner_lr": 0.01, "inner_steps": 5},
+    "Reptile": {"inner_lr": 0.02, "inner_steps": 8, "inner_optimizer": "sgd"},
+}
+HARMONIC_SETTINGS: dict[str, Settings] = {
+    "MAML": {"inner_lr": 0.01, "inner_steps": 5},
+    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurveRecipe(Recipe):
@@ -59,9 +76,8 @@ class SinusoidRecipe(CurveRecipe):
 
     family: ClassVar[type[Sinusoid]] = Sinusoid
 
-    @property
-    def tuned(self) -> Settings:
-        return {"MAML": {"inner_lr": 0.01, "inner_steps": 1}, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
+    def tuned(self, learner: str) -> Settings:
+        return SINUSOID_SETTINGS.get(learner, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +88,8 @@ class HarmonicRecipe(CurveRecipe):
     hidden: list[int] = field(default_factory=lambda: [128, 128])
     family: ClassVar[type[Harmonic]] = Harmonic
 
-    @property
-    def tuned(self) -> Settings:
-        return {"MAML": {"inner_lr": 0.01, "inner_steps": 5}, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
+    def tuned(self, learner: str) -> Settings:
+        return HARMONIC_SETTINGS.get(learner, {})
 
 
 CURVE_RECIPES: list[Recipe] = [

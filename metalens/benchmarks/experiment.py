@@ -149,6 +149,8 @@ def _train_and_test(
         steps=recipe.steps,
         meta_batch=recipe.meta_batch,
         outer_lr=recipe.outer_lr,
+        outer_optimizer=recipe.outer_optimizer,
+        schedule=recipe.schedule,
         clip_norm=recipe.clip_norm,
         validation=validation,
         seed=seed,
@@ -198,7 +200,7 @@ def _describe(arm: Arm, recipe: Recipe) -> dict[str, Any]:
     objective = arm.build(recipe, seed=0)
     objective.check_meta_batch(recipe.meta_batch)
     name = parse_calls(arm.learner)[0].name
-    tuned = ", ".join(f"{key}={value}" for key, value in recipe.tuned.get(name, {}).items())
+    tuned = ", ".join(f"{key}={value}" for key, value in recipe.tuned(name).items())
     return {
         "learner": arm.learner,
         "regularizers": arm.regularizers,

@@ -9,6 +9,19 @@ from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import Omniglot, Split, TaskDistribution
 from metalens.networks import Network, conv4
 
+_ONE_STEP = {"inner_lr": 0.4, "inner_steps": 1}
+
+SETTINGS: dict[str, Settings] = {
+    "MAML": _ONE_STEP,
+    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    "BOIL": _ONE_STEP,
+    "MetaSGD": _ONE_STEP,
+    "TNet": _ONE_STEP,
+    "MTNet": _ONE_STEP,
+    "MAMLPlusPlus": {"inner_lr": 0.1, "inner_steps": 3},
+    "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 3},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OmniglotRecipe(Recipe):
@@ -35,12 +48,17 @@ class OmniglotRecipe(Recipe):
     meta_batch: int = 8
     steps: int = 3000
 
-    @property
-    def tuned(self) -> Settings:
-        maml = {"inner_lr": 0.4, "inner_steps": 1} if self.n_way <= 5 else {"inner_lr": 0.1, "inner_steps": 5}
-        return {"MAML": maml, "ANIL": {"inner_lr": 0.1, "inner_steps": 5}}
+    def tuned(self, learner: str) -> Settings:
+        if learner == "LinearProbe":
+            return {"n_classes": self._omniglot("train", seed=0).n_classes}
+        if self.n_way > 5 and learner in ("MAML", "BOIL", "MetaSGD", "TNet", "MTNet"):
+            return {"inner_lr": 0.1, "inner_steps": 5}
+        return SETTINGS.get(learner, {})
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
+        return self._omniglot(split, seed)
+
+    def _omniglot(self, split: Split, seed: int) -> Omniglot:
         return Omniglot(
             split,
             n_way=self.n_way,

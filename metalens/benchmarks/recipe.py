@@ -10,8 +10,9 @@ from typing import Any, Literal
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
+from metalens.training import OuterOptimizer, Schedule
 
-Settings = dict[str, dict[str, Any]]  # by name of a learner
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,9 @@ class Recipe(ABC):
         seeds: one replication each.
         steps: outer steps.
         meta_batch: tasks per outer step.
-        outer_lr: step size of Adam in the outer loop.
+        outer_lr: step size of the outer loop.
+        outer_optimizer: adam or sgd.
+        schedule: of the outer step size: constant, or linear or cosine down to 0.
         clip_norm: largest norm of the outer gradient; null for no limit.
         k_shot: support examples (per class in classification).
         n_query: query examples (per class in classification), in training and testing.
@@ -50,6 +53,8 @@ class Recipe(ABC):
     steps: int = 2000
     meta_batch: int = 25
     outer_lr: float = 1e-3
+    outer_optimizer: OuterOptimizer = "adam"
+    schedule: Schedule = "constant"
     clip_norm: float | None = None
     k_shot: int = 5
     n_query: int = 15
@@ -79,9 +84,8 @@ class Recipe(ABC):
             if rate is not None and not 0 < rate < math.inf:
                 raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
-    @property
-    def tuned(self) -> Settings:
-        """Settings of each learner for this benchmark, used where a call does not say otherwise."""
+    def tuned(self, learner: str) -> Settings:
+        """Return the settings of a learner for this benchmark, used where a call does not say otherwise."""
         return {}
 
     @abstractmethod

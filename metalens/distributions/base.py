@@ -72,6 +72,22 @@ class TaskDistribution(ABC):
         """
         return stack_tasks([self[index] for index in indices])
 
+    def pooled(self) -> TaskDistribution:
+        """Return the same tasks with targets that mean the same in all of them.
+
+        Real targets do already. A distribution of classes overrides this and numbers the classes of its
+        whole split, `0 ... n_classes - 1`, for learners that pretrain one model on all tasks.
+
+        Raises:
+            MetaLensError: targets are class indices, and the distribution does not know their classes.
+        """
+        if not self[0].query.y.is_floating_point():
+            raise MetaLensError(
+                f"{type(self).__name__} does not number the classes of all its tasks; write its `pooled` to "
+                "pretrain on them."
+            )
+        return self
+
 
 class BlockDistribution(TaskDistribution):
     """A distribution that draws its tasks in blocks, vectorized, from a NumPy generator.

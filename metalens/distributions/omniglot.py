@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -112,9 +114,17 @@ class Omniglot(BlockDistribution):
             )
         shuffled = self._generator(2, 0).permutation(self.n_classes)
         self._groups = np.array_split(shuffled, n_way)
+        self._pooled = False
 
     def facts(self) -> dict[str, Any]:
         return {"characters": self.n_characters, "classes": self.n_classes}
+
+    def pooled(self) -> Omniglot:
+        """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the whole split."""
+        twin = copy(self)
+        twin._pooled = True
+        twin._block = lru_cache(maxsize=4)(twin._draw_block)
+        return twin
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:
         """Draw a batch of n tasks whose x are numbers of images, `class * 20 + drawer`.
@@ -125,8 +135,10 @@ class Omniglot(BlockDistribution):
         drawers = rng.permuted(np.broadcast_to(np.arange(N_DRAWERS), (n, self.n_way, N_DRAWERS)), axis=-1)
         images = classes * N_DRAWERS + drawers
 
+        labels = classes if self._pooled else np.arange(self.n_way)[:, np.newaxis]
+
         def examples(x: np.ndarray) -> Examples:
-            y = np.tile(np.repeat(np.arange(self.n_way), x.shape[-1]), (n, 1))
+            y = np.broadcast_to(labels, x.shape).reshape(n, -1).copy()
             return Examples(torch.from_numpy(x.reshape(n, -1)), torch.from_numpy(y))
 
         last = self.k_shot + self.n_query

@@ -2,8 +2,41 @@
 
 from metalens.learners.anil import ANIL
 from metalens.learners.base import AdaptedModel, Learner, State, task_loss
+from metalens.learners.boil import BOIL
+from metalens.learners.deep_kernel_gp import DeepKernelGP
+from metalens.learners.from_scratch import FromScratch
 from metalens.learners.gradient import GradientLearner
+from metalens.learners.imaml import IMAML
+from metalens.learners.linear_probe import LinearProbe
 from metalens.learners.maml import MAML
+from metalens.learners.maml_plus_plus import MAMLPlusPlus
+from metalens.learners.meta_sgd import MetaSGD
+from metalens.learners.mtnet import MTNet
+from metalens.learners.proto_maml import ProtoMAML
 from metalens.learners.protonet import ProtoNet
+from metalens.learners.r2d2 import R2D2
+from metalens.learners.reptile import Reptile
+from metalens.learners.tnet import TNet
 
-__all__ = ["ANIL", "MAML", "AdaptedModel", "GradientLearner", "Learner", "ProtoNet", "State", "task_loss"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "IMAML",
+    "MAML",
+    "R2D2",
+    "AdaptedModel",
+    "DeepKernelGP",
+    "FromScratch",
+    "GradientLearner",
+    "Learner",
+    "LinearProbe",
+    "MAMLPlusPlus",
+    "MTNet",
+    "MetaSGD",
+    "ProtoMAML",
+    "ProtoNet",
+    "Reptile",
+    "State",
+    "TNet",
+    "task_loss",
+]

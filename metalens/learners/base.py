@@ -101,6 +101,7 @@ class Learner(nn.Module, ABC):
 
     Attributes:
         head_only: the backbone is shared by all tasks; only what reads its features adapts.
+        pooled: it trains on all tasks as one problem, whose classes are those of the whole training set.
         regularizer_refusal: why no regularizer can act on this learner, or `None` where they can.
 
     Raises:
@@ -108,6 +109,7 @@ class Learner(nn.Module, ABC):
     """
 
     head_only: bool = False
+    pooled: bool = False
     regularizer_refusal: str | None = None
     network: Network
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypedDict
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad
@@ -16,6 +17,19 @@ from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
 from metalens.networks import Network
 
 StepSizes = Mapping[str, Tensor | float]
+
+
+class InnerSettings(TypedDict, total=False):
+    """The settings of `GradientLearner`, for subclasses that add their own and hand these on."""
+
+    inner_lr: float
+    inner_steps: int
+    test_inner_steps: int | None
+    first_order: bool
+    inner_optimizer: InnerOptimizerName
+    inner_momentum: float
+    inner_clip: float | None
+    loss: Loss
 
 
 class GradientLearner(Learner):
@@ -72,20 +86,20 @@ class GradientLearner(Learner):
         """Return the state before adaptation: by default the meta-parameters themselves."""
         return dict[str, Tensor](self.adapted_parameters())
 
-    def step_sizes(self, n_steps: int) -> Sequence[StepSizes]:
-        """Return the step size of every parameter, for each of n steps."""
-        return [dict.fromkeys(self.adapted_parameters(), self.inner_lr)] * n_steps
+    def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
+        """Return the step size of every tensor of the state, for each of n steps."""
+        return [dict.fromkeys(state, self.inner_lr)] * n_steps
 
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
         """Return the loss that the inner loop descends."""
         return self.loss(self.predict_encoded(state, z), y)
 
-    def trajectory(self, z: Tensor, y: Tensor) -> Iterator[State]:
-        """Yield the states from before the first step to after the last."""
-        n_steps = self.inner_steps if self.training else self.test_inner_steps
-        state, memory = self.initial_state(z, y), {}
+    def descend(self, state: State, z: Tensor, y: Tensor) -> Iterator[State]:
+        """Yield the states from the given one, before the first step, to that after the last."""
+        memory = {}
         yield state
-        for step, sizes in enumerate(self.step_sizes(n_steps)):
+        n_steps = self.inner_steps if self.training else self.test_inner_steps
+        for step, sizes in enumerate(self.step_sizes(state, n_steps)):
             gradients = grad(self.support_loss)(state, z, y)
             if self.first_order:
                 gradients = {name: gradient.detach() for name, gradient in gradients.items()}
@@ -94,8 +108,7 @@ class GradientLearner(Learner):
             yield state
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        (last,) = deque(self.trajectory(z, y), maxlen=1)  # earlier states need not be kept
-        return last
+        return last(self.descend(self.initial_state(z, y), z, y))
 
     def weights(self, state: State) -> State:
         """Return the parameters of the adapted network, by their names in the network."""
@@ -113,3 +126,13 @@ class GradientLearner(Learner):
 
     def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
         return self.run(state, hidden, start=layer)
+
+
+def last(states: Iterable[State]) -> State:
+    """Return the last state; the earlier ones are not kept.
+
+    >>> last([{}, {"w": 1}])
+    {'w': 1}
+    """
+    (state,) = deque(states, maxlen=1)
+    return state

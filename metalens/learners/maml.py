@@ -27,4 +27,4 @@ class MAML(GradientLearner):
     """
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        return self.network.adaptable_parameters()

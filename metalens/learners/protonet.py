@@ -51,11 +51,25 @@ class ProtoNet(Learner):
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         self.refuse_real_targets(y)
-        members = (y.unsqueeze(0) == torch.arange(self.n_way, device=y.device).unsqueeze(1)).to(z.dtype)
-        return {"prototypes": members @ z / members.sum(1, keepdim=True)}  # (n_way, d)
+        return {"prototypes": class_means(z, y, self.n_way)}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         # -||z - c||^2 without the (n, n_way, d) array of differences.
         prototypes = state["prototypes"]
         squares = z.square().sum(1, keepdim=True) + prototypes.square().sum(1)
         return 2 * z @ prototypes.T - squares
+
+
+def class_means(features: Tensor, y: Tensor, n_way: int) -> Tensor:
+    """Return the mean features of every class, `(n_way, d)`; not a number for a class without examples.
+
+    Args:
+        features: `(s, d)`.
+        y: class indices, `(s,)`.
+        n_way: number of classes.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2).tolist()
+    [[2.0], [5.0]]
+    """
+    members = (y.unsqueeze(0) == torch.arange(n_way, device=y.device).unsqueeze(1)).to(features.dtype)
+    return members @ features / members.sum(1, keepdim=True)

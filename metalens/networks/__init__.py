@@ -2,8 +2,24 @@
 
 from metalens.networks.base import Network
 from metalens.networks.conv4 import conv4
+from metalens.networks.drug_net import drug_net
 from metalens.networks.mlp import mlp
 from metalens.networks.norm import TaskNorm
+from metalens.networks.pose_net import pose_net
+from metalens.networks.resnet12 import resnet12
+from metalens.networks.timm_model import timm_model
+from metalens.networks.vit import vit
 from metalens.networks.wrap import wrap
 
-__all__ = ["Network", "TaskNorm", "conv4", "mlp", "wrap"]
+__all__ = [
+    "Network",
+    "TaskNorm",
+    "conv4",
+    "drug_net",
+    "mlp",
+    "pose_net",
+    "resnet12",
+    "timm_model",
+    "vit",
+    "wrap",
+]

@@ -23,12 +23,13 @@ class Network(nn.Module):
         head: `(n, d) -> (n, c)`.
         n_features: d.
         n_outputs: c.
+        n_shared: number of first stages that all tasks share: only the outer loop trains them.
         vmap_refusal: why the network cannot run under `torch.vmap`, or `None` where it can.
 
     Raises:
-        MetaLensError: the network contains a normalization, recurrent or attention layer of PyTorch, whose
-            gradients would be wrong or undefined; `wrap` makes them safe. Custom layers are not examined
-            here: `wrap` measures them.
+        MetaLensError: the backbone has fewer than `n_shared` stages, or the network contains a
+            normalization, recurrent or attention layer of PyTorch, whose gradients would be wrong or
+            undefined; `wrap` makes them safe. Custom layers are not examined here: `wrap` measures them.
 
     >>> import torch
     >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2)
@@ -43,12 +44,17 @@ class Network(nn.Module):
         *,
         n_features: int,
         n_outputs: int,
+        n_shared: int = 0,
         vmap_refusal: str | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         self.n_features, self.n_outputs = n_features, n_outputs
-        self.vmap_refusal = vmap_refusal
+        self.n_shared, self.vmap_refusal = n_shared, vmap_refusal
+        if not 0 <= n_shared <= self.depth:
+            raise MetaLensError(
+                f"n_shared must be 0 to {self.depth}, the number of stages of the backbone, got {n_shared}."
+            )
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -69,6 +75,16 @@ class Network(nn.Module):
     def depth(self) -> int:
         """The number of stages of the backbone; stage number `depth` is the head."""
         return len(self.blocks)
+
+    def adaptable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what an inner loop may adapt: the trainable parameters after the shared stages, by name.
+
+        >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2, n_shared=1)
+        >>> list(network.adaptable_parameters())
+        ['head.weight', 'head.bias']
+        """
+        shared = {p for block in self.blocks[: self.n_shared] for p in block.parameters()}
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and p not in shared}
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features of n inputs, `(n, d)`."""
@@ -102,5 +118,6 @@ class Network(nn.Module):
             nn.Identity(),
             n_features=self.n_features,
             n_outputs=self.n_features,
+            n_shared=self.n_shared,
             vmap_refusal=self.vmap_refusal,
         )

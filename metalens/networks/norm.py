@@ -89,8 +89,9 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
 def make_norms_safe(module: nn.Module) -> None:
     """Give every stock normalization layer of a module, in place, a form that is right when adapted.
 
-    Parameters, their names and all attributes stay. Batch and instance normalization lose their running
-    statistics and use those of the set at hand; apart from that they compute what they computed.
+    Parameters, their names and all attributes stay. Batch and instance normalization, and what derives from
+    them, lose their running statistics and use those of the set at hand; apart from that they compute what
+    they computed.
 
     >>> module = nn.Sequential(nn.BatchNorm1d(4))
     >>> make_norms_safe(module)
@@ -100,9 +101,9 @@ def make_norms_safe(module: nn.Module) -> None:
     for layer in module.modules():
         if type(layer) in _SAFE:
             layer.__class__ = _SAFE[type(layer)]
-            if isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm):
-                layer.track_running_stats = False
-                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        if isinstance(layer, _BatchNorm | _InstanceNorm):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
 def _standardize(x: Tensor, eps: float) -> Tensor:

@@ -1,6 +1,23 @@
 """Regularizers: one method, one file, one citation."""
 
 from metalens.regularizers.base import Regularizer
+from metalens.regularizers.dropout_bins import DropoutBins
+from metalens.regularizers.meta_aug import MetaAug
+from metalens.regularizers.metacrl import MetaCRL
+from metalens.regularizers.metamix import MetaMix
+from metalens.regularizers.mlti import MLTI
+from metalens.regularizers.mr_maml import MRMAML
+from metalens.regularizers.taml import TAML
 from metalens.regularizers.trlearner import TRLearner
 
-__all__ = ["Regularizer", "TRLearner"]
+__all__ = [
+    "MLTI",
+    "MRMAML",
+    "TAML",
+    "DropoutBins",
+    "MetaAug",
+    "MetaCRL",
+    "MetaMix",
+    "Regularizer",
+    "TRLearner",
+]

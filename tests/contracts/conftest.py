@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from combinations import CASES
+from combinations import CASES, draws_by_shape
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -15,10 +15,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def same_draws_for_every_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let draws inside the map over tasks depend on their shape alone, else no two plans could agree."""
-
-    def rand_like(tensor: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(tensor.numel())
-        return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-
-    monkeypatch.setattr(torch, "rand_like", rand_like)
+    monkeypatch.setattr(torch, "rand_like", draws_by_shape)

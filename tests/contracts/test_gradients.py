@@ -39,7 +39,7 @@ def test_gradient_equals_finite_difference(case):
 
 @torch.no_grad()
 def central_difference(
-    case, objective: Objective, tasks: Task, parameters: list, direction: list, h: float = 1e-4
+    case, objective: Objective, tasks: Task, parameters: list, direction: list, h: float = 5e-5
 ) -> torch.Tensor:
     """The five-point rule: its error is of order h^4, where normalization layers curve strongly."""
     values = {}

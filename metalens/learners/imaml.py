@@ -1,0 +1,142 @@
+"""Meta-gradients by the implicit function theorem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import Loss, State, task_loss
+from metalens.learners.gradient import last
+from metalens.learners.maml import MAML
+from metalens.networks import Network
+
+
+class IMAML(MAML):
+    """MAML whose inner loop stays near the initialization, and whose meta-gradient ignores the path taken.
+
+    The inner loop descends `G(phi) = L(support; phi) + (lambda / 2) ||phi - theta||^2`. At its minimum the
+    implicit function theorem gives `d phi / d theta = (I + H / lambda)^-1`, H the Hessian of the support
+    loss at phi, and the product of its inverse with a vector is found by conjugate gradients. Memory does
+    not grow with the number of steps. The meta-gradient is exact where the inner loop has converged.
+
+    Args:
+        network: see `GradientLearner`.
+        proximity: lambda, how strongly the inner loop is held near the initialization.
+        cg_steps: steps of conjugate gradients.
+        inner_lr: step size of the inner loop; it must be below `2 / (lambda + largest curvature)`.
+        inner_steps: gradient steps in training.
+        test_inner_steps: the same at test time; by default as in training.
+        loss: see `Learner`.
+
+    Raises:
+        MetaLensError: a setting is out of range.
+
+    >>> from metalens import IMAML, Sinusoid, mlp
+    >>> IMAML(mlp(), inner_lr=0.05)(Sinusoid("test")[0].support).state["head.weight"].shape
+    torch.Size([1, 40])
+
+    Source: A. Rajeswaran, C. Finn, S. Kakade, S. Levine, "Meta-Learning with Implicit Gradients", 2019,
+    arXiv 1909.04630. Deviation: a fixed number of gradient steps in the inner loop.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        proximity: float = 2.0,
+        cg_steps: int = 5,
+        inner_lr: float = 0.1,
+        inner_steps: int = 16,
+        test_inner_steps: int | None = None,
+        loss: Loss = task_loss,
+    ) -> None:
+        if not 0 < proximity < math.inf:
+            raise MetaLensError(f"proximity must be above 0 and finite, got {proximity}.")
+        if cg_steps < 1:
+            raise MetaLensError(f"cg_steps must be at least 1, got {cg_steps}.")
+        super().__init__(
+            network,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            test_inner_steps=test_inner_steps,
+            first_order=True,
+            loss=loss,
+        )
+        self.proximity, self.cg_steps = proximity, cg_steps
+
+    def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
+        moves = [(state[name] - p.detach()).square().sum() for name, p in self.adapted_parameters().items()]
+        return super().support_loss(state, z, y) + self.proximity / 2 * torch.stack(moves).sum()
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        start = self.initial_state(z, y)
+        detached = {name: value.detach() for name, value in start.items()}
+        end = last(self.descend(detached, z, y))
+        attached = _Implicit.apply(self._solve, z, y, *start.values(), *end.values())
+        return dict(zip(end, attached, strict=True))
+
+    def _solve(self, z: Tensor, y: Tensor, phi: tuple[Tensor, ...], v: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return the solution u of `(I + H / lambda) u = v` by conjugate gradients."""
+        names = list(self.adapted_parameters())
+
+        def plain_loss(values: tuple[Tensor, ...]) -> Tensor:
+            return MAML.support_loss(self, dict(zip(names, values, strict=True)), z, y)
+
+        # The Hessian is symmetric, so that u H is H u.
+        times_hessian = vjp(grad(plain_loss), phi)[1]
+
+        def product(u: list[Tensor]) -> list[Tensor]:
+            (hessian_u,) = times_hessian(tuple(u))
+            return [a + b / self.proximity for a, b in zip(u, hessian_u, strict=True)]
+
+        return _conjugate_gradients(product, list(v), self.cg_steps)
+
+
+class _Implicit(torch.autograd.Function):
+    """The adapted parameters as a function of the initial ones, by the implicit function theorem."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        solve: Callable[..., list[Tensor]], z: Tensor, y: Tensor, *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(phi.clone() for phi in values[len(values) // 2 :])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.solve, z, y, *values = inputs
+        ctx.save_for_backward(z, y, *values[len(values) // 2 :])
+
+    @staticmethod
+    def backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+        z, y, *phi = ctx.saved_tensors
+        return (None, None, None, *ctx.solve(z, y, tuple(phi), v), *[None] * len(phi))
+
+
+def _conjugate_gradients(
+    product: Callable[[list[Tensor]], list[Tensor]], v: list[Tensor], n_steps: int
+) -> list[Tensor]:
+    """Return u with `product(u) = v` for a symmetric positive product, starting from 0."""
+    u = [torch.zeros_like(value) for value in v]
+    residual, direction = v, v
+    size = _dot(residual, residual)
+    tiny = torch.finfo(v[0].dtype).tiny  # once solved, further steps change nothing
+    for _ in range(n_steps):
+        image = product(direction)
+        step = size / _dot(direction, image).clamp(min=tiny)
+        u = [a + step * d for a, d in zip(u, direction, strict=True)]
+        residual = [r - step * i for r, i in zip(residual, image, strict=True)]
+        before, size = size, _dot(residual, residual)
+        direction = [r + size / before.clamp(min=tiny) * d for r, d in zip(residual, direction, strict=True)]
+    return u
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()

@@ -1,0 +1,91 @@
+"""The plain baseline of transfer learning: pretrain on all tasks together, then fit a linear head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import Loss, State, task_loss
+from metalens.learners.gradient import GradientLearner
+from metalens.networks import Network
+
+
+class LinearProbe(GradientLearner):
+    """Pretrain the network on all training tasks as one problem; at test time fit a new linear head.
+
+    In training nothing adapts: the loss is that of one head w on the features g of the query examples,
+    `L(query; w(g(x)))`. At test time w starts at 0 and is fitted, by Adam, to
+    `L(support; w(g(x))) + (weight_decay / 2) ||w||^2`.
+
+    In classification all training tasks must mean the same by a class: train on `distribution.pooled()`,
+    whose targets are numbers of classes of the whole training set.
+
+    Args:
+        network: the backbone g; its head gives the number of outputs at test time.
+        n_classes: classes of the whole training set; `None` where training and test have the same outputs,
+            as in regression.
+        weight_decay: strength of the penalty on the weights of the fitted head.
+        inner_lr: step size of Adam at test time.
+        inner_steps: its steps.
+        loss: see `Learner`.
+
+    Raises:
+        MetaLensError: a setting is out of range.
+
+    >>> from metalens import LinearProbe, Sinusoid, mlp
+    >>> LinearProbe(mlp())(Sinusoid("test")[0].support).state["head.weight"].shape
+    torch.Size([1, 40])
+
+    Source: W.-Y. Chen and others, "A Closer Look at Few-shot Classification", 2019, arXiv 1904.04232 (its
+    "Baseline"). Deviation: Adam at test time, and it trains on query examples only.
+    """
+
+    head_only = True
+    pooled = True
+    regularizer_refusal = "in training it adapts to no task, it learns one model for all of them."
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        n_classes: int | None = None,
+        weight_decay: float = 0.001,
+        inner_lr: float = 0.05,
+        inner_steps: int = 100,
+        loss: Loss = task_loss,
+    ) -> None:
+        if n_classes is not None and n_classes < 2:
+            raise MetaLensError(f"LinearProbe: n_classes must be at least 2, or None, got {n_classes}.")
+        if weight_decay < 0:
+            raise MetaLensError(f"LinearProbe: weight_decay must be 0 or more, got {weight_decay}.")
+        self.n_outputs = network.n_outputs
+        self.weight_decay = weight_decay
+        super().__init__(
+            network,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            first_order=True,
+            inner_optimizer="adam",
+            inner_momentum=0.9,
+            loss=loss,
+        )
+        if n_classes is not None:
+            self.network.head = nn.Linear(network.n_features, n_classes)
+
+    def adapted_parameters(self) -> dict[str, nn.Parameter]:
+        return {}
+
+    def initial_state(self, z: Tensor, y: Tensor) -> State:
+        return {
+            "head.weight": z.new_zeros(self.n_outputs, z.shape[1]),
+            "head.bias": z.new_zeros(self.n_outputs),
+        }
+
+    def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
+        penalty = state["head.weight"].square().sum()
+        return super().support_loss(state, z, y) + self.weight_decay / 2 * penalty
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        if self.training:
+            return {f"head.{name}": p for name, p in self.network.head.named_parameters()}
+        return super().adapt_encoded(z, y)

@@ -1,0 +1,109 @@
+"""MAML with learned step sizes for every layer and step, a loss after every step, and a cheap start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import State
+from metalens.learners.gradient import InnerSettings, StepSizes, last
+from metalens.learners.maml import MAML
+from metalens.networks import Network
+
+
+class MAMLPlusPlus(MAML):
+    """MAML with three of the options that make it more stable.
+
+    - Step sizes `a[p, t]`, one for each parameter tensor p and step t, learned in the outer loop.
+    - Multi-step loss: while progress is below `multi_step_until`, the outer loss is a weighted sum of the
+      query losses after every step, `sum_t v_t L(query; theta_t)`. The weights start equal, `v_t = 1/n`, and
+      shrink linearly in favor of the last step.
+    - Derivative order: inner gradients are constants while progress is below `first_order_until`.
+
+    Progress is the share of outer steps already made. In evaluation the last step alone counts.
+
+    Args:
+        network: see `GradientLearner`.
+        multi_step_until: 0 for the loss after the last step only, up to 1.
+        first_order_until: 0 for second order throughout, up to 1.
+        **settings: see `GradientLearner`; `inner_lr` is the initial step size. At test time a step beyond
+            those of training takes the last step size.
+
+    Raises:
+        MetaLensError: a setting is out of range.
+
+    >>> from metalens import MAMLPlusPlus, mlp
+    >>> MAMLPlusPlus(mlp(1, 1, [8]), inner_steps=5).rates.shape
+    torch.Size([4, 5])
+
+    Source: A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", 2019, arXiv 1810.09502.
+    Deviations: no statistics or scales of normalization layers per step (`TaskNorm` uses the set at hand),
+    no schedule of the outer step size here (see `fit`).
+    """
+
+    rates: nn.Parameter
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        multi_step_until: float = 0.1,
+        first_order_until: float = 0.0,
+        **settings: Unpack[InnerSettings],
+    ) -> None:
+        for name, share in (("multi_step_until", multi_step_until), ("first_order_until", first_order_until)):
+            if not 0 <= share <= 1:
+                raise MetaLensError(f"{name} must be from 0 to 1, got {share}.")
+        super().__init__(network, **settings)
+        self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
+        self._always_first_order = self.first_order
+        self.set_progress(1.0)
+
+    def set_network(self, network: Network) -> None:
+        super().set_network(network)
+        example = next(iter(self.adapted_parameters().values()))
+        self.rates = nn.Parameter(
+            example.new_full((len(self.adapted_parameters()), self.inner_steps), self.inner_lr)
+        )
+
+    def set_progress(self, progress: float) -> None:
+        self.first_order = self._always_first_order or progress < self.first_order_until
+        remaining = 1 - progress / self.multi_step_until if progress < self.multi_step_until else 0.0
+        self._weight_of_early_steps = remaining / self.inner_steps
+
+    def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
+        return [
+            dict(zip(state, self.rates[:, min(step, self.inner_steps - 1)], strict=True))
+            for step in range(n_steps)
+        ]
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        states = self.descend(self.initial_state(z, y), z, y)
+        if not self._uses_early_steps:
+            return last(states)
+        _, *early, final = states
+        named = {f"{step}:{name}": value for step, state in enumerate(early) for name, value in state.items()}
+        return {**final, **named}
+
+    def weights(self, state: State) -> State:
+        return {name: state[name] for name in self.adapted_parameters()}
+
+    def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        final = super().outer_loss(state, predictions, z, y)
+        if not self._uses_early_steps:
+            return final
+        names = self.adapted_parameters()
+        early = [
+            self.loss(self.predict_encoded({name: state[f"{step}:{name}"] for name in names}, z), y)
+            for step in range(self.inner_steps - 1)
+        ]
+        share = self._weight_of_early_steps
+        return share * torch.stack(early).sum() + (1 - share * len(early)) * final
+
+    @property
+    def _uses_early_steps(self) -> bool:
+        return self.training and self.inner_steps > 1 and self._weight_of_early_steps > 0

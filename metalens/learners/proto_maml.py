@@ -1,0 +1,68 @@
+"""MAML that starts from the prototypes of the classes."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import State
+from metalens.learners.gradient import InnerSettings
+from metalens.learners.maml import MAML
+from metalens.learners.protonet import class_means
+from metalens.networks import Network
+
+
+class ProtoMAML(MAML):
+    """MAML whose head is initialized, for each task, as the classifier of a prototypical network.
+
+    `W_k = 2 c_k`, `b_k = -||c_k||^2`, with `c_k` the mean of g(x) over the support of class k: at first the
+    logits are those of `ProtoNet` up to a constant of each example. Backbone and head then adapt by gradient
+    steps, and the outer gradient also flows through the prototypes.
+
+    Args:
+        network: only its backbone is used and kept.
+        n_way: classes of a task; by default the number of outputs of the network's head.
+        **settings: see `GradientLearner`.
+
+    Raises:
+        MetaLensError: fewer than two classes, or real targets.
+
+    >>> from metalens import ProtoMAML, mlp
+    >>> import torch
+    >>> state = ProtoMAML(mlp(1, 2, [8])).adapt_encoded(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
+    >>> state["head.weight"].shape
+    torch.Size([2, 8])
+
+    Source: E. Triantafillou and others, "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few
+    Examples", 2020, arXiv 1903.03096.
+    """
+
+    def __init__(
+        self, network: Network, *, n_way: int | None = None, **settings: Unpack[InnerSettings]
+    ) -> None:
+        super().__init__(network, **settings)
+        self.n_way = network.n_outputs if n_way is None else n_way
+        if self.n_way < 2:
+            raise MetaLensError(
+                f"ProtoMAML needs at least 2 classes, got n_way={self.n_way}; it is a classifier, so give a "
+                "network with one output per class, or n_way."
+            )
+
+    def set_network(self, network: Network) -> None:
+        super().set_network(network.headless())
+
+    def initial_state(self, z: Tensor, y: Tensor) -> State:
+        self.refuse_real_targets(y)
+        prototypes = class_means(self.embed(z), y, self.n_way)
+        head = {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(1)}
+        return {**super().initial_state(z, y), **head}
+
+    def run(self, state: State, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        backbone = {name: state[name] for name in self.adapted_parameters()}
+        if stop is not None:
+            return super().run(backbone, x, start, stop)
+        features = super().run(backbone, x, start, self.network.depth)
+        return F.linear(features, state["head.weight"], state["head.bias"])

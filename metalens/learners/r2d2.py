@@ -1,0 +1,108 @@
+"""Ridge regression as the adaptation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import Learner, Loss, State, check_targets, task_loss
+from metalens.networks import Network
+
+
+def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
+    """Return the targets of a regression, `(n, n_outputs)`.
+
+    Args:
+        y: real targets, returned as they are; or class indices, turned into 1 for the class and 0 for others.
+        z: the encoded inputs that they belong to, `(n, ...)`.
+        n_outputs: number of targets or classes.
+
+    Raises:
+        MetaLensError: targets of another shape or type, or classes with a single output.
+
+    >>> indicator_targets(torch.tensor([1, 0]), torch.zeros(2, 4), n_outputs=2)
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    check_targets(z.new_empty(len(z), n_outputs), y)
+    if y.is_floating_point():
+        return y
+    if n_outputs < 2:
+        raise MetaLensError(
+            "Class targets need one output per class, and this learner has a single one; give a network with "
+            "one output per class, or n_outputs."
+        )
+    return (y.unsqueeze(1) == torch.arange(n_outputs, device=y.device)).to(z.dtype)
+
+
+class R2D2(Learner):
+    """Solve a ridge regression on features for every task, in closed form.
+
+    `W = Z^T (Z Z^T + lambda I)^-1 Y`, predictions `alpha [g(x), 1] W`, with the rows `[g(x), 1]` of Z and the
+    targets Y of the support set; the matrix to solve is `(s, s)`, whatever the number of features.
+
+    The same for both kinds of tasks: Y holds real targets, or one column per class of ones and zeros, and the
+    predictions are then logits. The ridge `lambda = exp(log_ridge)` and the scale alpha are learned.
+
+    Args:
+        network: only its backbone g is used and kept.
+        n_outputs: targets or classes of a task; by default the number of outputs of the network's head.
+        ridge: lambda at the start.
+        scale: alpha at the start.
+        loss: see `Learner`.
+
+    Raises:
+        MetaLensError: a setting is out of range, or targets do not fit `n_outputs`.
+
+    >>> from metalens import R2D2, Sinusoid, mlp
+    >>> task = Sinusoid("test", k_shot=5)[0]
+    >>> model = R2D2(mlp())(task.support)
+    >>> model(task.query.x).shape
+    torch.Size([15, 1])
+
+    Source: L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi, "Meta-learning with differentiable closed-form
+    solvers", 2019, arXiv 1805.08136. Deviations: no learned shift of the predictions, because the softmax
+    ignores one that all classes share, and the intercept (a feature that is always 1, under the same ridge)
+    shifts each output; Z and Y are not divided by the root of s, as they are in the authors' program; the
+    starting values; regression.
+    """
+
+    head_only = True
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        n_outputs: int | None = None,
+        ridge: float = 1.0,
+        scale: float = 1.0,
+        loss: Loss = task_loss,
+    ) -> None:
+        super().__init__(network, loss=loss)
+        self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
+        if self.n_outputs < 1:
+            raise MetaLensError(f"R2D2: n_outputs must be at least 1, got {self.n_outputs}.")
+        for name, value in (("ridge", ridge), ("scale", scale)):
+            if not 0 < value < math.inf:
+                raise MetaLensError(f"R2D2: {name} must be above 0 and finite, got {value}.")
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(ridge)))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def set_network(self, network: Network) -> None:
+        super().set_network(network.headless())
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        targets = indicator_targets(y, z, self.n_outputs)
+        rows = _with_ones(z)
+        ridge = self.log_ridge.exp() * torch.eye(len(z), dtype=z.dtype, device=z.device)
+        return {"weights": rows.T @ torch.linalg.solve(rows @ rows.T + ridge, targets)}  # (d + 1, c)
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        return self.scale * (_with_ones(z) @ state["weights"])
+
+
+def _with_ones(z: Tensor) -> Tensor:
+    return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)

@@ -1,0 +1,147 @@
+"""Causal representations for meta-learning: separate factors, few per task, with invariant predictions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import Learner
+from metalens.regularizers.base import Regularizer
+
+
+class MetaCRL(Regularizer):
+    """Split the features into factors, assign a few to each task, and ask them to predict invariantly.
+
+    Factors of an input are `Xi^T g(x)`, with features g and a learned matrix Xi, `(d, N)`. A task's
+    assignment to factors comes from its mean support features, by a learned perceptron f_gr:
+
+        a_i = sigmoid( f_gr( Xi^T mean_j g(x_ij) ) )
+
+    The disentangling module keeps the columns of Xi orthogonal and the assignments sparse:
+
+        L_D = o * sum_{k<l} |Xi_k . Xi_l| + s * (1/T) sum_i sum_k ( a_ik + a_ik ln a_ik )
+
+    The causal module fits, to the support set of each task, a linear map W_i from its own factors
+    `c_i(x) = a_i * Xi^T g(x)` to the targets by ridge regression, and judges it on the query set, where no
+    rescaling should improve it (the penalty of invariant risk minimization):
+
+        L_C = v * (1/T) sum_i [ R_i(1) + R_i'(1)^2 ],  R_i(w) = mean_j || w W_i^T c_i(x_ij) - y_ij ||^2
+
+    with one-hot targets in classification. The terms are `weight * L_D` and `weight * L_C`; both also train
+    the backbone.
+
+    Args:
+        n_features: d; `for_learner` works it out.
+        weight: common strength of both terms.
+        n_factors: N, at most d.
+        hidden: size of the hidden layer of f_gr.
+        orthogonality: o.
+        sparsity: s.
+        invariance: v.
+        ridge: W_i minimizes `mean_j || W_i^T c_i(x_ij) - y_ij ||^2 + ridge ||W_i||^2` over the support.
+
+    Raises:
+        MetaLensError: a setting is out of range, or n_features is not the learner's.
+
+    >>> from metalens import ANIL, MetaCRL, Objective, Sinusoid, mlp
+    >>> objective = Objective(ANIL(mlp()), [MetaCRL(n_features=40)])
+    >>> sorted(objective(Sinusoid().batch(range(4))))
+    ['metacrl_disentangle', 'metacrl_invariance', 'query']
+
+    Source: J. Wang and others, "Hacking Task Confounder in Meta-Learning", 2024, arXiv 2312.05771. L_D
+    follows the authors' public code. Deviations: the sigmoid, without which the entropy is undefined; tanh in
+    f_gr instead of ReLU; the mean over tasks instead of the sum; features of the learner's backbone in place
+    of inputs; the learner itself keeps predicting from all features. The authors' code has no running causal
+    module: L_C is this implementation's own form of an invariance objective on query sets, as one loss for
+    all learners. All default values are this implementation's. The penalty in L_C: M. Arjovsky and others,
+    "Invariant Risk Minimization", 2019, arXiv 1907.02893.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        weight: float = 0.1,
+        n_factors: int = 8,
+        hidden: int = 32,
+        orthogonality: float = 1.0,
+        sparsity: float = 0.1,
+        invariance: float = 1.0,
+        ridge: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, size in (("n_features", n_features), ("n_factors", n_factors), ("hidden", hidden)):
+            if size < 1:
+                raise MetaLensError(f"MetaCRL: {name} must be at least 1, got {size}.")
+        if n_factors > n_features:
+            raise MetaLensError(
+                f"MetaCRL: n_factors must be at most the number of features, {n_features}, got {n_factors}; "
+                "more factors cannot be orthogonal."
+            )
+        for name, factor in (("weight", weight), ("orthogonality", orthogonality), ("sparsity", sparsity),
+                             ("invariance", invariance)):  # fmt: skip
+            if not 0 <= factor < math.inf:
+                raise MetaLensError(f"MetaCRL: {name} must be 0 or more and finite, got {factor}.")
+        if not 0 < ridge < math.inf:
+            raise MetaLensError(f"MetaCRL: ridge must be above 0 and finite, got {ridge}.")
+        self.n_features, self.weight, self.ridge = n_features, weight, ridge
+        self.orthogonality, self.sparsity, self.invariance = orthogonality, sparsity, invariance
+        self.factors = nn.Parameter(torch.randn(n_features, n_factors) / math.sqrt(n_features))
+        self.grouping = nn.Sequential(nn.Linear(n_factors, hidden), nn.Tanh(), nn.Linear(hidden, n_factors))
+
+    @classmethod
+    def for_learner(cls, learner: Learner, **settings: Any) -> Self:
+        return cls(learner.network.n_features, **settings)
+
+    def check(self, learner: Learner) -> None:
+        super().check(learner)
+        if learner.network.n_features != self.n_features:
+            raise MetaLensError(
+                f"MetaCRL: n_features is {self.n_features}, but the features of this "
+                f"{type(learner).__name__} have length {learner.network.n_features}."
+            )
+
+    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        support, query = episode.tasks
+        query_features = episode.map(episode.learner.features, episode.query_encoding)
+        support_factors, query_factors = (
+            episode.support_features @ self.factors,
+            query_features @ self.factors,
+        )
+        logits = self.grouping(support_factors.mean(1))  # (T, N)
+        causes = logits.sigmoid().unsqueeze(1)
+        n_classes = episode.query_predictions.shape[-1]
+        risks = self._invariant_risks(
+            causes * support_factors, _real(support.y, n_classes, self.factors.dtype),
+            causes * query_factors, _real(query.y, n_classes, self.factors.dtype),
+        )  # fmt: skip
+        return {
+            "metacrl_disentangle": self.weight * self._entanglement(logits),
+            "metacrl_invariance": self.weight * self.invariance * risks.mean(),
+        }
+
+    def _entanglement(self, logits: Tensor) -> Tensor:
+        overlap = (self.factors.T @ self.factors).triu(1).abs().sum()
+        assignment = logits.sigmoid()
+        sparsity = (assignment + assignment * F.logsigmoid(logits)).sum(1).mean()
+        return self.orthogonality * overlap + self.sparsity * sparsity
+
+    def _invariant_risks(self, c: Tensor, y: Tensor, query_c: Tensor, query_y: Tensor) -> Tensor:
+        """Return `R + R'^2` of every task, `(T,)`; factors are `(T, n, N)`, targets `(T, n, outputs)`."""
+        n = c.shape[1]
+        penalty = self.ridge * torch.eye(c.shape[2], dtype=c.dtype, device=c.device)
+        maps = torch.linalg.solve(c.mT @ c / n + penalty, c.mT @ y / n)
+        predictions = query_c @ maps
+        errors = predictions - query_y
+        risk, slope = errors.square().sum(-1).mean(1), 2 * (predictions * errors).sum(-1).mean(1)
+        return risk + slope.square()
+
+
+def _real(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    return y if y.is_floating_point() else F.one_hot(y, n_classes).to(dtype)

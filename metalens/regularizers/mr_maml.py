@@ -1,0 +1,138 @@
+"""Meta-regularization on weights: noise and a price on what the shared weights can memorize."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import IMAML, Learner
+from metalens.networks import Network
+from metalens.regularizers.base import Regularizer
+from metalens.tasks import Task
+
+
+class MRMAML(Regularizer):
+    """Limit the information in the backbone's weights, so that tasks are not memorized in them.
+
+    The weights are Gaussian, `q = N(mu, diag(sigma^2))`; mu are the network's own parameters, sigma is
+    learned too. Training uses one sample of them for each outer step, `mu + sigma * e`, `e ~ N(0, 1)`, and
+    adds
+
+        beta * KL(q || N(0, 1)) = beta * sum 1/2 (mu^2 + sigma^2 - 1 - ln sigma^2)
+
+    At test time the weights are mu. It acts on the backbone's parameters of two or more axes (weights of
+    linear, convolutional and attention layers), not on vectors such as biases. beta = 0 leaves the noise.
+
+    Args:
+        beta: strength of the divergence, in units of the loss per nat; the default is that of the authors'
+            sinusoid code.
+        initial_sigma: standard deviation of all weights at first.
+
+    Raises:
+        MetaLensError: a setting is out of range; the backbone has no such weights, recurrent layers, or
+            weights that another MRMAML acts on; the learner is IMAML.
+
+    >>> from metalens import ANIL, MRMAML, Objective, Sinusoid, mlp
+    >>> objective = Objective(ANIL(mlp()), [MRMAML(beta=1e-4)])
+    >>> sorted(objective(Sinusoid().batch(range(4))))
+    ['mr_maml', 'query']
+
+    Source: M. Yin, G. Tucker, M. Zhou, S. Levine, C. Finn, "Meta-Learning without Memorization", 2020,
+    arXiv 1912.03820, the variant on weights. Deviations: one sample for the support and query sets of all
+    tasks of a step; no samples at test time; the paper's regularized weights do not adapt, as here with ANIL
+    and other learners that share the backbone, while learners that adapt it start from noisy weights and
+    keep the noise; log sigma is learned; sigma starts well above 0, where it is next to 0 in the authors'
+    code. The learner's network is changed: its regularized parameters get other names.
+    """
+
+    def __init__(self, *, beta: float = 5e-5, initial_sigma: float = 0.01) -> None:
+        super().__init__()
+        if not 0 <= beta < math.inf:
+            raise MetaLensError(f"MRMAML: beta must be 0 or more and finite, got {beta}.")
+        if not 0 < initial_sigma < math.inf:
+            raise MetaLensError(f"MRMAML: initial_sigma must be above 0 and finite, got {initial_sigma}.")
+        self.beta, self.initial_sigma = beta, initial_sigma
+        self.log_sigmas = nn.ParameterList()
+        self._means: list[nn.Parameter] = []  # a plain list: they stay the network's
+        self._noises: list[_Noise] = []
+
+    def check(self, learner: Learner) -> None:
+        super().check(learner)
+        if isinstance(learner, IMAML):
+            raise MetaLensError(
+                "MRMAML cannot act on IMAML, whose implicit gradient sees the initialization alone and not "
+                "sigma; use MAML."
+            )
+        backbone = learner.network.backbone
+        for name, layer in backbone.named_modules():
+            if isinstance(layer, nn.RNNBase):
+                raise MetaLensError(
+                    f"MRMAML cannot act on {name}, a {type(layer).__name__}: recurrent layers keep a second "
+                    "list of their weights, which noise would not reach; use another backbone."
+                )
+            if isinstance(layer, _Noise):
+                raise MetaLensError(
+                    "MRMAML: the weights of this network have noise of another MRMAML; give one MRMAML, and "
+                    "build the learner anew for every objective."
+                )
+        if not _weights(backbone):
+            raise MetaLensError(
+                f"MRMAML needs a backbone with trainable weights of two or more axes, and that of this "
+                f"{type(learner).__name__} has none."
+            )
+
+    def wrap_network(self, network: Network) -> Network:
+        for layer, name, mean in _weights(network.backbone):
+            log_sigma = nn.Parameter(torch.full_like(mean, math.log(self.initial_sigma)))
+            noise = _Noise(log_sigma)
+            register_parametrization(layer, name, noise)
+            self.log_sigmas.append(log_sigma)
+            self._means.append(mean)
+            self._noises.append(noise)
+        return network
+
+    def transform_tasks(self, tasks: Task) -> Task:
+        for noise in self._noises:
+            noise.draw()
+        return tasks
+
+    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        divergences = [
+            (mean.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum() / 2
+            for mean, log_sigma in zip(self._means, self.log_sigmas, strict=True)
+        ]
+        return {"mr_maml": self.beta * torch.stack(divergences).sum()}
+
+
+class _Noise(nn.Module):
+    """A parametrization of a weight: what was drawn is added in training, and nothing at test time."""
+
+    draws: Tensor
+
+    def __init__(self, log_sigma: nn.Parameter) -> None:
+        super().__init__()
+        # The tuple hides it from the network's parameters, which learners may adapt.
+        self._log_sigma = (log_sigma,)
+        self.register_buffer("draws", torch.zeros_like(log_sigma), persistent=False)
+
+    def draw(self) -> None:
+        self.draws = torch.randn_like(self.draws)
+
+    def forward(self, mean: Tensor) -> Tensor:
+        (log_sigma,) = self._log_sigma
+        return mean + log_sigma.exp() * self.draws if self.training else mean
+
+
+def _weights(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Return the trainable parameters of two or more axes, with their layers and names there."""
+    return [
+        (layer, name, parameter)
+        for layer in backbone.modules()
+        for name, parameter in layer.named_parameters(recurse=False)
+        if parameter.requires_grad and parameter.dim() >= 2
+    ]

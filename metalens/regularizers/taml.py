@@ -1,0 +1,137 @@
+"""Task-agnostic meta-learning: the model before adaptation should favor no task."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.learners import GradientLearner, Learner
+from metalens.regularizers.base import Regularizer
+
+Measure = Literal["entropy", "theil", "generalized_entropy", "atkinson", "gini", "variance_of_logs"]
+
+
+class TAML(Regularizer):
+    """Keep the initial model undecided, or equally bad at all tasks of a batch.
+
+    `"entropy"` (classification): the initial model f guesses, the adapted model f_i is sure,
+
+        weight * (1/T) sum_i [ H_i(f_i) - H_i(f) ],  H_i(f) = -(1/q) sum_j sum_c p_jc ln p_jc
+
+    with `p_j = softmax(f(x_ij))` for the queries j of task i.
+
+    All other measures: `weight * I(l_1 ... l_T)`, the inequality of the initial model's losses
+    `l_i = L(query_i; f)`. With the shares `r_i = l_i / mean(l)`:
+
+    - `"theil"`: `(1/T) sum_i r_i ln r_i`
+    - `"generalized_entropy"`: `(1/T) sum_i (r_i^alpha - 1) / (alpha (alpha - 1))`; for alpha = 1 it is the
+      Theil index, for alpha = 0 `-(1/T) sum_i ln r_i`
+    - `"atkinson"`: `1 - ((1/T) sum_i r_i^(1 - epsilon))^(1 / (1 - epsilon))`; for epsilon = 1 one minus the
+      geometric mean of r
+    - `"gini"`: `(1 / (2 T^2)) sum_ij |r_i - r_j|`
+    - `"variance_of_logs"`: `(1/T) sum_i (ln l_i - mean(ln l))^2`
+
+    Args:
+        weight: strength of the term.
+        measure: one of the above.
+        alpha: of the generalized entropy index; the larger, the more large losses count.
+        epsilon: of the Atkinson index, above 0; the larger, the more small losses count.
+
+    Raises:
+        MetaLensError: a setting is out of range; the learner has no initial model; real targets with
+            `"entropy"`; a meta-batch below 2 with an inequality.
+
+    >>> from metalens import MAML, Objective, Sinusoid, TAML, mlp
+    >>> objective = Objective(MAML(mlp()), [TAML(weight=0.1, measure="theil")])
+    >>> sorted(objective(Sinusoid().batch(range(4))))
+    ['query', 'taml']
+
+    Source: M. A. Jamal, G.-J. Qi, "Task-Agnostic Meta-Learning for Few-shot Learning", 2019,
+    arXiv 1805.07722. Choices of this implementation: entropies and initial losses are those of the query set;
+    losses, which must not be negative, count as at least the smallest normal number; all default values.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 0.1,
+        measure: Measure = "theil",
+        alpha: float = 2.0,
+        epsilon: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if measure not in get_args(Measure):
+            raise MetaLensError(
+                f"TAML: measure must be one of {', '.join(get_args(Measure))}, got {measure!r}."
+            )
+        if not 0 <= weight < math.inf:
+            raise MetaLensError(f"TAML: weight must be 0 or more and finite, got {weight}.")
+        if not math.isfinite(alpha):
+            raise MetaLensError(f"TAML: alpha must be finite, got {alpha}.")
+        if not 0 < epsilon < math.inf:
+            raise MetaLensError(f"TAML: epsilon must be above 0 and finite, got {epsilon}.")
+        self.weight, self.alpha, self.epsilon = weight, alpha, epsilon
+        self.measure: Measure = measure
+        self.min_meta_batch = 1 if measure == "entropy" else 2
+
+    def check(self, learner: Learner) -> None:
+        super().check(learner)
+        if not isinstance(learner, GradientLearner):
+            raise MetaLensError(
+                f"TAML needs an initial model, which {type(learner).__name__} has not: it does not adapt by "
+                "gradient steps; use a learner such as MAML or ANIL."
+            )
+
+    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        y = episode.tasks.query.y
+        if self.measure == "entropy":
+            if y.is_floating_point():
+                raise MetaLensError("TAML: measure='entropy' is for classification, got real targets.")
+            term = _entropy(episode.query_predictions) - _entropy(_initial_predictions(episode))
+        else:
+            losses = episode.map(episode.learner.loss, _initial_predictions(episode), y)
+            term = self._inequality(losses.clamp(min=torch.finfo(losses.dtype).tiny))
+        return {"taml": self.weight * term}
+
+    def _inequality(self, losses: Tensor) -> Tensor:
+        shares = losses / losses.mean()
+        if self.measure == "theil":
+            return _generalized_entropy(shares, alpha=1.0)
+        if self.measure == "generalized_entropy":
+            return _generalized_entropy(shares, self.alpha)
+        if self.measure == "atkinson":
+            if self.epsilon == 1:
+                return 1 - shares.log().mean().exp()
+            return 1 - (shares ** (1 - self.epsilon)).mean() ** (1 / (1 - self.epsilon))
+        if self.measure == "gini":
+            return (shares.unsqueeze(0) - shares.unsqueeze(1)).abs().mean() / 2
+        return losses.log().var(correction=0)
+
+
+def _initial_predictions(episode: Episode) -> Tensor:
+    """Return the initial model's predictions on each task's queries, `(T, q, c)`."""
+    learner = episode.learner
+    assert isinstance(learner, GradientLearner)  # `check` has seen to it
+
+    def predict(support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+        return learner.predict_encoded(learner.initial_state(support, y), query)
+
+    return episode.map(predict, episode.support_encoding, episode.tasks.support.y, episode.query_encoding)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1).mean()
+
+
+def _generalized_entropy(shares: Tensor, alpha: float) -> Tensor:
+    if alpha == 0:
+        return -shares.log().mean()
+    if alpha == 1:
+        return (shares * shares.log()).mean()
+    return (shares**alpha - 1).mean() / (alpha * (alpha - 1))

@@ -1,0 +1,448 @@
+"""Network builders: what they compute, their sizes, and right meta-gradients."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from catalogue import randomize
+from torch import nn
+
+from metalens import (
+    ANIL,
+    MAML,
+    Episode,
+    Examples,
+    MetaLensError,
+    Network,
+    Objective,
+    ProtoNet,
+    Task,
+    conv4,
+    drug_net,
+    mlp,
+    pose_net,
+    resnet12,
+    timm_model,
+    vit,
+)
+
+# Small networks, smooth but for max-pooling, with the shape of their input.
+SMALL = {
+    "conv4": (lambda: conv4(3, n_filters=2, in_channels=2, image_size=16), (2, 16, 16)),
+    "resnet12": (
+        lambda: resnet12(3, widths=(2, 3, 2, 4), in_channels=2, image_size=16, activation=nn.Softplus),
+        (2, 16, 16),
+    ),
+    "pose_net": (lambda: pose_net(2, n_filters=2, image_size=16, activation=nn.Softplus), (1, 16, 16)),
+    "drug_net": (lambda: drug_net(6, (5, 4)), (6,)),
+    "vit": (
+        lambda: vit(3, image_size=6, patch_size=3, in_channels=2, width=8, depth=2, n_heads=2),
+        (2, 6, 6),
+    ),
+}
+
+
+def build(name: str) -> Network:
+    torch.manual_seed(0)
+    return randomize(SMALL[name][0]())  # pyright: ignore[reportReturnType]
+
+
+def tasks_for(name: str, n_tasks: int = 2) -> Task:
+    torch.manual_seed(1)
+    n_outputs = SMALL[name][0]().n_outputs
+
+    def examples(n: int) -> Examples:
+        x = torch.randn(n_tasks, n, *SMALL[name][1], dtype=torch.float64)
+        if n_outputs == 3:
+            return Examples(x, torch.arange(3).repeat(n_tasks, n // 3))
+        return Examples(x, torch.randn(n_tasks, n, n_outputs, dtype=torch.float64))
+
+    return Task(examples(6), examples(3))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_vmap_equals_loop(name):
+    tasks, results = tasks_for(name), []
+    for batching in ("loop", "vmap"):
+        objective = Objective(MAML(build(name), inner_lr=0.05, inner_steps=2), batching=batching)
+        loss = objective(tasks)["query"]
+        results.append((loss.detach(), torch.autograd.grad(loss, list(objective.parameters()))))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_meta_gradient_equals_finite_difference(name):
+    """In steps so small that no maximum of a pool, or ReLU, changes sides."""
+    objective = Objective(MAML(build(name), inner_lr=0.05, inner_steps=2), batching="loop")
+    tasks, parameters = tasks_for(name), list(objective.parameters())
+    gradients = torch.autograd.grad(objective(tasks)["query"], parameters)
+    torch.manual_seed(2)
+    direction = [torch.randn_like(p) for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    values, h = [], 1e-7
+    with torch.no_grad():
+        for move in (h, -2 * h):
+            for parameter, d in zip(parameters, direction, strict=True):
+                parameter.add_(move * d)
+            values.append(objective(tasks)["query"])
+    torch.testing.assert_close(slope, (values[0] - values[1]) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "outputs", "n_features", "depth"),
+    [
+        (conv4, (1, 28, 28), 5, 64, 4),
+        (lambda: conv4(3, n_filters=32, in_channels=3, image_size=84), (3, 84, 84), 3, 800, 4),
+        (lambda: resnet12(widths=(4, 6, 8, 10)), (3, 84, 84), 5, 10, 5),
+        (pose_net, (1, 128, 128), 1, 64, 6),
+        (lambda: pose_net(2, n_filters=4, image_size=48), (1, 48, 48), 2, 4, 6),
+        (drug_net, (1024,), 1, 500, 2),
+        (lambda: drug_net(64, [8, 7, 6]), (64,), 1, 6, 3),
+        (vit, (1, 28, 28), 5, 64, 6),
+        (lambda: vit(20, image_size=84, patch_size=12, in_channels=3, width=6, depth=1, n_heads=3),
+         (3, 84, 84), 20, 6, 3),
+    ],
+)  # fmt: skip
+def test_shapes(build, inputs, outputs, n_features, depth):
+    network, x = build(), torch.randn(3, *inputs)
+    assert network(x).shape == (3, outputs)
+    assert network.embed(x).shape == (3, n_features)
+    assert (network.n_features, network.n_outputs, network.depth) == (n_features, outputs, depth)
+
+
+def n_parameters(build) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build().backbone.parameters())
+
+
+def test_numbers_of_parameters_are_those_of_the_literature():
+    assert n_parameters(conv4) == 111_936  # 113k with the head of 5-way Omniglot
+    assert n_parameters(resnet12) == 12_424_320  # 12.4 million
+    assert n_parameters(lambda: resnet12(widths=(64, 128, 256, 512))) == 7_996_800  # 8.0 million
+    assert n_parameters(drug_net) == 1024 * 500 + 500 + 500 * 500 + 500 + 4 * 500
+    encoder = 320 + 32 * 48 * 9 + 48 + 48 * 64 * 9 + 64 + 4096 * 196 + 196
+    assert n_parameters(pose_net) == encoder + 640 + 3 * (64 * 64 * 9 + 64) + 4 * 128
+    base = {"image_size": 224, "patch_size": 16, "in_channels": 3, "mlp_ratio": 4}
+    # ViT-Base has 86 million, of which 2 x 768 belong to its class token.
+    assert n_parameters(lambda: vit(width=768, depth=12, n_heads=12, **base)) == 85_798_656 - 2 * 768
+    block = 64 * 192 + 192 + 64 * 64 + 64 + 2 * 64 * 128 + 128 + 64 + 4 * 64
+    assert n_parameters(vit) == 49 * 64 + 64 + 16 * 64 + 4 * block + 2 * 64
+    assert vit().blocks[1].attention[1].n_heads == 4
+
+
+def standardized(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    mean, var = x.mean(axes, keepdim=True), x.var(axes, unbiased=False, keepdim=True)
+    shape = (-1, *[1] * (x.dim() - 2))
+    return norm.weight.view(shape) * (x - mean) / (var + 1e-5).sqrt() + norm.bias.view(shape)
+
+
+def test_resnet12_is_its_formula():
+    torch.manual_seed(0)
+    network = randomize(resnet12(3, widths=(2, 3, 2, 4), in_channels=2, image_size=18))
+    x = torch.randn(4, 2, 18, 18, dtype=torch.float64)
+    expected = x
+    for block in network.blocks[:4]:
+        convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
+        norms = [layer for layer in block.modules() if type(layer).__name__ == "TaskNorm"]
+        assert [layer.bias for layer in convolutions] == [None] * 4
+        z = expected
+        for number in range(3):
+            z = standardized(F.conv2d(z, convolutions[number].weight, padding=1), norms[number])
+            z = F.leaky_relu(z, 0.1) if number < 2 else z
+        shortcut = standardized(F.conv2d(expected, convolutions[3].weight), norms[3])
+        expected = F.max_pool2d(F.leaky_relu(z + shortcut, 0.1), 2)
+    expected = expected.mean((2, 3))
+    torch.testing.assert_close(network.embed(x), expected)
+    torch.testing.assert_close(network(x), F.linear(expected, network.head.weight, network.head.bias))
+
+
+def test_pose_net_is_its_formula():
+    torch.manual_seed(0)
+    network = randomize(pose_net(n_filters=3, image_size=32))
+    x = torch.rand(4, 1, 32, 32, dtype=torch.float64)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    norms = [layer for layer in network.modules() if type(layer).__name__ == "TaskNorm"]
+    z = x
+    for number, layer in enumerate(layers[:3]):
+        z = F.conv2d(z, layer.weight, layer.bias, stride=2, padding=1).relu()
+        z = F.max_pool2d(z, 2) if number == 1 else z
+    z = F.linear(z.flatten(1), layers[3].weight, layers[3].bias).view(4, 1, 14, 14)
+    torch.testing.assert_close(network(x, stop=1), z)
+    for layer, norm in zip(layers[4:8], norms, strict=True):
+        z = standardized(F.conv2d(z, layer.weight, layer.bias, padding=1), norm).relu()
+    torch.testing.assert_close(network(x), F.linear(z.mean((2, 3)), layers[8].weight, layers[8].bias))
+
+
+def test_drug_net_is_its_formula():
+    torch.manual_seed(0)
+    network = randomize(drug_net(6, (5, 4)))
+    x = torch.randn(7, 6, dtype=torch.float64)
+    z = x
+    for linear, norm, _ in network.blocks:
+        z = F.leaky_relu(standardized(z @ linear.weight.T + linear.bias, norm), 0.01)
+    torch.testing.assert_close(network(x), z @ network.head.weight.T + network.head.bias)
+
+
+def test_vit_equals_pytorch_encoder_layers_on_convolved_patches():
+    torch.manual_seed(0)
+    network = randomize(vit(3, image_size=6, patch_size=2, in_channels=2, width=8, depth=2, n_heads=2))
+    x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    embedding, *blocks, pooling = network.blocks
+    kernels = embedding.projection.weight.view(8, 2, 2, 2)
+    z = F.conv2d(x, kernels, embedding.projection.bias, stride=2).flatten(2).transpose(1, 2)
+    z = z + embedding.positions
+    for block in blocks:
+        layer = nn.TransformerEncoderLayer(
+            8, 2, 16, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        ).double()
+        ours = list(block.state_dict().values())  # norm1, attention (in, out), norm2, linear1, linear2
+        names = ["norm1", "self_attn.in_proj_", "self_attn.out_proj", "norm2", "linear1", "linear2"]
+        keys = [
+            name + part if name.endswith("_") else f"{name}.{part}"
+            for name in names
+            for part in ("weight", "bias")
+        ]
+        layer.load_state_dict(dict(zip(keys, ours, strict=True)))
+        z = layer(z)
+    features = F.layer_norm(z, (8,), pooling.norm.weight, pooling.norm.bias).mean(1)
+    torch.testing.assert_close(network.embed(x), features)
+
+
+def test_vit_is_vectorized_by_default_and_knows_positions():
+    torch.manual_seed(0)
+    network = vit(3, image_size=6, patch_size=3, width=8, depth=1, n_heads=2)
+    assert MAML(network).plan("auto") == "vmap"
+    positions = network.blocks[0].positions
+    assert 0.01 < positions.std() < 0.03
+    x = torch.randn(1, 1, 6, 6)
+    assert not torch.equal(network(x), network(x.flip(2)))
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "words"),
+    [
+        (conv4, {"n_way": 1}, "n_way must be at least 2, got 1"),
+        (conv4, {"image_size": 15}, "conv4 needs image_size >= 16 .*image_size=15"),
+        (conv4, {"n_filters": 0}, "n_filters=0"),
+        (conv4, {"in_channels": 0}, "in_channels=0"),
+        (resnet12, {"n_way": 1}, "n_way must be at least 2, got 1"),
+        (resnet12, {"widths": (2, 2, 2)}, r"resnet12 needs four widths .*widths=\(2, 2, 2\)"),
+        (resnet12, {"widths": (2, 2, 0, 2)}, r"widths=\(2, 2, 0, 2\)"),
+        (resnet12, {"in_channels": 0}, "in_channels=0"),
+        (resnet12, {"image_size": 15}, "image_size=15"),
+        (pose_net, {"n_outputs": 0}, "pose_net needs n_outputs >= 1.*n_outputs=0"),
+        (pose_net, {"n_filters": 0}, "n_filters=0"),
+        (pose_net, {"image_size": 0}, "image_size=0"),
+        (pose_net, {"image_size": 40}, "multiple of 16 .*image_size=40"),
+        (drug_net, {"n_bits": 0}, "n_inputs=0"),
+        (drug_net, {"hidden": ()}, "at least one hidden layer"),
+        (vit, {"n_way": 1}, "n_way must be at least 2, got 1"),
+        (vit, {"image_size": 0}, "vit needs sizes of at least 1.*image_size=0"),
+        (vit, {"patch_size": 0}, "patch_size=0"),
+        (vit, {"in_channels": 0}, "in_channels=0"),
+        (vit, {"width": 0}, "width=0"),
+        (vit, {"depth": 0}, "depth=0"),
+        (vit, {"n_heads": 0}, "n_heads=0"),
+        (vit, {"mlp_ratio": 0}, "mlp_ratio=0"),
+        (vit, {"patch_size": 8}, "multiple of patch_size.*patch_size=8"),
+        (vit, {"n_heads": 5}, "width one of n_heads.*n_heads=5"),
+        (timm_model, {"name": "resnet18", "n_way": 1}, "n_way must be at least 2, got 1"),
+        (timm_model, {"name": "resnet18", "in_channels": 0}, "in_channels=0"),
+        (timm_model, {"name": "resnet18", "image_size": 0}, "image_size=0"),
+    ],
+)
+def test_wrong_sizes_are_refused(build, settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        build(**settings)
+
+
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [
+        (conv4, {"n_way": 2, "image_size": 16, "n_filters": 1}),
+        (resnet12, {"n_way": 2, "widths": (1, 1, 1, 1), "in_channels": 1, "image_size": 16}),
+        (pose_net, {"n_filters": 1, "image_size": 16}),
+        (drug_net, {"n_bits": 1, "hidden": (1,)}),
+        (vit, {"n_way": 2, "width": 1, "depth": 1, "n_heads": 1, "mlp_ratio": 1, "image_size": 1,
+               "patch_size": 1}),
+    ],
+)  # fmt: skip
+def test_smallest_sizes_are_accepted(build, settings):
+    build(**settings)
+
+
+# Shared stages
+
+
+def shared_mlp(n_shared: int) -> Network:
+    """The same weights for every `n_shared`."""
+    torch.manual_seed(0)
+    network = mlp(5, 3, [8, 7], activation=nn.Tanh).double()
+    return Network(network.backbone, network.head, n_features=7, n_outputs=3, n_shared=n_shared)
+
+
+def shared_tasks() -> Task:
+    torch.manual_seed(1)
+    x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    y = torch.randn(2, 4, 6, 3, dtype=torch.float64)
+    return Task(Examples(x[0], y[0]), Examples(x[1], y[1]))
+
+
+def test_shared_stages_are_trained_but_not_adapted():
+    network = pose_net(n_filters=2, image_size=16)
+    learner = MAML(network, inner_lr=0.1)
+    encoder = {name for name, _ in network.named_parameters() if name.startswith("backbone.0.")}
+    assert len(encoder) == 8
+    assert learner.adapted_parameters().keys() == dict(network.named_parameters()).keys() - encoder
+    tasks = Task(*(Examples(torch.rand(2, 4, 1, 16, 16), torch.rand(2, 4, 1)) for _ in range(2)))
+    loss = Objective(learner)(tasks)["query"]
+    gradients = torch.autograd.grad(loss, list(network.blocks[0].parameters()))
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_maml_on_shared_stages_equals_maml_on_the_rest_with_what_they_return():
+    tasks, network = shared_tasks(), shared_mlp(1)
+    predictions = Episode(MAML(network, inner_lr=0.1, inner_steps=3), tasks).query_predictions
+    rest = Network(network.backbone[1:], network.head, n_features=7, n_outputs=3)
+    hidden = Task(*(Examples(network(e.x.flatten(0, 1), stop=1).unflatten(0, (4, 6)), e.y) for e in tasks))
+    expected = Episode(MAML(rest, inner_lr=0.1, inner_steps=3), hidden).query_predictions
+    torch.testing.assert_close(predictions, expected)
+    plain = Episode(MAML(shared_mlp(0), inner_lr=0.1, inner_steps=3), tasks).query_predictions
+    assert not torch.allclose(predictions, plain)
+
+
+def test_maml_on_a_shared_backbone_is_anil():
+    tasks, settings = shared_tasks(), {"inner_lr": 0.1, "inner_steps": 3}
+    maml = Episode(MAML(shared_mlp(2), **settings), tasks).query_predictions
+    anil = Episode(ANIL(shared_mlp(0), **settings), tasks).query_predictions
+    torch.testing.assert_close(maml, anil)
+
+
+def test_frozen_parameters_are_not_adaptable():
+    network = shared_mlp(1)
+    network.head.bias.requires_grad_(False)
+    names = ["backbone.1.0.weight", "backbone.1.0.bias", "head.weight"]
+    assert list(network.adaptable_parameters()) == names
+
+
+def test_headless_networks_share_the_same_stages():
+    assert shared_mlp(1).headless().n_shared == 1
+    assert ProtoNet(shared_mlp(2)).network.n_shared == 2
+
+
+@pytest.mark.parametrize("n_shared", [-1, 3])
+def test_more_shared_stages_than_there_are_are_refused(n_shared):
+    with pytest.raises(MetaLensError, match=f"n_shared must be 0 to 2, .* got {n_shared}"):
+        shared_mlp(n_shared)
+
+
+# timm
+
+
+class StandIn(nn.Module):
+    """What `timm_model` uses of a model of timm."""
+
+    def __init__(self, n_way: int, in_channels: int, size: int | None, n_heads: int) -> None:
+        super().__init__()
+        self.size = size
+        self.stem = nn.Conv2d(in_channels, 4, 3)
+        self.norm = Norm(4)
+        self.fc = nn.Linear(4, n_way)
+        self.n_heads = n_heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.size is None or x.shape[2:] == self.size, "size does not match"
+        return self.fc(self.norm(self.stem(x).tanh().mean((2, 3))))
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
+        return self.fc if self.n_heads == 1 else (self.fc, self.stem)
+
+
+class Norm(nn.LayerNorm):
+    """Stands for timm's own layer normalization."""
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> SimpleNamespace:
+    """A module with the functions of timm that are used, and what they were called with."""
+    calls = []
+
+    def create_model(name, *, pretrained, num_classes, in_chans, img_size):
+        calls.append(SimpleNamespace(name=name, pretrained=pretrained, img_size=img_size))
+        if pretrained:
+            raise OSError("no connection.")
+        return StandIn(num_classes, in_chans, img_size, n_heads=2 if name == "two_heads" else 1)
+
+    def get_pretrained_cfg(name):
+        return SimpleNamespace(input_size=(3, 10, 12), fixed_input_size=name == "fixed")
+
+    names = ["free", "fixed", "two_heads"]
+    module = SimpleNamespace(
+        calls=calls,
+        create_model=create_model,
+        get_pretrained_cfg=get_pretrained_cfg,
+        is_model=lambda name: name in names,
+        list_models=lambda: names,
+        layers=SimpleNamespace(LayerNorm=Norm),
+    )
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return module
+
+
+def test_a_timm_model_gets_its_settings(stand_in):
+    network = timm_model("free", 4, in_channels=2)
+    assert network(torch.randn(3, 2, 7, 7)).shape == (3, 4)
+    assert (network.n_features, network.n_outputs, network.vmap_refusal) == (4, 4, None)
+    assert stand_in.calls[0].img_size is None
+    assert stand_in.calls[0].pretrained is False
+    timm_model("fixed")
+    assert stand_in.calls[1].img_size == (10, 12)
+    network = timm_model("fixed", image_size=8)
+    assert stand_in.calls[2].img_size == (8, 8)
+    assert network(torch.randn(3, 3, 8, 8)).shape == (3, 5)
+
+
+def test_timm_models_that_cannot_be_built_are_refused(stand_in):
+    with pytest.raises(MetaLensError, match=r"timm has no model 'fre'; near names: free\."):
+        timm_model("fre")
+    with pytest.raises(MetaLensError, match=r"near names: none; see timm.list_models\(\)"):
+        timm_model("xyz")
+    with pytest.raises(MetaLensError, match="'two_heads' has no single layer as its head"):
+        timm_model("two_heads")
+    with pytest.raises(
+        MetaLensError, match=r"timm cannot build 'free' with these settings: no connection\.$"
+    ):
+        timm_model("free", pretrained=True)
+
+
+def test_missing_timm_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MetaLensError, match=r"timm cannot be imported .*pip install 'metalens\[vision\]'"):
+        timm_model("resnet18")
+
+
+def test_timm_beside_a_foreign_torchvision_is_named_with_the_remedy(monkeypatch):
+    def fail(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(MetaLensError, match=r"torchvision::nms .* a torchvision that fits"):
+        timm_model("resnet18")
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("test_resnet", 40), ("resnet18", 32), ("test_vit", 32)])
+def test_real_timm_models_pass_the_check_of_wrap(name, image_size, recwarn):
+    try:
+        importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm cannot be imported: {error}")
+    torch.manual_seed(0)
+    network = timm_model(name, 3, image_size=image_size)
+    assert not recwarn.list
+    model = MAML(network)(Examples(torch.randn(3, 3, image_size, image_size), torch.arange(3)))
+    assert model(torch.randn(2, 3, image_size, image_size)).shape == (2, 3)
