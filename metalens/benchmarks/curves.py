@@ -15,12 +15,14 @@ _ONE_STEP = {"inner_lr": 0.01, "inner_steps": 1}
 SINUSOID_SETTINGS: dict[str, Settings] = {
     "MAML": _ONE_STEP,
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-    "BOIL": _ONE_STEP,
+    "BOIL": {"inner_lr": 0.01, "inner_steps": 5},
     "MetaSGD": _ONE_STEP,
     "TNet": _ONE_STEP,
     "MTNet": _ONE_STEP,
     "MAMLPlusPlus": {"inner_lr": 0.01, "inner_steps": 5},
-    "Reptile": {"inner_lr": 0.02, "inner_steps": 8, "inner_optimizer": "sgd"},
+    "IMAML": {"proximity": 0.5, "inner_lr": 0.01, "inner_steps": 16},
+    "Reptile": {"inner_lr": 0.01, "inner_steps": 8, "inner_optimizer": "sgd"},
+    "FromScratch": {"inner_steps": 500},
 }
 HARMONIC_SETTINGS: dict[str, Settings] = {
     "MAML": {"inner_lr": 0.01, "inner_steps": 5},

@@ -20,6 +20,8 @@ SETTINGS: dict[str, Settings] = {
     "MTNet": _ONE_STEP,
     "MAMLPlusPlus": {"inner_lr": 0.1, "inner_steps": 3},
     "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 3},
+    "IMAML": {"proximity": 0.5, "inner_lr": 0.1, "inner_steps": 5},
+    "FromScratch": {"inner_steps": 30},
 }
 
 

@@ -23,7 +23,9 @@ class IMAML(MAML):
     The inner loop descends `G(phi) = L(support; phi) + (lambda / 2) ||phi - theta||^2`. At its minimum the
     implicit function theorem gives `d phi / d theta = (I + H / lambda)^-1`, H the Hessian of the support
     loss at phi, and the product of its inverse with a vector is found by conjugate gradients. Memory does
-    not grow with the number of steps. The meta-gradient is exact where the inner loop has converged.
+    not grow with the number of steps. The meta-gradient is exact where the inner loop has converged. Where
+    `I + H / lambda` turns out not to be positive, conjugate gradients stop early; they start from the
+    first-order meta-gradient.
 
     Args:
         network: see `GradientLearner`.
@@ -42,7 +44,8 @@ class IMAML(MAML):
     torch.Size([1, 40])
 
     Source: A. Rajeswaran, C. Finn, S. Kakade, S. Levine, "Meta-Learning with Implicit Gradients", 2019,
-    arXiv 1909.04630. Deviation: a fixed number of gradient steps in the inner loop.
+    arXiv 1909.04630. Deviations: a fixed number of gradient steps in the inner loop; conjugate gradients
+    start from the vector itself, not from 0, and stop at a direction of negative curvature.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class IMAML(MAML):
 
         def product(u: list[Tensor]) -> list[Tensor]:
             (hessian_u,) = times_hessian(tuple(u))
-            return [a + b / self.proximity for a, b in zip(u, hessian_u, strict=True)]
+            return _add(u, hessian_u, 1 / self.proximity)
 
         return _conjugate_gradients(product, list(v), self.cg_steps)
 
@@ -123,19 +126,29 @@ class _Implicit(torch.autograd.Function):
 def _conjugate_gradients(
     product: Callable[[list[Tensor]], list[Tensor]], v: list[Tensor], n_steps: int
 ) -> list[Tensor]:
-    """Return u with `product(u) = v` for a symmetric positive product, starting from 0."""
-    u = [torch.zeros_like(value) for value in v]
-    residual, direction = v, v
+    """Return u with `product(u) = v` for a symmetric product, starting from v.
+
+    A task stops, and keeps what it has, at a direction along which the product is not positive.
+    """
+    u = v
+    residual = direction = _add(v, product(v), -1.0)
     size = _dot(residual, residual)
-    tiny = torch.finfo(v[0].dtype).tiny  # once solved, further steps change nothing
+    tiny = torch.finfo(size.dtype).tiny  # once solved, further steps change nothing
+    positive = torch.ones_like(size, dtype=torch.bool)
     for _ in range(n_steps):
         image = product(direction)
-        step = size / _dot(direction, image).clamp(min=tiny)
-        u = [a + step * d for a, d in zip(u, direction, strict=True)]
-        residual = [r - step * i for r, i in zip(residual, image, strict=True)]
+        curvature = _dot(direction, image)
+        positive = positive & (curvature > 0)
+        step = torch.where(positive, size / curvature.clamp(min=tiny), 0.0)
+        u = _add(u, direction, step)
+        residual = _add(residual, image, -step)
         before, size = size, _dot(residual, residual)
-        direction = [r + size / before.clamp(min=tiny) * d for r, d in zip(residual, direction, strict=True)]
+        direction = _add(residual, direction, size / before.clamp(min=tiny))
     return u
+
+
+def _add(a: list[Tensor], b: list[Tensor], factor: Tensor | float) -> list[Tensor]:
+    return [x + factor * y for x, y in zip(a, b, strict=True)]
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:

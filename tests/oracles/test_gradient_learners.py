@@ -35,6 +35,7 @@ from metalens import (
     TNet,
     mlp,
 )
+from metalens.learners.imaml import _conjugate_gradients
 
 LR, STEPS = 0.1, 3
 Values = list[Tensor]
@@ -347,7 +348,7 @@ def test_imaml_on_a_quadratic_equals_the_closed_form():
 
 @pytest.mark.parametrize("cg_steps", [1, 30])
 def test_imaml_solves_with_the_hessian(cg_steps):
-    """(I + H / lambda) u = v, against a dense solve, or one step of steepest descent."""
+    """(I + H / lambda) u = v, against a dense solve, or one step of steepest descent from v."""
     learner = IMAML(network(), proximity=8.0, cg_steps=cg_steps, inner_lr=0.08, inner_steps=60)
     xs, ys, xq, yq = number(regression_tasks("mlp"), 0)
     values = [p.detach() for p in learner.network.parameters()]
@@ -367,11 +368,30 @@ def test_imaml_solves_with_the_hessian(cg_steps):
     hessian = torch.autograd.functional.hessian(lambda v: loss(tanh_mlp(unflatten(v), xs), ys), flat)
     v = torch.autograd.functional.jacobian(lambda v: loss(tanh_mlp(unflatten(v), xq), yq), flat)
     matrix = torch.eye(len(flat), dtype=torch.float64) + hessian / 8.0
-    expected = torch.linalg.solve(matrix, v) if cg_steps > 1 else (v @ v) / (v @ matrix @ v) * v
+    residual = v - matrix @ v
+    step = (residual @ residual) / (residual @ matrix @ residual)
+    expected = torch.linalg.solve(matrix, v) if cg_steps > 1 else v + step * residual
     state = learner.adapt(Examples(xs, ys))
     own = loss(learner.predict(state, xq), yq)
     gradients = torch.autograd.grad(own, list(learner.network.parameters()))
     torch.testing.assert_close(torch.cat([g.flatten() for g in gradients]), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_conjugate_gradients_stop_at_negative_curvature():
+    """The first direction has positive curvature and the second has not: the first step is kept."""
+    matrix = torch.diag(torch.tensor([3.0, 1.5, -0.5], dtype=torch.float64))
+    v = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64)
+    residual = v - matrix @ v
+    first = (residual @ residual) / (residual @ matrix @ residual)
+    after = residual - first * matrix @ residual
+    second = after + (after @ after) / (residual @ residual) * residual
+    assert first > 0 > second @ matrix @ second
+    for steps in (1, 2, 5):
+        (u,) = _conjugate_gradients(lambda d: [matrix @ d[0]], [v], steps)
+        torch.testing.assert_close(u, v + first * residual)
+    down = -torch.eye(3, dtype=torch.float64)
+    (u,) = _conjugate_gradients(lambda d: [down @ d[0]], [v], 5)
+    torch.testing.assert_close(u, v)
 
 
 def test_imaml_defaults_and_limits():
