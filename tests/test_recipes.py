@@ -109,7 +109,7 @@ def test_settings_of_a_call_override_those_of_the_recipe():
 )
 def test_wrong_calls_are_one_sentence(text, words):
     with pytest.raises(MetaLensError, match=words):
-        build_learner(text, RECIPES["sinusoid-5shot"].network(), {})
+        build_learner(text, RECIPES["sinusoid-5shot"].network(), lambda name: {})
 
 
 def test_every_catalogued_class_has_a_one_line_description():
