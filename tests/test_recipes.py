@@ -79,6 +79,8 @@ def test_settings_of_a_call_override_those_of_the_recipe():
     assert (learner.inner_lr, learner.inner_steps, learner.first_order) == (0.01, 3, True)
     plain = build_learner("MAML(first_order=false, test_inner_steps=null)", network, lambda name: {})
     assert (plain.first_order, plain.test_inner_steps) == (False, 1)
+    masked = build_learner("MTNet(test_inner_steps=null, mask_temperature=2)", network, lambda name: {})
+    assert (masked.test_inner_steps, masked.mask_temperature, masked.inner_lr) == (1, 2.0, 0.01)
     both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relations=uniform)", learner)
     assert [(r.weight, r.relations) for r in both] == [(0.3, "learned"), (0.1, "uniform")]
     assert build_regularizers("none", learner) == []
@@ -97,6 +99,8 @@ def test_settings_of_a_call_override_those_of_the_recipe():
         ("MAML(inner_lr=0)", "inner_lr must be above 0 and finite, got 0"),
         ("MAML(inner_steps=0)", "inner_steps must be at least 1"),
         ("MAML(inner_lr=None)", "MAML: inner_lr must have a value"),
+        ("MTNet(inner_lr=None)", "MTNet: inner_lr must have a value"),
+        ("MTNet(speed=3)", "MTNet has no setting 'speed'; it has first_order, .* mask_temperature"),
         ("MAML(first_order=maybe)", "MAML: .*first_order"),
         ("MAML + ANIL", "must be a single name"),
         ("__import__('os').system('true')", "Cannot read"),

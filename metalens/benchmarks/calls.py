@@ -10,8 +10,8 @@ import inspect
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, NoneType
+from typing import Any, TypeVar, get_args
 
 from jsonargparse import ArgumentParser
 
@@ -141,7 +141,7 @@ def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
-    known = {action.dest for action in parser._actions} - {"help"}
+    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     for name in settings:
         if name not in known:
             raise MetaLensError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")
@@ -150,6 +150,6 @@ def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     except ArgumentError as error:
         raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
     for name in settings:
-        if typed[name] is None and parser.get_default(name) is not None:
+        if typed[name] is None and NoneType not in get_args(getattr(known[name], "_typehint", None)):
             raise MetaLensError(f"{cls.__name__}: {name} must have a value, got none.")
     return {name: typed[name] for name in settings}
