@@ -1,12 +1,19 @@
-"""Fills the page of methods with what the packages export: no list is kept by hand."""
+"""Makes the page of methods: what the packages export, and doctests shown as code."""
 
 from __future__ import annotations
 
+import re
+from types import FunctionType
 from typing import Any
+
+import griffe
 
 from metalens.benchmarks.calls import BACKBONES, LEARNERS, REGULARIZERS
 
 LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "networks": BACKBONES}
+
+# From a prompt to the next empty line.
+_DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -19,6 +26,18 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _reference(name: str, method: Any) -> str:
     """Refer to a method, and to what it offers beside the common interface: what has a text of its own."""
-    public = vars(method).items() if isinstance(method, type) else ()
-    members = [member for member, value in public if member[0] != "_" and getattr(value, "__doc__", None)]
+    own = vars(method).items() if isinstance(method, type) else ()
+    calls = [(member, value) for member, value in own if isinstance(value, FunctionType | classmethod)]
+    members = [member for member, value in calls if member[0] != "_" and value.__doc__]
     return f"::: metalens.{name}\n    options:\n      members: [{', '.join(members)}]"
+
+
+class Doctests(griffe.Extension):
+    """Fence the doctests of docstrings, which else would be read as quotations and links."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change one docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = _DOCTEST.sub(
+                lambda match: f"```pycon\n{match[0].rstrip()}\n```\n", obj.docstring.value
+            )
