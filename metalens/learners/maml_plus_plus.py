@@ -18,7 +18,8 @@ from metalens.networks import Network
 class MAMLPlusPlus(MAML):
     """MAML with three of the options that make it more stable.
 
-    - Step sizes `a[p, t]`, one for each parameter tensor p and step t, learned in the outer loop.
+    - Step sizes `inner_lr * a[p, t]`, one for each parameter tensor p and step t, with the factors a, at first
+      1, learned in the outer loop.
     - Multi-step loss: while progress is below `multi_step_until`, the outer loss is a weighted sum of the
       query losses after every step, `sum_t v_t L(query; theta_t)`. The weights start equal, `v_t = 1/n`, and
       shrink linearly in favor of the last step.
@@ -41,8 +42,9 @@ class MAMLPlusPlus(MAML):
     torch.Size([4, 5])
 
     Source: A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", 2019, arXiv 1810.09502.
-    Deviations: no statistics or scales of normalization layers per step (`TaskNorm` uses the set at hand),
-    no schedule of the outer step size here (see `fit`).
+    Deviations: step sizes are learned in units of the initial one, for which steps of the outer optimizer
+    could else be too large; no statistics or scales of normalization layers per step (`TaskNorm` uses the
+    set at hand); no schedule of the outer step size here (see `fit`).
     """
 
     rates: nn.Parameter
@@ -66,9 +68,7 @@ class MAMLPlusPlus(MAML):
     def set_network(self, network: Network) -> None:
         super().set_network(network)
         example = next(iter(self.adapted_parameters().values()))
-        self.rates = nn.Parameter(
-            example.new_full((len(self.adapted_parameters()), self.inner_steps), self.inner_lr)
-        )
+        self.rates = nn.Parameter(example.new_ones(len(self.adapted_parameters()), self.inner_steps))
 
     def set_progress(self, progress: float) -> None:
         self.first_order = self._always_first_order or progress < self.first_order_until
@@ -77,7 +77,7 @@ class MAMLPlusPlus(MAML):
 
     def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
         return [
-            dict(zip(state, self.rates[:, min(step, self.inner_steps - 1)], strict=True))
+            dict(zip(state, self.inner_lr * self.rates[:, min(step, self.inner_steps - 1)], strict=True))
             for step in range(n_steps)
         ]
 

@@ -245,11 +245,11 @@ def test_maml_plus_plus(tasks, progress):
     learner = MAMLPlusPlus(
         network(), inner_lr=LR, inner_steps=STEPS, multi_step_until=0.4, first_order_until=0.3
     )
-    assert (learner.rates == LR).all()
+    assert (learner.rates == 1).all()
     shake(nn.ParameterList([learner.rates]))
     learner.set_progress(progress)
     values = list(learner.network.parameters())
-    rates = [[learner.rates[place, step] for place in range(6)] for step in range(STEPS)]
+    rates = [[LR * learner.rates[place, step] for place in range(6)] for step in range(STEPS)]
     # Of the weights 1/3 a share of 1 - progress / 0.4 is left to the early steps.
     early = {0.0: 1 / 3, 0.2: 1 / 6, 0.5: 0.0, 1.0: 0.0}[progress]
 
@@ -269,7 +269,7 @@ def test_maml_plus_plus_in_testing():
     tasks = regression_tasks("mlp")
     learner.eval()
     values, r = list(learner.network.parameters()), learner.rates
-    rates = [[r[place, step] for place in range(6)] for step in (0, 1, 1, 1)]
+    rates = [[LR * r[place, step] for place in range(6)] for step in (0, 1, 1, 1)]
 
     def reference(i: int) -> Tensor:
         xs, ys, xq, yq = number(tasks, i)
