@@ -219,7 +219,7 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
         parts = {"support": test[number].support, "query": dense[number].query}
         with torch.no_grad():
             model = learner(parts["support"])
-            start = learner.initial_state(*parts["support"])
+            start = learner.initial_state(learner.encode(parts["support"].x), parts["support"].y)
             for part, examples in parts.items():
                 x, y = (tensor.to(learner.device) for tensor in examples)
                 columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}

@@ -18,8 +18,8 @@ from metalens.networks import Network
 class MAMLPlusPlus(MAML):
     """MAML with three of the options that make it more stable.
 
-    - Step sizes `inner_lr * a[p, t]`, one for each parameter tensor p and step t. The factors a, at first 1, are
-      learned in the outer loop.
+    - Step sizes `inner_lr * a[p, t]`, one for each parameter tensor p and step t. The factors a, at first 1,
+      are learned in the outer loop.
     - Multi-step loss: while progress is below `multi_step_until`, the outer loss is a weighted sum of the
       query losses after every step, `sum_t v_t L(query; theta_t)`. The weights start equal, `v_t = 1/n`, and
       shrink linearly in favor of the last step.
