@@ -49,6 +49,31 @@ def test_recipe_runs(name, tmp_path, request):
     assert (tmp_path / "relations.csv").exists()
 
 
+CLASSIFIERS = {"ProtoNet", "ProtoMAML"}
+
+
+def test_every_learner_runs_on_curves(tmp_path):
+    learners = [name for name in LEARNERS if name not in CLASSIFIERS]
+    changes = {**TINY, "learner": learners, "regularizers": ["none"], "seeds": [0]}
+    run(replace(RECIPES["sinusoid-5shot"], **changes), tmp_path)
+    assert write_report(tmp_path).is_file()
+    assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(learners)
+
+
+@pytest.mark.filterwarnings("ignore:Found")
+@pytest.mark.usefixtures("omniglot")
+def test_every_learner_runs_on_images(tmp_path):
+    changes = {**TINY, "learner": list(LEARNERS), "regularizers": ["none"], "seeds": [0]}
+    run(replace(RECIPES["omniglot-5w1s"], n_filters=4, n_query=2, **changes), tmp_path)
+    assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(LEARNERS)
+
+
+def test_every_regularizer_runs_on_curves(tmp_path):
+    changes = {**TINY, "regularizers": ["none", *REGULARIZERS], "seeds": [0]}
+    run(replace(RECIPES["sinusoid-5shot"], **changes), tmp_path)
+    assert set(pd.read_csv(tmp_path / "results.csv").regularizers) == {"none", *REGULARIZERS}
+
+
 def test_arms_start_from_equal_weights_and_seeds_from_different_ones():
     recipe = RECIPES["demo"]
     plain, regularized = arms_of(recipe)[:2]

@@ -172,6 +172,22 @@ def test_settings_out_of_range_are_refused(settings, words):
         TRLearner(7, **settings)
 
 
+def test_defaults_are_the_paper_preset():
+    torch.manual_seed(0)
+    one = TRLearner(7)
+    torch.manual_seed(0)
+    other = TRLearner.paper(7)
+    names = ("weight", "relations", "task_vector", "label_slots", "slot_temperature", "temperature", "center",
+             "neighbors", "n_query_hat")  # fmt: skip
+    settings = [tuple(getattr(regularizer, name) for name in names) for regularizer in (one, other)]
+    assert settings == [(0.1, "learned", "features", "none", 0.1, None, False, None, None)] * 2
+    assert torch.equal(one.omega, other.omega)
+    assert one.omega.shape == (4, 7)
+    wide = TRLearner(4000).omega
+    assert abs(wide.mean() - 1) < 0.01
+    assert abs(wide.std() - 0.1) < 0.01
+
+
 def test_refusals_at_assembly_and_for_small_batches():
     with pytest.raises(MetaLensError, match="n_features is 9, but the task vectors"):
         Objective(MAML(mlp()), [TRLearner(9)])
