@@ -17,6 +17,7 @@ import argparse
 import csv
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -177,11 +178,9 @@ def own_tests(path: Path) -> list[list[str]]:
 
 
 def catalogued() -> list[str]:
-    """Return the names of all learners and regularizers."""
-    packages = [(PACKAGE / folder / "__init__.py").read_text(encoding="utf-8") for folder in
-                ("learners", "regularizers")]  # fmt: skip
-    return [name for text in packages for name in text.replace('"', " ").replace(",", " ").split()
-            if name.isidentifier() and name not in ("Learner", "GradientLearner", "Regularizer")]  # fmt: skip
+    """Return the names that the packages of learners and regularizers export."""
+    packages = [PACKAGE / folder / "__init__.py" for folder in ("learners", "regularizers")]
+    return [name for path in packages for name in re.findall(r'"(\w+)"', path.read_text(encoding="utf-8"))]
 
 
 def changed_line(before: str, after: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Adding a method = one entry here; the suite then tests it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from metalens import (
     Learner,
     LinearProbe,
     MAMLPlusPlus,
+    MatchingNet,
     MetaAug,
     MetaCRL,
     MetaMix,
@@ -54,6 +55,9 @@ class LearnerEntry:
     """A learner with small settings, and what holds for it."""
 
     build: Callable[[Network], Learner]
+    classifier: bool = False  # class targets only
+    gradient_steps: bool = True  # adapts by gradient steps from an initial model
+    own_head: bool = True  # predicts by the network's linear head
     exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
     trains: bool = True  # others have no meta-parameters
     from_hidden: bool = True  # others need the inputs too, and cannot predict from activations alone
@@ -77,7 +81,9 @@ LEARNERS = {
     "TNet": LearnerEntry(lambda network: TNet(network, inner_lr=0.1, inner_steps=2)),
     "MTNet": LearnerEntry(lambda network: MTNet(network, inner_lr=0.1, inner_steps=2)),
     "MAMLPlusPlus": LearnerEntry(maml_plus_plus),
-    "ProtoMAML": LearnerEntry(lambda network: ProtoMAML(network, inner_lr=0.05, inner_steps=2)),
+    "ProtoMAML": LearnerEntry(
+        lambda network: ProtoMAML(network, inner_lr=0.05, inner_steps=2), classifier=True, own_head=False
+    ),
     "IMAML": LearnerEntry(
         lambda network: IMAML(network, proximity=100.0, cg_steps=10, inner_lr=0.009, inner_steps=20)
     ),
@@ -85,9 +91,10 @@ LEARNERS = {
         lambda network: Reptile(network, inner_lr=0.01, inner_steps=2, inner_optimizer="sgd"),
         exact_gradient=False,
     ),
-    "ProtoNet": LearnerEntry(ProtoNet),
-    "R2D2": LearnerEntry(R2D2),
-    "DeepKernelGP": LearnerEntry(DeepKernelGP),
+    "ProtoNet": LearnerEntry(ProtoNet, classifier=True, gradient_steps=False, own_head=False),
+    "MatchingNet": LearnerEntry(MatchingNet, classifier=True, gradient_steps=False, own_head=False),
+    "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
+    "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
 }
@@ -102,6 +109,8 @@ LEARNER_VARIANTS = {
     ),
     "DeepKernelGP-predictive": LearnerEntry(
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
+        gradient_steps=False,
+        own_head=False,
         from_hidden=False,
     ),
 }
@@ -154,46 +163,48 @@ VARIANT_LEARNERS = ("MAML", "ANIL", "ProtoNet")
 class Refusal:
     """Combinations that have no meaning, and words of the error that says so.
 
-    An empty tuple stands for all.
+    `learners` tells which learners it covers, by name and entry; regularizers are listed by name. `None`
+    stands for all.
     """
 
     words: str
-    learners: tuple[str, ...] = ()
-    regularizers: tuple[str, ...] = ()
-    kind: str = ""
+    learners: Callable[[str, LearnerEntry], bool] | None = None
+    regularizers: Collection[str] | None = None
+    kind: str | None = None
 
     def covers(self, learner: str, regularizer: str, kind: str) -> bool:
+        entry = (LEARNERS | LEARNER_VARIANTS)[learner]
         return (
-            (not self.learners or learner in self.learners)
-            and (not self.regularizers or regularizer in self.regularizers)
-            and self.kind in ("", kind)
+            (self.learners is None or self.learners(learner, entry))
+            and (self.regularizers is None or regularizer in self.regularizers)
+            and self.kind in (None, kind)
         )
 
 
-ALL_REGULARIZERS = tuple(name for name in REGULARIZERS | VARIANTS if name != "none")
+ALL_REGULARIZERS = set(REGULARIZERS | VARIANTS) - {"none"}
 
 # Every combination without a meaning, in this one place, first reason first; the suite asserts that each is
 # refused.
 REFUSALS = (
-    Refusal("channel_shuffle is for class", regularizers=("MetaMix-shuffle",), kind="regression"),
-    Refusal("needs parameters that adapt", learners=("ProtoNet",), regularizers=("TRLearner-adaptation",)),
-    Refusal("it moves the initialization toward", learners=("Reptile",), regularizers=ALL_REGULARIZERS),
-    Refusal("it learns one model for all of them", learners=("LinearProbe",), regularizers=ALL_REGULARIZERS),
-    Refusal("it learns nothing across tasks", learners=("FromScratch",), regularizers=ALL_REGULARIZERS),
+    Refusal("channel_shuffle is for class", regularizers=["MetaMix-shuffle"], kind="regression"),
+    Refusal("needs parameters that adapt", lambda name, _: name == "ProtoNet", ["TRLearner-adaptation"]),
+    Refusal("it moves the initialization toward", lambda name, _: name == "Reptile", ALL_REGULARIZERS),
+    Refusal("it learns one model for all of them", lambda name, _: name == "LinearProbe", ALL_REGULARIZERS),
+    Refusal("it learns nothing across tasks", lambda name, _: name == "FromScratch", ALL_REGULARIZERS),
     Refusal(
         "needs an initial model",
-        learners=("ProtoNet", "R2D2", "DeepKernelGP"),
-        regularizers=("TAML", "TAML-entropy", "TAML-gini"),
+        lambda _, entry: not entry.gradient_steps,
+        ["TAML", "TAML-entropy", "TAML-gini"],
     ),
     Refusal(
         "needs a linear head to replace",
-        learners=("ProtoNet", "ProtoMAML", "R2D2", "DeepKernelGP"),
-        regularizers=("DropoutBins", "DropoutBins-bins"),
+        lambda _, entry: not entry.own_head,
+        ["DropoutBins", "DropoutBins-bins"],
     ),
-    Refusal("masks change from step to step", learners=("IMAML",), regularizers=("DropoutBins",)),
-    Refusal("sees the initialization alone", learners=("IMAML",), regularizers=("MRMAML",)),
-    Refusal("is a classifier, got real targets", learners=("ProtoNet", "ProtoMAML"), kind="regression"),
-    Refusal("is for classification", regularizers=("TRLearner-slots", "TAML-entropy"), kind="regression"),
+    Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
+    Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
+    Refusal("is a classifier, got real targets", lambda _, entry: entry.classifier, kind="regression"),
+    Refusal("is for classification", regularizers=["TRLearner-slots", "TAML-entropy"], kind="regression"),
 )
 
 

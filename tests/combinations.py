@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from catalogue import (
@@ -21,7 +22,7 @@ from catalogue import (
     regression_tasks,
 )
 
-from metalens import Objective, Task
+from metalens import MetaLensError, Objective, Task
 
 KINDS = ("classification", "regression")
 
@@ -41,16 +42,28 @@ class Case:
             warnings.simplefilter("ignore")  # wrapping a recurrent network warns, as it should
             network = build_network(self.network)
         torch.manual_seed(2)
-        learner = self.entry.build(network)
-        regularizers = self.regularizer_entry.build(learner)
-        return Objective(learner, regularizers, batching=batching).double()
+        with self._advice():
+            learner = self.entry.build(network)
+            regularizers = self.regularizer_entry.build(learner)
+            return Objective(learner, regularizers, batching=batching).double()
 
     def tasks(self) -> Task:
         return (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
 
     def loss(self, objective: Objective, tasks: Task) -> torch.Tensor:
         torch.manual_seed(3)  # what a regularizer draws at every step
-        return torch.stack(list(objective(tasks).values())).sum()
+        with self._advice():
+            return torch.stack(list(objective(tasks).values())).sum()
+
+    @contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what to do about an error in a combination that is thought to have a meaning."""
+        try:
+            yield
+        except MetaLensError as error:
+            if self.refusal is None:
+                error.add_note(f"If {self} has no meaning, let REFUSALS in catalogue.py cover it.")
+            raise
 
     def __str__(self) -> str:
         return f"{self.learner}-{self.regularizer}-{self.network}-{self.kind}"

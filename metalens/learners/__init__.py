@@ -10,6 +10,7 @@ from metalens.learners.imaml import IMAML
 from metalens.learners.linear_probe import LinearProbe
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
+from metalens.learners.matching_net import MatchingNet
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
 from metalens.learners.proto_maml import ProtoMAML
@@ -32,6 +33,7 @@ __all__ = [
     "LinearProbe",
     "MAMLPlusPlus",
     "MTNet",
+    "MatchingNet",
     "MetaSGD",
     "ProtoMAML",
     "ProtoNet",

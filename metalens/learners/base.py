@@ -206,14 +206,6 @@ class Learner(nn.Module, ABC):
         """Where the meta-parameters are."""
         return next(self.parameters()).device
 
-    def refuse_real_targets(self, y: Tensor) -> None:
-        """Raise `MetaLensError` where a classifier gets real targets."""
-        if y.is_floating_point():
-            raise MetaLensError(
-                f"{type(self).__name__} is a classifier, got real targets; for regression use another "
-                "learner, such as R2D2 or MAML."
-            )
-
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
 

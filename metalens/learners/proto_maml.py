@@ -7,11 +7,10 @@ from typing import Unpack
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalens.errors import MetaLensError
 from metalens.learners.base import State
+from metalens.learners.classes import class_indicators, class_means, number_of_classes
 from metalens.learners.gradient import InnerSettings
 from metalens.learners.maml import MAML
-from metalens.learners.protonet import class_means
 from metalens.networks import Network
 
 
@@ -44,19 +43,13 @@ class ProtoMAML(MAML):
         self, network: Network, *, n_way: int | None = None, **settings: Unpack[InnerSettings]
     ) -> None:
         super().__init__(network, **settings)
-        self.n_way = network.n_outputs if n_way is None else n_way
-        if self.n_way < 2:
-            raise MetaLensError(
-                f"ProtoMAML needs at least 2 classes, got n_way={self.n_way}; it is a classifier, so give a "
-                "network with one output per class, or n_way."
-            )
+        self.n_way = number_of_classes("ProtoMAML", network, n_way)
 
     def set_network(self, network: Network) -> None:
         super().set_network(network.headless())
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
-        self.refuse_real_targets(y)
-        prototypes = class_means(self.embed(z), y, self.n_way)
+        prototypes = class_means(self.embed(z), class_indicators("ProtoMAML", y, z, self.n_way))
         head = {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(1)}
         return {**super().initial_state(z, y), **head}
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.classes import class_indicators, class_means, number_of_classes
 from metalens.networks import Network
 
 
@@ -39,37 +38,17 @@ class ProtoNet(Learner):
 
     def __init__(self, network: Network, *, n_way: int | None = None, loss: Loss = task_loss) -> None:
         super().__init__(network, loss=loss)
-        self.n_way = network.n_outputs if n_way is None else n_way
-        if self.n_way < 2:
-            raise MetaLensError(
-                f"ProtoNet needs at least 2 classes, got n_way={self.n_way}; it is a classifier, so give a "
-                "network with one output per class, or n_way."
-            )
+        self.n_way = number_of_classes("ProtoNet", network, n_way)
 
     def set_network(self, network: Network) -> None:
         super().set_network(network.headless())
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        self.refuse_real_targets(y)
-        return {"prototypes": class_means(z, y, self.n_way)}
+        indicators = class_indicators("ProtoNet", y, z, self.n_way)
+        return {"prototypes": class_means(z, indicators)}  # (n_way, d)
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         # -||z - c||^2 without the (n, n_way, d) array of differences.
         prototypes = state["prototypes"]
         squares = z.square().sum(1, keepdim=True) + prototypes.square().sum(1)
         return 2 * z @ prototypes.T - squares
-
-
-def class_means(features: Tensor, y: Tensor, n_way: int) -> Tensor:
-    """Return the mean features of every class, `(n_way, d)`; not a number for a class without examples.
-
-    Args:
-        features: `(s, d)`.
-        y: class indices, `(s,)`.
-        n_way: number of classes.
-
-    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2).tolist()
-    [[2.0], [5.0]]
-    """
-    members = (y.unsqueeze(0) == torch.arange(n_way, device=y.device).unsqueeze(1)).to(features.dtype)
-    return members @ features / members.sum(1, keepdim=True)

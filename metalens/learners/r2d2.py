@@ -8,34 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, check_targets, task_loss
+from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.classes import indicator_targets
 from metalens.networks import Network
-
-
-def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
-    """Return the targets of a regression, `(n, n_outputs)`.
-
-    Args:
-        y: real targets, returned as they are; or class indices, turned into 1 for the class and 0 for others.
-        z: the encoded inputs that they belong to, `(n, ...)`.
-        n_outputs: number of targets or classes.
-
-    Raises:
-        MetaLensError: targets of another shape or type, or classes with a single output.
-
-    >>> indicator_targets(torch.tensor([1, 0]), torch.zeros(2, 4), n_outputs=2)
-    tensor([[0., 1.],
-            [1., 0.]])
-    """
-    check_targets(z.new_empty(len(z), n_outputs), y)
-    if y.is_floating_point():
-        return y
-    if n_outputs < 2:
-        raise MetaLensError(
-            "Class targets need one output per class, and this learner has a single one; give a network with "
-            "one output per class, or n_outputs."
-        )
-    return (y.unsqueeze(1) == torch.arange(n_outputs, device=y.device)).to(z.dtype)
 
 
 class R2D2(Learner):

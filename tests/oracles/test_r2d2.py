@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from metalens import R2D2, Episode, Examples, MetaLensError, Network, Objective, mlp
-from metalens.learners.r2d2 import indicator_targets
+from metalens.learners.classes import indicator_targets
 
 TASKS = {"classification": classification_tasks, "regression": regression_tasks}
 

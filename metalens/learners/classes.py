@@ -1,0 +1,82 @@
+"""What learners do with class targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import check_targets
+from metalens.networks import Network
+
+
+def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
+    """Return n_way, by default the number of outputs of the network's head.
+
+    Raises:
+        MetaLensError: there are fewer than two.
+
+    >>> from metalens import mlp
+    >>> number_of_classes("ProtoNet", mlp(1, 5), None)
+    5
+    """
+    n = network.n_outputs if n_way is None else n_way
+    if n < 2:
+        raise MetaLensError(
+            f"{learner} needs at least 2 classes, got n_way={n}; it is a classifier, so give a network with "
+            "one output per class, or n_way."
+        )
+    return n
+
+
+def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
+    """Return the targets of a regression, `(n, n_outputs)`.
+
+    Args:
+        y: real targets, returned as they are; or class indices, turned into 1 for the class and 0 for others.
+        z: the encoded inputs that they belong to, `(n, ...)`.
+        n_outputs: number of targets or classes.
+
+    Raises:
+        MetaLensError: targets of another shape or type, or classes with a single output.
+
+    >>> indicator_targets(torch.tensor([1, 0]), torch.zeros(2, 4), n_outputs=2)
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    check_targets(z.new_empty(len(z), n_outputs), y)
+    if y.is_floating_point():
+        return y
+    if n_outputs < 2:
+        raise MetaLensError(
+            "Class targets need one output per class, and this learner has a single one; give a network with "
+            "one output per class, or n_outputs."
+        )
+    return (y.unsqueeze(1) == torch.arange(n_outputs, device=y.device)).to(z.dtype)
+
+
+def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
+    """Return `indicator_targets` for a classifier, which has no use for real targets.
+
+    Raises:
+        MetaLensError: real targets, named with the learner; see also `indicator_targets`.
+    """
+    if y.is_floating_point():
+        raise MetaLensError(
+            f"{learner} is a classifier, got real targets; for regression use another learner, such as R2D2 "
+            "or MAML."
+        )
+    return indicator_targets(y, z, n_way)
+
+
+def class_means(features: Tensor, indicators: Tensor) -> Tensor:
+    """Return the mean features of every class, `(n_way, d)`; not a number for a class without examples.
+
+    Args:
+        features: `(s, d)`.
+        indicators: `(s, n_way)`, see `class_indicators`.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[1.0, 0], [1, 0], [0, 1]])).tolist()
+    [[2.0], [5.0]]
+    """
+    return indicators.T @ features / indicators.sum(0).unsqueeze(1)

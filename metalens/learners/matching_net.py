@@ -1,0 +1,68 @@
+"""Matching networks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.classes import class_indicators, number_of_classes
+from metalens.networks import Network
+
+
+class MatchingNet(Learner):
+    """Classify by attention over the support examples.
+
+    `p(k | x) = sum_i a_i(x) [y_i = k]`, `a(x) = softmax_i(scale * cos(g(x), g(x_i)))` over the support;
+    logits `log p`.
+
+    Args:
+        network: only its backbone g is used and kept.
+        n_way: classes of a task; by default the number of outputs of the network's head.
+        scale: factor of the cosine; the larger, the closer to the nearest neighbor.
+        loss: see `Learner`.
+
+    Raises:
+        MetaLensError: fewer than two classes, a scale out of range, or real targets.
+
+    >>> import torch
+    >>> from metalens import Examples, MatchingNet, mlp
+    >>> support = Examples(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
+    >>> model = MatchingNet(mlp(1, 2))(support)
+    >>> model(support.x).argmax(1).tolist()
+    [0, 1]
+
+    Source: O. Vinyals, C. Blundell, T. Lillicrap, K. Kavukcuoglu, D. Wierstra, "Matching Networks for One
+    Shot Learning", 2016, arXiv 1606.04080. Deviations: no full-context embeddings; one backbone for support
+    and query; the scale, which is 1 in the paper; normalization layers use the statistics of the support
+    and of the query set separately.
+    """
+
+    head_only = True
+
+    def __init__(
+        self, network: Network, *, n_way: int | None = None, scale: float = 10.0, loss: Loss = task_loss
+    ) -> None:
+        super().__init__(network, loss=loss)
+        self.n_way = number_of_classes("MatchingNet", network, n_way)
+        if not 0 < scale < math.inf:
+            raise MetaLensError(f"MatchingNet: scale must be above 0 and finite, got {scale}.")
+        self.scale = scale
+
+    def set_network(self, network: Network) -> None:
+        super().set_network(network.headless())
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        indicators = class_indicators("MatchingNet", y, z, self.n_way)
+        return {"support": F.normalize(z, dim=1), "indicators": indicators}
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        attention = (self.scale * F.normalize(z, dim=1) @ state["support"].T).log_softmax(1)  # (n, s)
+        # The logarithm of the sum over each class, finite where a class has no examples.
+        of_class = state["indicators"].T.bool()  # (n_way, s)
+        lowest = torch.finfo(z.dtype).min
+        return attention.unsqueeze(1).masked_fill(~of_class, lowest).logsumexp(2)
