@@ -8,9 +8,9 @@ from typing import Any
 
 import griffe
 
-from metalens.benchmarks.calls import BACKBONES, LEARNERS, REGULARIZERS
+from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
 
-LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "networks": BACKBONES}
+LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "networks": NETWORKS}
 
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.calls import BACKBONES, LEARNERS, REGULARIZERS
+from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
 from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
 from metalens.errors import MetaLensError
 from metalens.files import new_folder
@@ -154,7 +154,7 @@ def _list() -> None:
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
-        ("Networks", {name: _first_line(build) for name, build in BACKBONES.items()}),
+        ("Networks", {name: _first_line(build) for name, build in NETWORKS.items()}),
     ):
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", no_wrap=True, min_width=18)

@@ -40,7 +40,10 @@ class Objective(nn.Module):
         super().__init__()
         for regularizer in regularizers:
             regularizer.check(learner)
-            learner.set_network(regularizer.wrap_network(learner.network))
+            before = _parameters(learner)
+            network = regularizer.wrap_network(learner.network)
+            if network is not learner.network or _parameters(learner) != before:
+                learner.set_network(network)
         learner.plan(batching)  # refuses what is impossible, now
         self.learner = learner
         self.regularizers = nn.ModuleList(regularizers)
@@ -77,3 +80,8 @@ class Objective(nn.Module):
 
     def _regularizers(self) -> list[Regularizer]:
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped
+
+
+def _parameters(learner: Learner) -> list[tuple[str, int]]:
+    """Return what tells whether a network was changed: the names and identities of its parameters."""
+    return [(name, id(parameter)) for name, parameter in learner.network.named_parameters()]

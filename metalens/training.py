@@ -18,6 +18,7 @@ from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.files import atomic_path
+from metalens.learners import Learner
 from metalens.objective import Objective
 
 if TYPE_CHECKING:
@@ -120,20 +121,24 @@ def fit(
 
         fabric = Fabric(accelerator="auto", devices=1)
     if objective.learner.pooled:
-        tasks = tasks.pooled()
+        tasks = _pooled(objective.learner, tasks)
     if fabric.world_size > 1:
         raise MetaLensError(
             f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
         )
     rows = []
+    fabric.to_device(objective)
     if any(parameter.requires_grad for parameter in objective.parameters()):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             optimizer, scheduler = _outer_optimizer(objective, outer_optimizer, outer_lr, schedule, steps)
-            rows = _descend(
-                objective, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation, fabric,
-                progress,
-            )  # fmt: skip
+            try:
+                rows = _descend(
+                    objective, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation, fabric,
+                    progress,
+                )  # fmt: skip
+            finally:
+                objective.learner.set_progress(1.0)
     curve = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
     if folder is not None:
         with atomic_path(folder / "weights.safetensors") as path:
@@ -141,6 +146,16 @@ def fit(
         with atomic_path(folder / "metrics.csv") as path:
             curve.to_csv(path, index=False)
     return curve
+
+
+def _pooled(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
+    tasks, n_outputs = tasks.pooled(), learner.network.n_outputs
+    if tasks.n_classes not in (None, n_outputs):
+        raise MetaLensError(
+            f"The head of {type(learner).__name__} has {n_outputs} outputs, and its training tasks have "
+            f"{tasks.n_classes} classes together; set n_classes={tasks.n_classes}."
+        )
+    return tasks
 
 
 def _outer_optimizer(
@@ -206,7 +221,6 @@ def _descend(
                 best_weights = {k: v.detach().clone() for k, v in objective.state_dict().items()}
         if progress is not None:
             progress(step, value)
-    objective.learner.set_progress(1.0)
     if best_weights is not None:
         objective.load_state_dict(best_weights)
     return rows

@@ -60,7 +60,6 @@ class LearnerEntry:
     own_head: bool = True  # predicts by the network's linear head
     exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
     trains: bool = True  # others have no meta-parameters
-    from_hidden: bool = True  # others need the inputs too, and cannot predict from activations alone
 
 
 def maml_plus_plus(network: Network) -> Learner:
@@ -111,7 +110,6 @@ LEARNER_VARIANTS = {
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
         gradient_steps=False,
         own_head=False,
-        from_hidden=False,
     ),
 }
 
@@ -163,20 +161,22 @@ VARIANT_LEARNERS = ("MAML", "ANIL", "ProtoNet")
 class Refusal:
     """Combinations that have no meaning, and words of the error that says so.
 
-    `learners` tells which learners it covers, by name and entry; regularizers are listed by name. `None`
-    stands for all.
+    `learners` tells which learners it covers, by name and entry; regularizers and networks are listed by
+    name. `None` stands for all.
     """
 
     words: str
     learners: Callable[[str, LearnerEntry], bool] | None = None
     regularizers: Collection[str] | None = None
+    networks: Collection[str] | None = None
     kind: str | None = None
 
-    def covers(self, learner: str, regularizer: str, kind: str) -> bool:
+    def covers(self, learner: str, regularizer: str, network: str, kind: str) -> bool:
         entry = (LEARNERS | LEARNER_VARIANTS)[learner]
         return (
             (self.learners is None or self.learners(learner, entry))
             and (self.regularizers is None or regularizer in self.regularizers)
+            and (self.networks is None or network in self.networks)
             and self.kind in (None, kind)
         )
 
@@ -203,6 +203,7 @@ REFUSALS = (
     ),
     Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
     Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
+    Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
     Refusal("is a classifier, got real targets", lambda _, entry: entry.classifier, kind="regression"),
     Refusal("is for classification", regularizers=["TRLearner-slots", "TAML-entropy"], kind="regression"),
 )
@@ -243,8 +244,26 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "conv-norm": lambda: Network(_conv(TaskNorm(4)), nn.Linear(16, N_WAY), n_features=16, n_outputs=N_WAY),
     "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
 }
-# Further normalization layers, without regularizers.
-NORM_NETWORKS: dict[str, Callable[[], Network]] = {
+
+
+class Embedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding(x).flatten(1).tanh()
+
+
+def _shared() -> Network:
+    network = mlp(5, N_WAY, [8, 7], activation=nn.Softplus)
+    return Network(network.backbone, network.head, n_features=7, n_outputs=N_WAY, n_shared=1)
+
+
+# Further normalization layers, shared stages and integer inputs, without regularizers.
+FURTHER_NETWORKS: dict[str, Callable[[], Network]] = {
+    "shared": _shared,
+    "embedding": lambda: Network(Embedding(), nn.Linear(20, N_WAY), n_features=20, n_outputs=N_WAY),
     "mlp-norm": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus, norm=True),
     "stock-batch-norm": lambda: _stock(nn.BatchNorm2d(4)),
     "stock-layer-norm": lambda: _stock(nn.LayerNorm([4, 6, 6])),
@@ -267,17 +286,18 @@ def randomize(module: nn.Module) -> nn.Module:
 
 def build_network(name: str, seed: int = 0) -> Network:
     torch.manual_seed(seed)
-    return randomize((NETWORKS | NORM_NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
+    return randomize((NETWORKS | FURTHER_NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
 
 
 def classification_tasks(network: str, seed: int = 1) -> Task:
     """A batch of random tasks in double precision."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (5,) if network.startswith("mlp") else IMAGE
+    shape = (5,) if network.startswith(("mlp", "shared", "embedding")) else IMAGE
 
     def examples(per_class: int) -> Examples:
         y = torch.arange(N_WAY).repeat_interleave(per_class).expand(N_TASKS, -1)
         x = torch.randn(N_TASKS, N_WAY * per_class, *shape, generator=generator, dtype=torch.float64)
+        x = x.mul(2).round().long().clamp(0, 5) if network == "embedding" else x
         return Examples(x, y.contiguous())
 
     return Task(examples(K_SHOT), examples(N_QUERY // N_WAY))

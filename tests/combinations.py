@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from catalogue import (
+    FURTHER_NETWORKS,
     LEARNER_VARIANTS,
     LEARNERS,
     LOOPED_NETWORKS,
     NETWORKS,
-    NORM_NETWORKS,
     REFUSALS,
     REGULARIZERS,
     VARIANT_LEARNERS,
@@ -34,7 +34,7 @@ class Case:
         self.learner, self.regularizer, self.network, self.kind = learner, regularizer, network, kind
         self.entry = (LEARNERS | LEARNER_VARIANTS)[learner]
         self.regularizer_entry = (REGULARIZERS | VARIANTS)[regularizer]
-        covering = (r.words for r in REFUSALS if r.covers(learner, regularizer, kind))
+        covering = (r.words for r in REFUSALS if r.covers(learner, regularizer, network, kind))
         self.refusal: str | None = next(covering, None)
 
     def objective(self, batching: str | int = "auto") -> Objective:
@@ -87,7 +87,7 @@ ALL = [
     *_cases(LEARNERS, REGULARIZERS, NETWORKS),
     *_cases(VARIANT_LEARNERS, VARIANTS, NETWORKS),
     *_cases(LEARNER_VARIANTS, ["none", "TRLearner"], NETWORKS),
-    *_cases(LEARNERS, ["none"], NORM_NETWORKS),
+    *_cases(LEARNERS, ["none"], FURTHER_NETWORKS),
     *_cases(LEARNERS, ["none", "TRLearner"], LOOPED_NETWORKS),
 ]
 MEANINGFUL = [case for case in ALL if case.refusal is None]

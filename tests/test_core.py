@@ -1,5 +1,7 @@
 """Tasks, distributions, training and evaluation."""
 
+import itertools
+import math
 import os
 
 import numpy as np
@@ -12,13 +14,17 @@ from torch import nn
 from metalens import (
     MAML,
     Examples,
+    FromScratch,
     Harmonic,
+    LinearProbe,
+    MAMLPlusPlus,
     MetaLensError,
     Network,
     Objective,
     Regularizer,
     Sinusoid,
     Task,
+    TaskDistribution,
     TRLearner,
     Validation,
     evaluate,
@@ -295,3 +301,91 @@ def test_two_terms_of_one_name_are_refused():
     objective = Objective(MAML(mlp()), [TRLearner(40), TRLearner(40)])
     with pytest.raises(MetaLensError, match="Two regularizers return a term named trlearner"):
         objective(Sinusoid().batch(range(3)))
+
+
+class Letters(TaskDistribution):
+    """Classes 0 to 3 of the whole split; a task has two of them, in slots 0 and 1."""
+
+    n_classes = 4
+
+    def __init__(self, numbered: bool) -> None:
+        super().__init__("train")
+        self.numbered = numbered
+
+    def __getitem__(self, index: int) -> Task:
+        classes = torch.tensor([index % 4, (index + 1) % 4])
+        both = Examples(classes.float().unsqueeze(1), classes if self.numbered else torch.arange(2))
+        return Task(both, both)
+
+    def pooled(self) -> TaskDistribution:
+        return Letters(numbered=True)
+
+
+class Unnumbered(Letters):
+    pooled = TaskDistribution.pooled
+
+
+def test_pretraining_sees_the_classes_of_the_whole_split():
+    learner = LinearProbe(mlp(1, 2, [16]), n_classes=4)
+    fit(Objective(learner), Letters(numbered=False), steps=300, meta_batch=4, outer_lr=0.03)
+    whole = torch.arange(4.0).unsqueeze(1)
+    assert learner.network(whole).argmax(1).tolist() == [0, 1, 2, 3]
+    assert Sinusoid().pooled().batch(range(2)).query.y.shape == (2, 15, 1)
+
+
+def test_pretraining_needs_numbered_classes_and_a_head_for_them():
+    learner = LinearProbe(mlp(1, 2))
+    with pytest.raises(
+        MetaLensError, match="has 2 outputs, and its training tasks have 4 classes together; set"
+    ):
+        fit(Objective(learner), Letters(numbered=False), steps=1, meta_batch=4)
+    with pytest.raises(MetaLensError, match="Unnumbered does not number the classes of all its tasks"):
+        fit(Objective(learner), Unnumbered(numbered=False), steps=1, meta_batch=4)
+
+
+def test_without_trainable_parameters_nothing_is_done():
+    curve = fit(Objective(FromScratch(mlp())), Sinusoid(), steps=3, meta_batch=4)
+    assert curve.empty
+
+
+def test_a_failed_run_leaves_no_trace_of_its_progress():
+    learner = MAMLPlusPlus(mlp(), inner_lr=1e20, inner_steps=3, first_order_until=1.0)
+    with pytest.raises(MetaLensError, match="training diverged"):
+        fit(Objective(learner), Sinusoid(), steps=5, meta_batch=4)
+    assert not learner.detaches_gradients
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_of_plain_descent(schedule):
+    """With a loss whose gradient is 1, each move is the step size of that step."""
+    network = Network(nn.Identity(), nn.Linear(1, 1), n_features=1, n_outputs=1)
+    learner = LinearProbe(network, loss=lambda predictions, y: predictions.sum() / predictions.numel())
+    places = [network.head.bias.item()]
+    fit(
+        Objective(learner), Sinusoid(), steps=4, meta_batch=2, outer_lr=0.5, outer_optimizer="sgd",
+        schedule=schedule, progress=lambda step, loss: places.append(network.head.bias.item()),
+    )  # fmt: skip
+    shares = {
+        "constant": [1, 1, 1, 1],
+        "linear": [1, 0.75, 0.5, 0.25],
+        "cosine": [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)],
+    }
+    moves = [before - after for before, after in itertools.pairwise(places)]
+    assert moves == pytest.approx([0.5 * share for share in shares[schedule]], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"outer_optimizer": "lbfgs"}, "outer_optimizer must be one of adam, sgd, got 'lbfgs'"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, got 'step'"),
+    ],
+)
+def test_wrong_outer_settings_are_refused(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch=4, **settings)
+
+
+def test_an_empty_backbone_is_refused():
+    with pytest.raises(MetaLensError, match=r"empty nn\.Sequential; give nn\.Identity"):
+        Network(nn.Sequential(), nn.Linear(1, 1), n_features=1, n_outputs=1)

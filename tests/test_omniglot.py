@@ -510,3 +510,22 @@ def test_the_real_splits_share_no_character(real_images, scheme):
     if len(real_images.numbers) == 1435:
         sizes = {"vinyals": [935, 172, 328], "finn": [971, 93, 371]}
         assert [int(mask.sum()) for mask in masks] == sizes[scheme]
+
+
+def test_pooled_tasks_show_the_same_images_with_the_classes_of_the_split(make):
+    tasks = make("train", n_way=3, k_shot=2, n_query=3, rotations=True)
+    before = tasks.batch(range(6))
+    pooled = tasks.pooled()
+    after = pooled.batch(range(6))
+    assert pooled.n_classes == tasks.n_classes
+    for slots, classes in zip(before, after, strict=True):
+        assert torch.equal(slots.x, classes.x)
+        assert classes.y.max() < tasks.n_classes
+        assert classes.y.unique().numel() > 3
+        # One class to each slot of a task, whichever set.
+        per_slot = classes.y.unflatten(1, (3, -1))
+        assert (per_slot == per_slot[..., :1]).all()
+    assert torch.equal(
+        after.support.y.unflatten(1, (3, -1))[..., 0], after.query.y.unflatten(1, (3, -1))[..., 0]
+    )
+    assert torch.equal(tasks.batch(range(6)).query.y, before.query.y)

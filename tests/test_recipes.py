@@ -49,7 +49,7 @@ def test_recipe_runs(name, tmp_path, request):
     assert (tmp_path / "relations.csv").exists()
 
 
-CLASSIFIERS = {"ProtoNet", "ProtoMAML"}
+CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet"}
 
 
 def test_every_learner_runs_on_curves(tmp_path):
@@ -82,6 +82,22 @@ def test_arms_start_from_equal_weights_and_seeds_from_different_ones():
     other = plain.build(recipe, 1).learner.state_dict()
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if "weight" in name)
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_two_builds_of_an_arm_with_one_seed_are_equal(regularizer):
+    before = torch.get_rng_state()
+    one, other = (Arm("MAML", regularizer).build(RECIPES["demo"], 3).state_dict() for _ in range(2))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_learner_without_regularizers_is_an_arm_beside_regularized_ones():
+    recipe = replace(RECIPES["demo"], learner=["MAML", "Reptile"], regularizers=["none", "TRLearner"])
+    assert [str(arm) for arm in arms_of(recipe)] == ["MAML", "MAML + TRLearner", "Reptile"]
+    alone = replace(recipe, learner=["Reptile"], regularizers=["TRLearner"])
+    assert [str(arm) for arm in arms_of(alone)] == ["Reptile + TRLearner"]
 
 
 def test_arms_are_all_pairs_in_canonical_writing():

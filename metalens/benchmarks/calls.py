@@ -33,8 +33,8 @@ def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
 
 LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
-BACKBONES: dict[str, Callable[..., Network]] = {
-    name: getattr(networks, name) for name in networks.__all__ if name.islower()
+NETWORKS: dict[str, Callable[..., Network]] = {
+    name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
 }
 
 # Settings that are not plain values: they come from the network or from Python.
@@ -117,6 +117,16 @@ def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, 
     call = calls[0]
     cls = _find(LEARNERS, call.name, "learner")
     return cls(network, **_checked(cls, {**tuned(call.name), **call.settings}))
+
+
+def refuses_regularizers(text: str) -> bool:
+    """Tell whether no regularizer can act on the learner of a text.
+
+    >>> refuses_regularizers("Reptile(inner_steps=3)"), refuses_regularizers("MAML")
+    (True, False)
+    """
+    (name,) = {call.name for call in parse_calls(text)} & LEARNERS.keys() or {None}
+    return name is not None and LEARNERS[name].regularizer_refusal is not None
 
 
 def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from torch.utils import _pytree as pytree
 
 from metalens.batching import check_batching
-from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls
+from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
 from metalens.benchmarks.recipe import Recipe
 from metalens.distributions import Split
 from metalens.episode import Episode
@@ -58,7 +59,7 @@ class Arm:
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = build_regularizers(self.regularizers, learner)
-        return Objective(learner, regularizers, batching=recipe.batching)
+            return Objective(learner, regularizers, batching=recipe.batching)
 
 
 class Watcher:
@@ -175,12 +176,16 @@ def _threads(n: int | None) -> Iterator[None]:
 
 
 def arms_of(recipe: Recipe) -> list[Arm]:
-    """Return the arms of a recipe: every learner with every choice of regularizers."""
-    arms = [
-        Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in (learner, regularizers)))
-        for learner in recipe.learner
-        for regularizers in recipe.regularizers
-    ]
+    """Return the arms of a recipe: every learner with every choice of regularizers.
+
+    A learner to which no regularizer can attach is an arm by itself, whatever the others are compared with.
+    """
+    arms = []
+    for learner in recipe.learner:
+        plain = "none" if len(recipe.learner) > 1 and refuses_regularizers(learner) else None
+        for regularizers in [plain] if plain else recipe.regularizers:
+            texts = (learner, regularizers)
+            arms.append(Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in texts)))
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
         raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
     return arms
@@ -219,7 +224,8 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
         parts = {"support": test[number].support, "query": dense[number].query}
         with torch.no_grad():
             model = learner(parts["support"])
-            start = learner.initial_state(learner.encode(parts["support"].x), parts["support"].y)
+            x, y = (tensor.to(learner.device) for tensor in parts["support"])
+            start = learner.initial_state(learner.encode(x), y)
             for part, examples in parts.items():
                 x, y = (tensor.to(learner.device) for tensor in examples)
                 columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}
@@ -231,7 +237,8 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
     """Yield the relation map of a few test tasks, for arms that learn one."""
     for regularizer in objective.regularizers:
         if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
-            batch = recipe.distribution("test", seed).batch(range(N_RELATED))
+            tasks = recipe.distribution("test", seed).batch(range(N_RELATED))
+            batch = pytree.tree_map(lambda tensor: tensor.to(objective.learner.device), tasks)
             with torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(seed)  # for shuffled relations
                 episode = Episode(objective.learner, batch, recipe.batching)

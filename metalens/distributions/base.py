@@ -45,6 +45,8 @@ class TaskDistribution(ABC):
     torch.Size([2, 10, 1])
     """
 
+    n_classes: int | None = None  # of the whole split, where that is known
+
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
         if split not in get_args(Split):
             raise MetaLensError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")

@@ -151,7 +151,8 @@ class Omniglot(BlockDistribution):
     def _draw_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:
         if self.slots == "fixed":
             return np.stack([rng.choice(group, n) for group in self._groups], axis=1)
-        return np.stack([rng.choice(self.n_classes, self.n_way, replace=False) for _ in range(n)])
+        n_classes = self.n_characters * self._turns
+        return np.stack([rng.choice(n_classes, self.n_way, replace=False) for _ in range(n)])
 
     def _with_pixels(self, examples: Examples) -> Examples:
         classes, drawers = examples.x // N_DRAWERS, examples.x % N_DRAWERS

@@ -101,6 +101,7 @@ class Learner(nn.Module, ABC):
 
     Attributes:
         head_only: the backbone is shared by all tasks; only what reads its features adapts.
+        from_hidden: it can predict from activations alone, as `predict_hidden` does.
         pooled: it trains on all tasks as one problem, whose classes are those of the whole training set.
         regularizer_refusal: why no regularizer can act on this learner, or `None` where they can.
 
@@ -109,6 +110,7 @@ class Learner(nn.Module, ABC):
     """
 
     head_only: bool = False
+    from_hidden: bool = True
     pooled: bool = False
     regularizer_refusal: str | None = None
     network: Network
@@ -204,7 +206,7 @@ class Learner(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the meta-parameters are."""
-        return next(self.parameters()).device
+        return next(self.network.parameters()).device
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.

@@ -112,6 +112,7 @@ class DeepKernelGP(Learner):
         self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
         if self.n_outputs < 1:
             raise MetaLensError(f"DeepKernelGP: n_outputs must be at least 1, got {self.n_outputs}.")
+        self.from_hidden = domain_kernel == "none"
         self.kernel: Kernel = kernel
         self.domain_kernel: DomainKernel = domain_kernel
         self.objective: GPObjective = objective
@@ -122,8 +123,9 @@ class DeepKernelGP(Learner):
                 starts[f"{prefix}log_amplitude"] = [0.0]
             if choice in _STATIONARY:
                 starts[f"{prefix}log_length_scale"] = [0.0]
+        example = next(network.parameters())
         self.hyperparameters = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(start)) for name, start in starts.items()}
+            {name: nn.Parameter(example.new_tensor(start)) for name, start in starts.items()}
         )
 
     def set_network(self, network: Network) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
 from metalens.learners.base import Loss, task_loss
@@ -45,7 +47,7 @@ class FromScratch(MAML):
         )
 
     def set_network(self, network: Network) -> None:
-        super().set_network(network.requires_grad_(False))
+        super().set_network(copy.deepcopy(network).requires_grad_(False))  # the caller's stays trainable
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())

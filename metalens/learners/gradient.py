@@ -51,7 +51,7 @@ class GradientLearner(Learner):
         loss: see `Learner`.
 
     Raises:
-        MetaLensError: a setting is out of range.
+        MetaLensError: a setting is out of range, or nothing of the network can adapt.
     """
 
     def __init__(
@@ -78,6 +78,19 @@ class GradientLearner(Learner):
         self.inner_optimizer = InnerOptimizer(inner_optimizer, inner_momentum, inner_clip)
         super().__init__(network, loss=loss)
 
+    def set_network(self, network: Network) -> None:
+        super().set_network(network)
+        if not self.adapted_parameters():
+            raise MetaLensError(
+                f"{type(self).__name__} has nothing to adapt: the parameters that its inner loop changes are "
+                "frozen, or belong to stages that all tasks share."
+            )
+
+    @property
+    def detaches_gradients(self) -> bool:
+        """Whether inner gradients count as constants now."""
+        return self.first_order
+
     @abstractmethod
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that adapt, by their names in the network."""
@@ -101,7 +114,7 @@ class GradientLearner(Learner):
         n_steps = self.inner_steps if self.training else self.test_inner_steps
         for step, sizes in enumerate(self.step_sizes(state, n_steps)):
             gradients = grad(self.support_loss)(state, z, y)
-            if self.first_order:
+            if self.detaches_gradients:
                 gradients = {name: gradient.detach() for name, gradient in gradients.items()}
             directions, memory = self.inner_optimizer(gradients, memory, step)
             state = {name: value - sizes[name] * directions[name] for name, value in state.items()}
@@ -136,3 +149,12 @@ def last(states: Iterable[State]) -> State:
     """
     (state,) = deque(states, maxlen=1)
     return state
+
+
+def refuse_shared_stages(learner: str, network: Network) -> None:
+    """Raise `MetaLensError` for a learner whose outer gradient reaches nothing but what adapts."""
+    if network.n_shared > 0:
+        raise MetaLensError(
+            f"{learner} cannot train the {network.n_shared} stages that all tasks share: its outer gradient "
+            "reaches only what adapts; use MAML."
+        )

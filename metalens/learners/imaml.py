@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Loss, State, task_loss
-from metalens.learners.gradient import last
+from metalens.learners.gradient import last, refuse_shared_stages
 from metalens.learners.maml import MAML
 from metalens.networks import Network
 
@@ -37,7 +37,7 @@ class IMAML(MAML):
         loss: see `Learner`.
 
     Raises:
-        MetaLensError: a setting is out of range.
+        MetaLensError: a setting is out of range, or the network has stages that all tasks share.
 
     >>> from metalens import IMAML, Sinusoid, mlp
     >>> IMAML(mlp(), inner_lr=0.05)(Sinusoid("test")[0].support).state["head.weight"].shape
@@ -72,6 +72,10 @@ class IMAML(MAML):
             loss=loss,
         )
         self.proximity, self.cg_steps = proximity, cg_steps
+
+    def set_network(self, network: Network) -> None:
+        refuse_shared_stages("IMAML", network)
+        super().set_network(network)
 
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
         moves = [(state[name] - p.detach()).square().sum() for name, p in self.adapted_parameters().items()]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Loss, State, task_loss
+from metalens.learners.base import Learner, Loss, State, task_loss
 from metalens.learners.gradient import GradientLearner
 from metalens.networks import Network
 
@@ -37,7 +38,8 @@ class LinearProbe(GradientLearner):
     torch.Size([1, 40])
 
     Source: W.-Y. Chen and others, "A Closer Look at Few-shot Classification", 2019, arXiv 1904.04232 (its
-    "Baseline"). Deviation: Adam at test time, and it trains on query examples only.
+    "Baseline"). Deviations: Adam at test time; it trains on the query examples only, in batches of tasks, so
+    that normalization layers see one task at a time.
     """
 
     head_only = True
@@ -70,7 +72,12 @@ class LinearProbe(GradientLearner):
             loss=loss,
         )
         if n_classes is not None:
-            self.network.head = nn.Linear(network.n_features, n_classes)
+            example = next(network.parameters())
+            head = nn.Linear(network.n_features, n_classes, device=example.device, dtype=example.dtype)
+            self.set_network(network.with_head(head, n_classes))
+
+    def set_network(self, network: Network) -> None:
+        Learner.set_network(self, network)  # what adapts is no part of the network
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         return {}
@@ -89,3 +96,9 @@ class LinearProbe(GradientLearner):
         if self.training:
             return {f"head.{name}": p for name, p in self.network.head.named_parameters()}
         return super().adapt_encoded(z, y)
+
+    def run(self, state: State, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        if self.training or stop is not None:
+            return self.network(x, start, stop)
+        features = self.network(x, start, self.network.depth)
+        return F.linear(features, state["head.weight"], state["head.bias"])

@@ -43,8 +43,9 @@ class MAMLPlusPlus(MAML):
 
     Source: A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", 2019, arXiv 1810.09502.
     Deviations: step sizes are learned in units of the initial one, for which steps of the outer optimizer
-    could else be too large; no statistics or scales of normalization layers per step (`TaskNorm` uses the
-    set at hand); no schedule of the outer step size here (see `fit`).
+    could else be too large; weights of early steps shrink to 0, where the authors' program keeps a small
+    rest; no statistics or scales of normalization layers per step (`TaskNorm` uses the set at hand); no
+    schedule of the outer step size here (see `fit`).
     """
 
     rates: nn.Parameter
@@ -62,7 +63,6 @@ class MAMLPlusPlus(MAML):
                 raise MetaLensError(f"{name} must be from 0 to 1, got {share}.")
         super().__init__(network, **settings)
         self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
-        self._always_first_order = self.first_order
         self.set_progress(1.0)
 
     def set_network(self, network: Network) -> None:
@@ -71,9 +71,13 @@ class MAMLPlusPlus(MAML):
         self.rates = nn.Parameter(example.new_ones(len(self.adapted_parameters()), self.inner_steps))
 
     def set_progress(self, progress: float) -> None:
-        self.first_order = self._always_first_order or progress < self.first_order_until
+        self._detaches = progress < self.first_order_until
         remaining = 1 - progress / self.multi_step_until if progress < self.multi_step_until else 0.0
         self._weight_of_early_steps = remaining / self.inner_steps
+
+    @property
+    def detaches_gradients(self) -> bool:
+        return self.first_order or self._detaches
 
     def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
         return [

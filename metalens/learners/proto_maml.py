@@ -49,7 +49,8 @@ class ProtoMAML(MAML):
         super().set_network(network.headless())
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
-        prototypes = class_means(self.embed(z), class_indicators("ProtoMAML", y, z, self.n_way))
+        features = self.embed(z)
+        prototypes = class_means(features, class_indicators("ProtoMAML", y, features, self.n_way))
         head = {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(1)}
         return {**super().initial_state(z, y), **head}
 

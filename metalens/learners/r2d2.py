@@ -63,8 +63,9 @@ class R2D2(Learner):
         for name, value in (("ridge", ridge), ("scale", scale)):
             if not 0 < value < math.inf:
                 raise MetaLensError(f"R2D2: {name} must be above 0 and finite, got {value}.")
-        self.log_ridge = nn.Parameter(torch.tensor(math.log(ridge)))
-        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        example = next(network.parameters())
+        self.log_ridge = nn.Parameter(example.new_tensor(math.log(ridge)))
+        self.scale = nn.Parameter(example.new_tensor(scale))
 
     def set_network(self, network: Network) -> None:
         super().set_network(network.headless())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metalens.learners.base import Loss, State, task_loss
-from metalens.learners.gradient import last
+from metalens.learners.gradient import last, refuse_shared_stages
 from metalens.learners.inner import InnerOptimizerName
 from metalens.learners.maml import MAML
 from metalens.networks import Network
@@ -28,6 +28,9 @@ class Reptile(MAML):
         inner_optimizer: `"sgd"` or `"adam"`.
         inner_momentum: see `GradientLearner`; 0 is the published choice of Adam's beta_1.
         loss: see `Learner`.
+
+    Raises:
+        MetaLensError: a setting is out of range, or the network has stages that all tasks share.
 
     >>> from metalens import Objective, Reptile, Sinusoid, mlp
     >>> objective = Objective(Reptile(mlp(), inner_lr=0.01, inner_optimizer="sgd"))
@@ -65,6 +68,10 @@ class Reptile(MAML):
             inner_momentum=inner_momentum,
             loss=loss,
         )
+
+    def set_network(self, network: Network) -> None:
+        refuse_shared_stages("Reptile", network)
+        super().set_network(network)
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
         start = {name: value.detach() for name, value in state.items()}

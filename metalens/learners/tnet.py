@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import State
@@ -66,8 +65,6 @@ def _weight_names(network: Network) -> list[str]:
     """Return the names of the weights of all linear and ungrouped convolutional layers."""
     layers = [layer for layer in network.modules() if isinstance(layer, _Layer)]
     ungrouped = [layer for layer in layers if getattr(layer, "groups", 1) == 1]
-    weights = {
-        id(layer.get_parameter("parametrizations.weight.original" if is_parametrized(layer) else "weight"))
-        for layer in ungrouped
-    }
+    own = "weight", "parametrizations.weight.original"  # the latter with noise or another parametrization
+    weights = {id(p) for layer in ungrouped for name, p in layer.named_parameters() if name in own}
     return [name for name, p in network.named_parameters() if id(p) in weights]

@@ -51,6 +51,8 @@ class Network(nn.Module):
         self.backbone, self.head = backbone, head
         self.n_features, self.n_outputs = n_features, n_outputs
         self.n_shared, self.vmap_refusal = n_shared, vmap_refusal
+        if self.depth == 0:
+            raise MetaLensError("The backbone is an empty nn.Sequential; give nn.Identity() for no backbone.")
         if not 0 <= n_shared <= self.depth:
             raise MetaLensError(
                 f"n_shared must be 0 to {self.depth}, the number of stages of the backbone, got {n_shared}."
@@ -113,11 +115,15 @@ class Network(nn.Module):
         >>> network.headless()(torch.zeros(5, 3)).shape
         torch.Size([5, 8])
         """
+        return self.with_head(nn.Identity(), self.n_features)
+
+    def with_head(self, head: nn.Module, n_outputs: int) -> Self:
+        """Return a network that shares the backbone and has another head."""
         return type(self)(
             self.backbone,
-            nn.Identity(),
+            head,
             n_features=self.n_features,
-            n_outputs=self.n_features,
+            n_outputs=n_outputs,
             n_shared=self.n_shared,
             vmap_refusal=self.vmap_refusal,
         )

@@ -10,7 +10,7 @@ from torch.distributions import Beta
 
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
-from metalens.learners import State
+from metalens.learners import Learner, State
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples
 
@@ -64,6 +64,14 @@ class MetaMix(Regularizer):
                 f"MetaMix: channel_shuffle must be 0 or more and below 1, got {channel_shuffle}."
             )
         self.alpha, self.channel_shuffle = alpha, channel_shuffle
+
+    def check(self, learner: Learner) -> None:
+        super().check(learner)
+        if not learner.from_hidden:
+            raise MetaLensError(
+                f"MetaMix mixes activations, from which this {type(learner).__name__} cannot predict: it "
+                "needs the inputs too."
+            )
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
         learner, (support, query) = episode.learner, episode.tasks

@@ -87,6 +87,8 @@ class MRMAML(Regularizer):
             )
 
     def wrap_network(self, network: Network) -> Network:
+        if self._noises:
+            raise MetaLensError("MRMAML: this one acts on another learner already; make a new one.")
         for layer, name, mean in _weights(network.backbone):
             log_sigma = nn.Parameter(torch.full_like(mean, math.log(self.initial_sigma)))
             noise = _Noise(log_sigma)

@@ -188,6 +188,11 @@ class TRLearner(Regularizer):
         if self.relations == "uniform":
             return episode.query_predictions.new_ones(episode.n_tasks, episode.n_tasks)
         vectors = self._task_vectors(episode)  # (T, slots, d)
+        if self.omega is not None and vectors.shape[-1] != self.n_features:
+            raise MetaLensError(
+                f"TRLearner: n_features is {self.n_features}, but the task vectors have length "
+                f"{vectors.shape[-1]}, as another regularizer has changed the network; give that length."
+            )
         if self.center:
             vectors = vectors - vectors.mean(0)
         if self.omega is None:

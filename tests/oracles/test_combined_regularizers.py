@@ -11,7 +11,8 @@ from metalens import MAML, MLTI, MetaAug, MetaMix, Objective, TRLearner
 NAMES = [
     name
     for name in REGULARIZERS
-    if name != "none" and not any(refusal.covers("MAML", name, "classification") for refusal in REFUSALS)
+    if name != "none"
+    and not any(refusal.covers("MAML", name, "mlp", "classification") for refusal in REFUSALS)
 ]
 
 

@@ -17,6 +17,9 @@ from metalens import (
     BOIL,
     IMAML,
     MAML,
+    R2D2,
+    DeepKernelGP,
+    DropoutBins,
     Episode,
     Examples,
     FromScratch,
@@ -24,6 +27,7 @@ from metalens import (
     LinearProbe,
     MAMLPlusPlus,
     MetaLensError,
+    MetaMix,
     MetaSGD,
     MTNet,
     Network,
@@ -33,6 +37,7 @@ from metalens import (
     Reptile,
     Task,
     TNet,
+    TRLearner,
     mlp,
 )
 from metalens.learners.imaml import _conjugate_gradients
@@ -496,3 +501,67 @@ def test_from_scratch_is_training_from_the_same_start(tasks):
 
 def test_from_scratch_defaults():
     assert (FromScratch(network()).inner_lr, FromScratch(network()).inner_steps) == (0.01, 100)
+
+
+@pytest.mark.parametrize("make", [MetaSGD, MAMLPlusPlus, TNet, MTNet])
+def test_a_second_objective_keeps_what_was_learned(make):
+    learner = make(mlp(1, 1, [6]))
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(1.0)
+    before = dict(learner.named_parameters())
+    Objective(learner, [TRLearner(6), MetaMix()])
+    assert all(p is before[name] for name, p in learner.named_parameters())
+    Objective(learner, [DropoutBins()])
+    assert dict(learner.named_parameters()).keys() != before.keys()
+
+
+@pytest.mark.parametrize("make", [MAML, ANIL, BOIL, MetaSGD, MAMLPlusPlus, TNet, IMAML, Reptile])
+def test_a_frozen_network_is_refused(make):
+    with pytest.raises(MetaLensError, match=f"{make.__name__} has nothing to adapt: the parameters that its"):
+        make(mlp().requires_grad_(False))
+
+
+@pytest.mark.parametrize("make", [IMAML, Reptile])
+def test_shared_stages_are_refused_where_no_gradient_reaches_them(make):
+    stages = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 4))
+    shared = Network(stages, nn.Linear(4, 1), n_features=4, n_outputs=1, n_shared=2)
+    with pytest.raises(
+        MetaLensError, match=f"{make.__name__} cannot train the 2 stages that all tasks share"
+    ):
+        make(shared)
+
+
+def test_from_scratch_leaves_the_network_of_the_caller_trainable():
+    whole = mlp()
+    FromScratch(whole)
+    assert all(p.requires_grad for p in whole.parameters())
+
+
+def test_linear_probe_fits_whatever_the_head_and_leaves_the_network_of_the_caller():
+    generator = torch.Generator().manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(5, 7), nn.Tanh())
+    deep = Network(backbone, nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 3)), n_features=7, n_outputs=3)
+    learner = LinearProbe(deep.double(), n_classes=9)
+    assert deep(torch.zeros(2, 5, dtype=torch.float64)).shape == (2, 3)
+    x = torch.randn(2, 6, 5, generator=generator).double()
+    one, other = (Examples(inputs, torch.arange(6) % 3) for inputs in x)
+    assert not torch.allclose(learner(one)(one.x), learner(other)(one.x))
+    plain = LinearProbe(deep)
+    assert not torch.allclose(plain(one)(one.x), plain(other)(one.x))
+
+
+def test_what_a_learner_adds_has_the_type_of_the_network():
+    for make in (MetaSGD, MAMLPlusPlus, TNet, MTNet, R2D2, DeepKernelGP):
+        learner = make(mlp(5, N_WAY, [8]).double())
+        assert {p.dtype for p in learner.parameters()} == {torch.float64}
+
+
+def test_order_of_derivatives_is_a_setting_that_progress_does_not_change():
+    learner = MAMLPlusPlus(network(), first_order_until=0.5)
+    learner.set_progress(0.0)
+    assert (learner.first_order, learner.detaches_gradients) == (False, True)
+    learner.set_progress(1.0)
+    learner.first_order = True
+    learner.set_progress(0.9)
+    assert learner.detaches_gradients

@@ -118,7 +118,7 @@ def test_any_task_of_the_batch_is_a_partner(draws):
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_lam_is_beta_distributed(alpha, draws):
     (MLTI() if alpha is None else MLTI(alpha=alpha)).transform_tasks(regression_tasks("mlp"))
-    assert draws.alpha == (2.0, 2.0) if alpha is None else (0.5, 0.5)
+    assert draws.alpha == ((2.0, 2.0) if alpha is None else (0.5, 0.5))
 
 
 def test_the_objective_adapts_to_interpolated_tasks():

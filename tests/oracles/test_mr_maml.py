@@ -174,3 +174,10 @@ def test_refusals():
         Objective(MAML(network), [MRMAML()])
     with pytest.raises(MetaLensError, match=r"^MRMAML: .* noise of another MRMAML; .* for every objective.$"):
         Objective(MAML(mlp()), [MRMAML(), MRMAML()])
+
+
+def test_acts_on_one_learner_only():
+    regularizer = MRMAML()
+    Objective(MAML(mlp()), [regularizer])
+    with pytest.raises(MetaLensError, match="this one acts on another learner already; make a new one"):
+        Objective(MAML(mlp()), [regularizer])

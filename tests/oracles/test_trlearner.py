@@ -6,7 +6,18 @@ import torch
 from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
 from torch.utils import _pytree as pytree
 
-from metalens import ANIL, MAML, Episode, MetaLensError, Objective, ProtoNet, Sinusoid, TRLearner, mlp
+from metalens import (
+    ANIL,
+    MAML,
+    DropoutBins,
+    Episode,
+    MetaLensError,
+    Objective,
+    ProtoNet,
+    Sinusoid,
+    TRLearner,
+    mlp,
+)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -199,3 +210,11 @@ def test_refusals_at_assembly_and_for_small_batches():
     slots = Objective(MAML(mlp()), [TRLearner(40, label_slots="prototypes")])
     with pytest.raises(MetaLensError, match="is for classification"):
         slots(Sinusoid().batch(range(3)))
+
+
+def test_a_network_changed_by_another_regularizer_is_named():
+    learner = MAML(mlp())
+    vectors = TRLearner.for_learner(learner, task_vector="adaptation")
+    objective = Objective(learner, [vectors, DropoutBins()])
+    with pytest.raises(MetaLensError, match="as another regularizer has changed the network"):
+        objective(Sinusoid().batch(range(4)))
