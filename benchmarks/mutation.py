@@ -37,7 +37,7 @@ NAMED = [
     ("learners/gradient.py",
      "value - sizes[name] * directions[name]",
      "value - sizes[name] * directions[name].detach()"),
-    ("learners/gradient.py", "if self.first_order:", "if False:"),
+    ("learners/gradient.py", "if self.detaches_gradients:", "if False:"),
     ("learners/gradient.py", "value - sizes[name]", "value + sizes[name]"),
     ("learners/meta_sgd.py",
      "dict(zip(state, self.rates, strict=True))",
