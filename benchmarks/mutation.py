@@ -53,7 +53,7 @@ NAMED = [
     ("learners/proto_maml.py", "2 * prototypes", "prototypes"),
     ("learners/imaml.py", "_add(u, hessian_u, 1 / self.proximity)", "u"),
     ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
-    ("learners/linear_probe.py", "if self.training:", "if False:"),
+    ("learners/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
     ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
     ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
     ("regularizers/metamix.py",

@@ -71,6 +71,7 @@ class LinearProbe(GradientLearner):
             inner_momentum=0.9,
             loss=loss,
         )
+        self.inner_steps = 0  # in training nothing adapts
         if n_classes is not None:
             example = next(network.parameters())
             head = nn.Linear(network.n_features, n_classes, device=example.device, dtype=example.dtype)
@@ -91,11 +92,6 @@ class LinearProbe(GradientLearner):
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
         penalty = state["head.weight"].square().sum()
         return super().support_loss(state, z, y) + self.weight_decay / 2 * penalty
-
-    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        if self.training:
-            return {f"head.{name}": p for name, p in self.network.head.named_parameters()}
-        return super().adapt_encoded(z, y)
 
     def run(self, state: State, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         if self.training or stop is not None:

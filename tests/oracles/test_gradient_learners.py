@@ -482,7 +482,8 @@ def test_linear_probe_has_a_head_for_all_classes_in_training_and_for_a_task_in_t
 
 def test_linear_probe_defaults_and_limits():
     learner = LinearProbe(network())
-    assert (learner.weight_decay, learner.inner_lr, learner.inner_steps) == (0.001, 0.05, 100)
+    assert (learner.weight_decay, learner.inner_lr) == (0.001, 0.05)
+    assert (learner.inner_steps, learner.test_inner_steps) == (0, 100)
     with pytest.raises(MetaLensError, match="n_classes must be at least 2, or None, got 1"):
         LinearProbe(network(), n_classes=1)
     with pytest.raises(MetaLensError, match=r"weight_decay must be 0 or more, got -0\.1"):
