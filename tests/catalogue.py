@@ -120,6 +120,7 @@ class RegularizerEntry:
 
     build: Callable[[Learner], list[Regularizer]]
     random: bool = False  # draws random numbers at every step
+    weighted: bool = False  # has a `weight`, at 0 of which the learner is plain
 
 
 def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
@@ -129,29 +130,37 @@ def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
 # One entry for each regularizer of the full table.
 REGULARIZERS = {
     "none": RegularizerEntry(lambda learner: []),
-    "TRLearner": RegularizerEntry(trlearner()),
+    "TRLearner": RegularizerEntry(weighted=True, build=trlearner()),
     "MetaMix": RegularizerEntry(lambda learner: [MetaMix()], random=True),
     "MLTI": RegularizerEntry(lambda learner: [MLTI()], random=True),
     "MetaAug": RegularizerEntry(lambda learner: [MetaAug()], random=True),
-    "TAML": RegularizerEntry(lambda learner: [TAML(weight=0.3)]),
+    "TAML": RegularizerEntry(weighted=True, build=lambda learner: [TAML(weight=0.3)]),
     "MRMAML": RegularizerEntry(lambda learner: [MRMAML(beta=0.01, initial_sigma=0.1)], random=True),
     "DropoutBins": RegularizerEntry(lambda learner: [DropoutBins(p=0.2)], random=True),
-    "MetaCRL": RegularizerEntry(lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]),
+    "MetaCRL": RegularizerEntry(
+        weighted=True, build=lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]
+    ),
 }
 
 # Further settings of regularizers, with some learners only.
 VARIANTS = {
-    "TRLearner-frozen": RegularizerEntry(trlearner(relations="frozen")),
-    "TRLearner-uniform": RegularizerEntry(trlearner(relations="uniform")),
-    "TRLearner-shuffled": RegularizerEntry(trlearner(relations="shuffled"), random=True),
-    "TRLearner-centered": RegularizerEntry(trlearner(center=True, temperature=0.5)),
-    "TRLearner-labeled": RegularizerEntry(trlearner(task_vector="labeled", temperature=0.5)),
-    "TRLearner-adaptation": RegularizerEntry(trlearner(task_vector="adaptation")),
-    "TRLearner-slots": RegularizerEntry(trlearner(label_slots="prototypes")),
-    "TRLearner-cheap": RegularizerEntry(trlearner(neighbors=2, n_query_hat=3), random=True),
+    "TRLearner-frozen": RegularizerEntry(weighted=True, build=trlearner(relations="frozen")),
+    "TRLearner-uniform": RegularizerEntry(weighted=True, build=trlearner(relations="uniform")),
+    "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(relations="shuffled"), random=True),
+    "TRLearner-centered": RegularizerEntry(weighted=True, build=trlearner(center=True, temperature=0.5)),
+    "TRLearner-labeled": RegularizerEntry(
+        weighted=True, build=trlearner(task_vector="labeled", temperature=0.5)
+    ),
+    "TRLearner-adaptation": RegularizerEntry(weighted=True, build=trlearner(task_vector="adaptation")),
+    "TRLearner-slots": RegularizerEntry(weighted=True, build=trlearner(label_slots="prototypes")),
+    "TRLearner-cheap": RegularizerEntry(
+        weighted=True, build=trlearner(neighbors=2, n_query_hat=3), random=True
+    ),
     "MetaMix-shuffle": RegularizerEntry(lambda learner: [MetaMix(channel_shuffle=0.5)], random=True),
-    "TAML-entropy": RegularizerEntry(lambda learner: [TAML(weight=0.5, measure="entropy")]),
-    "TAML-gini": RegularizerEntry(lambda learner: [TAML(weight=0.5, measure="gini")]),
+    "TAML-entropy": RegularizerEntry(
+        weighted=True, build=lambda learner: [TAML(weight=0.5, measure="entropy")]
+    ),
+    "TAML-gini": RegularizerEntry(weighted=True, build=lambda learner: [TAML(weight=0.5, measure="gini")]),
     "DropoutBins-bins": RegularizerEntry(lambda learner: [DropoutBins(n_bins=3, p=0.0)]),
 }
 VARIANT_LEARNERS = ("MAML", "ANIL", "ProtoNet")

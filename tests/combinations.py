@@ -92,14 +92,15 @@ ALL = [
 ]
 MEANINGFUL = [case for case in ALL if case.refusal is None]
 
+_TRAINABLE = [case for case in MEANINGFUL if case.entry.trains]
+
 # What a test of each kind goes through, by the name of its argument.
 CASES = {
-    # All that can train.
-    "case": [case for case in MEANINGFUL if case.entry.trains],
-    # All that can be vectorized.
-    "table_case": [case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS],
-    # Each learner alone.
+    "trainable_case": _TRAINABLE,
+    "exact_case": [case for case in _TRAINABLE if case.entry.exact_gradient],
+    "repeatable_case": [case for case in _TRAINABLE if not case.regularizer_entry.random],
+    "weighted_case": [case for case in _TRAINABLE if case.regularizer_entry.weighted],
+    "vectorized_case": [case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS],
     "learner_case": [case for case in MEANINGFUL if case.regularizer == "none"],
-    # What has no meaning.
     "refused_case": [case for case in ALL if case.refusal is not None],
 }

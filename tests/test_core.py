@@ -201,6 +201,10 @@ def test_targets_that_do_not_fit_the_predictions_are_refused():
         fit(Objective(MAML(mlp())), Flat(k_shot=15), steps=1, meta_batch=3)
     with pytest.raises(MetaLensError, match="Class indices must be int64"):
         task_loss(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int32))
+    with pytest.raises(
+        MetaLensError, match=r"Class indices must be int64 of shape \(3,\), got torch.int64 of \(4,\)"
+    ):
+        task_loss(torch.zeros(3, 2), torch.zeros(4, dtype=torch.int64))
 
 
 def test_adapted_models_do_not_drop_out_and_leave_modes_as_they_were():

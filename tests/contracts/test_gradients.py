@@ -1,6 +1,5 @@
 """Contract number one: vmap == chunks == loop == finite differences, for every combination."""
 
-import pytest
 import torch
 
 from metalens import Objective, Task
@@ -16,24 +15,22 @@ def gradient(case, batching: str | int) -> tuple[torch.Tensor, dict[str, torch.T
     return loss.detach(), dict(zip(parameters, gradients, strict=True))
 
 
-def test_vmap_and_chunks_equal_loop(table_case):
-    loss, gradients = gradient(table_case, "loop")
+def test_vmap_and_chunks_equal_loop(vectorized_case):
+    loss, gradients = gradient(vectorized_case, "loop")
     for batching in ("vmap", 3):
-        mapped_loss, mapped = gradient(table_case, batching)
+        mapped_loss, mapped = gradient(vectorized_case, batching)
         torch.testing.assert_close(mapped_loss, loss, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(mapped, gradients, rtol=1e-9, atol=1e-11)
 
 
-def test_gradient_equals_finite_difference(case):
-    if not case.entry.exact_gradient:
-        pytest.skip("does not follow the gradient of its outer loss; tests/oracles checks it")
-    objective, tasks = case.objective(), case.tasks()
+def test_gradient_equals_finite_difference(exact_case):
+    objective, tasks = exact_case.objective(), exact_case.tasks()
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(case.loss(objective, tasks), parameters, materialize_grads=True)
+    gradients = torch.autograd.grad(exact_case.loss(objective, tasks), parameters, materialize_grads=True)
     torch.manual_seed(4)
     direction = [torch.randn_like(p) for p in parameters]
     slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
-    difference = central_difference(case, objective, tasks, parameters, direction)
+    difference = central_difference(exact_case, objective, tasks, parameters, direction)
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-8)
 
 
