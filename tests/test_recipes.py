@@ -96,6 +96,9 @@ def test_two_builds_of_an_arm_with_one_seed_are_equal(regularizer):
 def test_a_learner_without_regularizers_is_an_arm_beside_regularized_ones():
     recipe = replace(RECIPES["demo"], learner=["MAML", "Reptile"], regularizers=["none", "TRLearner"])
     assert [str(arm) for arm in arms_of(recipe)] == ["MAML", "MAML + TRLearner", "Reptile"]
+    joined = replace(recipe, learner=["MAML + ANIL", "MAML"])
+    with pytest.raises(MetaLensError, match="must be a single name, got 'MAML \\+ ANIL'"):
+        arms_of(joined)[0].build(joined, 0)
     alone = replace(recipe, learner=["Reptile"], regularizers=["TRLearner"])
     assert [str(arm) for arm in arms_of(alone)] == ["Reptile + TRLearner"]
 

@@ -125,8 +125,8 @@ def refuses_regularizers(text: str) -> bool:
     >>> refuses_regularizers("Reptile(inner_steps=3)"), refuses_regularizers("MAML")
     (True, False)
     """
-    (name,) = {call.name for call in parse_calls(text)} & LEARNERS.keys() or {None}
-    return name is not None and LEARNERS[name].regularizer_refusal is not None
+    known = [LEARNERS[call.name] for call in parse_calls(text) if call.name in LEARNERS]
+    return any(learner.regularizer_refusal is not None for learner in known)
 
 
 def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:

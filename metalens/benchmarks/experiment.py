@@ -182,8 +182,8 @@ def arms_of(recipe: Recipe) -> list[Arm]:
     """
     arms = []
     for learner in recipe.learner:
-        plain = "none" if len(recipe.learner) > 1 and refuses_regularizers(learner) else None
-        for regularizers in [plain] if plain else recipe.regularizers:
+        alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
+        for regularizers in ["none"] if alone else recipe.regularizers:
             texts = (learner, regularizers)
             arms.append(Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in texts)))
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:

@@ -100,10 +100,11 @@ class Network(nn.Module):
             start: 0 for the first stage of the backbone, `depth` for the head.
             stop: `depth` returns features `(n, d)`; `None` predictions `(n, c)`.
         """
-        stages = [*self.blocks, self.head]
+        blocks = self.blocks
+        stages = [*blocks, self.head]
         for number in range(start, len(stages) if stop is None else stop):
             x = stages[number](x)
-            if number == self.depth - 1:
+            if number == len(blocks) - 1:
                 x = x.flatten(1)
         return x
 
