@@ -66,21 +66,33 @@ class Episode:
         """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
         return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
 
-    def cross_predictions(self, models: Tensor, queries: Tensor | None = None) -> Tensor:
+    def cross_predictions(self, models: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
         """Predictions of other tasks' models.
 
         Args:
-            models: for each task i the k tasks whose models predict i's queries, `(T, k)`.
+            models: for each task i the k tasks whose models predict i's queries, `(T, k)`; by default all
+                tasks in their order, i itself included, so that k is T.
             queries: which queries of every task, `(n,)` indices; all of them by default.
 
         Returns:
             `(T, k, n, c)`: entry `[i, r]` is model `models[i, r]` on the queries of task i.
         """
         z = self.query_encoding if queries is None else self.query_encoding[:, queries]
+        if models is None:
+            return self._all_cross_predictions(z)
         n, k = models.shape
         states = pytree.tree_map(lambda tensor: tensor[models.flatten()], self.states)
         owners = torch.arange(n, device=models.device).repeat_interleave(k)
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
+
+    def _all_cross_predictions(self, z: Tensor) -> Tensor:
+        # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
+        within = "loop" if self.learner.network.vmap_refusal else "vmap"
+
+        def predict_all(state: State) -> Tensor:
+            return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=within)
+
+        return self.map(predict_all, self.states).transpose(0, 1)
 
     @cached_property
     def outer_loss(self) -> Tensor:

@@ -223,19 +223,26 @@ class TRLearner(Regularizer):
             return y.mT @ features / y.shape[1]
         return _class_means(features, y, episode.query_predictions.shape[-1])
 
-    def _related_models(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each task the indices of its k models `(T, k)` and their weights, rows summing to 1."""
+    def _related_models(self, matrix: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return which models predict each task's queries, and their weights `(T, k)`, rows summing to 1.
+
+        The models are indices `(T, k)` of the k nearest tasks, or `None` for all tasks in their order, where
+        a task's own model has the weight 0.
+        """
         n = len(matrix)
-        k = n - 1 if self.neighbors is None else min(self.neighbors, n - 1)
         itself = torch.eye(n, dtype=torch.bool, device=matrix.device)
-        related, models = matrix.masked_fill(itself, -torch.inf).topk(k, dim=1)
+        if self.neighbors is None or self.neighbors >= n - 1:
+            models, related, equal = None, matrix.masked_fill(itself, 0.0), (~itself) / (n - 1)
+        else:
+            related, models = matrix.masked_fill(itself, -torch.inf).topk(self.neighbors, dim=1)
+            equal = torch.full_like(related, 1 / self.neighbors)
         related = related.clamp(min=0)
         total = related.sum(1, keepdim=True)
         # Divide by a safe total also where the other branch is taken: its gradient must stay finite.
         weights = related / total.clamp(min=_SMALLEST_ROW_SUM)
-        return models, torch.where(total < _SMALLEST_ROW_SUM, 1.0 / k, weights)
+        return models, torch.where(total < _SMALLEST_ROW_SUM, equal, weights)
 
-    def _slot_maps(self, episode: Episode, models: Tensor, n_classes: int) -> Tensor:
+    def _slot_maps(self, episode: Episode, models: Tensor | None, n_classes: int) -> Tensor:
         """Return soft maps from each task's class slots to those of its related tasks, `(T, k, c, c)`."""
         y = episode.tasks.support.y
         if y.is_floating_point():
@@ -243,7 +250,8 @@ class TRLearner(Regularizer):
                 "TRLearner: label_slots='prototypes' is for classification, got real targets."
             )
         prototypes = F.normalize(_class_means(episode.support_features, y, n_classes), dim=-1)
-        similarity = torch.einsum("tcd,tked->tkce", prototypes, prototypes[models])
+        others = prototypes.unsqueeze(0) if models is None else prototypes[models]  # (1 or T, k, c, d)
+        similarity = prototypes.unsqueeze(1) @ others.mT  # (T, k, c, c)
         return torch.softmax(similarity / self.slot_temperature, dim=-1)
 
 

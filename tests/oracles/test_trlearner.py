@@ -125,8 +125,11 @@ def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
     regularizer = TRLearner(7).double()
     matrix = torch.tensor([[1.0, -0.5, -0.2], [-0.5, 1.0, 0.3], [-0.2, 0.3, 1.0]], dtype=torch.float64)
     models, weights = regularizer._related_models(matrix)
-    dense = torch.zeros(3, 3, dtype=torch.float64).scatter(1, models, weights)
-    assert dense.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    assert models is None
+    assert weights.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    models, weights = TRLearner(7, neighbors=1)._related_models(matrix)
+    assert models.tolist() == [[2], [2], [1]]
+    assert weights.tolist() == [[1.0], [1.0], [1.0]]
 
 
 def test_prototype_slots_undo_a_relabeling():
