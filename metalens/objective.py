@@ -66,8 +66,16 @@ class Objective(nn.Module):
         Raises:
             MetaLensError: the batch is too small for a regularizer, or two terms share a name.
         """
+        return self.loss_terms(self.transform_tasks(tasks))
+
+    def transform_tasks(self, tasks: Task) -> Task:
+        """Return the tasks as the regularizers change them before adaptation: the first half of `forward`."""
         for regularizer in self._regularizers():
             tasks = regularizer.transform_tasks(tasks)
+        return tasks
+
+    def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
+        """Return the loss terms of transformed tasks: the second half of `forward`."""
         episode = Episode(self.learner, tasks, self.batching)
         self.check_meta_batch(episode.n_tasks)
         terms: dict[str, Tensor] = {}

@@ -138,6 +138,11 @@ class Learner(nn.Module, ABC):
         `fit` calls it before every step, and with 1 at the end. A learner that was never told acts as at 1.
         """
 
+    @property
+    def settled(self) -> bool:
+        """Whether further progress changes nothing: a learner with schedules tells when they have ended."""
+        return True
+
     @abstractmethod
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         """Return the task state for encoded support inputs `(s, ...)` and their targets."""

@@ -52,7 +52,18 @@ def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
             "Class targets need one output per class, and this learner has a single one; give a network with "
             "one output per class, or n_outputs."
         )
-    return (y.unsqueeze(1) == torch.arange(n_outputs, device=y.device)).to(z.dtype)
+    return one_hot(y, n_outputs, z.dtype)
+
+
+def one_hot(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    """Return 1 for the class and 0 for others, `(..., n_classes)`, of class indices `(...)`.
+
+    Unlike PyTorch's function of that name it reads no value of y, so that it can be compiled.
+
+    >>> one_hot(torch.tensor([1]), 2, torch.float32)
+    tensor([[0., 1.]])
+    """
+    return (y.unsqueeze(-1) == torch.arange(n_classes, device=y.device)).to(dtype)
 
 
 def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:

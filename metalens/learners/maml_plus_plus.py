@@ -71,9 +71,14 @@ class MAMLPlusPlus(MAML):
         self.rates = nn.Parameter(example.new_ones(len(self.adapted_parameters()), self.inner_steps))
 
     def set_progress(self, progress: float) -> None:
+        self._settled = progress >= max(self.multi_step_until, self.first_order_until)
         self._detaches = progress < self.first_order_until
         remaining = 1 - progress / self.multi_step_until if progress < self.multi_step_until else 0.0
         self._weight_of_early_steps = remaining / self.inner_steps
+
+    @property
+    def settled(self) -> bool:
+        return self._settled
 
     @property
     def detaches_gradients(self) -> bool:

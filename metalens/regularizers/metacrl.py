@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
+from metalens.learners.classes import one_hot
 from metalens.regularizers.base import Regularizer
 
 
@@ -144,4 +145,4 @@ class MetaCRL(Regularizer):
 
 
 def _real(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
-    return y if y.is_floating_point() else F.one_hot(y, n_classes).to(dtype)
+    return y if y.is_floating_point() else one_hot(y, n_classes, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class MRMAML(Regularizer):
             raise MetaLensError(f"MRMAML: initial_sigma must be above 0 and finite, got {initial_sigma}.")
         self.beta, self.initial_sigma = beta, initial_sigma
         self.log_sigmas = nn.ParameterList()
-        self._means: list[nn.Parameter] = []  # a plain list: they stay the network's
         self._noises: list[_Noise] = []
+        self._parametrized: list[Any] = []  # plain lists: what they hold stays the network's
 
     def check(self, learner: Learner) -> None:
         super().check(learner)
@@ -90,11 +91,10 @@ class MRMAML(Regularizer):
         if self._noises:
             raise MetaLensError("MRMAML: this one acts on another learner already; make a new one.")
         for layer, name, mean in _weights(network.backbone):
-            log_sigma = nn.Parameter(torch.full_like(mean, math.log(self.initial_sigma)))
-            noise = _Noise(log_sigma)
+            self.log_sigmas.append(nn.Parameter(torch.full_like(mean, math.log(self.initial_sigma))))
+            noise = _Noise(self.log_sigmas, len(self.log_sigmas) - 1)
             register_parametrization(layer, name, noise)
-            self.log_sigmas.append(log_sigma)
-            self._means.append(mean)
+            self._parametrized.append(layer.parametrizations[name])  # pyright: ignore[reportArgumentType, reportIndexIssue]
             self._noises.append(noise)
         return network
 
@@ -104,9 +104,10 @@ class MRMAML(Regularizer):
         return tasks
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        means = [parametrized.original for parametrized in self._parametrized]
         divergences = [
             (mean.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum() / 2
-            for mean, log_sigma in zip(self._means, self.log_sigmas, strict=True)
+            for mean, log_sigma in zip(means, self.log_sigmas, strict=True)
         ]
         return {"mr_maml": self.beta * torch.stack(divergences).sum()}
 
@@ -116,18 +117,18 @@ class _Noise(nn.Module):
 
     draws: Tensor
 
-    def __init__(self, log_sigma: nn.Parameter) -> None:
+    def __init__(self, log_sigmas: nn.ParameterList, number: int) -> None:
         super().__init__()
-        # The tuple hides it from the network's parameters, which learners may adapt.
-        self._log_sigma = (log_sigma,)
-        self.register_buffer("draws", torch.zeros_like(log_sigma), persistent=False)
+        # The tuple hides them from the network's parameters, which learners may adapt.
+        self._log_sigma = (log_sigmas, number)
+        self.register_buffer("draws", torch.zeros_like(log_sigmas[number]), persistent=False)
 
     def draw(self) -> None:
         self.draws = torch.randn_like(self.draws)
 
     def forward(self, mean: Tensor) -> Tensor:
-        (log_sigma,) = self._log_sigma
-        return mean + log_sigma.exp() * self.draws if self.training else mean
+        log_sigmas, number = self._log_sigma
+        return mean + log_sigmas[number].exp() * self.draws if self.training else mean
 
 
 def _weights(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
+from metalens.learners.classes import one_hot
 from metalens.regularizers.base import Regularizer
 
 Relations = Literal["learned", "frozen", "uniform", "shuffled"]
@@ -257,7 +258,7 @@ class TRLearner(Regularizer):
 
 def _class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:
     """Return the mean features of every class, `(T, c, d)`; zeros for a class without examples."""
-    members = F.one_hot(y, n_classes).to(features.dtype)  # (T, s, c)
+    members = one_hot(y, n_classes, features.dtype)  # (T, s, c)
     return members.mT @ features / members.sum(1).clamp(min=1).unsqueeze(-1)
 
 

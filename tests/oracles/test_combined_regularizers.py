@@ -40,3 +40,7 @@ def test_augmentations_combine_with_trlearner_in_any_order(tasks):
         sum(terms.values()).backward()
         gradients = [p.grad for p in objective.parameters()]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_default_way_to_build_hands_the_settings_on():
+    assert MetaMix.for_learner(MAML(build_network("mlp")), alpha=2.0).alpha == 2.0

@@ -242,6 +242,7 @@ def test_prediction_from_activations_is_refused_for_a_domain_kernel_alone():
     support, query = task(classification_tasks("mlp"), 0)
     for domain_kernel in DOMAIN_KERNELS:
         learner = build(domain_kernel=domain_kernel)
+        assert learner.from_hidden == (domain_kernel == "none")
         state = learner.adapt(support)
         hidden = learner.hidden(state, query.x, 1)
         if domain_kernel == "none":

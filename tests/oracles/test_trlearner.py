@@ -176,6 +176,7 @@ def test_relations_are_trained():
         ({"neighbors": 0}, "neighbors must be at least 1"),
         ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
         ({"relations": "all"}, "relations must be one of learned, frozen, uniform, shuffled"),
         ({"task_vector": "x"}, "task_vector must be one of"),
         ({"label_slots": "x"}, "label_slots must be one of"),
