@@ -30,6 +30,7 @@ TIMEOUT = 300  # seconds; a mutant that makes tests endless is noticed
 
 # File, text, replacement: each undoes one idea.
 NAMED = [
+    ("regularizers/trlearner.py", "matrix.masked_fill(itself, 0.0)", "matrix"),
     ("regularizers/trlearner.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
     ("regularizers/trlearner.py", "related.clamp(min=0)", "related"),
     ("regularizers/trlearner.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
