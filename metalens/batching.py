@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 
-Batching = Literal["auto", "vmap", "loop"] | int
-Plan = Literal["vmap", "loop"] | int
+Batching = Literal["auto", "vmap", "loop"]
+Plan = Literal["vmap", "loop"]
 
 
 def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
@@ -22,37 +23,102 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     Args:
         function: maps the trees of one task to a tree of tensors.
         *trees: trees of tensors with a leading axis of length T.
-        plan: `"vmap"` runs all tasks in one vectorized call, an integer runs that many at a time (less
-            memory), `"loop"` runs them one by one (any operation, and faster for convolutions whose
-            kernels differ between tasks on a processor).
+        plan: `"vmap"` runs all tasks in one vectorized call, `"loop"` runs them one by one (any operation,
+            and faster for convolutions whose kernels differ between tasks on a processor).
 
     Returns:
         The function's results with a leading axis of length T.
 
     >>> x = torch.arange(3.0)
-    >>> [task_map(torch.square, x, plan=plan).tolist() for plan in ("vmap", "loop", 2)]
-    [[0.0, 1.0, 4.0], [0.0, 1.0, 4.0], [0.0, 1.0, 4.0]]
+    >>> [task_map(torch.square, x, plan=plan).tolist() for plan in ("vmap", "loop")]
+    [[0.0, 1.0, 4.0], [0.0, 1.0, 4.0]]
     """
-    if plan != "loop":
-        chunk = None if plan == "vmap" else plan
-        return torch.vmap(function, randomness="different", chunk_size=chunk)(*trees)
+    if plan == "vmap":
+        return torch.vmap(function, randomness="different")(*trees)
     n = len(pytree.tree_leaves(trees)[0])
     results = [function(*pytree.tree_map(lambda leaf, i=i: leaf[i], trees)) for i in range(n)]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
-def check_batching(batching: Batching) -> None:
+def chunked_task_map(
+    function: Callable[..., Any], *trees: Any, plan: Plan, chunk: int, parameters: Sequence[Tensor]
+) -> Any:
+    """Do as `task_map`, a few tasks at a time, in memory that does not grow with their number.
+
+    Nothing inside the function is kept for the gradient: `backward` computes each chunk anew.
+
+    Args:
+        function: see `task_map`.
+        *trees: see `task_map`.
+        plan: within a chunk.
+        chunk: number of tasks at a time.
+        parameters: all tensors, beside the trees, through which the function is differentiated.
+
+    >>> w = torch.tensor(3.0, requires_grad=True)
+    >>> y = chunked_task_map(lambda x: w * x, torch.arange(5.0), plan="vmap", chunk=2, parameters=[w])
+    >>> torch.autograd.grad(y.sum(), w)
+    (tensor(10.),)
+    """
+
+    def of_chunk(*parts: Any) -> Any:
+        return task_map(function, *parts, plan=plan)
+
+    leaves, structure = pytree.tree_flatten(trees)
+    results = []
+    for parts in zip(*(leaf.split(chunk) for leaf in leaves), strict=True):
+        if torch.is_grad_enabled():
+            shape: list[pytree.TreeSpec] = []
+            values = _Recomputed.apply(of_chunk, structure, shape, len(parts), *parts, *parameters)
+            results.append(pytree.tree_unflatten(list(values), shape[0]))
+        else:
+            results.append(of_chunk(*pytree.tree_unflatten(list(parts), structure)))
+    return pytree.tree_map(lambda *pieces: torch.cat(pieces), *results)
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function whose inside is computed anew for the gradient; PyTorch's own refuses `torch.func.grad`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., Any], structure: pytree.TreeSpec, shape: list[pytree.TreeSpec],
+        n: int, *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        ctx.function, ctx.structure, ctx.n = function, structure, n
+        ctx.random_state = torch.get_rng_state()
+        ctx.save_for_backward(*tensors)
+        values, found = pytree.tree_flatten(function(*pytree.tree_unflatten(list(tensors[:n]), structure)))
+        shape.append(found)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, parameters = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.set_rng_state(ctx.random_state)
+            inputs = [
+                tensor.detach().requires_grad_(needed)
+                for tensor, needed in zip(tensors, ctx.needs_input_grad[4:], strict=False)
+            ]
+            values = pytree.tree_leaves(ctx.function(*pytree.tree_unflatten(list(inputs), ctx.structure)))
+        pairs = [(value, slope) for value, slope in zip(values, slopes, strict=True) if value.requires_grad]
+        sources = [tensor for tensor in (*inputs, *parameters) if tensor.requires_grad]
+        outputs, factors = zip(*pairs, strict=True)
+        gradients = iter(torch.autograd.grad(outputs, sources, factors, allow_unused=True))
+        return (
+            *[None] * 4,
+            *(next(gradients) if tensor.requires_grad else None for tensor in (*inputs, *parameters)),
+        )
+
+
+def check_batching(batching: Batching, chunk: int | None = None) -> None:
     """Refuse anything that is not a way to batch.
 
-    >>> check_batching(0)
+    >>> check_batching("fast")
     Traceback (most recent call last):
     ...
-    metalens.errors.MetaLensError: batching must be 'auto', 'vmap', 'loop' or a chunk size (1 or more), got 0.
+    metalens.errors.MetaLensError: batching must be 'auto', 'vmap' or 'loop', got 'fast'.
     """
-    if batching in ("auto", "vmap", "loop"):
-        return
-    if isinstance(batching, int) and not isinstance(batching, bool) and batching >= 1:
-        return
-    raise MetaLensError(
-        f"batching must be 'auto', 'vmap', 'loop' or a chunk size (1 or more), got {batching!r}."
-    )
+    if batching not in get_args(Batching):
+        raise MetaLensError(f"batching must be 'auto', 'vmap' or 'loop', got {batching!r}.")
+    if chunk is not None and chunk < 1:
+        raise MetaLensError(f"chunk must be at least 1 task, or None for all at once, got {chunk}.")

@@ -23,6 +23,7 @@ from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
 from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
 from metalens.errors import MetaLensError
+from metalens.execution import Execution
 from metalens.files import new_folder
 
 # Fields of recipes that take several values: `--seeds 0 1 2`.
@@ -215,6 +216,10 @@ class LiveProgress(Watcher):
 
     def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
         self.progress.reset(self.steps, total=steps, description=f"{arm}, seed {seed}", status="")
+
+    def execution(self, execution: Execution) -> None:
+        if execution.seconds:
+            self.progress.console.print(f"  steps by {execution}", highlight=False, markup=False)
 
     def step(self, step: int, loss: float) -> None:
         speed = self.progress.tasks[1].speed

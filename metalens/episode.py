@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.batching import Batching, Plan, task_map
+from metalens.batching import Batching, Plan, chunked_task_map, task_map
 from metalens.learners import Learner, State
 from metalens.tasks import Task, n_tasks
 
@@ -21,6 +22,8 @@ class Episode:
         learner: the learner that adapts.
         tasks: a batch of T tasks.
         batching: how the learner is mapped over tasks; see `metalens.batching`.
+        chunk: tasks that are computed at a time, in memory for so many, or `None` for all.
+        parameters: with a chunk, all that is differentiated; by default the learner's parameters.
 
     >>> from metalens import ANIL, Episode, Sinusoid, mlp
     >>> episode = Episode(ANIL(mlp()), Sinusoid().batch(range(4)))
@@ -28,14 +31,27 @@ class Episode:
     (torch.Size([4, 15, 1]), torch.Size([4, 10, 40]))
     """
 
-    def __init__(self, learner: Learner, tasks: Task, batching: Batching = "auto") -> None:
-        self.learner, self.tasks = learner, tasks
+    def __init__(
+        self,
+        learner: Learner,
+        tasks: Task,
+        batching: Batching = "auto",
+        *,
+        chunk: int | None = None,
+        parameters: Iterable[Tensor] | None = None,
+    ) -> None:
+        self.learner, self.tasks, self.chunk = learner, tasks, chunk
+        self._parameters = list(learner.parameters() if parameters is None else parameters)
         self.n_tasks = n_tasks(tasks)
         self._plan: Plan = learner.plan(batching)
 
     def map(self, function: Any, *trees: Any) -> Any:
         """Apply a function of one task to every task of the episode."""
-        return task_map(function, *trees, plan=self._plan)
+        if self.chunk is None or self.chunk >= self.n_tasks:
+            return task_map(function, *trees, plan=self._plan)
+        return chunked_task_map(
+            function, *trees, plan=self._plan, chunk=self.chunk, parameters=self._parameters
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         """Return what adaptation sees of inputs `(T, n, ...)`: features if `head_only`, else the inputs."""

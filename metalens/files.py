@@ -33,6 +33,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Return the folder that METALENS_CACHE names, or the user's cache folder of the system."""
+    import pooch  # slow to import
+
+    return Path(os.environ.get("METALENS_CACHE") or pooch.os_cache("metalens")).expanduser()
+
+
 def is_replaceable(folder: Path) -> bool:
     """Tell whether a folder is empty or that of a run, and so may be replaced by another run."""
     return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))

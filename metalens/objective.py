@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metalens.batching import Batching
+from metalens.batching import Batching, check_batching
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
@@ -22,7 +22,9 @@ class Objective(nn.Module):
     Args:
         learner: the learner to train.
         regularizers: any number of them; they act in the given order.
-        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"`, `"loop"` or a chunk size.
+        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`.
+        chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
+            computes them anew), or `None` for all.
 
     Raises:
         MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
@@ -35,9 +37,15 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, learner: Learner, regularizers: Sequence[Regularizer] = (), *, batching: Batching = "auto"
+        self,
+        learner: Learner,
+        regularizers: Sequence[Regularizer] = (),
+        *,
+        batching: Batching = "auto",
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
+        check_batching(batching, chunk)
         for regularizer in regularizers:
             regularizer.check(learner)
             before = _parameters(learner)
@@ -48,6 +56,7 @@ class Objective(nn.Module):
         self.learner = learner
         self.regularizers = nn.ModuleList(regularizers)
         self.batching: Batching = batching
+        self.chunk = chunk
 
     def check_meta_batch(self, meta_batch: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for a regularizer."""
@@ -76,7 +85,7 @@ class Objective(nn.Module):
 
     def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
-        episode = Episode(self.learner, tasks, self.batching)
+        episode = Episode(self.learner, tasks, self.batching, chunk=self.chunk, parameters=self.parameters())
         self.check_meta_batch(episode.n_tasks)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
+from metalens.execution import Compile, Execution, prepare
 from metalens.files import atomic_path
 from metalens.learners import Learner
 from metalens.objective import Objective
@@ -61,10 +63,12 @@ def fit(
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
     validation: Validation | None = None,
+    compile: Compile = "auto",
     seed: int = 0,
     out: str | Path | None = None,
     fabric: Fabric | None = None,
     progress: Progress | None = None,
+    on_execution: Callable[[Execution], None] | None = None,
 ) -> pd.DataFrame:
     """Train an objective on batches of tasks.
 
@@ -83,11 +87,14 @@ def fit(
         clip_norm: largest norm of the outer gradient, or `None` for no limit.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
+        compile: whether the outer step becomes one compiled program; `"auto"` decides by a short trial where
+            the run is long, see `metalens.execution.prepare`.
         seed: of everything random inside training (dropout, regularizers); the tasks have their own.
         out: folder for `metrics.csv` and `weights.safetensors`; nothing is written by default.
         fabric: device, precision and strategy; by default Lightning Fabric's automatic choice of one
             device.
         progress: called with the step's number and its loss after every step.
+        on_execution: called with the way the steps are executed, before the first one.
 
     Returns:
         The learning curve: rows `step, split, metric, value`, the training terms being means over the
@@ -133,9 +140,14 @@ def fit(
             torch.manual_seed(seed)
             optimizer, scheduler = _outer_optimizer(objective, outer_optimizer, outer_lr, schedule, steps)
             try:
+                with fabric.autocast():
+                    batch = pytree.tree_map(fabric.to_device, tasks.batch(range(meta_batch)))
+                    module, execution = prepare(objective, batch, steps=steps, compile=compile)
+                if on_execution is not None:
+                    on_execution(execution)
                 rows = _descend(
-                    objective, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation, fabric,
-                    progress,
+                    objective, module, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation,
+                    fabric, progress,
                 )  # fmt: skip
             finally:
                 objective.learner.set_progress(1.0)
@@ -162,7 +174,8 @@ def _outer_optimizer(
     objective: Objective, name: OuterOptimizer, lr: float, schedule: Schedule, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
-    optimizer = make([p for p in objective.parameters() if p.requires_grad], lr=lr)
+    fused = objective.learner.device.type in ("cpu", "cuda")
+    optimizer = make([p for p in objective.parameters() if p.requires_grad], lr=lr, fused=fused)
     shares = {
         "constant": lambda step: 1.0,
         "linear": lambda step: 1 - step / steps,
@@ -173,6 +186,7 @@ def _outer_optimizer(
 
 def _descend(
     objective: Objective,
+    module: nn.Module,
     tasks: TaskDistribution,
     steps: int,
     meta_batch: int,
@@ -183,7 +197,7 @@ def _descend(
     fabric: Fabric,
     progress: Progress | None,
 ) -> list[tuple[int, str, str, float]]:
-    module, optimizer = fabric.setup(objective, optimizer)
+    module, optimizer = fabric.setup(module, optimizer)
     module.train()
     log_every = max(1, steps // 200)
     rows: list[tuple[int, str, str, float]] = []

@@ -121,6 +121,7 @@ class RegularizerEntry:
     build: Callable[[Learner], list[Regularizer]]
     random: bool = False  # draws random numbers at every step
     weighted: bool = False  # has a `weight`, at 0 of which the learner is plain
+    compiles: bool = True  # makes no choice by the value of a tensor
 
 
 def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
@@ -131,7 +132,7 @@ def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
 REGULARIZERS = {
     "none": RegularizerEntry(lambda learner: []),
     "TRLearner": RegularizerEntry(weighted=True, build=trlearner()),
-    "MetaMix": RegularizerEntry(lambda learner: [MetaMix()], random=True),
+    "MetaMix": RegularizerEntry(lambda learner: [MetaMix()], random=True, compiles=False),
     "MLTI": RegularizerEntry(lambda learner: [MLTI()], random=True),
     "MetaAug": RegularizerEntry(lambda learner: [MetaAug()], random=True),
     "TAML": RegularizerEntry(weighted=True, build=lambda learner: [TAML(weight=0.3)]),
@@ -156,7 +157,9 @@ VARIANTS = {
     "TRLearner-cheap": RegularizerEntry(
         weighted=True, build=trlearner(neighbors=2, n_query_hat=3), random=True
     ),
-    "MetaMix-shuffle": RegularizerEntry(lambda learner: [MetaMix(channel_shuffle=0.5)], random=True),
+    "MetaMix-shuffle": RegularizerEntry(
+        lambda learner: [MetaMix(channel_shuffle=0.5)], random=True, compiles=False
+    ),
     "TAML-entropy": RegularizerEntry(
         weighted=True, build=lambda learner: [TAML(weight=0.5, measure="entropy")]
     ),

@@ -37,7 +37,7 @@ class Case:
         covering = (r.words for r in REFUSALS if r.covers(learner, regularizer, network, kind))
         self.refusal: str | None = next(covering, None)
 
-    def objective(self, batching: str | int = "auto") -> Objective:
+    def objective(self, batching: str = "auto", chunk: int | None = None) -> Objective:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # wrapping a recurrent network warns, as it should
             network = build_network(self.network)
@@ -45,7 +45,7 @@ class Case:
         with self._advice():
             learner = self.entry.build(network)
             regularizers = self.regularizer_entry.build(learner)
-            return Objective(learner, regularizers, batching=batching).double()
+            return Objective(learner, regularizers, batching=batching, chunk=chunk).double()
 
     def tasks(self) -> Task:
         return (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
@@ -99,6 +99,13 @@ CASES = {
     "trainable_case": _TRAINABLE,
     "exact_case": [case for case in _TRAINABLE if case.entry.exact_gradient],
     "repeatable_case": [case for case in _TRAINABLE if not case.regularizer_entry.random],
+    "compiled_case": [
+        case
+        for case in _TRAINABLE
+        if (case.network, case.kind) == ("mlp", "classification")
+        and case.regularizer_entry.compiles
+        and (case.regularizer == "none" or case.learner == "MAML")
+    ],
     "weighted_case": [case for case in _TRAINABLE if case.regularizer_entry.weighted],
     "vectorized_case": [case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS],
     "learner_case": [case for case in MEANINGFUL if case.regularizer == "none"],

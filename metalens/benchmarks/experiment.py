@@ -26,6 +26,7 @@ from metalens.distributions import Split
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
+from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
@@ -59,7 +60,7 @@ class Arm:
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = build_regularizers(self.regularizers, learner)
-            return Objective(learner, regularizers, batching=recipe.batching)
+            return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
 
 
 class Watcher:
@@ -67,6 +68,9 @@ class Watcher:
 
     def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
         """Training of one arm with one seed begins."""
+
+    def execution(self, execution: Execution) -> None:
+        """The way this training's steps are executed was chosen."""
 
     def step(self, step: int, loss: float) -> None:
         """An outer step was taken."""
@@ -100,12 +104,12 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
             for number, arm in enumerate(arms):
                 labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
                 watcher.start_cell(arm, seed, recipe.steps)
-                objective, curve, scores, seconds = _train_and_test(arm, recipe, seed, fabric, watcher)
+                objective, curve, scores, facts = _train_and_test(arm, recipe, seed, fabric, watcher)
                 tables["results"].append(
                     scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]
                 )
                 tables["metrics"].append(curve.assign(**labels)[CURVE_COLUMNS])
-                cells.append({**labels, **seconds})
+                cells.append({**labels, **facts})
                 save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
                 if seed == recipe.seeds[0]:
                     tables["curves"] += [f.assign(**labels) for f in _curves(objective.learner, recipe, seed)]
@@ -136,13 +140,19 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
 
 def _train_and_test(
     arm: Arm, recipe: Recipe, seed: int, fabric: Fabric, watcher: Watcher
-) -> tuple[Objective, pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """Return the trained objective, its learning curve, its test scores and the times of both."""
+) -> tuple[Objective, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return the trained objective, its learning curve, its test scores, and how and how long it ran."""
     objective = arm.build(recipe, seed)
     validation = None
     if recipe.n_val_tasks:
         held_out = recipe.distribution("val", seed)
         validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
+    facts: dict[str, Any] = {}
+
+    def note(execution: Execution) -> None:
+        facts["execution"] = str(execution)
+        watcher.execution(execution)
+
     begin = time.perf_counter()
     curve = fit(
         objective,
@@ -155,14 +165,16 @@ def _train_and_test(
         clip_norm=recipe.clip_norm,
         validation=validation,
         seed=seed,
+        compile=recipe.compile,
         fabric=fabric,
         progress=watcher.step,
+        on_execution=note,
     )
     trained = time.perf_counter()
     test = recipe.distribution("test", seed)
-    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=recipe.batching)
-    seconds = {"train_seconds": trained - begin, "test_seconds": time.perf_counter() - trained}
-    return objective.eval(), curve, scores, seconds
+    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
+    facts |= {"train_seconds": trained - begin, "test_seconds": time.perf_counter() - trained}
+    return objective.eval(), curve, scores, facts
 
 
 @contextmanager
@@ -194,7 +206,7 @@ def arms_of(recipe: Recipe) -> list[Arm]:
 def _fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
-    check_batching(recipe.batching)
+    check_batching(recipe.batching, recipe.chunk)
     try:
         return Fabric(accelerator=recipe.accelerator, devices=1)
     except (ValueError, RuntimeError) as error:

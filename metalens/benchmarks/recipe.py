@@ -40,7 +40,9 @@ class Recipe(ABC):
         n_val_tasks: validation tasks, which decide the weights that are kept; 0 keeps the last weights.
         validate_every: outer steps between two validations.
         n_test_tasks: test tasks of each seed.
-        batching: how tasks are mapped: auto, vmap, loop, or a chunk size.
+        batching: how tasks are mapped: auto, vmap or loop.
+        chunk: tasks that are computed at a time, to save memory; null for all at once.
+        compile: whether the training step becomes one compiled program: auto, true or false.
         threads: processor threads; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
     """
@@ -61,7 +63,9 @@ class Recipe(ABC):
     n_val_tasks: int = 200
     validate_every: int = 500
     n_test_tasks: int = 600
-    batching: Literal["auto", "vmap", "loop"] | int = "auto"
+    batching: Literal["auto", "vmap", "loop"] = "auto"
+    chunk: int | None = None
+    compile: Literal["auto"] | bool = "auto"
     threads: int | None = None
     accelerator: str = "auto"
 

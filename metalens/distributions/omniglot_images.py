@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from metalens.errors import MetaLensError
-from metalens.files import atomic_path
+from metalens.files import atomic_path, cache_folder
 
 N_CHARACTERS = 1623
 N_DRAWERS = 20
@@ -100,12 +100,6 @@ def _zips_in(folder: Path) -> tuple[Path, ...] | None:
     return None
 
 
-def _cache_folder() -> Path:
-    import pooch  # only needed with images, and slow to import
-
-    return Path(os.environ.get("METALENS_CACHE") or pooch.os_cache("metalens")).expanduser() / "omniglot"
-
-
 def _download() -> tuple[Path, ...]:
     import pooch
 
@@ -114,8 +108,8 @@ def _download() -> tuple[Path, ...]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as display:
             for name, md5 in ZIPS.items():
                 bar: Any = _Bar(display, name)  # pooch takes such objects, though it declares a bool
-                pooch.retrieve(URL + name, f"md5:{md5}", name, _cache_folder(), progressbar=bar)
-        return tuple(_cache_folder() / name for name in ZIPS)
+                pooch.retrieve(URL + name, f"md5:{md5}", name, cache_folder() / "omniglot", progressbar=bar)
+        return tuple(cache_folder() / "omniglot" / name for name in ZIPS)
     except OSError as error:  # All network errors of pooch derive from it.
         raise MetaLensError(
             f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
@@ -164,7 +158,7 @@ def _digest(zips: tuple[Path, ...]) -> str:
 
 @lru_cache(maxsize=2)
 def _load(zips: tuple[Path, ...], key: str) -> OmniglotImages:
-    cache = _cache_folder() / f"images-{key}.npz"
+    cache = cache_folder() / "omniglot" / f"images-{key}.npz"
     images = _read_cache(cache)
     if images is None:
         images = _decode(zips)

@@ -3,10 +3,11 @@
 import torch
 
 from metalens import Objective, Task
+from metalens.compiling import CompiledObjective
 
 
-def gradient(case, batching: str | int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    objective: Objective = case.objective(batching)
+def gradient(case, batching: str, chunk: int | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    objective: Objective = case.objective(batching, chunk)
     loss = case.loss(objective, case.tasks())
     parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     if not parameters:
@@ -17,10 +18,20 @@ def gradient(case, batching: str | int) -> tuple[torch.Tensor, dict[str, torch.T
 
 def test_vmap_and_chunks_equal_loop(vectorized_case):
     loss, gradients = gradient(vectorized_case, "loop")
-    for batching in ("vmap", 3):
-        mapped_loss, mapped = gradient(vectorized_case, batching)
+    for batching, chunk in (("vmap", None), ("vmap", 3)):
+        mapped_loss, mapped = gradient(vectorized_case, batching, chunk)
         torch.testing.assert_close(mapped_loss, loss, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(mapped, gradients, rtol=1e-9, atol=1e-11)
+
+
+def test_recorded_step_equals_plain_step(compiled_case):
+    loss, gradients = gradient(compiled_case, "vmap")
+    objective = compiled_case.objective("vmap")
+    value = compiled_case.loss(CompiledObjective(objective, backend=None), compiled_case.tasks())
+    weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    slopes = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
+    torch.testing.assert_close(value, loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dict(zip(weights, slopes, strict=True)), gradients, rtol=1e-9, atol=1e-11)
 
 
 def test_gradient_equals_finite_difference(exact_case):

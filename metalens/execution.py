@@ -1,0 +1,178 @@
+"""How the outer step of an objective is executed on this machine: chosen by a rule and a short trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.benchmark import Timer
+
+from metalens.batching import Plan
+from metalens.compiling import CompiledObjective, compile_refusal
+from metalens.errors import MetaLensError
+from metalens.files import atomic_path, cache_folder
+from metalens.objective import Objective
+from metalens.tasks import Task
+
+Compile = Literal["auto"] | bool
+
+# A trial must cost little beside the run, and a choice must not hang on the noise of its timings.
+TRIAL_FROM_STEPS = 100
+CLEARLY_FASTER = 0.8
+# Compiling took 10 to 60 s on a processor, and made vectorized steps 2 to 5 times as fast.
+COMPILE_FROM_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The way a step is executed, and what it was chosen by.
+
+    Attributes:
+        batching: how tasks are mapped: `"vmap"` or `"loop"`.
+        compiled: whether losses and gradient are one compiled program.
+        reason: why, in words.
+        seconds: measured time of a step's losses and gradient, by way; empty without a trial.
+    """
+
+    batching: Plan
+    compiled: bool
+    reason: str
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        way = self.batching + (", compiled" if self.compiled else "")
+        times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in self.seconds.items())
+        return f"{way} ({self.reason}{': ' if times else ''}{times})"
+
+
+def prepare(
+    objective: Objective, tasks: Task, *, steps: int, compile: Compile = "auto"
+) -> tuple[nn.Module, Execution]:
+    """Choose how to execute the outer steps of a run, and return the module that does it.
+
+    What the objective or `compile` leaves open (`"auto"`) is decided so: a run of fewer than 100 steps
+    follows the rule of `Learner.plan` and does not compile. For a longer one a few steps are timed by loop
+    and by `vmap`, and the rule is overruled where the other way is clearly faster. A run that would then
+    take more than 90 s in steps is compiled where that is possible, and stays so if the compiled step is
+    clearly faster. Nothing of the objective changes except `batching`, which becomes what was chosen.
+
+    The choice is kept in the cache folder, for the same work on the same machine: repeating a run repeats
+    its execution, and so its results to the last bit.
+
+    Args:
+        objective: what will be trained, on its device.
+        tasks: a batch as in training, on the same device.
+        steps: number of outer steps of the run.
+        compile: `True` compiles, `False` does not.
+
+    Returns:
+        The module `tasks -> loss terms`, and the choice.
+
+    Raises:
+        MetaLensError: `compile=True` is not possible.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> str(prepare(Objective(MAML(mlp())), Sinusoid().batch(range(4)), steps=10)[1])
+    'vmap (by rule, as the run is short)'
+    """
+    if compile is True and (refusal := compile_refusal(objective)) is not None:
+        raise MetaLensError(f"compile=True is not possible: {refusal}.")
+    memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"
+    execution = _recall(memory)
+    if execution is None:
+        with _as_it_was(objective):
+            execution, module = _choose(objective, tasks, steps, compile)
+        if execution.seconds:
+            _remember(memory, execution)
+    else:
+        module = CompiledObjective(objective) if execution.compiled else objective
+    objective.batching = execution.batching
+    return module, execution
+
+
+def _choose(objective: Objective, tasks: Task, steps: int, compile: Compile) -> tuple[Execution, nn.Module]:
+    learner, asked = objective.learner, objective.batching
+    rule = learner.plan(asked)
+    if steps < TRIAL_FROM_STEPS:
+        module = CompiledObjective(objective) if compile is True else objective
+        return Execution(rule, compile is True, "by rule, as the run is short", {}), module
+    other: Plan = "loop" if rule == "vmap" else "vmap"
+    is_open = asked == "auto" and compile is not True and learner.network.vmap_refusal is None
+    seconds: dict[str, float] = {}
+    for way in (rule, other) if is_open else (rule,):
+        objective.batching = way
+        seconds[way] = _seconds(objective, tasks)
+    best = other if is_open and seconds[other] < CLEARLY_FASTER * seconds[rule] else rule
+    objective.batching = best
+    worth_trying = compile == "auto" and steps * seconds[best] > COMPILE_FROM_SECONDS
+    if not (compile is True or (worth_trying and compile_refusal(objective) is None)):
+        return Execution(best, False, "measured", seconds), objective
+    try:
+        module = CompiledObjective(objective)
+        module(tasks)
+    except MetaLensError as error:
+        if compile is True:
+            raise
+        return Execution(best, False, f"measured; {error}", seconds), objective
+    seconds["compiled"] = _seconds(module, tasks)
+    if compile is True or seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
+        return Execution(best, True, "measured", seconds), module
+    return Execution(best, False, "measured", seconds), objective
+
+
+def _seconds(module: nn.Module, tasks: Task) -> float:
+    """Return the time of a step's losses and their gradient, a median."""
+
+    def step() -> None:
+        torch.stack(list(module(tasks).values())).sum().backward()
+
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=0.2).median
+
+
+@contextmanager
+def _as_it_was(objective: Objective) -> Iterator[None]:
+    """Run steps in training mode that leave no gradient, and nothing of the random stream, behind."""
+    training, devices = objective.training, range(torch.cuda.device_count())
+    objective.train()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        objective.train(training)
+        objective.zero_grad()
+
+
+def _fingerprint(objective: Objective, tasks: Task, steps: int, compile: Compile) -> str:
+    """Return a name for this work on this machine."""
+    settings = [
+        {name: repr(v) for name, v in vars(module).items() if name[0] != "_" and not callable(v)}
+        for module in objective.modules()
+    ]
+    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    shapes = [(leaf.shape, leaf.dtype, leaf.device) for leaf in pytree.tree_leaves(tasks)]
+    work = (objective, settings, shapes, steps, compile, machine, torch.__version__)
+    return hashlib.sha256(repr(work).encode()).hexdigest()[:32]
+
+
+def _recall(path: Path) -> Execution | None:
+    try:
+        return Execution(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not there, or damaged: measured again
+
+
+def _remember(path: Path, execution: Execution) -> None:
+    with suppress(OSError):  # without a memory the next run measures again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(asdict(execution)), encoding="utf-8")
