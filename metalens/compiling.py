@@ -53,6 +53,7 @@ class CompiledObjective(nn.Module):
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
         self.objective = objective
         self._terms = (_LossTerms(objective),)  # the tuple keeps its parameters from being listed twice
+        self._state = _State(self._terms[0])
         self._backend = backend
         self._programs: dict[Any, Program] = {}
 
@@ -64,7 +65,7 @@ class CompiledObjective(nn.Module):
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(tasks))
         if shapes not in self._programs:
             self._programs[shapes] = _compile(self._terms[0], tasks, self._backend)
-        weights, constants = split_state(self._terms[0])
+        weights, constants = self._state()
         with torch.no_grad():
             gradients, terms = self._programs[shapes](weights, constants, tasks)
         values = _WithGradients.apply(
@@ -91,16 +92,28 @@ def compile_refusal(objective: Objective) -> str | None:
     return None
 
 
-def split_state(module: nn.Module) -> tuple[Tensors, Tensors]:
-    """Return what is trained and what is not, by name: trainable parameters, other parameters and buffers.
+class _State:
+    """What a module computes with, split: trainable parameters, and other parameters and buffers.
 
-    >>> trained, constant = split_state(nn.BatchNorm1d(2))
-    >>> list(trained), list(constant)
-    (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
+    It knows their places, as looking them up costs as much as a small step.
     """
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    trained = {name: value for name, value in state.items() if value.requires_grad}
-    return trained, {name: value for name, value in state.items() if name not in trained}
+
+    def __init__(self, module: nn.Module) -> None:
+        self._trained: dict[str, tuple[nn.Module, str]] = {}
+        self._constant: dict[str, tuple[nn.Module, str]] = {}
+        names = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, value in names.items():
+            owner, _, attribute = name.rpartition(".")
+            part = self._trained if value.requires_grad else self._constant
+            part[name] = (module.get_submodule(owner), attribute)
+
+    def __call__(self) -> tuple[Tensors, Tensors]:
+        """Return the tensors that stand in those places now, by name."""
+        trained, constant = (
+            {name: getattr(owner, attribute) for name, (owner, attribute) in part.items()}
+            for part in (self._trained, self._constant)
+        )
+        return trained, constant
 
 
 class _LossTerms(nn.Module):
@@ -129,7 +142,7 @@ def _program(terms: _LossTerms) -> Program:
 
 
 def _compile(terms: _LossTerms, tasks: Task, backend: str | None) -> Program:
-    weights, constants = (pytree.tree_map(Tensor.detach, part) for part in split_state(terms))
+    weights, constants = (pytree.tree_map(Tensor.detach, part) for part in _State(terms)())
     options: dict[str, Any] | None = None
     if backend == "inductor":
         options = {"fallback_random": True}  # the random numbers of the plain step
@@ -154,7 +167,7 @@ def _compile(terms: _LossTerms, tasks: Task, backend: str | None) -> Program:
 
 def _check(terms: _LossTerms, program: Program, tasks: Task, seed: int) -> None:
     """Raise `MetaLensError` where a program differs from the plain step."""
-    weights, constants = split_state(terms)
+    weights, constants = _State(terms)()
     torch.manual_seed(seed)
     values = torch.stack(list(terms(tasks).values()))
     plain = torch.autograd.grad(values.sum(), list(weights.values()), materialize_grads=True)
