@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.speed import evaluation, regularized, scaling
 from benchmarks.speed.equality import DiffersError, Reference
 from benchmarks.speed.implementation import IMPLEMENTATIONS, load
 from benchmarks.speed.ours import Loop
-from benchmarks.speed.report import replace_tables
+from benchmarks.speed.report import extra_tables, replace_tables
 from benchmarks.speed.timing import interleaved
 from benchmarks.speed.workloads import Workload
 
@@ -49,3 +50,24 @@ def test_tables_replace_tables(tmp_path):
     page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n", encoding="utf-8")
     replace_tables(page, "new")
     assert page.read_text() == "before\n<!-- bench:begin -->\n\nnew\n<!-- bench:end -->\nafter\n"
+
+
+def test_evaluation_is_timed_on_equal_scores():
+    times = evaluation.measure_one(replace(IMAGES, method="protonet"), rounds=2, seconds=0.0)
+    assert [len(of) for of in times.values()] == [2, 2]
+
+
+def test_regularized_steps_are_variants_of_one_step():
+    for settings in regularized.variants(CURVES).values():
+        regularized.outer_step(CURVES, settings)(1)
+
+
+def test_curves_are_drawn(tmp_path):
+    curves = scaling.curves(CURVES, "n_tasks", (1, 2), rounds=1, seconds=0.0)
+    scaling.draw(dict.fromkeys(scaling.PANELS, curves), tmp_path / "curves.svg")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_extra_tables_compare_with_their_first_row():
+    lines = extra_tables({"startup": {"A fresh process": {"one": [0.1], "two": [0.2]}}}, threads=1)
+    assert "| two | 200 (200–200) | 2.00 |" in lines  # noqa: RUF001

@@ -13,6 +13,7 @@ from benchmarks.speed.workloads import WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OURS = "MetaLens"
+FIGURE = "images/speed.svg"  # in docs/
 
 
 def replace_tables(page: Path, tables: str) -> None:
@@ -22,27 +23,24 @@ def replace_tables(page: Path, tables: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
-def tables(
-    measured: Sequence[dict[str, Any]],
-    memory: dict[str, dict[str, float]],
-    facts: dict[str, str],
-    date: str,
-    command: str,
-) -> str:
-    """Return everything between the markers.
+def origin(facts: dict[str, str], date: str, command: str) -> list[str]:
+    """Return the paragraph that says where the numbers come from."""
+    return [
+        f"Measured on {date} by `{command}` at commit {facts['commit']}, on {facts['processor']} with "
+        f"{facts['cores']} cores. {facts['versions']}.",
+        "",
+    ]
+
+
+def step_tables(measured: Sequence[dict[str, Any]], memory: dict[str, dict[str, float]]) -> list[str]:
+    """Return the comparison of outer steps.
 
     Args:
         measured: what `measure` returned, once for each number of threads.
         memory: peak memory in MiB by workload and implementation, where it was measured.
-        facts: of the machine.
-        date: of the measurement.
-        command: that made it.
     """
-    rates = ", ".join(f"{m['matmul_rate']:.0f} GF/s with {_threads(m)}" for m in measured)
+    rates = ", ".join(f"{m['matmul_rate']:.0f} GF/s with {_threads(m['threads'])}" for m in measured)
     lines = [
-        f"Measured on {date} by `{command}` at commit {facts['commit']}, on {facts['processor']} with "
-        f"{facts['cores']} cores. {facts['versions']}. The best rate of a large `torch.mm` is {rates}.",
-        "",
         "Times are milliseconds of a whole outer step with Adam, data ready in memory: the median over "
         "rounds and, in parentheses, the quartiles. `×` is the median relative to the fastest of MetaLens. "
         "Each number of threads has its own process, which is bound to as many cores; so XLA, too, has no "
@@ -51,12 +49,38 @@ def tables(
         "Before timing, all implementations made the same steps: compared with double precision, the first "
         f"loss differs by less than {TOLERANCES['loss']:.0e}, the first meta-gradient by "
         f"{TOLERANCES['gradient']:.0e} and the weights after {STEPS} steps by {TOLERANCES['weights']:.0e}, "
-        "all relative.",
+        f"all relative. The best rate of a large `torch.mm`, the scale of the column `of mm`, is {rates}.",
         "",
     ]
     for name in measured[0]["workloads"]:
         lines += [f"### {WORKLOADS[name].title}", "", *_table(name, measured, memory.get(name, {})), ""]
-    return "\n".join(lines)
+    return lines
+
+
+def extra_tables(extras: dict[str, Any], threads: int) -> list[str]:
+    """Return a table for each part beside the steps, and the figure where curves were measured.
+
+    Args:
+        extras: by part what `extras` measured.
+        threads: with how many threads.
+    """
+    lines = []
+    for part, measured in extras.items():
+        if part == "scaling":
+            lines += [
+                "### Growth",
+                "",
+                f"![Time of an outer step against the size of the problem]({FIGURE})",
+                "",
+            ]
+            continue
+        for title, times in measured.items():
+            first = float(np.median(next(iter(times.values()))))
+            lines += [f"### {title}", "", f"| | ms, {_threads(threads)} | × |", "|---|--:|--:|"]
+            for name, of in times.items():
+                lines.append(f"| {name} | {_spread(of)} | {_ratio(float(np.median(of)) / first)} |")
+            lines.append("")
+    return lines
 
 
 def _table(name: str, measured: Sequence[dict[str, Any]], memory: dict[str, float]) -> list[str]:
@@ -66,7 +90,7 @@ def _table(name: str, measured: Sequence[dict[str, Any]], memory: dict[str, floa
     for m, run in runs:
         medians = {title: float(np.median(times)) for title, times in run["times"].items()}
         best = min(median for title, median in medians.items() if title.startswith(OURS))
-        header += [f"ms, {_threads(m)}", "×"]
+        header += [f"ms, {_threads(m['threads'])}", "×"]
         columns += [
             {title: _spread(times) for title, times in run["times"].items()},
             {title: _ratio(median / best) for title, median in medians.items()},
@@ -95,5 +119,5 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _threads(measured: dict[str, Any]) -> str:
-    return "1 thread" if measured["threads"] == 1 else f"{measured['threads']} threads"
+def _threads(n: int) -> str:
+    return "1 thread" if n == 1 else f"{n} threads"
