@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--page", default="docs/performance.md", help="has two markers; - prints the tables")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args()
+    machine = facts()
     rounds, seconds = (3, 0.1) if options.quick else (15, 0.5)
     steps = []
     if "steps" in options.parts:
@@ -53,7 +54,6 @@ def main() -> None:
     }
     if "scaling" in extras:
         draw(extras["scaling"], ROOT / "docs" / FIGURE)
-    machine = facts()
     if options.out is not None:
         everything = {"machine": machine, "steps": steps, "memory": memory, "extras": extras}
         options.out.write_text(json.dumps(everything, indent=1), encoding="utf-8")
