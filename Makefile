@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH := .venv-bench/bin
+BENCH_READY := .venv-bench/.ready
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
@@ -21,6 +23,10 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
+# Writes the tables of docs/performance.md; for options, see `.venv-bench/bin/python -m benchmarks.speed --help`.
+bench: $(BENCH_READY)
+	$(BENCH)/python -m benchmarks.speed
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "MetaLens needs Python 3.11 or newer"'
 	$(PYTHON) -m venv .venv
@@ -28,5 +34,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+$(BENCH_READY): pyproject.toml constraints.txt benchmarks/speed/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/speed/requirements.txt
+	touch $(BENCH_READY)
+
 clean:
-	rm -rf .venv runs site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench runs site .pytest_cache .ruff_cache

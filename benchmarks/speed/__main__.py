@@ -1,0 +1,106 @@
+"""Time MetaLens and its peers, and write the tables of the performance page.
+
+    make bench
+    python -m benchmarks.speed --parts steps --workloads sinusoid-maml-1 --quick --page - --out raw.json
+
+The second form is for an environment that has the peers (`benchmarks/speed/requirements.txt`); those that are
+not installed are left out. The machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.extras import PARTS
+from benchmarks.speed.machine import ROOT, facts, thread_environment
+from benchmarks.speed.memory import ENVIRONMENT, PROCESS
+from benchmarks.speed.report import FIGURE, extra_tables, origin, replace_tables, step_tables
+from benchmarks.speed.scaling import draw
+from benchmarks.speed.workloads import WORKLOADS
+
+
+def main() -> None:
+    """Measure, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=["steps", *PARTS], default=["steps", *PARTS])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each in its own process")
+    parser.add_argument(
+        "--quick", action="store_true", help="few and short rounds and no memory, to see it work"
+    )
+    parser.add_argument("--page", default="docs/performance.md", help="has two markers; - prints the tables")
+    parser.add_argument("--out", type=Path, help="file for all times, as JSON")
+    options = parser.parse_args()
+    machine = facts()
+    rounds, seconds = (3, 0.1) if options.quick else (15, 0.5)
+    steps = []
+    if "steps" in options.parts:
+        steps = [child("measure", n, rounds, seconds, after=options.workloads) for n in options.threads]
+    memory = {}
+    if steps and not options.quick:
+        memory = {name: peaks(name, list(run["times"])) for name, run in steps[0]["workloads"].items()}
+    extras = {
+        part: child("extras", options.threads[0], rounds, seconds, before=[part])
+        for part in PARTS
+        if part in options.parts
+    }
+    if "scaling" in extras:
+        draw(extras["scaling"], ROOT / "docs" / FIGURE)
+    if options.out is not None:
+        everything = {"machine": machine, "steps": steps, "memory": memory, "extras": extras}
+        options.out.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+    command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
+    text = "\n".join(
+        [
+            *origin(machine, datetime.date.today().isoformat(), command),
+            *(step_tables(steps, memory) if steps else []),
+            *extra_tables(extras, options.threads[0]),
+        ]
+    )
+    if options.page == "-":
+        print(text)  # noqa: T201
+    else:
+        replace_tables(Path(options.page), text)
+
+
+def child(
+    module: str,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> Any:
+    """Return what a process of its own measured; end where it ended with a sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        arguments = [*before, str(threads), str(out), str(rounds), str(seconds), *after]
+        command = [sys.executable, "-m", f"benchmarks.speed.{module}", *arguments]
+        if subprocess.run(command, cwd=ROOT, env=thread_environment(threads)).returncode != 0:
+            sys.exit("Nothing was written.")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def peaks(workload: str, names: list[str]) -> dict[str, float]:
+    """Return the peak memory of everybody, or nothing where the system does not tell."""
+    if not (PROCESS / "clear_refs").exists():
+        return {}
+    environment = thread_environment(1) | ENVIRONMENT
+    command = [sys.executable, "-m", "benchmarks.speed.memory", workload]
+    return {
+        name: float(subprocess.check_output([*command, name], cwd=ROOT, env=environment, text=True))
+        for name in names
+    }
+
+
+if __name__ == "__main__":
+    main()

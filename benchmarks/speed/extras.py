@@ -1,0 +1,27 @@
+"""Measure one of the parts beside the comparison of outer steps, in a process of its own.
+
+    python -m benchmarks.speed.extras evaluation 1 measured.json 15 0.3
+
+The arguments are the part, the number of threads, the file to write, the rounds and the seconds of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.speed import evaluation, regularized, scaling, startup
+from benchmarks.speed.machine import limit_threads
+
+PARTS = {
+    "evaluation": evaluation.measure,
+    "trlearner": regularized.measure,
+    "startup": startup.measure,
+    "scaling": scaling.measure,
+}
+
+if __name__ == "__main__":
+    _, part, threads, out, rounds, seconds = sys.argv
+    limit_threads(int(threads))
+    Path(out).write_text(json.dumps(PARTS[part](int(rounds), float(seconds))), encoding="utf-8")

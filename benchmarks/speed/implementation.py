@@ -1,0 +1,112 @@
+"""What every library is asked for, and the list of them."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.workloads import OUTER_LR, Workload
+from metalens import Task
+
+# By the name in the table: module and class. A library that is not installed is left out.
+IMPLEMENTATIONS = {
+    "MetaLens, loop": ("ours", "Loop"),
+    "MetaLens, vmap": ("ours", "Vmap"),
+    "Plain PyTorch, clone and adapt": ("clone_loop", "CloneLoop"),
+    "higher": ("higher_loop", "Higher"),
+    "TorchOpt, MetaSGD": ("torchopt_steps", "MetaSGD"),
+    "TorchOpt, functional under vmap": ("torchopt_steps", "Functional"),
+    "parallel-metalearn, vmap": ("parallel_metalearn", "Vectorized"),
+    "parallel-metalearn, sequential": ("parallel_metalearn", "Sequential"),
+    "JAX, vmap": ("jax_steps", "Vmap"),
+    "JAX, scan over tasks": ("jax_steps", "Scan"),
+    "JAX, unrolled tasks": ("jax_steps", "Unrolled"),
+}
+
+
+class Implementation(ABC):
+    """The outer step of one workload by one library; the state is that of the training so far.
+
+    Args:
+        workload: which has not been refused.
+    """
+
+    @classmethod
+    def refusal(cls, workload: Workload) -> str | None:
+        """Return why it has no row in the table of this workload, or `None`."""
+        return None
+
+    @abstractmethod
+    def __init__(self, workload: Workload) -> None: ...
+
+    @abstractmethod
+    def first_step(self) -> tuple[float, list[Tensor]]:
+        """Make the first outer step; return its loss and the meta-gradient, in the order of the network."""
+
+    @abstractmethod
+    def run(self, n: int) -> float:
+        """Make n outer steps, to the end of the last one, and return its loss."""
+
+    @abstractmethod
+    def parameters(self) -> list[Tensor]:
+        """Return the meta-parameters now, in the order of the network of MetaLens."""
+
+
+class TorchImplementation(Implementation):
+    """With Adam of PyTorch outside; a library says how the meta-gradient comes about."""
+
+    def __init__(self, workload: Workload, dtype: torch.dtype = torch.float32) -> None:
+        self.workload = workload
+        self.tasks = Task(
+            *(
+                type(part)(*(t.to(dtype) if t.is_floating_point() else t for t in part))
+                for part in workload.tasks()
+            )
+        )
+        self.module = self.make_module().to(dtype)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=OUTER_LR)
+
+    def make_module(self) -> nn.Module:
+        """Return the module whose parameters are the meta-parameters."""
+        return self.workload.plain_network()
+
+    @abstractmethod
+    def backward(self) -> Tensor:
+        """Add the meta-gradient to that of the parameters; return the outer loss, detached."""
+
+    def step(self) -> float:
+        """Make one outer step."""
+        self.optimizer.zero_grad()
+        loss = self.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def first_step(self) -> tuple[float, list[Tensor]]:
+        loss = self.step()
+        return loss, [p.grad.clone() for p in self.module.parameters()]
+
+    def run(self, n: int) -> float:
+        for _ in range(n):
+            loss = self.step()
+        return loss
+
+    def parameters(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.module.parameters()]
+
+    def each_task(self) -> Iterator[Task]:
+        """Yield the tasks one by one."""
+        for i in range(self.workload.n_tasks):
+            yield Task(*(type(part)(*(t[i] for t in part)) for part in self.tasks))
+
+
+def load(name: str) -> type[Implementation] | None:
+    """Return the class of this name, or `None` where its library is not installed."""
+    module, cls = IMPLEMENTATIONS[name]
+    try:
+        return getattr(importlib.import_module(f"benchmarks.speed.{module}"), cls)
+    except ModuleNotFoundError:
+        return None

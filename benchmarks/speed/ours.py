@@ -1,0 +1,30 @@
+"""MetaLens."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from benchmarks.speed.implementation import TorchImplementation
+from metalens import Objective
+
+
+class Loop(TorchImplementation):
+    """Task by task."""
+
+    settings: ClassVar = {"batching": "loop"}
+
+    def make_module(self) -> nn.Module:
+        return Objective(self.workload.learner(), **self.settings)
+
+    def backward(self) -> Tensor:
+        loss = self.module(self.tasks)["query"]
+        loss.backward()
+        return loss.detach()
+
+
+class Vmap(Loop):
+    """All tasks in one vectorized call."""
+
+    settings: ClassVar = {"batching": "vmap"}

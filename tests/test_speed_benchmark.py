@@ -1,0 +1,73 @@
+"""What the speed benchmark compares is the same computation; with the libraries that are installed here."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.speed import evaluation, regularized, scaling
+from benchmarks.speed.equality import DiffersError, Reference
+from benchmarks.speed.implementation import IMPLEMENTATIONS, load
+from benchmarks.speed.ours import Loop
+from benchmarks.speed.report import extra_tables, replace_tables
+from benchmarks.speed.timing import interleaved
+from benchmarks.speed.workloads import Workload
+
+CURVES = Workload("curves", "maml", n_tasks=3, width=8, inner_steps=2)
+IMAGES = Workload("images", "maml", images=True, n_tasks=2, width=4, image_size=16, inner_lr=0.1)
+SMALL = {
+    "maml": CURVES,
+    "first-order": replace(CURVES, first_order=True),
+    "anil": replace(CURVES, method="anil"),
+    "images-maml": IMAGES,
+    "images-anil": replace(IMAGES, method="anil"),
+    "images-protonet": replace(IMAGES, method="protonet"),
+}
+
+
+@pytest.mark.parametrize("workload", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if load(name) is not None])
+def test_implementations_make_the_same_steps(name, workload):
+    cls = load(name)
+    if cls.refusal(workload) is None:
+        Reference.of(workload).check(name, cls(workload))
+
+
+def test_another_computation_is_refused():
+    reference, other = Reference.of(CURVES), Loop(replace(CURVES, inner_steps=1))
+    with pytest.raises(DiffersError, match="other does not compute the same loss"):
+        reference.check("other", other)
+
+
+def test_everybody_is_timed_in_every_round():
+    calls = []
+    times = interleaved({"a": calls.append, "b": calls.append}, rounds=3, seconds=0.0)
+    assert {name: len(of) for name, of in times.items()} == {"a": 3, "b": 3}
+    assert calls == [1] * 10
+
+
+def test_tables_replace_tables(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n", encoding="utf-8")
+    replace_tables(page, "new")
+    assert page.read_text() == "before\n<!-- bench:begin -->\n\nnew\n<!-- bench:end -->\nafter\n"
+
+
+def test_evaluation_is_timed_on_equal_scores():
+    times = evaluation.measure_one(replace(IMAGES, method="protonet"), rounds=2, seconds=0.0)
+    assert [len(of) for of in times.values()] == [2, 2]
+
+
+def test_regularized_steps_are_variants_of_one_step():
+    for settings in regularized.variants(CURVES).values():
+        regularized.outer_step(CURVES, settings)(1)
+
+
+def test_curves_are_drawn(tmp_path):
+    curves = scaling.curves(CURVES, "n_tasks", (1, 2), rounds=1, seconds=0.0)
+    scaling.draw(dict.fromkeys(scaling.PANELS, curves), tmp_path / "curves.svg")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_extra_tables_compare_with_their_first_row():
+    lines = extra_tables({"startup": {"A fresh process": {"one": [0.1], "two": [0.2]}}}, threads=1)
+    assert "| two | 200 (200–200) | 2.00 |" in lines  # noqa: RUF001
