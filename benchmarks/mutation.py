@@ -38,7 +38,7 @@ NAMED = [
     ("learners/gradient.py",
      "value - sizes[name] * directions[name]",
      "value - sizes[name] * directions[name].detach()"),
-    ("learners/gradient.py", "if self.detaches_gradients:", "if False:"),
+    ("learners/gradient.py", "with torch.no_grad() if self.detaches_gradients else", "with"),
     ("learners/gradient.py", "value - sizes[name]", "value + sizes[name]"),
     ("learners/meta_sgd.py",
      "dict(zip(state, self.rates, strict=True))",

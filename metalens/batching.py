@@ -102,6 +102,8 @@ class _Recomputed(torch.autograd.Function):
             values = pytree.tree_leaves(ctx.function(*pytree.tree_unflatten(list(inputs), ctx.structure)))
         pairs = [(value, slope) for value, slope in zip(values, slopes, strict=True) if value.requires_grad]
         sources = [tensor for tensor in (*inputs, *parameters) if tensor.requires_grad]
+        if not pairs:
+            return (*[None] * 4, *[None] * len(ctx.saved_tensors))
         outputs, factors = zip(*pairs, strict=True)
         gradients = iter(torch.autograd.grad(outputs, sources, factors, allow_unused=True))
         return (

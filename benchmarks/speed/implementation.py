@@ -16,6 +16,7 @@ from metalens import Task
 IMPLEMENTATIONS = {
     "MetaLens, loop": ("ours", "Loop"),
     "MetaLens, vmap": ("ours", "Vmap"),
+    "MetaLens, vmap compiled": ("ours", "Compiled"),
     "Plain PyTorch, clone and adapt": ("clone_loop", "CloneLoop"),
     "higher": ("higher_loop", "Higher"),
     "TorchOpt, MetaSGD": ("torchopt_steps", "MetaSGD"),

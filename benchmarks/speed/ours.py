@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.speed.implementation import TorchImplementation
 from metalens import Objective
+from metalens.compiling import CompiledObjective
 
 
 class Loop(TorchImplementation):
@@ -28,3 +29,10 @@ class Vmap(Loop):
     """All tasks in one vectorized call."""
 
     settings: ClassVar = {"batching": "vmap"}
+
+
+class Compiled(Loop):
+    """Losses and gradient as one compiled program, and a fused Adam, as `fit` runs them."""
+
+    def make_module(self) -> nn.Module:
+        return CompiledObjective(Objective(self.workload.learner(), batching="vmap"))

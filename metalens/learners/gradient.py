@@ -6,8 +6,10 @@ import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypedDict
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
@@ -113,9 +115,9 @@ class GradientLearner(Learner):
         yield state
         n_steps = self.inner_steps if self.training else self.test_inner_steps
         for step, sizes in enumerate(self.step_sizes(state, n_steps)):
-            gradients = grad(self.support_loss)(state, z, y)
-            if self.detaches_gradients:
-                gradients = {name: gradient.detach() for name, gradient in gradients.items()}
+            # As constants, gradients leave nothing behind for the outer one, which saves time and memory.
+            with torch.no_grad() if self.detaches_gradients else nullcontext():
+                gradients = grad(self.support_loss)(state, z, y)
             directions, memory = self.inner_optimizer(gradients, memory, step)
             state = {name: value - sizes[name] * directions[name] for name, value in state.items()}
             yield state
