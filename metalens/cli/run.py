@@ -114,6 +114,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        refresh_per_second=4,  # drawing takes time from what is drawn
     )
 
 
