@@ -1,31 +1,27 @@
 """MetaLens: meta-learning as a function from a task to a model, with relation-aware regularization."""
 
-from metalens import distributions, learners, networks, regularizers
-from metalens.distributions import *
-from metalens.episode import Episode
-from metalens.errors import MetaLensError
-from metalens.evaluation import evaluate
-from metalens.learners import *
-from metalens.networks import *
-from metalens.objective import Objective
-from metalens.regularizers import *
-from metalens.tasks import Examples, Task, stack_tasks
-from metalens.training import Validation, fit
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Episode",
-    "Examples",
-    "MetaLensError",
-    "Objective",
-    "Task",
-    "Validation",
-    "evaluate",
-    "fit",
-    "stack_tasks",
-]
-__all__ += distributions.__all__
-__all__ += learners.__all__
-__all__ += networks.__all__
-__all__ += regularizers.__all__
+if TYPE_CHECKING:
+    from metalens import distributions, exports, learners, networks, regularizers
+    from metalens.exports import *
+
+    __all__: list[str] = []
+    __all__ += exports.__all__
+else:
+    # The names are imported when the first of them is asked for: they need PyTorch, whose import takes
+    # seconds, and the command line has to answer, and to hear Ctrl-C, before.
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        exports = vars(import_module("metalens.exports"))
+        for names in (exports, globals()):  # the import has added the modules of MetaLens to the globals
+            if name in names:
+                return names[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*__getattr__("__all__"), *globals()})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,9 @@ from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.base import check_targets, evaluation_mode
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
@@ -48,6 +52,8 @@ def evaluate(
     """
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
+    import pandas as pd  # takes as long to import as all of MetaLens
+
     frames = []
     with evaluation_mode(learner), torch.no_grad():
         for start in range(0, n_tasks, CHUNK):
@@ -62,6 +68,7 @@ def evaluate(
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
     """Return the mean of every metric over the rows of `evaluate`, the primary metric first.
 
+    >>> import pandas as pd
     >>> mean_scores(pd.DataFrame({"task": [0, 1], "metric": "mse", "value": [1.0, 2.0]}))
     {'mse': 1.5}
     """

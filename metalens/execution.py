@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils.benchmark import Timer
 
 from metalens.batching import Plan
 from metalens.compiling import CompiledObjective, compile_refusal
@@ -131,6 +130,7 @@ def _choose(objective: Objective, tasks: Task, steps: int, compile: Compile) -> 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
     """Return the time of a step's losses and their gradient, a median."""
+    from torch.utils.benchmark import Timer  # imports setuptools, so only who measures waits for it
 
     def step() -> None:
         torch.stack(list(module(tasks).values())).sum().backward()

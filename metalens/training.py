@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal, get_args
 
-import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -24,6 +23,7 @@ from metalens.learners import Learner
 from metalens.objective import Objective
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 Progress = Callable[[int, float], None]
@@ -121,6 +121,8 @@ def fit(
     for name, rate in (("outer_lr", outer_lr), ("clip_norm", clip_norm)):
         if rate is not None and not 0 < rate < math.inf:
             raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
+    import pandas as pd  # takes as long to import as all of MetaLens
+
     objective.check_meta_batch(meta_batch)
     folder = None if out is None else _writable_folder(out)
     if fabric is None:

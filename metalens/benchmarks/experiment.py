@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 from torch.utils import _pytree as pytree
 
-from metalens.batching import check_batching
 from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
 from metalens.benchmarks.recipe import Recipe
 from metalens.distributions import Split
@@ -93,9 +92,10 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         MetaLensError: the recipe cannot be assembled, or training diverged.
     """
     watcher = watcher or Watcher()
-    arms, fabric = arms_of(recipe), _fabric(recipe)
-    started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()
+    arms = arms_of(recipe)
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
+    fabric = _fabric(recipe)
+    started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()
     tables: dict[str, list[pd.DataFrame]] = {"results": [], "metrics": [], "curves": [], "relations": []}
     cells = []
     (folder / "weights").mkdir()
@@ -206,7 +206,6 @@ def arms_of(recipe: Recipe) -> list[Arm]:
 def _fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
-    check_batching(recipe.batching, recipe.chunk)
     try:
         return Fabric(accelerator=recipe.accelerator, devices=1)
     except (ValueError, RuntimeError) as error:

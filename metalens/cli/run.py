@@ -1,15 +1,9 @@
-"""The command line: `metalens list`, `metalens run RECIPE`, `metalens report DIR`."""
+"""`metalens run RECIPE`: train, test, compare, report."""
 
 from __future__ import annotations
 
 import shlex
-import signal
-import sys
-import warnings
-from argparse import ArgumentError
-from collections.abc import Sequence
 from dataclasses import fields, replace
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +11,10 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
 from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
+from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
 from metalens.files import new_folder
@@ -36,57 +29,22 @@ LISTS: dict[str, tuple[type, str]] = {
 FIXED: set[str | int] = {"name", "description"}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = _note
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
-    try:
-        _dispatch(words)
-    except ArgumentError as error:
-        _fail(" ".join(str(error).split()), 2)
-    except MetaLensError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
-    except UnicodeDecodeError as error:
-        _fail(f"a file is not UTF-8 text: {error}.", 2)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
-            raise
-        _fail("the sizes asked for do not fit into memory.", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written.", 130)
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the recipes with their settings to the command's parser.
 
-
-def _note(message: Warning | str, *_: object) -> None:
-    print(f"metalens: note: {message}", file=sys.stderr)
-
-
-def _fail(message: str, status: int) -> None:
-    print(f"metalens: {message}", file=sys.stderr)
-    raise SystemExit(status)
-
-
-def _dispatch(words: list[str]) -> None:
+    Raises:
+        MetaLensError: something is wrong with the configuration file that the words name.
+    """
     _check_config(words)
-    settings = _parser().parse_args(words or ["--help"])
-    command = settings.command
-    if command == "list":
-        _list()
-    elif command == "run":
-        _run(RECIPES[settings.run.recipe], settings.run[settings.run.recipe], words)
-    else:
-        from metalens.results import write_report
-
-        folder = Path(settings.report.folder)
-        write_report(folder)
-        _show(folder)
+    parser.description = "Run a recipe; `metalens list` describes them."
+    recipes = parser.add_subcommands(dest="recipe")
+    for recipe in RECIPES.values():
+        recipes.add_subcommand(recipe.name, _recipe_parser(recipe), help=recipe.description)
 
 
 def _check_config(words: list[str]) -> None:
     """Say what is wrong with a configuration file, in clearer words than the parser's."""
-    if words[:1] != ["run"] or len(words) < 2 or words[1] not in RECIPES:
+    if len(words) < 2 or words[1] not in RECIPES:
         return
     recipe = RECIPES[words[1]]
     known = {field.name for field in fields(recipe)} - FIXED | {"out", "overwrite"}
@@ -110,27 +68,6 @@ def _check_config(words: list[str]) -> None:
             raise MetaLensError(f"{path}: {', '.join(single)} must be a list, such as [a, b].")
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="metalens",
-        description="Meta-learning with task-relation regularization.",
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    commands.add_subcommand(
-        "list", ArgumentParser(exit_on_error=False), help="recipes, learners, regularizers, networks"
-    )
-    runner = ArgumentParser(exit_on_error=False, description="Run a recipe; `metalens list` describes them.")
-    commands.add_subcommand("run", runner, help="train, test, compare, report")
-    report = ArgumentParser(exit_on_error=False, description="Write a run's figures and report anew.")
-    report.add_argument("folder", type=str, help="folder of a finished run")
-    commands.add_subcommand("report", report, help="write a run's figures and report anew")
-    recipes = runner.add_subcommands(dest="recipe")
-    for recipe in RECIPES.values():
-        recipes.add_subcommand(recipe.name, _recipe_parser(recipe), help=recipe.description)
-    return parser
-
-
 def _recipe_parser(recipe: Recipe) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, description=recipe.description)
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
@@ -149,48 +86,22 @@ def _recipe_parser(recipe: Recipe) -> ArgumentParser:
     return parser
 
 
-def _list() -> None:
-    console = Console()
-    for title, rows in (
-        ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
-        ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
-        ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
-        ("Networks", {name: _first_line(build) for name, build in NETWORKS.items()}),
-    ):
-        table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True, min_width=18)
-        table.add_column()
-        for name, line in rows.items():
-            table.add_row(name, line)
-        console.print(table, "")
-
-
-def _first_line(method: object) -> str:
-    return (getdoc(method) or "").split("\n")[0]
-
-
-def _run(recipe: Recipe, settings: Namespace, words: list[str]) -> None:
-    values: dict[str, Any] = settings.as_dict()
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Run the recipe with these settings and show the results."""
+    recipe, choices = RECIPES[settings.recipe], settings[settings.recipe]
+    values: dict[str, Any] = choices.as_dict()
     chosen = replace(
         recipe, **{field.name: values[field.name] for field in fields(recipe) if field.name not in FIXED}
     )
-    from metalens.results import write_report  # slow to import
-
-    out = Path(settings.out or f"runs/{recipe.name}")
-    console = Console()
-    with new_folder(out, overwrite=settings.overwrite) as folder, _progress(console) as progress:
+    out = Path(choices.out or f"runs/{recipe.name}")
+    with new_folder(out, overwrite=choices.overwrite) as folder, _progress(Console()) as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
+        # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
+        from metalens.results import write_report
+
         run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
         write_report(folder)
-    _show(out)
-
-
-def _show(folder: Path) -> None:
-    from metalens.results import read_results, results_table
-
-    console = Console()
-    console.print(results_table(read_results(folder)))
-    console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
+    show(out)
 
 
 def _progress(console: Console) -> Progress:
@@ -203,6 +114,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        refresh_per_second=4,  # drawing takes time from what is drawn
     )
 
 

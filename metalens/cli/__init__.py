@@ -1,0 +1,73 @@
+"""The command line: `metalens list`, `metalens run RECIPE`, `metalens report DIR`.
+
+Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
+for. Nothing slow is imported before `main` is ready for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import import_module
+
+from metalens.errors import MetaLensError
+
+COMMANDS = {
+    "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, networks"),
+    "run": ("metalens.cli.run", "train, test, compare, report"),
+    "report": ("metalens.cli.report", "write a run's figures and report anew"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _note
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
+    try:
+        _dispatch(words)
+    except ArgumentError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except MetaLensError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
+    except UnicodeDecodeError as error:
+        _fail(f"a file is not UTF-8 text: {error}.", 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        _fail("the sizes asked for do not fit into memory.", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written.", 130)
+
+
+def _note(message: Warning | str, *_: object) -> None:
+    print(f"metalens: note: {message}", file=sys.stderr)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"metalens: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _dispatch(words: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="metalens",
+        description="Meta-learning with task-relation regularization.",
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, (module, text) in COMMANDS.items():
+        command = ArgumentParser(exit_on_error=False)
+        commands.add_subcommand(name, command, help=text)
+        if words[:1] == [name]:
+            import_module(module).add_arguments(command, words)
+    settings = parser.parse_args(words or ["--help"])
+    module, _ = COMMANDS[settings.command]
+    import_module(module).execute(settings[settings.command], words)

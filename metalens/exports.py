@@ -1,0 +1,29 @@
+"""What `import metalens` offers."""
+
+from metalens import distributions, learners, networks, regularizers
+from metalens.distributions import *
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.evaluation import evaluate
+from metalens.learners import *
+from metalens.networks import *
+from metalens.objective import Objective
+from metalens.regularizers import *
+from metalens.tasks import Examples, Task, stack_tasks
+from metalens.training import Validation, fit
+
+__all__ = [
+    "Episode",
+    "Examples",
+    "MetaLensError",
+    "Objective",
+    "Task",
+    "Validation",
+    "evaluate",
+    "fit",
+    "stack_tasks",
+]
+__all__ += distributions.__all__
+__all__ += learners.__all__
+__all__ += networks.__all__
+__all__ += regularizers.__all__
