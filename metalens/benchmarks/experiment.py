@@ -25,7 +25,7 @@ from metalens.distributions import Split
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
-from metalens.execution import Execution
+from metalens.execution import Execution, prepare
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
@@ -136,6 +136,22 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "cells": cells,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
+    """Yield the arms of a recipe, each with the way in which the steps of its training would be executed.
+
+    Raises:
+        MetaLensError: the recipe cannot be assembled.
+    """
+    fabric = _fabric(recipe)
+    with _threads(recipe.threads):
+        for arm in arms_of(recipe):
+            objective = arm.build(recipe, seed=0)
+            fabric.to_device(objective)
+            batch = recipe.distribution("train", seed=0).batch(range(recipe.meta_batch))
+            tasks = pytree.tree_map(fabric.to_device, batch)
+            yield arm, prepare(objective, tasks, steps=recipe.steps, compile=recipe.compile)[1]
 
 
 def _train_and_test(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.experiment import Arm, Watcher, arms_of, run
+from metalens.benchmarks.experiment import Arm, Watcher, arms_of, explain, run
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
@@ -47,7 +47,7 @@ def _check_config(words: list[str]) -> None:
     if len(words) < 2 or words[1] not in RECIPES:
         return
     recipe = RECIPES[words[1]]
-    known = {field.name for field in fields(recipe)} - FIXED | {"out", "overwrite"}
+    known = {field.name for field in fields(recipe)} - FIXED | {"out", "overwrite", "explain"}
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
         if option != "--config":
@@ -77,6 +77,9 @@ def _recipe_parser(recipe: Recipe) -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
     )
+    parser.add_argument(
+        "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
+    )
     names = {field.name for field in fields(recipe)}
     for name, (kind, text) in LISTS.items():
         if name in names:
@@ -93,6 +96,10 @@ def execute(settings: Namespace, words: list[str]) -> None:
     chosen = replace(
         recipe, **{field.name: values[field.name] for field in fields(recipe) if field.name not in FIXED}
     )
+    if choices.explain:
+        for arm, execution in explain(chosen):
+            Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
+        return
     out = Path(choices.out or f"runs/{recipe.name}")
     with new_folder(out, overwrite=choices.overwrite) as folder, _progress(Console()) as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))

@@ -110,14 +110,17 @@ def _render(
 
 
 def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the manifest's arms with their labels and their mean times per seed."""
+    """Return the manifest's arms with their labels, their mean times per seed and how the first was run."""
     arms = []
     for arm in manifest["arms"]:
         cells = pd.DataFrame(
             [cell for cell in manifest["cells"] if all(cell[key] == arm[key] for key in ARM)]
         )
         times = {key: cells[key].mean() if len(cells) else None for key in ("train_seconds", "test_seconds")}
-        arms.append({**arm, **times, "label": arm_label(arm["learner"], arm["regularizers"])})
+        execution = cells["execution"].iloc[0] if "execution" in cells else None
+        arms.append(
+            {**arm, **times, "execution": execution, "label": arm_label(arm["learner"], arm["regularizers"])}
+        )
     return arms
 
 
