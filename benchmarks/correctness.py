@@ -4,7 +4,8 @@
 
 For each learner and network of `tests/catalogue.py`, in double precision, the whole gradient of the outer
 loss is computed by loop, by `torch.vmap` and compiled, and compared with finite differences of the loss in
-every single parameter.
+every single parameter. The errors are kept beside the page (`docs/correctness.csv`), each with its commit; a
+run that was interrupted goes on from there, and measures all anew where that file is deleted.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,26 +39,40 @@ NETWORKS = {
 }
 PLANS = {"loop": "Loop over tasks", "vmap": "`torch.vmap`", "compiled": "`torch.vmap`, compiled"}
 STEP = 1e-4
+COLUMNS = ["learner", "network", "plan", "error", "commit"]
 
 
 def main() -> None:
-    """Measure everything and write the page."""
+    """Measure what is not measured yet, and write the page."""
     page = Path(sys.argv[1])
     torch.set_num_threads(1)
     torch.rand_like = draws_by_shape  # masks of MT-net: the same for every plan
-    started = time.perf_counter()
-    errors: dict[str, dict[tuple[str, str], str]] = {plan: {} for plan in PLANS}
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    kept = page.with_suffix(".csv")
+    cells = pd.read_csv(kept) if kept.exists() else pd.DataFrame(columns=COLUMNS)
+    known = set(zip(cells.learner, cells.network, cells.plan, strict=True))
     for learner, entry in LEARNERS.items():
         if not (entry.exact_gradient and entry.trains):
             continue
         for network in NETWORKS:
+            missing = [plan for plan in PLANS if (learner, network, plan) not in known]
+            if not missing:
+                continue
             case = Case(learner, "none", network, "classification")
             reference = finite_differences(case)
-            for plan in PLANS:
-                error = relative_error(case, plan, reference)
-                errors[plan][learner, network] = error
-                print(learner, network, plan, error, flush=True)  # noqa: T201
-    page.write_text(text(errors, time.perf_counter() - started), encoding="utf-8")
+            for plan in missing:
+                cells.loc[len(cells)] = [
+                    learner,
+                    network,
+                    plan,
+                    relative_error(case, plan, reference),
+                    commit,
+                ]
+                cells.to_csv(kept, index=False)
+                print(*cells.iloc[-1], flush=True)  # noqa: T201
+    page.write_text(text(cells), encoding="utf-8")
 
 
 def relative_error(case: Case, plan: str, reference: torch.Tensor) -> str:
@@ -94,13 +109,9 @@ def finite_differences(case: Case) -> torch.Tensor:
     return torch.stack(slopes)
 
 
-def text(errors: dict[str, dict[tuple[str, str], str]], seconds: float) -> str:
+def text(cells: pd.DataFrame) -> str:
     """Return the page."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    learners = list(dict.fromkeys(learner for learner, _ in errors["loop"]))
-    worst = max(float(e) for table in errors.values() for e in table.values() if e != "refused")
+    worst = pd.to_numeric(cells.error, errors="coerce").max()
     lines = [
         "# Correctness",
         "",
@@ -123,17 +134,16 @@ def text(errors: dict[str, dict[tuple[str, str], str]], seconds: float) -> str:
         "reference loops in `tests/oracles` instead; `FromScratch` has no meta-gradient. IMAML is run to",
         "convergence of its inner loop, where its gradient is exact.",
         "",
-        f"Made in {seconds / 60:.0f} minutes with Python {platform.python_version()} and torch "
-        f"{torch.__version__},",
-        f"one thread of {platform.machine()}, at commit {commit}. No GPU was tried.",
+        f"Made with Python {platform.python_version()} and torch {torch.__version__}, one thread of "
+        f"{platform.machine()}, at commit {' and '.join(cells.commit.unique())}. No GPU was tried.",
         "",
     ]
     for plan, title in PLANS.items():
-        lines += [f"## {title}", "", "| learner | " + " | ".join(NETWORKS.values()) + " |"]
+        table = cells[cells.plan == plan].pivot(index="learner", columns="network", values="error")
+        table = table.loc[cells.learner.unique(), list(NETWORKS)].rename(columns=NETWORKS)
+        lines += [f"## {title}", "", "| learner | " + " | ".join(table.columns) + " |"]
         lines += ["|---" * (len(NETWORKS) + 1) + "|"]
-        for learner in learners:
-            cells = [errors[plan][learner, network] for network in NETWORKS]
-            lines += ["| " + " | ".join([learner, *cells]) + " |"]
+        lines += ["| " + " | ".join([str(learner), *row]) + " |" for learner, row in table.iterrows()]
         lines += [""]
     return "\n".join(lines)
 
