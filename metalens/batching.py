@@ -35,8 +35,10 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     """
     if plan == "vmap":
         return torch.vmap(function, randomness="different")(*trees)
-    n = len(pytree.tree_leaves(trees)[0])
-    results = [function(*pytree.tree_map(lambda leaf, i=i: leaf[i], trees)) for i in range(n)]
+    leaves, spec = pytree.tree_flatten(trees)
+    # The gradient of `leaf[i]` is as large as the whole leaf, for every i; that of `unbind` is made once.
+    tasks = zip(*(leaf.unbind() for leaf in leaves), strict=True)
+    results = [function(*pytree.tree_unflatten(task, spec)) for task in tasks]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
