@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
@@ -35,9 +36,22 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     """
     if plan == "vmap":
         return torch.vmap(function, randomness="different")(*trees)
-    n = len(pytree.tree_leaves(trees)[0])
-    results = [function(*pytree.tree_map(lambda leaf, i=i: leaf[i], trees)) for i in range(n)]
+    leaves, spec = pytree.tree_flatten(trees)
+    # The gradient of `leaf[i]` is as large as the whole leaf, for every i; that of `unbind` is made once.
+    tasks = zip(*(leaf.unbind() for leaf in leaves), strict=True)
+    results = [function(*pytree.tree_unflatten(task, spec)) for task in tasks]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+def is_vectorized() -> bool:
+    """Tell whether `torch.vmap` is running, here or in code that calls this.
+
+    >>> task_map(lambda x: x.new_tensor(is_vectorized()), torch.zeros(1), plan="vmap")
+    tensor([1.])
+    >>> is_vectorized()
+    False
+    """
+    return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
 def chunked_task_map(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from metalens.allocator import keep_freed_memory
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
@@ -75,6 +76,7 @@ def fit(
     Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
     of the distribution, so runs with the same settings see the same tasks in the same order. A learner that
     trains on all tasks as one problem gets `tasks.pooled()`. Without trainable parameters nothing is done.
+    The process keeps the memory that training frees; see `metalens.allocator`.
 
     Args:
         objective: what to train; its parameters are changed in place.
@@ -136,6 +138,7 @@ def fit(
             f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
         )
     rows = []
+    keep_freed_memory()
     fabric.to_device(objective)
     if any(parameter.requires_grad for parameter in objective.parameters()):
         with torch.random.fork_rng():

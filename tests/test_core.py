@@ -3,6 +3,9 @@
 import itertools
 import math
 import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -393,3 +396,20 @@ def test_wrong_outer_settings_are_refused(settings, words):
 def test_an_empty_backbone_is_refused():
     with pytest.raises(MetaLensError, match=r"empty nn\.Sequential; give nn\.Identity"):
         Network(nn.Sequential(), nn.Linear(1, 1), n_features=1, n_outputs=1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to")
+def test_freed_memory_is_kept():
+    """A tensor in the place of a freed one meets no page that the system has yet to clear."""
+    code = """
+import resource, torch
+from metalens.allocator import keep_freed_memory
+keep_freed_memory()
+faults = []
+for _ in range(10):
+    torch.ones(16_000_000)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(min(after - before for before, after in zip(faults, faults[1:])))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 100  # of 15625 pages

@@ -141,6 +141,40 @@ def standardized(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     return norm.weight.view(shape) * (x - mean) / (var + 1e-5).sqrt() + norm.bias.view(shape)
 
 
+def test_conv4_is_its_formula():
+    torch.manual_seed(0)
+    network = randomize(conv4(3, n_filters=2, in_channels=2, image_size=20))
+    x = torch.randn(4, 2, 20, 20, dtype=torch.float64)
+    z = x
+    for convolution, norm, *_ in network.blocks:
+        z = standardized(F.conv2d(z, convolution.weight, convolution.bias, padding=1), norm)
+        z = F.max_pool2d(z.relu(), 2)
+    torch.testing.assert_close(network(x), F.linear(z.flatten(1), network.head.weight, network.head.bias))
+
+
+def test_activations_of_adapted_conv4_have_channels_last():
+    """The layout that makes its pooling many times faster on a CPU, from an image of one channel on."""
+    network, x = conv4(n_filters=2, image_size=16), torch.randn(4, 1, 16, 16)
+    learner = MAML(network)
+    state = learner.adapt(Examples(x, torch.arange(4)))
+    for layer in (1, 2, 3):
+        hidden = learner.hidden(state, x, layer)
+        assert hidden.is_contiguous(memory_format=torch.channels_last)
+        assert not hidden.is_contiguous()
+
+
+def test_norms_are_right_under_a_vmap_of_ones_own():
+    """Also in a loop within it, and with a learner that would loop."""
+    tasks, learner = tasks_for("conv4"), MAML(build("conv4"), inner_lr=0.05)
+
+    def loss(task: Task) -> torch.Tensor:
+        return Episode(learner, Task(*(Examples(x[None], y[None]) for x, y in task)), "loop").outer_loss
+
+    losses = Episode(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks).mean()
+    looped, mapped = (torch.autograd.grad(value, list(learner.parameters())) for value in losses)
+    torch.testing.assert_close(mapped, looped, rtol=1e-9, atol=1e-11)
+
+
 def test_resnet12_is_its_formula():
     torch.manual_seed(0)
     network = randomize(resnet12(3, widths=(2, 3, 2, 4), in_channels=2, image_size=18))

@@ -2,7 +2,8 @@
 
 Differentiating twice through PyTorch's fused batch, layer and instance normalization gives silently wrong
 gradients under `torch.vmap` when the scale and shift are adapted (loss right, gradient off by up to some
-percent; torch 2.13). The layers here normalize without parameters and apply scale and shift outside.
+percent; torch 2.13). The layers here normalize without parameters and apply scale and shift outside; batch
+normalization does so under `torch.vmap` only, as the fused operation passes over the activations less often.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from metalens.batching import is_vectorized
 from metalens.errors import MetaLensError
 
 
@@ -38,7 +40,7 @@ class TaskNorm(nn.Module):
     True
 
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, arXiv 1502.03167. Deviation: no running
-    statistics; scale and shift outside of the fused operation (see the module's text).
+    statistics.
     """
 
     def __init__(self, n_channels: int, eps: float = 1e-5) -> None:
@@ -48,12 +50,12 @@ class TaskNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channel_affine(_standardize(x, self.eps), self.weight, self.bias)
+        return _batch_norm(x, self.weight, self.bias, self.eps)
 
 
 class _SafeBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
-        return _channel_affine(_standardize(input, self.eps), self.weight, self.bias)
+        return _batch_norm(input, self.weight, self.bias, self.eps)
 
 
 class _SafeInstanceNorm(_InstanceNorm):
@@ -106,13 +108,15 @@ def make_norms_safe(module: nn.Module) -> None:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
-def _standardize(x: Tensor, eps: float) -> Tensor:
+def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     if x.numel() // x.shape[1] < 2:
         raise MetaLensError(
             f"Batch normalization needs at least 2 values per channel, got input shape {tuple(x.shape)}; "
             "give more examples per set, or use a network without batch normalization."
         )
-    return F.batch_norm(x, None, None, training=True, eps=eps)
+    if is_vectorized():
+        return _channel_affine(F.batch_norm(x, None, None, training=True, eps=eps), weight, bias)
+    return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 
 def _channel_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
+from metalens.networks.conv import ChannelsLastConv2d
 from metalens.networks.norm import TaskNorm
 
 _MAP_SIZE = 14  # the encoder's 196 outputs are a picture of 14 x 14
@@ -56,17 +57,17 @@ def pose_net(
             f"got n_outputs={n_outputs}, n_filters={n_filters}, image_size={image_size}."
         )
     encoder = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, stride=2, padding=1), activation()),
-        *(nn.Conv2d(32, 48, 3, stride=2, padding=1), activation()),
+        *(ChannelsLastConv2d(1, 32, 3, stride=2, padding=1), activation()),
+        *(ChannelsLastConv2d(32, 48, 3, stride=2, padding=1), activation()),
         nn.MaxPool2d(2),
-        *(nn.Conv2d(48, 64, 3, stride=2, padding=1), activation()),
+        *(ChannelsLastConv2d(48, 64, 3, stride=2, padding=1), activation()),
         nn.Flatten(),
         nn.Linear(64 * (image_size // 16) ** 2, _MAP_SIZE**2),
         nn.Unflatten(1, (1, _MAP_SIZE, _MAP_SIZE)),
     )
     blocks = [
         nn.Sequential(
-            nn.Conv2d(n_in, n_filters, 3, padding=1),
+            ChannelsLastConv2d(n_in, n_filters, 3, padding=1),
             TaskNorm(n_filters),
             activation(),
         )

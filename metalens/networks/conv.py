@@ -1,0 +1,33 @@
+"""A convolution in the memory layout that processors work on fastest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelsLastConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` that lays its input out with channels last, on a CPU.
+
+    The values are the same. The output, and what normalization, activations and pooling make of it, keep the
+    layout; max-pooling above all is many times faster in it.
+
+    Args: see `torch.nn.Conv2d`.
+
+    Shapes:
+        `(n, n_in, h, w) -> (n, n_out, h', w')`.
+
+    >>> layer = ChannelsLastConv2d(1, 4, 3)
+    >>> layer(torch.zeros(2, 1, 5, 5)).is_contiguous(memory_format=torch.channels_last)
+    True
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(_channels_last(input))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or x.stride(1) == 1:
+        return x
+    # Not `x.contiguous(memory_format=...)`, which vmap refuses and which leaves a single channel as it is.
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
