@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,9 @@ from torch.utils import _pytree as pytree
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.objective import Objective
-from metalens.tasks import Task
+from metalens.tasks import Examples, Task
 
 Tensors = dict[str, Tensor]
-Program = Callable[[Tensors, Tensors, Task], tuple[Tensors, Tensors]]
 
 _TOLERANCE = 1e-2  # of gradients in single precision; what is frozen by mistake differs by far more
 
@@ -53,25 +52,24 @@ class CompiledObjective(nn.Module):
         if (refusal := compile_refusal(objective)) is not None:
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
         self.objective = objective
-        self._terms = (_LossTerms(objective),)  # the tuple keeps its parameters from being listed twice
-        self._state = _State(self._terms[0])
+        self._hidden = (_Step(objective),)  # the tuple keeps its parameters from being listed twice
         self._backend = backend
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, _Program] = {}
+
+    @property
+    def _step(self) -> _Step:
+        return self._hidden[0]
 
     def forward(self, tasks: Task) -> Tensors:
         """Return the loss terms by name; see `Objective.forward`."""
         tasks = self.objective.transform_tasks(tasks)
         if not self.objective.learner.settled:
             return self.objective.loss_terms(tasks)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(tasks))
+        shapes = tuple((tensor.shape, tensor.dtype) for part in tasks for tensor in part)
         if shapes not in self._programs:
-            self._programs[shapes] = _compile(self._terms[0], tasks, self._backend)
-        weights, constants = self._state()
-        with torch.no_grad():
-            gradients, terms = self._programs[shapes](weights, constants, tasks)
-        values = _WithGradients.apply(
-            tuple(terms.values()), tuple(gradients[name] for name in weights), *weights.values()
-        )
+            self._programs[shapes] = _Program(self._step, tasks, self._backend)
+        gradients, terms = self._programs[shapes](tasks)
+        values = _WithGradients.apply(tuple(terms.values()), gradients, *self._step.weights())
         return dict(zip(terms, values, strict=True))
 
 
@@ -93,78 +91,115 @@ def compile_refusal(objective: Objective) -> str | None:
     return None
 
 
-class _State:
-    """What a module computes with, split: trainable parameters, and other parameters and buffers.
+class _Step(nn.Module):
+    """The part of an objective's step that is compiled: loss terms of transformed tasks, and their gradient.
 
-    It knows their places, as looking them up costs as much as a small step.
+    It knows the places of all tensors it computes with, as looking them up costs as much as a small step.
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._trained: dict[str, tuple[nn.Module, str]] = {}
-        self._constant: dict[str, tuple[nn.Module, str]] = {}
-        names = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        for name, value in names.items():
-            owner, _, attribute = name.rpartition(".")
-            part = self._trained if value.requires_grad else self._constant
-            part[name] = (module.get_submodule(owner), attribute)
-
-    def __call__(self) -> tuple[Tensors, Tensors]:
-        """Return the tensors that stand in those places now, by name."""
-        trained, constant = (
-            {name: getattr(owner, attribute) for name, (owner, attribute) in part.items()}
-            for part in (self._trained, self._constant)
-        )
-        return trained, constant
-
-
-class _LossTerms(nn.Module):
-    """The part of an objective that is compiled, as a module: transformed tasks -> loss terms."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.objective = objective
+        state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        self.trained = [name for name, value in state.items() if value.requires_grad]
+        self.names = [*self.trained, *(name for name in state if name not in self.trained)]
+        self._places = [
+            (self.get_submodule(owner), attribute)
+            for owner, _, attribute in (name.rpartition(".") for name in self.names)
+        ]
+
+    def state(self) -> list[Tensor]:
+        """Return all parameters and buffers as they are now, in the order of `names`, trained ones first."""
+        return [getattr(owner, attribute) for owner, attribute in self._places]
+
+    def weights(self) -> list[Tensor]:
+        """Return the trained parameters."""
+        return self.state()[: len(self.trained)]
 
     def forward(self, tasks: Task) -> Tensors:
         return self.objective.loss_terms(tasks)
 
+    def gradients_and_terms(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
+        """Return the gradient of the sum of the terms by each weight, and the terms, at the given state."""
+        n = len(self.trained)
 
-def _program(terms: _LossTerms) -> Program:
-    """Return the step as a function `(weights, constants, tasks) -> (gradients, terms)`."""
+        def loss(*weights: Tensor) -> tuple[Tensor, Tensors]:
+            tensors = dict(zip(self.names, (*weights, *state[n:]), strict=True))
+            terms = functional_call(self, tensors, (tasks,))
+            return torch.stack(list(terms.values())).sum(), terms
 
-    def loss(weights: Tensors, constants: Tensors, tasks: Task) -> tuple[Tensor, Tensors]:
-        values = functional_call(terms, {**weights, **constants}, (tasks,))
-        return torch.stack(list(values.values())).sum(), values
-
-    def program(weights: Tensors, constants: Tensors, tasks: Task) -> tuple[Tensors, Tensors]:
-        gradients, (_, values) = grad_and_value(loss, has_aux=True)(weights, constants, tasks)
-        return gradients, values
-
-    return program
+        gradients, (_, terms) = grad_and_value(loss, argnums=tuple(range(n)), has_aux=True)(*state[:n])
+        return gradients, terms
 
 
-def _compile(terms: _LossTerms, tasks: Task, backend: str | None) -> Program:
-    weights, constants = (pytree.tree_map(Tensor.detach, part) for part in _State(terms)())
-    options: dict[str, Any] | None = None
-    if backend == "inductor":
-        options = {"fallback_random": True}  # the random numbers of the plain step
-    with torch.random.fork_rng():
-        try:
-            program = make_fx(_program(terms))(weights, constants, tasks)
-            _tolerate_other_strides(program)
-            if backend is not None:
-                program = torch.compile(
-                    program, fullgraph=True, dynamic=False, backend=backend, options=options
-                )
-            for seed, batch in enumerate((tasks, pytree.tree_map(lambda tensor: tensor.roll(1, 0), tasks))):
-                _check(terms, program, batch, seed)
-        except MetaLensError:
-            raise
-        except Exception as error:  # of the compiler, or of code that cannot be recorded: of any kind
-            reason = str(error).strip().split("\n")[0]
+class _Program:
+    """A step, recorded and compiled for tasks of certain shapes.
+
+    Raises:
+        MetaLensError: the step could not be recorded or compiled, or the program differs from the plain step.
+    """
+
+    def __init__(self, step: _Step, tasks: Task, backend: str | None) -> None:
+        self._step = step
+        self._names: list[str] = []
+        state = [tensor.detach() for tensor in step.state()]
+        n = len(state)
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            batch = Task(Examples(*tensors[n : n + 2]), Examples(*tensors[n + 2 :]))
+            gradients, terms = step.gradients_and_terms(tensors[:n], batch)
+            self._names = list(terms)
+            return (*gradients, *terms.values())
+
+        options: dict[str, Any] | None = None
+        if backend == "inductor":
+            options = {"fallback_random": True}  # the random numbers of the plain step
+        with torch.random.fork_rng():
+            try:
+                program = make_fx(flat)(*state, *tasks.support, *tasks.query)
+                _tolerate_other_strides(program)
+                if backend is not None:
+                    program = torch.compile(
+                        program, fullgraph=True, dynamic=False, backend=backend, options=options
+                    )
+                self._program = program
+                for seed, shift in enumerate((0, 1)):
+                    self._check(
+                        pytree.tree_map(lambda tensor, shift=shift: tensor.roll(shift, 0), tasks), seed
+                    )
+            except MetaLensError:
+                raise
+            except Exception as error:  # of the compiler, or of code that cannot be recorded: of any kind
+                reason = str(error).strip().split("\n")[0]
+                raise MetaLensError(
+                    f"The outer step could not be compiled ({type(error).__name__}: {reason}); use "
+                    "compile=False."
+                ) from error
+
+    def __call__(self, tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
+        """Return the gradient by each weight, and the terms by name."""
+        with torch.no_grad():
+            # A flat list: PyTorch checks the structure of its arguments at every call.
+            values = self._program(*self._step.state(), *tasks.support, *tasks.query)
+        n = len(self._step.trained)
+        return values[:n], dict(zip(self._names, values[n:], strict=True))
+
+    def _check(self, tasks: Task, seed: int) -> None:
+        torch.manual_seed(seed)
+        terms = torch.stack(list(self._step(tasks).values()))
+        gradients = torch.autograd.grad(terms.sum(), self._step.weights(), materialize_grads=True)
+        torch.manual_seed(seed)
+        own_gradients, own_terms = self(tasks)
+        plain, own = (
+            torch.cat([tensor.detach().flatten() for tensor in tensors])
+            for tensors in ((terms, *gradients), (*own_terms.values(), *own_gradients))
+        )
+        if not (plain - own).norm() <= _TOLERANCE * plain.norm():
             raise MetaLensError(
-                f"The outer step could not be compiled ({type(error).__name__}: {reason}); use compile=False."
-            ) from error
-    return program
+                "The compiled outer step differs from the plain one, so something in it depends on more than "
+                "the tasks and its registered tensors (hidden parameters, numbers drawn by NumPy or Python); "
+                "use compile=False."
+            )
 
 
 def _tolerate_other_strides(program: GraphModule) -> None:
@@ -173,27 +208,6 @@ def _tolerate_other_strides(program: GraphModule) -> None:
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
     program.recompile()
-
-
-def _check(terms: _LossTerms, program: Program, tasks: Task, seed: int) -> None:
-    """Raise `MetaLensError` where a program differs from the plain step."""
-    weights, constants = _State(terms)()
-    torch.manual_seed(seed)
-    values = torch.stack(list(terms(tasks).values()))
-    plain = torch.autograd.grad(values.sum(), list(weights.values()), materialize_grads=True)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        compiled, compiled_values = program(weights, constants, tasks)
-    ours, theirs = (
-        torch.cat([tensor.detach().flatten() for tensor in tensors])
-        for tensors in ((values, *plain), (*compiled_values.values(), *compiled.values()))
-    )
-    if not (ours - theirs).norm() <= _TOLERANCE * ours.norm():
-        raise MetaLensError(
-            "The compiled outer step differs from the plain one, so something in it depends on more than the "
-            "tasks and its registered tensors (hidden parameters, numbers drawn by NumPy or Python); use "
-            "compile=False."
-        )
 
 
 class _WithGradients(torch.autograd.Function):
