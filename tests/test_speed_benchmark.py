@@ -25,7 +25,8 @@ SMALL = {
 
 
 @pytest.mark.parametrize("workload", SMALL.values(), ids=SMALL)
-@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if load(name) is not None])
+# The compiled step is compared with the plain one in the contracts; compiling would take minutes here.
+@pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if load(n) is not None and "compiled" not in n])
 def test_implementations_make_the_same_steps(name, workload):
     cls = load(name)
     if cls.refusal(workload) is None:

@@ -69,7 +69,7 @@ class TorchImplementation(Implementation):
             )
         )
         self.module = self.make_module().to(dtype)
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=OUTER_LR)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=OUTER_LR, fused=True)
 
     def make_module(self) -> nn.Module:
         """Return the module whose parameters are the meta-parameters."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from benchmarks.speed.implementation import TorchImplementation
+from benchmarks.speed.workloads import Workload
 from metalens import Objective
 from metalens.compiling import CompiledObjective
 
@@ -32,7 +33,11 @@ class Vmap(Loop):
 
 
 class Compiled(Loop):
-    """Losses and gradient as one compiled program, and a fused Adam, as `fit` runs them."""
+    """Losses and gradient as one compiled program."""
+
+    @classmethod
+    def refusal(cls, workload: Workload) -> str | None:
+        return "a loop over tasks is the better way for convolutions here" if workload.images else None
 
     def make_module(self) -> nn.Module:
         return CompiledObjective(Objective(self.workload.learner(), batching="vmap"))
