@@ -68,7 +68,7 @@ class Watcher:
     def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
         """Training of one arm with one seed begins."""
 
-    def execution(self, execution: Execution) -> None:
+    def execution(self, arm: Arm, execution: Execution) -> None:
         """The way this training's steps are executed was chosen."""
 
     def step(self, step: int, loss: float) -> None:
@@ -167,7 +167,7 @@ def _train_and_test(
 
     def note(execution: Execution) -> None:
         facts["execution"] = str(execution)
-        watcher.execution(execution)
+        watcher.execution(arm, execution)
 
     begin = time.perf_counter()
     curve = fit(

@@ -130,15 +130,17 @@ class LiveProgress(Watcher):
 
     def __init__(self, progress: Progress, n_cells: int) -> None:
         self.progress = progress
+        self.executions: dict[Arm, Execution] = {}
         self.cells = progress.add_task("all runs", total=n_cells, status="")
         self.steps = progress.add_task("training", total=1, status="")
 
     def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
         self.progress.reset(self.steps, total=steps, description=f"{arm}, seed {seed}", status="")
 
-    def execution(self, execution: Execution) -> None:
-        if execution.seconds:
-            self.progress.console.print(f"  steps by {execution}", highlight=False, markup=False)
+    def execution(self, arm: Arm, execution: Execution) -> None:
+        if execution.seconds and self.executions.get(arm) != execution:
+            self.progress.console.print(f"{arm}: steps by {execution}", highlight=False, markup=False)
+            self.executions[arm] = execution
 
     def step(self, step: int, loss: float) -> None:
         speed = self.progress.tasks[1].speed
