@@ -54,6 +54,15 @@ def is_vectorized() -> bool:
     return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
+def is_transformed() -> bool:
+    """Tell whether any transform of `torch.func` is running: `vmap`, or the `grad` of an inner loop.
+
+    >>> torch.func.grad(lambda x: x * is_transformed())(torch.zeros(()))
+    tensor(1.)
+    """
+    return bool(get_interpreter_stack())
+
+
 def chunked_task_map(
     function: Callable[..., Any], *trees: Any, plan: Plan, chunk: int, parameters: Sequence[Tensor]
 ) -> Any:

@@ -103,10 +103,8 @@ class Episode:
 
     def _all_cross_predictions(self, z: Tensor) -> Tensor:
         # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
-        within = "loop" if self.learner.network.vmap_refusal else "vmap"
-
         def predict_all(state: State) -> Tensor:
-            return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=within)
+            return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=self._plan)
 
         return self.map(predict_all, self.states).transpose(0, 1)
 

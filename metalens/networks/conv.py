@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metalens.batching import is_transformed
+
 
 class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that lays its input out with channels last, on a CPU.
 
     The values are the same. The output, and what normalization, activations and pooling make of it, keep the
-    layout; max-pooling above all is many times faster in it.
+    layout; max-pooling above all is many times faster in it. Inside of inner loops the layout stays as it is:
+    second derivatives of normalization are slower with channels last.
 
     Args: see `torch.nn.Conv2d`.
 
@@ -23,11 +26,15 @@ class ChannelsLastConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(_channels_last(input))
+        if input.device.type != "cpu" or is_transformed():
+            return super().forward(input)
+        # Else the kernels' gradient has channels last too, and brings them into inner loops; views forget it.
+        kernels = self.weight.flatten(1).view_as(self.weight)
+        return self._conv_forward(_channels_last(input), kernels, self.bias)
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or x.stride(1) == 1:
+    if x.stride(1) == 1:
         return x
-    # Not `x.contiguous(memory_format=...)`, which vmap refuses and which leaves a single channel as it is.
+    # Not `x.contiguous(memory_format=...)`, which leaves a single channel as it is: read as channels first.
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
