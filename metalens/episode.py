@@ -103,10 +103,10 @@ class Episode:
 
     def _all_cross_predictions(self, z: Tensor) -> Tensor:
         # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
-        def predict_all(state: State) -> Tensor:
+        def predict_all(state: State, z: Tensor) -> Tensor:
             return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=self._plan)
 
-        return self.map(predict_all, self.states).transpose(0, 1)
+        return self.map(predict_all, self.states, z.expand(self.n_tasks, *z.shape)).transpose(0, 1)
 
     @cached_property
     def outer_loss(self) -> Tensor:
