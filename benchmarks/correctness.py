@@ -51,7 +51,7 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     kept = page.with_suffix(".csv")
-    cells = pd.read_csv(kept) if kept.exists() else pd.DataFrame(columns=COLUMNS)
+    cells = pd.read_csv(kept, dtype=str) if kept.exists() else pd.DataFrame(columns=COLUMNS)
     known = set(zip(cells.learner, cells.network, cells.plan, strict=True))
     for learner, entry in LEARNERS.items():
         if not (entry.exact_gradient and entry.trains):
