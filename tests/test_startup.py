@@ -39,12 +39,12 @@ def test_help_and_unknown_commands_do_without_torch(entry, words, status, said, 
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("words", [["list"], ["run", "demo"], ["report", "run"]])
-def test_interruption_while_torch_is_imported_is_one_sentence(entry, kind, words, tmp_path):
+@pytest.mark.parametrize("raising", ["signal.raise_signal({})", "exec('signal.raise_signal({})')"])
+def test_interruption_while_torch_is_imported_is_one_sentence(entry, kind, words, raising, tmp_path):
     (tmp_path / "torch.py").write_text(
         "import signal\n"
         # Python's own handler, which is absent in jobs in the background of a script: they ignore Ctrl-C.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"signal.raise_signal(signal.{kind})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n" + raising.format(f"signal.{kind}")
     )
     done = python(*ENTRIES[entry], *words, cwd=tmp_path)
     assert done.returncode == 130, done.stderr

@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt:
+        # `python -m` ends by the signal, whatever is raised here, if the interrupt met code made from text,
+        # as data classes are; further code made from text makes it forget that.
+        exec("")
         _fail("interrupted; nothing was written.", 130)
 
 
