@@ -11,7 +11,6 @@ run that was interrupted goes on from there, and measures all anew where that fi
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -26,7 +25,9 @@ from catalogue import LEARNERS  # noqa: E402
 from combinations import Case, draws_by_shape  # noqa: E402
 
 from metalens import MetaLensError, Objective  # noqa: E402
+from metalens.benchmarks.provenance import commit  # noqa: E402
 from metalens.compiling import CompiledObjective  # noqa: E402
+from metalens.objective import outer_loss  # noqa: E402
 
 NETWORKS = {
     "mlp": "none",
@@ -47,9 +48,7 @@ def main() -> None:
     page = Path(sys.argv[1])
     torch.set_num_threads(1)
     torch.rand_like = draws_by_shape  # masks of MT-net: the same for every plan
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    source = commit()
     kept = page.with_suffix(".csv")
     cells = pd.read_csv(kept, dtype=str) if kept.exists() else pd.DataFrame(columns=COLUMNS)
     known = set(zip(cells.learner, cells.network, cells.plan, strict=True))
@@ -63,13 +62,8 @@ def main() -> None:
             case = Case(learner, "none", network, "classification")
             reference = finite_differences(case)
             for plan in missing:
-                cells.loc[len(cells)] = [
-                    learner,
-                    network,
-                    plan,
-                    relative_error(case, plan, reference),
-                    commit,
-                ]
+                error = relative_error(case, plan, reference)
+                cells.loc[len(cells)] = [learner, network, plan, error, source]
                 cells.to_csv(kept, index=False)
                 print(*cells.iloc[-1], flush=True)  # noqa: T201
     page.write_text(text(cells), encoding="utf-8")
@@ -86,7 +80,7 @@ def relative_error(case: Case, plan: str, reference: torch.Tensor) -> str:
     torch.manual_seed(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loss = torch.stack(list(outer(case.tasks()).values())).sum()
+        loss = outer_loss(outer(case.tasks()))
     gradients = torch.autograd.grad(loss, list(objective.parameters()), materialize_grads=True)
     gradient = torch.cat([g.flatten() for g in gradients])
     return f"{((gradient - reference).norm() / reference.norm()).item():.0e}"

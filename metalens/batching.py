@@ -135,7 +135,7 @@ class _Recomputed(torch.autograd.Function):
         )
 
 
-def check_batching(batching: Batching, chunk: int | None = None) -> None:
+def check_batching(batching: Batching) -> None:
     """Refuse anything that is not a way to batch.
 
     >>> check_batching("fast")
@@ -145,5 +145,15 @@ def check_batching(batching: Batching, chunk: int | None = None) -> None:
     """
     if batching not in get_args(Batching):
         raise MetaLensError(f"batching must be 'auto', 'vmap' or 'loop', got {batching!r}.")
+
+
+def check_chunk(chunk: int | None) -> None:
+    """Refuse anything that is not a number of tasks to compute at a time.
+
+    >>> check_chunk(0)
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: chunk must be at least 1 task, or None for all at once, got 0.
+    """
     if chunk is not None and chunk < 1:
         raise MetaLensError(f"chunk must be at least 1 task, or None for all at once, got {chunk}.")

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.objective import Objective
+from metalens.objective import Objective, outer_loss
 from metalens.tasks import Examples, Task
 
 Tensors = dict[str, Tensor]
@@ -68,8 +68,9 @@ class CompiledObjective(nn.Module):
         shapes = tuple((tensor.shape, tensor.dtype) for part in tasks for tensor in part)
         if shapes not in self._programs:
             self._programs[shapes] = _Program(self._step, tasks, self._backend)
-        gradients, terms = self._programs[shapes](tasks)
-        values = _WithGradients.apply(tuple(terms.values()), gradients, *self._step.weights())
+        state = self._step.state()
+        gradients, terms = self._programs[shapes](state, tasks)
+        values = _WithGradients.apply(tuple(terms.values()), gradients, *state[: len(gradients)])
         return dict(zip(terms, values, strict=True))
 
 
@@ -112,10 +113,6 @@ class _Step(nn.Module):
         """Return all parameters and buffers as they are now, in the order of `names`, trained ones first."""
         return [getattr(owner, attribute) for owner, attribute in self._places]
 
-    def weights(self) -> list[Tensor]:
-        """Return the trained parameters."""
-        return self.state()[: len(self.trained)]
-
     def forward(self, tasks: Task) -> Tensors:
         return self.objective.loss_terms(tasks)
 
@@ -126,7 +123,7 @@ class _Step(nn.Module):
         def loss(*weights: Tensor) -> tuple[Tensor, Tensors]:
             tensors = dict(zip(self.names, (*weights, *state[n:]), strict=True))
             terms = functional_call(self, tensors, (tasks,))
-            return torch.stack(list(terms.values())).sum(), terms
+            return outer_loss(terms), terms
 
         gradients, (_, terms) = grad_and_value(loss, argnums=tuple(range(n)), has_aux=True)(*state[:n])
         return gradients, terms
@@ -176,23 +173,25 @@ class _Program:
                     "compile=False."
                 ) from error
 
-    def __call__(self, tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
+    def __call__(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
         """Return the gradient by each weight, and the terms by name."""
         with torch.no_grad():
             # A flat list: PyTorch checks the structure of its arguments at every call.
-            values = self._program(*self._step.state(), *tasks.support, *tasks.query)
+            values = self._program(*state, *tasks.support, *tasks.query)
         n = len(self._step.trained)
         return values[:n], dict(zip(self._names, values[n:], strict=True))
 
     def _check(self, tasks: Task, seed: int) -> None:
+        state = self._step.state()
         torch.manual_seed(seed)
-        terms = torch.stack(list(self._step(tasks).values()))
-        gradients = torch.autograd.grad(terms.sum(), self._step.weights(), materialize_grads=True)
+        terms = self._step(tasks)
+        weights = state[: len(self._step.trained)]
+        gradients = torch.autograd.grad(outer_loss(terms), weights, materialize_grads=True)
         torch.manual_seed(seed)
-        own_gradients, own_terms = self(tasks)
+        own_gradients, own_terms = self(state, tasks)
         plain, own = (
-            torch.cat([tensor.detach().flatten() for tensor in tensors])
-            for tensors in ((terms, *gradients), (*own_terms.values(), *own_gradients))
+            torch.cat([tensor.detach().flatten() for tensor in (*of_terms.values(), *of_weights)])
+            for of_terms, of_weights in ((terms, gradients), (own_terms, own_gradients))
         )
         if not (plain - own).norm() <= _TOLERANCE * plain.norm():
             raise MetaLensError(

@@ -14,7 +14,7 @@ from metalens.distributions import TaskDistribution
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.learners.base import check_targets, evaluation_mode
+from metalens.learners.base import check_targets, module_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def evaluate(
     import pandas as pd  # takes as long to import as all of MetaLens
 
     frames = []
-    with evaluation_mode(learner), torch.no_grad():
+    with module_mode(learner, training=False), torch.no_grad():
         for start in range(0, n_tasks, CHUNK):
             numbers = range(start, min(start + CHUNK, n_tasks))
             batch = pytree.tree_map(lambda tensor: tensor.to(learner.device), tasks.batch(numbers))

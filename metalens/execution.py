@@ -19,7 +19,8 @@ from metalens.batching import Plan
 from metalens.compiling import CompiledObjective, compile_refusal
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path, cache_folder
-from metalens.objective import Objective
+from metalens.learners.base import module_mode
+from metalens.objective import Objective, outer_loss
 from metalens.tasks import Task
 
 Compile = Literal["auto"] | bool
@@ -58,7 +59,7 @@ def prepare(
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a run, and return the module that does it.
 
-    What the objective or `compile` leaves open (`"auto"`) is decided so: a run of fewer than 100 steps
+    What the objective and `compile` leave open (`"auto"`) is decided so: a run of fewer than 100 steps
     follows the rule of `Learner.plan` and does not compile. For a longer one a few steps are timed by loop
     and by `vmap`, and the rule is overruled where the other way is clearly faster. A run that would then
     take more than 90 s in steps is compiled where that is possible, and stays so if the compiled step is
@@ -83,49 +84,55 @@ def prepare(
     >>> str(prepare(Objective(MAML(mlp())), Sinusoid().batch(range(4)), steps=10)[1])
     'vmap (by rule, as the run is short)'
     """
+    learner = objective.learner
+    rule = learner.plan(objective.batching)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        return objective, Execution(rule, False, "nothing is trained", {})
     if compile is True and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
+    two_ways = objective.batching == "auto" and learner.network.vmap_refusal is None
+    if steps < TRIAL_FROM_STEPS or compile is True or not (two_ways or compile == "auto"):
+        objective.batching = rule
+        reason = "by rule, as the run is short" if steps < TRIAL_FROM_STEPS else "as asked"
+        module = CompiledObjective(objective) if compile is True else objective
+        return module, Execution(rule, compile is True, reason, {})
     memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"
     execution = _recall(memory)
     if execution is None:
-        with _as_it_was(objective):
-            execution, module = _choose(objective, tasks, steps, compile)
-        if execution.seconds:
-            _remember(memory, execution)
+        other: Plan = "loop" if rule == "vmap" else "vmap"
+        with _leaving_nothing(objective):
+            module, execution = _choose(
+                objective, tasks, steps, [rule, other] if two_ways else [rule], compile
+            )
+        _remember(memory, execution)
     else:
         module = CompiledObjective(objective) if execution.compiled else objective
     objective.batching = execution.batching
     return module, execution
 
 
-def _choose(objective: Objective, tasks: Task, steps: int, compile: Compile) -> tuple[Execution, nn.Module]:
-    learner, asked = objective.learner, objective.batching
-    rule = learner.plan(asked)
-    if steps < TRIAL_FROM_STEPS:
-        module = CompiledObjective(objective) if compile is True else objective
-        return Execution(rule, compile is True, "by rule, as the run is short", {}), module
-    other: Plan = "loop" if rule == "vmap" else "vmap"
-    is_open = asked == "auto" and compile is not True and learner.network.vmap_refusal is None
+def _choose(
+    objective: Objective, tasks: Task, steps: int, ways: list[Plan], compile: Compile
+) -> tuple[nn.Module, Execution]:
+    """Measure the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
-    for way in (rule, other) if is_open else (rule,):
+    for way in ways:
         objective.batching = way
         seconds[way] = _seconds(objective, tasks)
-    best = other if is_open and seconds[other] < CLEARLY_FASTER * seconds[rule] else rule
+    best = ways[-1] if seconds[ways[-1]] < CLEARLY_FASTER * seconds[ways[0]] else ways[0]
     objective.batching = best
-    worth_trying = compile == "auto" and steps * seconds[best] > COMPILE_FROM_SECONDS
-    if not (compile is True or (worth_trying and compile_refusal(objective) is None)):
-        return Execution(best, False, "measured", seconds), objective
+    is_long = steps * seconds[best] > COMPILE_FROM_SECONDS
+    if compile is False or not is_long or compile_refusal(objective) is not None:
+        return objective, Execution(best, False, "measured", seconds)
     try:
         module = CompiledObjective(objective)
         module(tasks)
     except MetaLensError as error:
-        if compile is True:
-            raise
-        return Execution(best, False, f"measured; {error}", seconds), objective
+        return objective, Execution(best, False, f"measured; {error}", seconds)
     seconds["compiled"] = _seconds(module, tasks)
-    if compile is True or seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
-        return Execution(best, True, "measured", seconds), module
-    return Execution(best, False, "measured", seconds), objective
+    if seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
+        return module, Execution(best, True, "measured", seconds)
+    return objective, Execution(best, False, "measured", seconds)
 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
@@ -133,22 +140,20 @@ def _seconds(module: nn.Module, tasks: Task) -> float:
     from torch.utils.benchmark import Timer  # imports setuptools, so only who measures waits for it
 
     def step() -> None:
-        torch.stack(list(module(tasks).values())).sum().backward()
+        outer_loss(module(tasks)).backward()
 
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=0.2).median
 
 
 @contextmanager
-def _as_it_was(objective: Objective) -> Iterator[None]:
-    """Run steps in training mode that leave no gradient, and nothing of the random stream, behind."""
-    training, devices = objective.training, range(torch.cuda.device_count())
-    objective.train()
+def _leaving_nothing(objective: Objective) -> Iterator[None]:
+    """Let steps be made in training mode that leave no gradient, and nothing of the random stream, behind."""
+    devices = range(torch.cuda.device_count())
     try:
-        with torch.random.fork_rng(devices=devices):
+        with module_mode(objective, training=True), torch.random.fork_rng(devices=devices):
             yield
     finally:
-        objective.train(training)
         objective.zero_grad()
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from metalens.batching import Batching, check_batching
+from metalens.batching import Batching, check_chunk
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.regularizers import Regularizer
 from metalens.tasks import Task
+
+
+def outer_loss(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return what is descended: the sum of the loss terms.
+
+    >>> import torch
+    >>> outer_loss({"query": torch.tensor(1.0), "trlearner": torch.tensor(0.5)})
+    tensor(1.5000)
+    """
+    return torch.stack(list(terms.values())).sum()
 
 
 class Objective(nn.Module):
@@ -45,7 +56,7 @@ class Objective(nn.Module):
         chunk: int | None = None,
     ) -> None:
         super().__init__()
-        check_batching(batching, chunk)
+        check_chunk(chunk)
         for regularizer in regularizers:
             regularizer.check(learner)
             before = _parameters(learner)

@@ -21,7 +21,7 @@ from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.execution import Compile, Execution, prepare
 from metalens.files import atomic_path
 from metalens.learners import Learner
-from metalens.objective import Objective
+from metalens.objective import Objective, outer_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +131,7 @@ def fit(
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
         fabric = Fabric(accelerator="auto", devices=1)
-    if objective.learner.pooled:
-        tasks = _pooled(objective.learner, tasks)
+    tasks = training_tasks(objective.learner, tasks)
     if fabric.world_size > 1:
         raise MetaLensError(
             f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
@@ -145,9 +144,9 @@ def fit(
             torch.manual_seed(seed)
             optimizer, scheduler = _outer_optimizer(objective, outer_optimizer, outer_lr, schedule, steps)
             try:
-                with fabric.autocast():
-                    batch = pytree.tree_map(fabric.to_device, tasks.batch(range(meta_batch)))
-                    module, execution = prepare(objective, batch, steps=steps, compile=compile)
+                module, execution = prepare_on(
+                    fabric, objective, tasks, steps=steps, meta_batch=meta_batch, compile=compile
+                )
                 if on_execution is not None:
                     on_execution(execution)
                 rows = _descend(
@@ -165,7 +164,29 @@ def fit(
     return curve
 
 
-def _pooled(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
+def prepare_on(
+    fabric: Fabric,
+    objective: Objective,
+    tasks: TaskDistribution,
+    *,
+    steps: int,
+    meta_batch: int,
+    compile: Compile = "auto",
+) -> tuple[nn.Module, Execution]:
+    """Do as `metalens.execution.prepare`, with a batch on the device and in the precision of a Fabric."""
+    with fabric.autocast():
+        batch = pytree.tree_map(fabric.to_device, tasks.batch(range(meta_batch)))
+        return prepare(objective, batch, steps=steps, compile=compile)
+
+
+def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
+    """Return the tasks as a learner is trained on them: pooled for one that trains on all as one problem.
+
+    Raises:
+        MetaLensError: pooled tasks have another number of classes than the learner's head has outputs.
+    """
+    if not learner.pooled:
+        return tasks
     tasks, n_outputs = tasks.pooled(), learner.network.n_outputs
     if tasks.n_classes not in (None, n_outputs):
         raise MetaLensError(
@@ -212,7 +233,7 @@ def _descend(
         objective.learner.set_progress((step - 1) / steps)
         batch = tasks.batch(range((step - 1) * meta_batch, step * meta_batch))
         terms = module(pytree.tree_map(fabric.to_device, batch))
-        loss = torch.stack(list(terms.values())).sum()
+        loss = outer_loss(terms)
         value = loss.item()
         if not math.isfinite(value):
             raise MetaLensError(

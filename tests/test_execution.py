@@ -9,6 +9,7 @@ import torch
 
 from metalens import (
     MAML,
+    FromScratch,
     MAMLPlusPlus,
     MetaLensError,
     Objective,
@@ -66,6 +67,17 @@ def test_a_long_run_is_compiled_and_stays_so_where_clearly_faster(timings, vmap,
     assert prepared(steps=1000).compiled == chosen
     assert not prepared(steps=1000, compile=False).compiled
     assert prepared(steps=10, compile=True).compiled
+
+
+def test_what_hangs_on_nothing_is_not_measured(timings):
+    assert prepared(steps=1000, compile=True).reason == "as asked"
+    objective = Objective(MAML(mlp(hidden=[4])), batching="loop")
+    _, chosen = execution.prepare(objective, TASKS, steps=1000, compile=False)
+    assert chosen == execution.Execution("loop", False, "as asked", {})
+    frozen = Objective(FromScratch(mlp(hidden=[4])))
+    _, chosen = execution.prepare(frozen, TASKS, steps=1000)
+    assert chosen.reason == "nothing is trained"
+    assert timings["measured"] == 0
 
 
 def test_a_choice_is_kept_for_the_same_work(timings):

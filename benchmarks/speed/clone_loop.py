@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.implementation import TorchImplementation
+from benchmarks.speed.implementation import BackwardImplementation
 from metalens import Examples, Task
 
 
-class CloneLoop(TorchImplementation):
+class CloneLoop(BackwardImplementation):
     """A loop that needs no library; in double precision it is the reference of the equality check."""
 
     def backward(self) -> Tensor:
@@ -31,9 +31,9 @@ class CloneLoop(TorchImplementation):
 
     def anil(self, task: Task) -> Tensor:
         """Return the query loss of a clone of the head, adapted."""
-        features = self.module.features
-        head = self.adapt(clone(self.module.head), Examples(features(task.support.x), task.support.y))
-        return self.workload.loss(head(features(task.query.x)), task.query.y)
+        support_x, query_x = self.inputs(task)
+        head = self.adapt(clone(self.module.head), Examples(support_x, task.support.y))
+        return self.workload.loss(head(query_x), task.query.y)
 
     def protonet(self, task: Task) -> Tensor:
         """Return the loss of negative squared distances to the class means."""

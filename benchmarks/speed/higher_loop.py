@@ -6,11 +6,11 @@ import higher
 import torch
 from torch import Tensor
 
-from benchmarks.speed.implementation import TorchImplementation
+from benchmarks.speed.implementation import BackwardImplementation
 from benchmarks.speed.workloads import Workload
 
 
-class Higher(TorchImplementation):
+class Higher(BackwardImplementation):
     """`innerloop_ctx` with SGD, task by task."""
 
     @classmethod
@@ -19,13 +19,10 @@ class Higher(TorchImplementation):
 
     def backward(self) -> Tensor:
         workload, total = self.workload, torch.zeros(())
-        head_only = workload.method == "anil"
-        adapted = self.module.head if head_only else self.module
+        adapted = self.adapted()
         optimizer = torch.optim.SGD(adapted.parameters(), lr=workload.inner_lr)
         for task in self.each_task():
-            support_x, query_x = task.support.x, task.query.x
-            if head_only:
-                support_x, query_x = self.module.features(support_x), self.module.features(query_x)
+            support_x, query_x = self.inputs(task)
             with higher.innerloop_ctx(
                 adapted,
                 optimizer,

@@ -58,7 +58,7 @@ class Implementation(ABC):
 
 
 class TorchImplementation(Implementation):
-    """With Adam of PyTorch outside; a library says how the meta-gradient comes about."""
+    """With Adam of PyTorch outside."""
 
     def __init__(self, workload: Workload, dtype: torch.dtype = torch.float32) -> None:
         self.workload = workload
@@ -76,15 +76,8 @@ class TorchImplementation(Implementation):
         return self.workload.plain_network()
 
     @abstractmethod
-    def backward(self) -> Tensor:
-        """Add the meta-gradient to that of the parameters; return the outer loss, detached."""
-
     def step(self) -> float:
-        """Make one outer step."""
-        self.optimizer.zero_grad()
-        loss = self.backward()
-        self.optimizer.step()
-        return loss.item()
+        """Make one outer step, and return its loss."""
 
     def first_step(self) -> tuple[float, list[Tensor]]:
         loss = self.step()
@@ -97,6 +90,29 @@ class TorchImplementation(Implementation):
 
     def parameters(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.module.parameters()]
+
+
+class BackwardImplementation(TorchImplementation):
+    """A library that leaves the outer step to its user, and says how the meta-gradient comes about."""
+
+    @abstractmethod
+    def backward(self) -> Tensor:
+        """Add the meta-gradient to that of the parameters; return the outer loss, detached."""
+
+    def step(self) -> float:
+        self.optimizer.zero_grad()
+        loss = self.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def adapted(self) -> nn.Module:
+        """Return the part of the module that adapts: the head for ANIL, else all."""
+        return self.module.head if self.workload.method == "anil" else self.module
+
+    def inputs(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Return what that part sees of the support and query inputs of a task."""
+        x = task.support.x, task.query.x
+        return (self.module.embed(x[0]), self.module.embed(x[1])) if self.workload.method == "anil" else x
 
     def each_task(self) -> Iterator[Task]:
         """Yield the tasks one by one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.clone_loop import CloneLoop
 from benchmarks.speed.timing import elapsed
 from benchmarks.speed.workloads import Workload
+from metalens.benchmarks.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "higher", "torchopt", "parallel-metalearn", "jax", "jaxlib", "optax", "numpy")
@@ -52,12 +52,11 @@ def facts() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     versions = {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     return {
         "processor": model.group(1) if model else platform.processor(),
         "cores": str(os.cpu_count()),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items() if number),
-        "commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "commit": commit() or "",
     }
 
 

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from benchmarks.speed.implementation import TorchImplementation
+from benchmarks.speed.implementation import BackwardImplementation
 from benchmarks.speed.workloads import Workload
 from metalens import Objective
 from metalens.compiling import CompiledObjective
 
 
-class Loop(TorchImplementation):
+class Loop(BackwardImplementation):
     """Task by task."""
 
     settings: ClassVar = {"batching": "loop"}

@@ -62,9 +62,6 @@ class Vectorized(TorchImplementation):
             **settings,
         )
 
-    def backward(self) -> Tensor:
-        raise NotImplementedError("The library makes whole steps only.")
-
     def step(self) -> float:
         return self.algorithm.step(self.batches)[0]
 

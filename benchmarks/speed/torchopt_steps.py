@@ -7,14 +7,14 @@ import torchopt
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.speed.implementation import TorchImplementation
+from benchmarks.speed.implementation import BackwardImplementation
 from benchmarks.speed.workloads import Workload
 from metalens import Task
 
 NO_INNER_LOOP = "it is a library of optimizers, and ProtoNet has no inner one"
 
 
-class MetaSGD(TorchImplementation):
+class MetaSGD(BackwardImplementation):
     """`MetaSGD` changes the module; `recover_state_dict` brings it back for the next task."""
 
     @classmethod
@@ -25,15 +25,12 @@ class MetaSGD(TorchImplementation):
 
     def backward(self) -> Tensor:
         workload, total = self.workload, torch.zeros(())
-        head_only = workload.method == "anil"
-        adapted = self.module.head if head_only else self.module
+        adapted = self.adapted()
         inner = torchopt.MetaSGD(adapted, lr=workload.inner_lr)
         before = torchopt.extract_state_dict(adapted, by="reference", detach_buffers=True)
         inner_before = torchopt.extract_state_dict(inner, by="reference")
         for task in self.each_task():
-            support_x, query_x = task.support.x, task.query.x
-            if head_only:
-                support_x, query_x = self.module.features(support_x), self.module.features(query_x)
+            support_x, query_x = self.inputs(task)
             for _ in range(workload.inner_steps):
                 inner.step(workload.loss(adapted(support_x), task.support.y))
             loss = workload.loss(adapted(query_x), task.query.y) / workload.n_tasks
@@ -44,7 +41,7 @@ class MetaSGD(TorchImplementation):
         return total
 
 
-class Functional(TorchImplementation):
+class Functional(BackwardImplementation):
     """`torchopt.sgd` inside `torch.func.vmap`, on the network of MetaLens.
 
     Under vmap the gradients of `nn.BatchNorm2d` are wrong, so a network safe for it is needed.
@@ -58,7 +55,7 @@ class Functional(TorchImplementation):
         return self.workload.network()
 
     def backward(self) -> Tensor:
-        adapted = self.module.head if self.workload.method == "anil" else self.module
+        adapted = self.adapted()
         parameters = dict(adapted.named_parameters())
         loss = vmap(lambda *task: self.task_loss(adapted, parameters, Task(*task)))(*self.tasks).mean()
         loss.backward()
@@ -66,9 +63,7 @@ class Functional(TorchImplementation):
 
     def task_loss(self, adapted: nn.Module, parameters: dict[str, Tensor], task: Task) -> Tensor:
         """Return the query loss of one task after adaptation."""
-        support_x, query_x = task.support.x, task.query.x
-        if adapted is not self.module:
-            support_x, query_x = self.module.embed(support_x), self.module.embed(query_x)
+        support_x, query_x = self.inputs(task)
 
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return self.workload.loss(functional_call(adapted, parameters, (x,)), y)

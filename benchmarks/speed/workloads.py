@@ -107,12 +107,12 @@ class Workload:
 class PlainNetwork(nn.Module):
     """A network as users of other libraries write it."""
 
-    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+    def __init__(self, embed: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.features, self.head = features, head
+        self.embed, self.head = embed, head
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return self.head(self.embed(x))
 
 
 WORKLOADS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +19,18 @@ from safetensors.torch import save_file
 from torch.utils import _pytree as pytree
 
 from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
+from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.distributions import Split
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
-from metalens.execution import Execution, prepare
+from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
-from metalens.training import Validation, fit
+from metalens.training import Validation, fit, prepare_on, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -95,7 +95,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     arms = arms_of(recipe)
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     fabric = _fabric(recipe)
-    started, clock, commit = datetime.now(UTC), time.perf_counter(), _commit()
+    started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
     tables: dict[str, list[pd.DataFrame]] = {"results": [], "metrics": [], "curves": [], "relations": []}
     cells = []
     (folder / "weights").mkdir()
@@ -127,7 +127,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "arms": descriptions,
         "data": {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)},
         "versions": _versions(),
-        "commit": commit,
+        "commit": source,
         "device": str(fabric.device),
         "processor": platform.processor() or platform.machine(),
         "threads": recipe.threads or torch.get_num_threads(),
@@ -149,9 +149,12 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         for arm in arms_of(recipe):
             objective = arm.build(recipe, seed=0)
             fabric.to_device(objective)
-            batch = recipe.distribution("train", seed=0).batch(range(recipe.meta_batch))
-            tasks = pytree.tree_map(fabric.to_device, batch)
-            yield arm, prepare(objective, tasks, steps=recipe.steps, compile=recipe.compile)[1]
+            tasks = training_tasks(objective.learner, recipe.distribution("train", seed=0))
+            _, execution = prepare_on(
+                fabric, objective, tasks, steps=recipe.steps, meta_batch=recipe.meta_batch,
+                compile=recipe.compile,
+            )  # fmt: skip
+            yield arm, execution
 
 
 def _train_and_test(
@@ -282,19 +285,3 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-
-
-def _commit() -> str | None:
-    """Return the commit of the source this runs from, or `None` outside of a checkout of MetaLens."""
-    source = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(source), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != source:
-            return None  # installed somewhere inside another repository
-        return git("describe", "--always", "--dirty", "--abbrev=12")
-    except (OSError, subprocess.SubprocessError):
-        return None

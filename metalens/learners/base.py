@@ -68,23 +68,23 @@ def check_targets(predictions: Tensor, y: Tensor) -> None:
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and leave every submodule as it was.
+def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a module into training or evaluation mode, and leave every submodule as it was.
 
     >>> layer = nn.Dropout()
-    >>> with evaluation_mode(layer):
+    >>> with module_mode(layer, training=False):
     ...     print(layer.training)
     False
     >>> layer.training
     True
     """
     modes = {child: child.training for child in module.modules()}
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
-        for child, training in modes.items():
-            child.training = training
+        for child, before in modes.items():
+            child.training = before
 
 
 class Learner(nn.Module, ABC):
@@ -205,7 +205,7 @@ class Learner(nn.Module, ABC):
 
         The examples are moved to the learner's device.
         """
-        with evaluation_mode(self):
+        with module_mode(self, training=False):
             return AdaptedModel(self, self.adapt(Examples(*(tensor.to(self.device) for tensor in support))))
 
     @property
@@ -251,5 +251,5 @@ class AdaptedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return predictions `(n, c)` for inputs `(n, *input_shape)`, on the learner's device."""
-        with evaluation_mode(self.learner):
+        with module_mode(self.learner, training=False):
             return self.learner.predict(self.state, x.to(self.learner.device))
