@@ -71,7 +71,8 @@ NAMED = [
     ("regularizers/dropout_bins.py", "/ (1 - self.p)", ""),
     ("regularizers/metacrl.py", "risk + slope.square()", "risk"),
     ("episode.py", "tensor[models.flatten()]", "tensor[torch.arange(n).repeat_interleave(k)]"),
-    ("batching.py", "leaf[i]", "leaf[0]"),
+    ("batching.py", "for task in tasks]", "for task in reversed(list(tasks))]"),
+    ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
 ]  # fmt: skip
 
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
