@@ -36,9 +36,8 @@ def loss_by_loops(learner, regularizer: TRLearner, tasks) -> float:
     m = np.array([[np.mean([cosine(w * a, w * b) for w in omega]) for b in vectors] for a in vectors])
     total = 0.0
     for i in range(n):
-        predictions = {
-            p: learner.predict(states[p], tasks.query.x[i]).detach().numpy() for p in range(n) if p != i
-        }
+        nearest = sorted((p for p in range(n) if p != i), key=lambda p: -m[i, p])[: regularizer.neighbors]
+        predictions = {p: learner.predict(states[p], tasks.query.x[i]).detach().numpy() for p in nearest}
         for j in range(q):
             weight = sum(max(m[i, p], 0.0) for p in predictions)
             average = sum(max(m[i, p], 0.0) * values[j] for p, values in predictions.items()) / weight
@@ -53,12 +52,13 @@ def loss_by_loops(learner, regularizer: TRLearner, tasks) -> float:
 @pytest.mark.parametrize("network", ["mlp", "conv-norm"])
 @pytest.mark.parametrize("make", [MAML, ANIL, ProtoNet])
 @pytest.mark.parametrize("kind", [classification_tasks, regression_tasks])
-def test_equals_loops(network, make, kind):
+@pytest.mark.parametrize("neighbors", [None, 2])
+def test_equals_loops(network, make, kind, neighbors):
     if make is ProtoNet and kind is regression_tasks:
         pytest.skip("a classifier")
     learner = make(build_network(network))
     torch.manual_seed(5)
-    regularizer = TRLearner.paper(learner.network.n_features, weight=0.7).double()
+    regularizer = TRLearner(learner.network.n_features, weight=0.7, neighbors=neighbors).double()
     tasks = kind(network)
     term = regularizer.loss_terms(Episode(learner, tasks))["trlearner"]
     np.testing.assert_allclose(term.item(), loss_by_loops(learner, regularizer, tasks), rtol=1e-10)
