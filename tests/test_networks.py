@@ -19,6 +19,7 @@ from metalens import (
     Network,
     Objective,
     ProtoNet,
+    Sinusoid,
     Task,
     conv4,
     drug_net,
@@ -357,11 +358,24 @@ def test_maml_on_a_shared_backbone_is_anil():
     torch.testing.assert_close(maml, anil)
 
 
-def test_frozen_parameters_are_not_adaptable():
+def test_frozen_parameters_do_not_adapt():
     network = shared_mlp(1)
     network.head.bias.requires_grad_(False)
-    names = ["backbone.1.0.weight", "backbone.1.0.bias", "head.weight"]
-    assert list(network.adaptable_parameters()) == names
+    assert list(MAML(network).adapted_parameters()) == [
+        "backbone.1.0.weight",
+        "backbone.1.0.bias",
+        "head.weight",
+    ]
+    assert list(ANIL(network).adapted_parameters()) == ["head.weight"]
+
+
+@pytest.mark.parametrize("learner", [MAML(mlp()), ANIL(mlp())])
+def test_a_learner_adapts_whatever_tensors_it_is_called_with(learner):
+    support, query = Sinusoid()[0]
+    weights = {name: p.detach() for name, p in learner.named_parameters()}
+    state = torch.func.functional_call(learner, weights, (support,)).state
+    torch.testing.assert_close(state, learner(support).state)
+    assert all(not torch.equal(state[name], p) for name, p in learner.adapted_parameters().items())
 
 
 def test_headless_networks_share_the_same_stages():

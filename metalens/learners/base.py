@@ -96,7 +96,7 @@ class Learner(nn.Module, ABC):
     many adapted models.
 
     Args:
-        network: the backbone and head.
+        network: the backbone and head; parameters that are frozen by now do not adapt.
         loss: `(predictions (n, c), y) -> scalar` of one task; by default `task_loss`.
 
     Attributes:
@@ -104,6 +104,7 @@ class Learner(nn.Module, ABC):
         from_hidden: it can predict from activations alone, as `predict_hidden` does.
         pooled: it trains on all tasks as one problem, whose classes are those of the whole training set.
         regularizer_refusal: why no regularizer can act on this learner, or `None` where they can.
+        trainable: names of the network's parameters that were not frozen when the learner took it.
 
     Raises:
         MetaLensError: the network is a plain module; `metalens.wrap` makes it usable.
@@ -114,6 +115,7 @@ class Learner(nn.Module, ABC):
     pooled: bool = False
     regularizer_refusal: str | None = None
     network: Network
+    trainable: frozenset[str]
 
     def __init__(self, network: Network, *, loss: Loss = task_loss) -> None:
         super().__init__()
@@ -131,6 +133,8 @@ class Learner(nn.Module, ABC):
         A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
         """
         self.network = network
+        # Noted now: whoever calls the learner with other tensors (`functional_call`) may need no gradient.
+        self.trainable = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
 
     def set_progress(self, progress: float) -> None:
         """Take notice of the share of outer steps already made, 0 to 1; for schedules of the inner loop.

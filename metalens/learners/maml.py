@@ -27,4 +27,5 @@ class MAML(GradientLearner):
     """
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
-        return self.network.adaptable_parameters()
+        unshared = self.network.unshared_parameters()
+        return {name: p for name, p in unshared.items() if name in self.trainable}

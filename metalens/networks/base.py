@@ -78,15 +78,15 @@ class Network(nn.Module):
         """The number of stages of the backbone; stage number `depth` is the head."""
         return len(self.blocks)
 
-    def adaptable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what an inner loop may adapt: the trainable parameters after the shared stages, by name.
+    def unshared_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what may differ between tasks: the parameters after the shared stages, by name.
 
         >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2, n_shared=1)
-        >>> list(network.adaptable_parameters())
+        >>> list(network.unshared_parameters())
         ['head.weight', 'head.bias']
         """
         shared = {p for block in self.blocks[: self.n_shared] for p in block.parameters()}
-        return {name: p for name, p in self.named_parameters() if p.requires_grad and p not in shared}
+        return {name: p for name, p in self.named_parameters() if p not in shared}
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features of n inputs, `(n, d)`."""
