@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.objective import Objective, outer_loss
+from metalens.objective import Objective, outer_loss, terms_and_gradient
+from metalens.replicas import Replicas
 from metalens.tasks import Examples, Task
 
 Tensors = dict[str, Tensor]
@@ -47,7 +48,7 @@ class CompiledObjective(nn.Module):
     torch.Size([1])
     """
 
-    def __init__(self, objective: Objective, *, backend: str | None = "inductor") -> None:
+    def __init__(self, objective: Objective | Replicas, *, backend: str | None = "inductor") -> None:
         super().__init__()
         if (refusal := compile_refusal(objective)) is not None:
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
@@ -74,7 +75,7 @@ class CompiledObjective(nn.Module):
         return dict(zip(terms, values, strict=True))
 
 
-def compile_refusal(objective: Objective) -> str | None:
+def compile_refusal(objective: Objective | Replicas) -> str | None:
     """Return why the outer step of an objective cannot be compiled, or `None` where it can.
 
     >>> from metalens import MAML, Objective, conv4
@@ -98,7 +99,7 @@ class _Step(nn.Module):
     It knows the places of all tensors it computes with, as looking them up costs as much as a small step.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective | Replicas) -> None:
         super().__init__()
         self.objective = objective
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -123,7 +124,7 @@ class _Step(nn.Module):
         def loss(*weights: Tensor) -> tuple[Tensor, Tensors]:
             tensors = dict(zip(self.names, (*weights, *state[n:]), strict=True))
             terms = functional_call(self, tensors, (tasks,))
-            return outer_loss(terms), terms
+            return outer_loss(terms).sum(), terms
 
         gradients, (_, terms) = grad_and_value(loss, argnums=tuple(range(n)), has_aux=True)(*state[:n])
         return gradients, terms
@@ -184,9 +185,7 @@ class _Program:
     def _check(self, tasks: Task, seed: int) -> None:
         state = self._step.state()
         torch.manual_seed(seed)
-        terms = self._step(tasks)
-        weights = state[: len(self._step.trained)]
-        gradients = torch.autograd.grad(outer_loss(terms), weights, materialize_grads=True)
+        terms, gradients = terms_and_gradient(self._step, tasks, state[: len(self._step.trained)])
         torch.manual_seed(seed)
         own_gradients, own_terms = self(state, tasks)
         plain, own = (
@@ -221,5 +220,13 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
-        # Only the sum of the terms is differentiated, so their factors are the same.
-        return (None, None, *(gradient * factors[0] for gradient in ctx.gradients))
+        # Only the sum of the terms is differentiated, so their factors are the same: a scalar, or `(R,)`.
+        n_axes = factors[0].dim()
+        return (
+            None,
+            None,
+            *(
+                gradient * factors[0].reshape(factors[0].shape + (1,) * (gradient.dim() - n_axes))
+                for gradient in ctx.gradients
+            ),
+        )

@@ -21,6 +21,7 @@ from metalens.errors import MetaLensError
 from metalens.files import atomic_path, cache_folder
 from metalens.learners.base import module_mode
 from metalens.objective import Objective, outer_loss
+from metalens.replicas import Replicas
 from metalens.tasks import Task
 
 Compile = Literal["auto"] | bool
@@ -41,21 +42,24 @@ class Execution:
         compiled: whether losses and gradient are one compiled program.
         reason: why, in words.
         seconds: measured time of a step's losses and gradient, by way; empty without a trial.
+        replicas: number of objectives that are trained side by side.
     """
 
     batching: Plan
     compiled: bool
     reason: str
     seconds: dict[str, float]
+    replicas: int = 1
 
     def __str__(self) -> str:
-        way = self.batching + (", compiled" if self.compiled else "")
+        way = f"{self.replicas} side by side, " if self.replicas > 1 else ""
+        way += self.batching + (", compiled" if self.compiled else "")
         times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in self.seconds.items())
         return f"{way} ({self.reason}{': ' if times else ''}{times})"
 
 
 def prepare(
-    objective: Objective, tasks: Task, *, steps: int, compile: Compile = "auto"
+    objective: Objective | Replicas, tasks: Task, *, steps: int, compile: Compile = "auto"
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a run, and return the module that does it.
 
@@ -69,7 +73,7 @@ def prepare(
     its execution, and so its results to the last bit.
 
     Args:
-        objective: what will be trained, on its device.
+        objective: what will be trained, on its device; replicas are always vectorized.
         tasks: a batch as in training, on the same device.
         steps: number of outer steps of the run.
         compile: `True` compiles, `False` does not.
@@ -86,8 +90,9 @@ def prepare(
     """
     learner = objective.learner
     rule = learner.plan(objective.batching)
-    if not any(parameter.requires_grad for parameter in objective.parameters()):
-        return objective, Execution(rule, False, "nothing is trained", {})
+    n = len(objective.objectives) if isinstance(objective, Replicas) else 1
+    if not is_trained(objective):
+        return objective, Execution(rule, False, "nothing is trained", {}, n)
     if compile is True and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
     two_ways = objective.batching == "auto" and learner.network.vmap_refusal is None
@@ -95,14 +100,14 @@ def prepare(
         objective.batching = rule
         reason = "by rule, as the run is short" if steps < TRIAL_FROM_STEPS else "as asked"
         module = CompiledObjective(objective) if compile is True else objective
-        return module, Execution(rule, compile is True, reason, {})
+        return module, Execution(rule, compile is True, reason, {}, n)
     memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"
     execution = _recall(memory)
     if execution is None:
         other: Plan = "loop" if rule == "vmap" else "vmap"
         with _leaving_nothing(objective):
             module, execution = _choose(
-                objective, tasks, steps, [rule, other] if two_ways else [rule], compile
+                objective, tasks, steps, [rule, other] if two_ways else [rule], compile, n
             )
         _remember(memory, execution)
     else:
@@ -111,8 +116,18 @@ def prepare(
     return module, execution
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Tell whether a module has anything to train."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def _choose(
-    objective: Objective, tasks: Task, steps: int, ways: list[Plan], compile: Compile
+    objective: Objective | Replicas,
+    tasks: Task,
+    steps: int,
+    ways: list[Plan],
+    compile: Compile,
+    replicas: int,
 ) -> tuple[nn.Module, Execution]:
     """Measure the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
@@ -123,16 +138,16 @@ def _choose(
     objective.batching = best
     is_long = steps * seconds[best] > COMPILE_FROM_SECONDS
     if compile is False or not is_long or compile_refusal(objective) is not None:
-        return objective, Execution(best, False, "measured", seconds)
+        return objective, Execution(best, False, "measured", seconds, replicas)
     try:
         module = CompiledObjective(objective)
         module(tasks)
     except MetaLensError as error:
-        return objective, Execution(best, False, f"measured; {error}", seconds)
+        return objective, Execution(best, False, f"measured; {error}", seconds, replicas)
     seconds["compiled"] = _seconds(module, tasks)
     if seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
-        return module, Execution(best, True, "measured", seconds)
-    return objective, Execution(best, False, "measured", seconds)
+        return module, Execution(best, True, "measured", seconds, replicas)
+    return objective, Execution(best, False, "measured", seconds, replicas)
 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
@@ -140,14 +155,14 @@ def _seconds(module: nn.Module, tasks: Task) -> float:
     from torch.utils.benchmark import Timer  # imports setuptools, so only who measures waits for it
 
     def step() -> None:
-        outer_loss(module(tasks)).backward()
+        outer_loss(module(tasks)).sum().backward()
 
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=0.2).median
 
 
 @contextmanager
-def _leaving_nothing(objective: Objective) -> Iterator[None]:
+def _leaving_nothing(objective: nn.Module) -> Iterator[None]:
     """Let steps be made in training mode that leave no gradient, and nothing of the random stream, behind."""
     devices = range(torch.cuda.device_count())
     try:
@@ -157,8 +172,10 @@ def _leaving_nothing(objective: Objective) -> Iterator[None]:
         objective.zero_grad()
 
 
-def _fingerprint(objective: Objective, tasks: Task, steps: int, compile: Compile) -> str:
+def _fingerprint(objective: Objective | Replicas, tasks: Task, steps: int, compile: Compile) -> str:
     """Return a name for this work on this machine."""
+    if isinstance(objective, Replicas):
+        objective = objective.objectives[0]  # their number is an axis of the tasks
     settings = [
         {name: repr(v) for name, v in vars(module).items() if name[0] != "_" and not callable(v)}
         for module in objective.modules()

@@ -8,19 +8,23 @@ from metalens.evaluation import evaluate
 from metalens.learners import *
 from metalens.networks import *
 from metalens.objective import Objective
+from metalens.outer_loop import Validation
 from metalens.regularizers import *
+from metalens.replicas import ReplicationError
 from metalens.tasks import Examples, Task, stack_tasks
-from metalens.training import Validation, fit
+from metalens.training import fit, fit_together
 
 __all__ = [
     "Episode",
     "Examples",
     "MetaLensError",
     "Objective",
+    "ReplicationError",
     "Task",
     "Validation",
     "evaluate",
     "fit",
+    "fit_together",
     "stack_tasks",
 ]
 __all__ += distributions.__all__

@@ -16,13 +16,28 @@ from metalens.tasks import Task
 
 
 def outer_loss(terms: Mapping[str, Tensor]) -> Tensor:
-    """Return what is descended: the sum of the loss terms.
+    """Return what is descended: the sum of the loss terms, of the shape of each: a scalar, or `(R,)`.
 
     >>> import torch
     >>> outer_loss({"query": torch.tensor(1.0), "trlearner": torch.tensor(0.5)})
     tensor(1.5000)
     """
-    return torch.stack(list(terms.values())).sum()
+    return torch.stack(list(terms.values())).sum(0)
+
+
+def terms_and_gradient(
+    module: nn.Module, tasks: Task, weights: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    """Return the loss terms of `module(tasks)`, and the gradient of the outer loss by each weight.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> objective = Objective(MAML(mlp()))
+    >>> terms, gradient = terms_and_gradient(objective, Sinusoid().batch([0]), list(objective.parameters()))
+    >>> len(gradient)
+    6
+    """
+    terms = module(tasks)
+    return terms, torch.autograd.grad(outer_loss(terms).sum(), weights, materialize_grads=True)
 
 
 class Objective(nn.Module):

@@ -1,13 +1,12 @@
-"""The outer loop: one straight line from a task distribution to a trained objective."""
+"""Train objectives on tasks: one, or several side by side."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -17,40 +16,16 @@ from torch.utils import _pytree as pytree
 from metalens.allocator import keep_freed_memory
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
-from metalens.execution import Compile, Execution, prepare
+from metalens.execution import Compile, Execution, is_trained, prepare
 from metalens.files import atomic_path
 from metalens.learners import Learner
-from metalens.objective import Objective, outer_loss
+from metalens.objective import Objective
+from metalens.outer_loop import OuterLoop, OuterOptimizer, Progress, Run, Schedule, Validation, batch_of
+from metalens.replicas import Replicas
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
-
-Progress = Callable[[int, float], None]
-OuterOptimizer = Literal["adam", "sgd"]
-Schedule = Literal["constant", "linear", "cosine"]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Held-out tasks that decide which weights are kept.
-
-    Attributes:
-        tasks: the distribution to validate on.
-        n_tasks: how many of its tasks, always the same ones.
-        every: steps between two validations.
-    """
-
-    tasks: TaskDistribution
-    n_tasks: int = 200
-    every: int = 500
-
-    def __post_init__(self) -> None:
-        if self.n_tasks < 1 or self.every < 1:
-            raise MetaLensError(
-                f"Validation needs n_tasks and every of at least 1, got {self.n_tasks} and {self.every}."
-            )
 
 
 def fit(
@@ -111,51 +86,23 @@ def fit(
     >>> curve.metric.unique().tolist()
     ['query']
     """
-    for name, value in (("steps", steps), ("meta_batch", meta_batch)):
-        if value < 1:
-            raise MetaLensError(f"{name} must be at least 1, got {value}.")
-    for name, choice, choices in (
-        ("outer_optimizer", outer_optimizer, OuterOptimizer),
-        ("schedule", schedule, Schedule),
-    ):
-        if choice not in get_args(choices):
-            raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}.")
-    for name, rate in (("outer_lr", outer_lr), ("clip_norm", clip_norm)):
-        if rate is not None and not 0 < rate < math.inf:
-            raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
-    import pandas as pd  # takes as long to import as all of MetaLens
-
-    objective.check_meta_batch(meta_batch)
     folder = None if out is None else _writable_folder(out)
-    if fabric is None:
-        from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
-
-        fabric = Fabric(accelerator="auto", devices=1)
-    tasks = training_tasks(objective.learner, tasks)
-    if fabric.world_size > 1:
-        raise MetaLensError(
-            f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
-        )
-    rows = []
-    keep_freed_memory()
-    fabric.to_device(objective)
-    if any(parameter.requires_grad for parameter in objective.parameters()):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            optimizer, scheduler = _outer_optimizer(objective, outer_optimizer, outer_lr, schedule, steps)
-            try:
-                module, execution = prepare_on(
-                    fabric, objective, tasks, steps=steps, meta_batch=meta_batch, compile=compile
-                )
-                if on_execution is not None:
-                    on_execution(execution)
-                rows = _descend(
-                    objective, module, tasks, steps, meta_batch, optimizer, scheduler, clip_norm, validation,
-                    fabric, progress,
-                )  # fmt: skip
-            finally:
-                objective.learner.set_progress(1.0)
-    curve = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
+    (curve,) = fit_together(
+        [objective],
+        [tasks],
+        steps=steps,
+        meta_batch=meta_batch,
+        outer_lr=outer_lr,
+        outer_optimizer=outer_optimizer,
+        schedule=schedule,
+        clip_norm=clip_norm,
+        validations=None if validation is None else [validation],
+        compile=compile,
+        seed=seed,
+        fabric=fabric,
+        progress=progress,
+        on_execution=on_execution,
+    )
     if folder is not None:
         with atomic_path(folder / "weights.safetensors") as path:
             save_file(objective.state_dict(), path)
@@ -164,19 +111,129 @@ def fit(
     return curve
 
 
-def prepare_on(
-    fabric: Fabric,
-    objective: Objective,
-    tasks: TaskDistribution,
+def fit_together(
+    objectives: Sequence[Objective],
+    tasks: Sequence[TaskDistribution],
     *,
     steps: int,
     meta_batch: int,
+    outer_lr: float = 1e-3,
+    outer_optimizer: OuterOptimizer = "adam",
+    schedule: Schedule = "constant",
+    clip_norm: float | None = None,
+    validations: Sequence[Validation] | None = None,
     compile: Compile = "auto",
-) -> tuple[nn.Module, Execution]:
-    """Do as `metalens.execution.prepare`, with a batch on the device and in the precision of a Fabric."""
-    with fabric.autocast():
-        batch = pytree.tree_map(fabric.to_device, tasks.batch(range(meta_batch)))
-        return prepare(objective, batch, steps=steps, compile=compile)
+    seed: int = 0,
+    fabric: Fabric | None = None,
+    progress: Progress | None = None,
+    on_execution: Callable[[Execution], None] | None = None,
+) -> list[pd.DataFrame]:
+    """Train several objectives side by side, each on its own tasks, in one vectorized step.
+
+    Each ends as `fit` would leave it, up to the rounding of numbers; together they take little more time than
+    one, as long as the networks are small. They may differ in weights and in settings that are real numbers:
+    seeds, inner step sizes, strengths of regularizers.
+
+    Args:
+        objectives: R objectives of equal structure, trained in place.
+        tasks: the training tasks of each, of equal shapes.
+        steps: see `fit`, as the settings below.
+        meta_batch: tasks per step of each objective.
+        outer_lr: step size of the outer optimizer.
+        outer_optimizer: `"adam"` or `"sgd"`.
+        schedule: of the outer step size.
+        clip_norm: largest norm of the outer gradient of each objective.
+        validations: held-out tasks of each objective; each keeps its own best weights.
+        compile: whether the step of all becomes one compiled program.
+        seed: of everything random inside training; several objectives draw nothing there.
+        fabric: device and precision.
+        progress: called with the step's number and the mean loss after every step.
+        on_execution: called with the way the steps are executed, before the first one.
+
+    Returns:
+        The R learning curves.
+
+    Raises:
+        ReplicationError: the objectives differ in more than numbers, draw random numbers in a step, or loop
+            over tasks; nothing was changed, and `fit` can train them one by one.
+        MetaLensError: as `fit`.
+
+    >>> from metalens import MAML, Objective, Sinusoid, fit_together, mlp
+    >>> objectives = [Objective(MAML(mlp(), inner_lr=rate)) for rate in (0.003, 0.01, 0.03)]
+    >>> curves = fit_together(objectives, [Sinusoid()] * 3, steps=3, meta_batch=4)
+    >>> len(curves)
+    3
+    """
+    loop = OuterLoop(
+        steps=steps,
+        meta_batch=meta_batch,
+        outer_lr=outer_lr,
+        outer_optimizer=outer_optimizer,
+        schedule=schedule,
+        clip_norm=clip_norm,
+    )
+    held_out = [None] * len(objectives) if validations is None else validations
+    if not len(objectives) == len(tasks) == len(held_out) >= 1:
+        raise MetaLensError(
+            f"fit_together needs tasks and validations for each objective, got {len(objectives)} objectives, "
+            f"{len(tasks)} distributions of tasks and {len(held_out)} validations."
+        )
+    for objective in objectives:
+        objective.check_meta_batch(meta_batch)
+    runs = [
+        Run(objective, training_tasks(objective.learner, of_one), validation)
+        for objective, of_one, validation in zip(objectives, tasks, held_out, strict=True)
+    ]
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    if fabric is None:
+        from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
+
+        fabric = Fabric(accelerator="auto", devices=1)
+    if fabric.world_size > 1:
+        raise MetaLensError(
+            f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
+        )
+    keep_freed_memory()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        with prepared(runs, loop.steps, loop.meta_batch, compile, fabric) as (module, execution):
+            if on_execution is not None:
+                on_execution(execution)
+            if is_trained(module):
+                loop.descend(module, runs, fabric, progress)
+    return [pd.DataFrame(run.rows, columns=["step", "split", "metric", "value"]) for run in runs]
+
+
+@contextmanager
+def prepared(
+    runs: Sequence[Run], steps: int, meta_batch: int, compile: Compile, fabric: Fabric
+) -> Iterator[tuple[nn.Module, Execution]]:
+    """Yield a module that computes the outer steps of the runs, and how; see `metalens.execution.prepare`.
+
+    The objectives are moved to the device of the Fabric. Several runs are computed side by side.
+
+    Raises:
+        ReplicationError: several runs cannot be computed side by side.
+        MetaLensError: `compile=True` is not possible.
+    """
+    for run in runs:
+        fabric.to_device(run.objective)
+    side_by_side = len(runs) > 1 and is_trained(runs[0].objective)
+    replicas = Replicas([run.objective for run in runs]) if side_by_side else None
+    try:
+        with fabric.autocast():
+            numbers = range(meta_batch)
+            batch = pytree.tree_map(fabric.to_device, batch_of([run.tasks for run in runs], numbers))
+            if replicas is not None:
+                replicas.check(batch)
+            choice = prepare(replicas or runs[0].objective, batch, steps=steps, compile=compile)
+        yield choice
+    finally:
+        for run in runs:
+            run.objective.learner.set_progress(1.0)
+        if replicas is not None:
+            replicas.release()
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
@@ -194,83 +251,6 @@ def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistributio
             f"{tasks.n_classes} classes together; set n_classes={tasks.n_classes}."
         )
     return tasks
-
-
-def _outer_optimizer(
-    objective: Objective, name: OuterOptimizer, lr: float, schedule: Schedule, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
-    fused = objective.learner.device.type in ("cpu", "cuda")
-    optimizer = make([p for p in objective.parameters() if p.requires_grad], lr=lr, fused=fused)
-    shares = {
-        "constant": lambda step: 1.0,
-        "linear": lambda step: 1 - step / steps,
-        "cosine": lambda step: (1 + math.cos(math.pi * step / steps)) / 2,
-    }
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, shares[schedule])
-
-
-def _descend(
-    objective: Objective,
-    module: nn.Module,
-    tasks: TaskDistribution,
-    steps: int,
-    meta_batch: int,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    clip_norm: float | None,
-    validation: Validation | None,
-    fabric: Fabric,
-    progress: Progress | None,
-) -> list[tuple[int, str, str, float]]:
-    module, optimizer = fabric.setup(module, optimizer)
-    module.train()
-    log_every = max(1, steps // 200)
-    rows: list[tuple[int, str, str, float]] = []
-    sums: dict[str, torch.Tensor] = {}
-    best_score, best_weights = -math.inf, None
-    for step in range(1, steps + 1):
-        objective.learner.set_progress((step - 1) / steps)
-        batch = tasks.batch(range((step - 1) * meta_batch, step * meta_batch))
-        terms = module(pytree.tree_map(fabric.to_device, batch))
-        loss = outer_loss(terms)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise MetaLensError(
-                f"The loss is {value} at step {step} (tasks {(step - 1) * meta_batch} to "
-                f"{step * meta_batch - 1}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
-            )
-        fabric.backward(loss)
-        if clip_norm is not None:
-            fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-        sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
-        if step % log_every == 0 or step == steps:
-            n = log_every if step % log_every == 0 else step % log_every
-            rows += [(step, "train", name, float(total) / n) for name, total in sums.items()]
-            sums = {}
-        if validation is not None and (step % validation.every == 0 or step == steps):
-            means = _validate(objective, validation)
-            rows += [(step, "val", metric, mean) for metric, mean in means.items()]
-            metric, mean = next(iter(means.items()))
-            score = mean if metric in HIGHER_IS_BETTER else -mean
-            if score > best_score:
-                best_score = score
-                best_weights = {k: v.detach().clone() for k, v in objective.state_dict().items()}
-        if progress is not None:
-            progress(step, value)
-    if best_weights is not None:
-        objective.load_state_dict(best_weights)
-    return rows
-
-
-def _validate(objective: Objective, validation: Validation) -> dict[str, float]:
-    rows = evaluate(
-        objective.learner, validation.tasks, n_tasks=validation.n_tasks, batching=objective.batching
-    )
-    return mean_scores(rows)
 
 
 def _writable_folder(out: str | Path) -> Path:

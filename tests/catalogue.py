@@ -60,6 +60,7 @@ class LearnerEntry:
     own_head: bool = True  # predicts by the network's linear head
     exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
     trains: bool = True  # others have no meta-parameters
+    random: bool = False  # draws random numbers at every step
 
 
 def maml_plus_plus(network: Network) -> Learner:
@@ -78,7 +79,7 @@ LEARNERS = {
     "BOIL": LearnerEntry(lambda network: BOIL(network, inner_lr=0.1, inner_steps=2)),
     "MetaSGD": LearnerEntry(lambda network: MetaSGD(network, inner_lr=0.1, inner_steps=2)),
     "TNet": LearnerEntry(lambda network: TNet(network, inner_lr=0.1, inner_steps=2)),
-    "MTNet": LearnerEntry(lambda network: MTNet(network, inner_lr=0.1, inner_steps=2)),
+    "MTNet": LearnerEntry(lambda network: MTNet(network, inner_lr=0.1, inner_steps=2), random=True),
     "MAMLPlusPlus": LearnerEntry(maml_plus_plus),
     "ProtoMAML": LearnerEntry(
         lambda network: ProtoMAML(network, inner_lr=0.05, inner_steps=2), classifier=True, own_head=False

@@ -106,6 +106,12 @@ CASES = {
         and case.regularizer_entry.compiles
         and (case.regularizer == "none" or case.learner == "MAML")
     ],
+    "replicated_case": [
+        case
+        for case in _TRAINABLE
+        if (case.network, case.kind) == ("mlp", "classification")
+        and (case.regularizer == "none" or case.learner == "MAML")
+    ],
     "weighted_case": [case for case in _TRAINABLE if case.regularizer_entry.weighted],
     "vectorized_case": [case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS],
     "learner_case": [case for case in MEANINGFUL if case.regularizer == "none"],

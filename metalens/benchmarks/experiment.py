@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
 import pandas as pd
 import torch
@@ -29,8 +31,10 @@ from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
+from metalens.outer_loop import Run, Validation
 from metalens.regularizers import TRLearner
-from metalens.training import Validation, fit, prepare_on, training_tasks
+from metalens.replicas import ReplicationError
+from metalens.training import fit_together, prepared, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 N_CURVES = 4  # test tasks drawn in the report
 N_RELATED = 20  # test tasks in the relation map
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
+
+T = TypeVar("T")
 
 RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
@@ -62,11 +68,20 @@ class Arm:
             return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
 
 
+class Trained(NamedTuple):
+    """An arm, trained with one seed."""
+
+    seed: int
+    objective: Objective
+    curve: pd.DataFrame
+    facts: dict[str, Any]  # how, and how long
+
+
 class Watcher:
     """Told what an experiment is doing; does nothing unless overridden."""
 
-    def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
-        """Training of one arm with one seed begins."""
+    def start_training(self, arm: Arm, seeds: Sequence[int], steps: int) -> None:
+        """Training of one arm begins, with one seed or with several side by side."""
 
     def execution(self, arm: Arm, execution: Execution) -> None:
         """The way this training's steps are executed was chosen."""
@@ -100,16 +115,21 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     cells = []
     (folder / "weights").mkdir()
     with _threads(recipe.threads):
-        for seed in recipe.seeds:
-            for number, arm in enumerate(arms):
+        for number, arm in enumerate(arms):
+            train = partial(_train, arm, recipe, fabric, watcher)
+            for trained in chain.from_iterable(_all_or_each(recipe, train)):
+                seed, objective, curve, facts = trained
                 labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
-                watcher.start_cell(arm, seed, recipe.steps)
-                objective, curve, scores, facts = _train_and_test(arm, recipe, seed, fabric, watcher)
+                begin = time.perf_counter()
+                test = recipe.distribution("test", seed)
+                scores = evaluate(
+                    objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching
+                )
+                cells.append({**labels, **facts, "test_seconds": time.perf_counter() - begin})
                 tables["results"].append(
                     scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]
                 )
                 tables["metrics"].append(curve.assign(**labels)[CURVE_COLUMNS])
-                cells.append({**labels, **facts})
                 save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
                 if seed == recipe.seeds[0]:
                     tables["curves"] += [f.assign(**labels) for f in _curves(objective.learner, recipe, seed)]
@@ -145,27 +165,45 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         MetaLensError: the recipe cannot be assembled.
     """
     fabric = _fabric(recipe)
+
+    def execution(arm: Arm, seeds: Sequence[int]) -> Execution:
+        runs = [
+            Run(objective, training_tasks(objective.learner, recipe.distribution("train", seed)))
+            for seed, objective in ((seed, arm.build(recipe, seed)) for seed in seeds)
+        ]
+        with prepared(runs, recipe.steps, recipe.meta_batch, recipe.compile, fabric) as (_, execution):
+            return execution
+
     with _threads(recipe.threads):
         for arm in arms_of(recipe):
-            objective = arm.build(recipe, seed=0)
-            fabric.to_device(objective)
-            tasks = training_tasks(objective.learner, recipe.distribution("train", seed=0))
-            _, execution = prepare_on(
-                fabric, objective, tasks, steps=recipe.steps, meta_batch=recipe.meta_batch,
-                compile=recipe.compile,
-            )  # fmt: skip
-            yield arm, execution
+            yield arm, next(_all_or_each(recipe, partial(execution, arm)))
 
 
-def _train_and_test(
-    arm: Arm, recipe: Recipe, seed: int, fabric: Fabric, watcher: Watcher
-) -> tuple[Objective, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Return the trained objective, its learning curve, its test scores, and how and how long it ran."""
-    objective = arm.build(recipe, seed)
-    validation = None
+def _all_or_each(recipe: Recipe, work: Callable[[Sequence[int]], T]) -> Iterator[T]:
+    """Yield what work makes of all seeds at once or, where they cannot be side by side, of each by itself."""
+    if len(recipe.seeds) > 1 and recipe.together is not False:
+        try:
+            of_all = work(recipe.seeds)
+        except ReplicationError:
+            if recipe.together is True:
+                raise
+        else:
+            yield of_all
+            return
+    for seed in recipe.seeds:
+        yield work([seed])
+
+
+def _train(arm: Arm, recipe: Recipe, fabric: Fabric, watcher: Watcher, seeds: Sequence[int]) -> list[Trained]:
+    """Train an arm with some seeds side by side."""
+    watcher.start_training(arm, seeds, recipe.steps)
+    objectives = [arm.build(recipe, seed) for seed in seeds]
+    validations = None
     if recipe.n_val_tasks:
-        held_out = recipe.distribution("val", seed)
-        validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
+        held_out = [recipe.distribution("val", seed) for seed in seeds]
+        validations = [
+            Validation(tasks, n_tasks=recipe.n_val_tasks, every=recipe.validate_every) for tasks in held_out
+        ]
     facts: dict[str, Any] = {}
 
     def note(execution: Execution) -> None:
@@ -173,27 +211,27 @@ def _train_and_test(
         watcher.execution(arm, execution)
 
     begin = time.perf_counter()
-    curve = fit(
-        objective,
-        recipe.distribution("train", seed),
+    curves = fit_together(
+        objectives,
+        [recipe.distribution("train", seed) for seed in seeds],
         steps=recipe.steps,
         meta_batch=recipe.meta_batch,
         outer_lr=recipe.outer_lr,
         outer_optimizer=recipe.outer_optimizer,
         schedule=recipe.schedule,
         clip_norm=recipe.clip_norm,
-        validation=validation,
-        seed=seed,
+        validations=validations,
+        seed=seeds[0],
         compile=recipe.compile,
         fabric=fabric,
         progress=watcher.step,
         on_execution=note,
     )
-    trained = time.perf_counter()
-    test = recipe.distribution("test", seed)
-    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
-    facts |= {"train_seconds": trained - begin, "test_seconds": time.perf_counter() - trained}
-    return objective.eval(), curve, scores, facts
+    facts["train_seconds"] = (time.perf_counter() - begin) / len(seeds)
+    return [
+        Trained(seed, objective.eval(), curve, facts)
+        for seed, objective, curve in zip(seeds, objectives, curves, strict=True)
+    ]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
-from metalens.training import OuterOptimizer, Schedule
+from metalens.outer_loop import OuterOptimizer, Schedule
 
 Settings = dict[str, Any]
 
@@ -43,6 +43,7 @@ class Recipe(ABC):
         batching: how tasks are mapped: auto, vmap or loop.
         chunk: tasks that are computed at a time, to save memory; null for all at once.
         compile: whether the training step becomes one compiled program: auto, true or false.
+        together: whether all seeds of an arm are trained side by side: auto (where possible), true or false.
         threads: processor threads; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
     """
@@ -66,6 +67,7 @@ class Recipe(ABC):
     batching: Literal["auto", "vmap", "loop"] = "auto"
     chunk: int | None = None
     compile: Literal["auto"] | bool = "auto"
+    together: Literal["auto"] | bool = "auto"
     threads: int | None = None
     accelerator: str = "auto"
 

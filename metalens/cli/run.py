@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,9 @@ class LiveProgress(Watcher):
         self.cells = progress.add_task("all runs", total=n_cells, status="")
         self.steps = progress.add_task("training", total=1, status="")
 
-    def start_cell(self, arm: Arm, seed: int, steps: int) -> None:
-        self.progress.reset(self.steps, total=steps, description=f"{arm}, seed {seed}", status="")
+    def start_training(self, arm: Arm, seeds: Sequence[int], steps: int) -> None:
+        who = f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        self.progress.reset(self.steps, total=steps, description=who, status="")
 
     def execution(self, arm: Arm, execution: Execution) -> None:
         if execution.seconds and self.executions.get(arm) != execution:

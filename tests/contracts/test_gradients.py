@@ -1,9 +1,12 @@
 """Contract number one: vmap == chunks == loop == finite differences, for every combination."""
 
+import pytest
 import torch
+from catalogue import randomize
 
-from metalens import Objective, Task
+from metalens import Objective, ReplicationError, Task, stack_tasks
 from metalens.compiling import CompiledObjective
+from metalens.replicas import Replicas
 
 
 def gradient(case, batching: str, chunk: int | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -32,6 +35,18 @@ def test_recorded_step_equals_plain_step(compiled_case):
     slopes = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     torch.testing.assert_close(value, loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(dict(zip(weights, slopes, strict=True)), gradients, rtol=1e-9, atol=1e-11)
+
+
+def test_replicas_equal_each_objective_alone(replicated_case, monkeypatch):
+    monkeypatch.undo()  # the true random numbers
+    objectives = [replicated_case.objective(), randomize(replicated_case.objective())]
+    tasks = stack_tasks([replicated_case.tasks(), replicated_case.tasks()])
+    replicas = Replicas(objectives)
+    if replicated_case.entry.random or replicated_case.regularizer_entry.random:
+        with pytest.raises(ReplicationError, match="Side by side"):
+            replicas.check(tasks)
+    else:
+        replicas.check(tasks, tolerance=1e-9)
 
 
 def test_gradient_equals_finite_difference(exact_case):

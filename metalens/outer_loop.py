@@ -1,0 +1,199 @@
+"""The outer loop: from task distributions to trained objectives, one or several side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from metalens.distributions import TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
+from metalens.objective import Objective, outer_loss
+from metalens.tasks import Task, stack_tasks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Progress = Callable[[int, float], None]
+OuterOptimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out tasks that decide which weights are kept.
+
+    Attributes:
+        tasks: the distribution to validate on.
+        n_tasks: how many of its tasks, always the same ones.
+        every: steps between two validations.
+    """
+
+    tasks: TaskDistribution
+    n_tasks: int = 200
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.n_tasks < 1 or self.every < 1:
+            raise MetaLensError(
+                f"Validation needs n_tasks and every of at least 1, got {self.n_tasks} and {self.every}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoop:
+    """The settings of the outer loop; see `metalens.fit`."""
+
+    steps: int
+    meta_batch: int
+    outer_lr: float
+    outer_optimizer: OuterOptimizer
+    schedule: Schedule
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "meta_batch"):
+            if getattr(self, name) < 1:
+                raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, choices in (("outer_optimizer", OuterOptimizer), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(choices):
+                raise MetaLensError(
+                    f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}."
+                )
+        for name in ("outer_lr", "clip_norm"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
+
+    def optimizer(
+        self, module: nn.Module
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Return the optimizer of what a module trains, and the schedule of its step size."""
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.outer_optimizer]
+        optimizer = make(trained, lr=self.outer_lr, fused=trained[0].device.type in ("cpu", "cuda"))
+        shares = {
+            "constant": lambda step: 1.0,
+            "linear": lambda step: 1 - step / self.steps,
+            "cosine": lambda step: (1 + math.cos(math.pi * step / self.steps)) / 2,
+        }
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, shares[self.schedule])
+
+    def descend(
+        self, module: nn.Module, runs: Sequence[Run], fabric: Fabric, progress: Progress | None
+    ) -> None:
+        """Train what the module computes, and write the learning curves of the runs.
+
+        Args:
+            module: `tasks -> loss terms` of the objective of a single run, or of the replicas of all.
+            runs: the objectives with their tasks.
+            fabric: device, precision and strategy.
+            progress: called with the step's number and its loss, a mean over the runs, after every step.
+
+        Raises:
+            MetaLensError: a loss is no longer finite.
+        """
+        optimizer, scheduler = self.optimizer(module)
+        module, optimizer = fabric.setup(module, optimizer)
+        module.train()
+        log_every = max(1, self.steps // 200)
+        sums: dict[str, Tensor] = {}
+        for step in range(1, self.steps + 1):
+            for run in runs:
+                run.objective.learner.set_progress((step - 1) / self.steps)
+            numbers = range((step - 1) * self.meta_batch, step * self.meta_batch)
+            terms = module(pytree.tree_map(fabric.to_device, batch_of([run.tasks for run in runs], numbers)))
+            losses = outer_loss(terms)
+            values = losses.flatten().tolist()
+            if not all(map(math.isfinite, values)):
+                raise MetaLensError(
+                    f"The loss is {', '.join(map(str, values))} at step {step} (tasks {numbers[0]} to "
+                    f"{numbers[-1]}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
+                )
+            fabric.backward(losses.sum())
+            if self.clip_norm is not None:
+                if len(runs) == 1:
+                    fabric.clip_gradients(
+                        module, optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+                    )
+                else:
+                    _clip_each(list(module.parameters()), self.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
+            if step % log_every == 0 or step == self.steps:
+                n = log_every if step % log_every == 0 else step % log_every
+                for name, total in sums.items():
+                    for run, value in zip(runs, total.flatten().tolist(), strict=True):
+                        run.rows.append((step, "train", name, value / n))
+                sums = {}
+            for run in runs:
+                run.validate(step, is_last=step == self.steps)
+            if progress is not None:
+                progress(step, sum(values) / len(values))
+        for run in runs:
+            run.keep_best()
+
+
+@dataclass
+class Run:
+    """One objective in training.
+
+    Attributes:
+        objective: what is trained.
+        tasks: its training tasks.
+        validation: held-out tasks; with them the best weights are kept.
+        rows: its learning curve: step, split, metric, value.
+    """
+
+    objective: Objective
+    tasks: TaskDistribution
+    validation: Validation | None = None
+    rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+    _best_score: float = -math.inf
+    _best_weights: dict[str, Tensor] | None = None
+
+    def validate(self, step: int, *, is_last: bool) -> None:
+        """Score the objective on its held-out tasks where that is due, and remember the best weights."""
+        if self.validation is None or not (is_last or step % self.validation.every == 0):
+            return
+        rows = evaluate(
+            self.objective.learner,
+            self.validation.tasks,
+            n_tasks=self.validation.n_tasks,
+            batching=self.objective.batching,
+        )
+        means = mean_scores(rows)
+        self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
+        metric, mean = next(iter(means.items()))
+        score = mean if metric in HIGHER_IS_BETTER else -mean
+        if score > self._best_score:
+            self._best_score = score
+            self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+
+    def keep_best(self) -> None:
+        """Return to the best weights, where there was a validation."""
+        if self._best_weights is not None:
+            self.objective.load_state_dict(self._best_weights)
+
+
+def batch_of(tasks: Sequence[TaskDistribution], numbers: range) -> Task:
+    """Return the tasks of these numbers, `(T, ...)`, or `(R, T, ...)` of several distributions."""
+    batches = [of_one.batch(numbers) for of_one in tasks]
+    return batches[0] if len(batches) == 1 else stack_tasks(batches)
+
+
+def _clip_each(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradient of each replica to at most this norm, as PyTorch does for one objective."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -1,0 +1,225 @@
+"""Objectives side by side: trained as each would be alone, or refused with a reason and left as they were."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from metalens import (
+    ANIL,
+    MAML,
+    Episode,
+    FromScratch,
+    MAMLPlusPlus,
+    MetaLensError,
+    MetaSGD,
+    Objective,
+    Regularizer,
+    ReplicationError,
+    Sinusoid,
+    TRLearner,
+    Validation,
+    conv4,
+    execution,
+    fit,
+    fit_together,
+    mlp,
+)
+from metalens.benchmarks import RECIPES
+from metalens.benchmarks.experiment import explain, run
+from metalens.compiling import CompiledObjective
+from metalens.replicas import Replicas
+
+LOOP = {"steps": 20, "meta_batch": 4}
+
+
+def maml(seed=0, weight=None, **settings):
+    torch.manual_seed(seed)
+    learner = MAML(mlp(hidden=[8]), **settings)
+    regularizers = [] if weight is None else [TRLearner(8, weight=weight)]
+    return Objective(learner, regularizers).double()
+
+
+def meta_sgd(seed):
+    torch.manual_seed(seed)
+    return Objective(MetaSGD(mlp(hidden=[8]))).double()
+
+
+def scheduled(seed):
+    torch.manual_seed(seed)
+    return Objective(MAMLPlusPlus(mlp(hidden=[8]), inner_steps=2, multi_step_until=0.5)).double()
+
+
+def from_scratch(seed):
+    torch.manual_seed(seed)
+    return Objective(FromScratch(mlp(hidden=[8]), inner_steps=2)).double()
+
+
+class Doubled(Sinusoid):
+    """Sinusoids in double precision."""
+
+    def draw(self, rng, n):
+        return torch.utils._pytree.tree_map(torch.Tensor.double, super().draw(rng, n))
+
+
+def distributions(n, split="train"):
+    return [Doubled(split, seed=seed) for seed in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (lambda r: maml(seed=r), {}),
+        (lambda r: maml(seed=r, weight=0.1), {"outer_optimizer": "sgd", "schedule": "cosine"}),
+        (lambda r: maml(inner_lr=[0.01, 0.03, 0.1][r], weight=[0.1, 1, 0.5][r]), {"clip_norm": 0.5}),
+        (meta_sgd, {"clip_norm": 0.5}),
+        (scheduled, {}),
+        (from_scratch, {}),
+    ],
+    ids=["seeds", "sgd", "numbers", "meta-sgd", "schedule", "nothing-to-train"],
+)
+def test_together_is_as_alone(make, settings):
+    tasks, held_out = distributions(3), distributions(3, "val")
+    validations = [Validation(of_one, n_tasks=5, every=5) for of_one in held_out]
+    alone, together = [make(r) for r in range(3)], [make(r) for r in range(3)]
+    curves = [
+        fit(objective, of_one, validation=validation, **LOOP, **settings)
+        for objective, of_one, validation in zip(alone, tasks, validations, strict=True)
+    ]
+    own = fit_together(together, tasks, validations=validations, **LOOP, **settings)
+    for one, other, curve, own_curve in zip(alone, together, curves, own, strict=True):
+        torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
+        pd.testing.assert_frame_equal(own_curve, curve, rtol=1e-7)
+
+
+def test_together_compiled_is_as_alone(monkeypatch):
+    monkeypatch.setattr(execution, "CompiledObjective", lambda o: CompiledObjective(o, backend=None))
+    alone, together = ([maml(seed, weight=0.1) for seed in range(2)] for _ in range(2))
+    for objective, tasks in zip(alone, distributions(2), strict=True):
+        fit(objective, tasks, **LOOP)
+    chosen = []
+    fit_together(together, distributions(2), compile=True, clip_norm=1e9, on_execution=chosen.append, **LOOP)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
+    assert str(chosen[0]) == "2 side by side, vmap, compiled (by rule, as the run is short)"
+
+
+def test_objectives_follow_their_replicas_until_released():
+    objectives = [maml(seed) for seed in range(2)]
+    replicas = Replicas(objectives)
+    with torch.no_grad():
+        for parameter in replicas.parameters():
+            parameter.fill_(7.0)
+    assert all((p == 7).all() for objective in objectives for p in objective.parameters())
+    replicas.release()
+    with torch.no_grad():
+        for parameter in replicas.parameters():
+            parameter.fill_(8.0)
+    assert all((p == 7).all() for objective in objectives for p in objective.parameters())
+    assert all(p.untyped_storage().nbytes() == p.nbytes for o in objectives for p in o.parameters())
+
+
+class Noise(Regularizer):
+    """Adds a random number."""
+
+    def loss_terms(self, episode):
+        return {"noise": torch.randn(()) * episode.outer_loss}
+
+
+class Branch(Regularizer):
+    """Decides by a number."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def loss_terms(self, episode: Episode):
+        return {"term": episode.outer_loss * 2} if self.weight > 1 else {}
+
+
+class Secret(Regularizer):
+    """Depends on what nobody can see."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self._weight = weight
+
+    def loss_terms(self, episode: Episode):
+        return {"term": self._weight * episode.outer_loss}
+
+
+def with_regularizer(regularizer):
+    return Objective(MAML(mlp(hidden=[8])), [regularizer])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (maml(), maml(inner_steps=2), "inner_steps of MAML is 1 and 2"),
+        (maml(), Objective(ANIL(mlp(hidden=[8]))).double(), "the same modules"),
+        (maml(), Objective(MAML(mlp(hidden=[9]))).double(), "the same parameters"),
+        (maml(weight=0.1), maml(), "the same parameters"),
+        (with_regularizer(Noise()), with_regularizer(Noise()), "random"),
+        (with_regularizer(Branch(0.5)), with_regularizer(Branch(1.5)), "not possible"),
+        (with_regularizer(Secret(0.5)), with_regularizer(Secret(1.5)), "differs from"),
+        (Objective(MAML(mlp()), chunk=2), Objective(MAML(mlp()), chunk=2), "chunks"),
+        (Objective(MAML(mlp()), batching="loop"), Objective(MAML(mlp()), batching="loop"), "looped"),
+        (Objective(MAML(conv4())), Objective(MAML(conv4())), "looped"),
+    ],
+)
+def test_what_cannot_be_side_by_side_is_refused_and_unchanged(first, second, words):
+    before = [{k: v.clone() for k, v in o.state_dict().items()} for o in (first, second)]
+    settings = [{m: dict(vars(m)) for m in o.modules()} for o in (first, second)]
+    with pytest.raises(ReplicationError, match=words):
+        fit_together([first, second], [Sinusoid()] * 2, steps=2, meta_batch=4)
+    for objective, state, values in zip((first, second), before, settings, strict=True):
+        torch.testing.assert_close(objective.state_dict(), state, rtol=0, atol=0)
+        assert {m: dict(vars(m)) for m in objective.modules()} == values
+
+
+def test_each_objective_needs_its_tasks():
+    with pytest.raises(MetaLensError, match="2 objectives, 1 distributions"):
+        fit_together([maml(), maml()], [Sinusoid()], steps=2, meta_batch=4)
+    with pytest.raises(MetaLensError, match="0 objectives"):
+        fit_together([], [], steps=2, meta_batch=4)
+
+
+def test_a_diverged_replica_stops_training():
+    with pytest.raises(MetaLensError, match=r"The loss is [\d.]+, (nan|inf) at step"):
+        fit_together([maml(inner_lr=0.01), maml(inner_lr=1e200)], [Doubled()] * 2, steps=9, meta_batch=4)
+
+
+TINY = replace(
+    RECIPES["sinusoid-5shot"],
+    seeds=[3, 5], steps=4, meta_batch=4, n_val_tasks=4, n_test_tasks=5,
+    regularizers=["none", "TRLearner(relations=shuffled)"],
+)  # fmt: skip
+
+
+def test_an_experiment_trains_its_seeds_together_where_it_can(tmp_path):
+    scores, executions = {}, {}
+    for together in ("auto", False):
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        run(replace(TINY, together=together), folder)
+        scores[together] = pd.read_csv(folder / "results.csv")
+        cells = json.loads((folder / "manifest.json").read_text())["cells"]
+        executions[together] = [cell["execution"].partition(",")[0] for cell in cells]
+        assert [cell["seed"] for cell in cells] == [3, 5, 3, 5]
+    np.testing.assert_allclose(scores["auto"].pop("value"), scores[False].pop("value"), rtol=1e-3)
+    pd.testing.assert_frame_equal(scores["auto"], scores[False])
+    assert executions["auto"][:2] == ["2 side by side"] * 2
+    assert all(text.startswith("vmap") for text in (*executions["auto"][2:], *executions[False]))
+
+
+def test_explaining_says_what_is_together():
+    texts = [str(execution) for _, execution in explain(TINY)]
+    assert [text.startswith("2 side by side, vmap") for text in texts] == [True, False]
+
+
+def test_together_by_order_is_refused_where_it_cannot_be(tmp_path):
+    with pytest.raises(ReplicationError, match="random"):
+        run(replace(TINY, together=True), tmp_path)
