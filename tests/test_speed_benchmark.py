@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speed import evaluation, regularized, scaling
+from benchmarks.speed import evaluation, regularized, replicas, scaling
 from benchmarks.speed.equality import DiffersError, Reference
 from benchmarks.speed.implementation import IMPLEMENTATIONS, load
 from benchmarks.speed.ours import Loop
@@ -63,6 +63,11 @@ def test_regularized_steps_are_variants_of_one_step():
         regularized.outer_step(CURVES, settings)(1)
 
 
+def test_replicas_are_timed():
+    times = replicas.measure_one(CURVES, compiled=False, rounds=2, seconds=0.0)
+    assert {name: len(of) for name, of in times.items()} == {"1 seed": 2, "10 seeds, side by side": 2}
+
+
 def test_curves_are_drawn(tmp_path):
     curves = scaling.curves(CURVES, "n_tasks", (1, 2), rounds=1, seconds=0.0)
     scaling.draw(dict.fromkeys(scaling.PANELS, curves), tmp_path / "curves.svg")
@@ -70,5 +75,5 @@ def test_curves_are_drawn(tmp_path):
 
 
 def test_extra_tables_compare_with_their_first_row():
-    lines = extra_tables({"startup": {"A fresh process": {"one": [0.1], "two": [0.2]}}}, threads=1)
+    lines = extra_tables({"startup": {"A fresh process": {"one": [0.1], "two": [0.2]}}}, {"startup": 1})
     assert "| two | 200 (200–200) | 2.00 |" in lines  # noqa: RUF001

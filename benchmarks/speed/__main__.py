@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.extras import PARTS
+from benchmarks.speed.extras import ON_ALL_CORES, PARTS
 from benchmarks.speed.machine import ROOT, facts, thread_environment
 from benchmarks.speed.memory import ENVIRONMENT, PROCESS
 from benchmarks.speed.report import FIGURE, extra_tables, origin, replace_tables, step_tables
@@ -47,11 +47,12 @@ def main() -> None:
     memory = {}
     if steps and not options.quick:
         memory = {name: peaks(name, list(run["times"])) for name, run in steps[0]["workloads"].items()}
-    extras = {
-        part: child("extras", options.threads[0], rounds, seconds, before=[part])
+    threads = {
+        part: max(options.threads) if part in ON_ALL_CORES else options.threads[0]
         for part in PARTS
         if part in options.parts
     }
+    extras = {part: child("extras", n, rounds, seconds, before=[part]) for part, n in threads.items()}
     if "scaling" in extras:
         draw(extras["scaling"], ROOT / "docs" / FIGURE)
     if options.out is not None:
@@ -62,7 +63,7 @@ def main() -> None:
         [
             *origin(machine, datetime.date.today().isoformat(), command),
             *(step_tables(steps, memory) if steps else []),
-            *extra_tables(extras, options.threads[0]),
+            *extra_tables(extras, threads),
         ]
     )
     if options.page == "-":

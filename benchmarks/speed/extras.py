@@ -11,15 +11,17 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.speed import evaluation, regularized, scaling, startup
+from benchmarks.speed import evaluation, regularized, replicas, scaling, startup
 from benchmarks.speed.machine import limit_threads
 
 PARTS = {
     "evaluation": evaluation.measure,
     "trlearner": regularized.measure,
+    "replicas": replicas.measure,
     "startup": startup.measure,
     "scaling": scaling.measure,
 }
+ON_ALL_CORES = {"replicas"}  # where a single thread is not the question
 
 if __name__ == "__main__":
     _, part, threads, out, rounds, seconds = sys.argv

@@ -57,12 +57,12 @@ def step_tables(measured: Sequence[dict[str, Any]], memory: dict[str, dict[str, 
     return lines
 
 
-def extra_tables(extras: dict[str, Any], threads: int) -> list[str]:
+def extra_tables(extras: dict[str, Any], threads: dict[str, int]) -> list[str]:
     """Return a table for each part beside the steps, and the figure where curves were measured.
 
     Args:
         extras: by part what `extras` measured.
-        threads: with how many threads.
+        threads: by part with how many threads.
     """
     lines = []
     for part, measured in extras.items():
@@ -76,7 +76,7 @@ def extra_tables(extras: dict[str, Any], threads: int) -> list[str]:
             continue
         for title, times in measured.items():
             first = float(np.median(next(iter(times.values()))))
-            lines += [f"### {title}", "", f"| | ms, {_threads(threads)} | × |", "|---|--:|--:|"]
+            lines += [f"### {title}", "", f"| | ms, {_threads(threads[part])} | × |", "|---|--:|--:|"]
             for name, of in times.items():
                 lines.append(f"| {name} | {_spread(of)} | {_ratio(float(np.median(of)) / first)} |")
             lines.append("")
