@@ -54,7 +54,7 @@ class Replicas(nn.Module):
         first = self.objectives[0]
         if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
-        self._numbers = _differing_numbers(self.objectives)
+        self._numbers = differing_numbers(self.objectives)
         self._own_names: dict[str, str] = {}
         for name, one in [*first.named_parameters(), *first.named_buffers()]:
             of_all = [_tensors(objective)[name] for objective in self.objectives]
@@ -155,7 +155,7 @@ def _tensors(objective: Objective) -> Tensors:
     return {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
 
 
-def _differing_numbers(objectives: Sequence[Objective]) -> list[tuple[nn.Module, str, list[float]]]:
+def differing_numbers(objectives: Sequence[Objective]) -> list[tuple[nn.Module, str, list[float]]]:
     """Return the settings that differ: module of the first objective, name, and the value in each objective.
 
     Raises:

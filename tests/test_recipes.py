@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from metalens import MetaLensError
 from metalens.benchmarks import RECIPES
+from metalens.benchmarks.arms import Arm, arms_of
 from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
-from metalens.benchmarks.experiment import Arm, arms_of, run
+from metalens.benchmarks.experiment import run
 from metalens.results import write_report
 
 TINY = {"steps": 2, "meta_batch": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}

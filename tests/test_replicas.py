@@ -29,6 +29,7 @@ from metalens import (
     mlp,
 )
 from metalens.benchmarks import RECIPES
+from metalens.benchmarks.arms import MOST_TOGETHER, Arm, teams_of
 from metalens.benchmarks.experiment import explain, run
 from metalens.compiling import CompiledObjective
 from metalens.replicas import Replicas
@@ -223,3 +224,26 @@ def test_explaining_says_what_is_together():
 def test_together_by_order_is_refused_where_it_cannot_be(tmp_path):
     with pytest.raises(ReplicationError, match="random"):
         run(replace(TINY, together=True), tmp_path)
+
+
+def test_arms_that_differ_in_numbers_are_together(tmp_path):
+    arms = ["TRLearner(weight=0.1)", "none", "TRLearner(weight=1.0)"]
+    tables = {}
+    for together in ("auto", False):
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        run(replace(TINY, regularizers=arms, together=together), folder)
+        tables[together] = pd.read_csv(folder / "results.csv")
+        cells = json.loads((folder / "manifest.json").read_text())["cells"]
+        assert [cell["regularizers"] for cell in cells] == [arm for arm in arms for _ in TINY.seeds]
+        numbers = [cell["execution"].partition(" side by side")[0] for cell in cells]
+        if together == "auto":
+            assert numbers == ["4", "4", "2", "2", "4", "4"]
+    np.testing.assert_allclose(tables["auto"].pop("value"), tables[False].pop("value"), rtol=1e-3)
+    pd.testing.assert_frame_equal(tables["auto"], tables[False])
+
+
+def test_many_cells_are_split():
+    seeds = list(range(MOST_TOGETHER + 1))
+    teams = teams_of(replace(TINY, seeds=seeds, regularizers=["none"]), [Arm("MAML", "none")])
+    assert [len(team) for team in teams] == [MOST_TOGETHER, 1]

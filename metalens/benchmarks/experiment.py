@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch.utils import _pytree as pytree
 
-from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
+from metalens.benchmarks.arms import Arm, Cell, arms_of, side_by_side, teams_of
+from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.distributions import Split
@@ -33,7 +34,6 @@ from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import Run, Validation
 from metalens.regularizers import TRLearner
-from metalens.replicas import ReplicationError
 from metalens.training import fit_together, prepared, training_tasks
 
 if TYPE_CHECKING:
@@ -43,53 +43,40 @@ N_CURVES = 4  # test tasks drawn in the report
 N_RELATED = 20  # test tasks in the relation map
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 
-T = TypeVar("T")
-
 RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A learner with its regularizers, as written in the recipe."""
-
-    learner: str
-    regularizers: str
-
-    def __str__(self) -> str:
-        return self.learner if self.regularizers == "none" else f"{self.learner} + {self.regularizers}"
-
-    def build(self, recipe: Recipe, seed: int) -> Objective:
-        """Return a freshly initialized objective; arms with the same learner start from equal weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            learner = build_learner(self.learner, recipe.network(), recipe.tuned)
-            regularizers = build_regularizers(self.regularizers, learner)
-            return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
 
 
 class Trained(NamedTuple):
     """An arm, trained with one seed."""
 
-    seed: int
+    cell: Cell
     objective: Objective
     curve: pd.DataFrame
     facts: dict[str, Any]  # how, and how long
 
 
+class Tested(NamedTuple):
+    """What is written about a cell."""
+
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    tables: dict[str, list[pd.DataFrame]]
+
+
 class Watcher:
     """Told what an experiment is doing; does nothing unless overridden."""
 
-    def start_training(self, arm: Arm, seeds: Sequence[int], steps: int) -> None:
-        """Training of one arm begins, with one seed or with several side by side."""
+    def start_training(self, cells: Sequence[Cell], steps: int) -> None:
+        """Training of one cell begins, or of several side by side."""
 
-    def execution(self, arm: Arm, execution: Execution) -> None:
+    def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         """The way this training's steps are executed was chosen."""
 
     def step(self, step: int, loss: float) -> None:
         """An outer step was taken."""
 
-    def end_cell(self, arm: Arm, seed: int, scores: dict[str, float]) -> None:
+    def end_cell(self, cell: Cell, scores: dict[str, float]) -> None:
         """One arm with one seed was trained and tested; mean test scores by metric."""
 
 
@@ -111,31 +98,20 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     fabric = _fabric(recipe)
     started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
-    tables: dict[str, list[pd.DataFrame]] = {"results": [], "metrics": [], "curves": [], "relations": []}
-    cells = []
+    tested: dict[Cell, Tested] = {}
     (folder / "weights").mkdir()
     with _threads(recipe.threads):
-        for number, arm in enumerate(arms):
-            train = partial(_train, arm, recipe, fabric, watcher)
-            for trained in chain.from_iterable(_all_or_each(recipe, train)):
-                seed, objective, curve, facts = trained
-                labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
-                begin = time.perf_counter()
-                test = recipe.distribution("test", seed)
-                scores = evaluate(
-                    objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching
-                )
-                cells.append({**labels, **facts, "test_seconds": time.perf_counter() - begin})
-                tables["results"].append(
-                    scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]
-                )
-                tables["metrics"].append(curve.assign(**labels)[CURVE_COLUMNS])
-                save_file(objective.state_dict(), folder / "weights" / f"arm{number}-seed{seed}.safetensors")
-                if seed == recipe.seeds[0]:
-                    tables["curves"] += [f.assign(**labels) for f in _curves(objective.learner, recipe, seed)]
-                    tables["relations"] += [f.assign(**labels) for f in _relations(objective, recipe, seed)]
-                watcher.end_cell(arm, seed, mean_scores(scores))
-    for name, frames in tables.items():
+        for team in teams_of(recipe, arms):
+            train = partial(_train, recipe, fabric, watcher)
+            for trained in chain.from_iterable(side_by_side(recipe, team, train)):
+                arm, seed = cell = trained.cell
+                tested[cell] = _test(recipe, trained)
+                name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
+                save_file(trained.objective.state_dict(), folder / "weights" / name)
+                watcher.end_cell(cell, tested[cell].scores)
+    in_order = [tested[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
+    for name in in_order[0].tables:
+        frames = [frame for one in in_order for frame in one.tables[name]]
         if frames:
             pd.concat(frames, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
     manifest = {
@@ -153,9 +129,29 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "threads": recipe.threads or torch.get_num_threads(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
-        "cells": cells,
+        "cells": [one.facts for one in in_order],
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _test(recipe: Recipe, trained: Trained) -> Tested:
+    """Score a trained cell, and describe it where it is of the first seed."""
+    (arm, seed), objective, curve, facts = trained
+    labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
+    begin = time.perf_counter()
+    test = recipe.distribution("test", seed)
+    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
+    facts = {**labels, **facts, "test_seconds": time.perf_counter() - begin}
+    is_first = seed == recipe.seeds[0]
+    curves = _curves(objective.learner, recipe, seed) if is_first else []
+    relations = _relations(objective, recipe, seed) if is_first else []
+    tables = {
+        "results": [scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]],
+        "metrics": [curve.assign(**labels)[CURVE_COLUMNS]],
+        "curves": [frame.assign(**labels) for frame in curves],
+        "relations": [frame.assign(**labels) for frame in relations],
+    }
+    return Tested(mean_scores(scores), facts, tables)
 
 
 def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
@@ -166,41 +162,31 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
     """
     fabric = _fabric(recipe)
 
-    def execution(arm: Arm, seeds: Sequence[int]) -> Execution:
-        runs = [
-            Run(objective, training_tasks(objective.learner, recipe.distribution("train", seed)))
-            for seed, objective in ((seed, arm.build(recipe, seed)) for seed in seeds)
-        ]
+    def execution(cells: Sequence[Cell]) -> tuple[Sequence[Cell], Execution]:
+        runs = []
+        for arm, seed in cells:
+            objective = arm.build(recipe, seed)
+            tasks = recipe.distribution("train", seed)
+            runs.append(Run(objective, training_tasks(objective.learner, tasks)))
         with prepared(runs, recipe.steps, recipe.meta_batch, recipe.compile, fabric) as (_, execution):
-            return execution
+            return cells, execution
 
+    told = set()
     with _threads(recipe.threads):
-        for arm in arms_of(recipe):
-            yield arm, next(_all_or_each(recipe, partial(execution, arm)))
+        for team in teams_of(recipe, arms_of(recipe)):
+            for cells, chosen in side_by_side(recipe, team, execution):
+                for arm in dict.fromkeys(cell.arm for cell in cells if cell.arm not in told):
+                    told.add(arm)
+                    yield arm, chosen
 
 
-def _all_or_each(recipe: Recipe, work: Callable[[Sequence[int]], T]) -> Iterator[T]:
-    """Yield what work makes of all seeds at once or, where they cannot be side by side, of each by itself."""
-    if len(recipe.seeds) > 1 and recipe.together is not False:
-        try:
-            of_all = work(recipe.seeds)
-        except ReplicationError:
-            if recipe.together is True:
-                raise
-        else:
-            yield of_all
-            return
-    for seed in recipe.seeds:
-        yield work([seed])
-
-
-def _train(arm: Arm, recipe: Recipe, fabric: Fabric, watcher: Watcher, seeds: Sequence[int]) -> list[Trained]:
-    """Train an arm with some seeds side by side."""
-    watcher.start_training(arm, seeds, recipe.steps)
-    objectives = [arm.build(recipe, seed) for seed in seeds]
+def _train(recipe: Recipe, fabric: Fabric, watcher: Watcher, cells: Sequence[Cell]) -> list[Trained]:
+    """Train some cells side by side."""
+    watcher.start_training(cells, recipe.steps)
+    objectives = [arm.build(recipe, seed) for arm, seed in cells]
     validations = None
     if recipe.n_val_tasks:
-        held_out = [recipe.distribution("val", seed) for seed in seeds]
+        held_out = [recipe.distribution("val", seed) for _, seed in cells]
         validations = [
             Validation(tasks, n_tasks=recipe.n_val_tasks, every=recipe.validate_every) for tasks in held_out
         ]
@@ -208,12 +194,12 @@ def _train(arm: Arm, recipe: Recipe, fabric: Fabric, watcher: Watcher, seeds: Se
 
     def note(execution: Execution) -> None:
         facts["execution"] = str(execution)
-        watcher.execution(arm, execution)
+        watcher.execution(cells, execution)
 
     begin = time.perf_counter()
     curves = fit_together(
         objectives,
-        [recipe.distribution("train", seed) for seed in seeds],
+        [recipe.distribution("train", seed) for _, seed in cells],
         steps=recipe.steps,
         meta_batch=recipe.meta_batch,
         outer_lr=recipe.outer_lr,
@@ -221,16 +207,16 @@ def _train(arm: Arm, recipe: Recipe, fabric: Fabric, watcher: Watcher, seeds: Se
         schedule=recipe.schedule,
         clip_norm=recipe.clip_norm,
         validations=validations,
-        seed=seeds[0],
+        seed=cells[0].seed,
         compile=recipe.compile,
         fabric=fabric,
         progress=watcher.step,
         on_execution=note,
     )
-    facts["train_seconds"] = (time.perf_counter() - begin) / len(seeds)
+    facts["train_seconds"] = (time.perf_counter() - begin) / len(cells)
     return [
-        Trained(seed, objective.eval(), curve, facts)
-        for seed, objective, curve in zip(seeds, objectives, curves, strict=True)
+        Trained(cell, objective.eval(), curve, facts)
+        for cell, objective, curve in zip(cells, objectives, curves, strict=True)
     ]
 
 
@@ -242,22 +228,6 @@ def _threads(n: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def arms_of(recipe: Recipe) -> list[Arm]:
-    """Return the arms of a recipe: every learner with every choice of regularizers.
-
-    A learner to which no regularizer can attach is an arm by itself, whatever the others are compared with.
-    """
-    arms = []
-    for learner in recipe.learner:
-        alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
-        for regularizers in ["none"] if alone else recipe.regularizers:
-            texts = (learner, regularizers)
-            arms.append(Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in texts)))
-    if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
-        raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
-    return arms
 
 
 def _fabric(recipe: Recipe) -> Fabric:

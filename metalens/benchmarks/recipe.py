@@ -43,7 +43,7 @@ class Recipe(ABC):
         batching: how tasks are mapped: auto, vmap or loop.
         chunk: tasks that are computed at a time, to save memory; null for all at once.
         compile: whether the training step becomes one compiled program: auto, true or false.
-        together: whether all seeds of an arm are trained side by side: auto (where possible), true or false.
+        together: whether seeds are trained side by side: auto (where possible), true or false.
         threads: processor threads; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
     """

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.experiment import Arm, Watcher, arms_of, explain, run
+from metalens.benchmarks.arms import Arm, Cell, arms_of
+from metalens.benchmarks.experiment import Watcher, explain, run
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
@@ -135,21 +136,29 @@ class LiveProgress(Watcher):
         self.cells = progress.add_task("all runs", total=n_cells, status="")
         self.steps = progress.add_task("training", total=1, status="")
 
-    def start_training(self, arm: Arm, seeds: Sequence[int], steps: int) -> None:
-        who = f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        self.progress.reset(self.steps, total=steps, description=who, status="")
+    def start_training(self, cells: Sequence[Cell], steps: int) -> None:
+        self.progress.reset(self.steps, total=steps, description=_names(cells), status="")
 
-    def execution(self, arm: Arm, execution: Execution) -> None:
-        if execution.seconds and self.executions.get(arm) != execution:
-            self.progress.console.print(f"{arm}: steps by {execution}", highlight=False, markup=False)
-            self.executions[arm] = execution
+    def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
+        arms = dict.fromkeys(cell.arm for cell in cells)
+        if execution.seconds and any(self.executions.get(arm) != execution for arm in arms):
+            who = ", ".join(map(str, arms))
+            self.progress.console.print(f"{who}: steps by {execution}", highlight=False, markup=False)
+            self.executions |= dict.fromkeys(arms, execution)
 
     def step(self, step: int, loss: float) -> None:
         speed = self.progress.tasks[1].speed
         status = f"loss {loss:.4f}" + (f"  {speed:.0f} steps/s" if speed else "")
         self.progress.update(self.steps, completed=step, status=status)
 
-    def end_cell(self, arm: Arm, seed: int, scores: dict[str, float]) -> None:
+    def end_cell(self, cell: Cell, scores: dict[str, float]) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
-        self.progress.console.print(f"{arm}, seed {seed}: test {text}", highlight=False, markup=False)
+        self.progress.console.print(f"{_names([cell])}: test {text}", highlight=False, markup=False)
         self.progress.advance(self.cells)
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    """Return what is trained: `MAML, seed 0`, `MAML, 3 seeds`, `2 arms, 3 seeds`."""
+    arms, seeds = ({cell[i] for cell in cells} for i in range(2))
+    who = str(cells[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
+    return f"{who}, " + (f"seed {cells[0].seed}" if len(seeds) == 1 else f"{len(seeds)} seeds")
