@@ -52,10 +52,10 @@ class OuterLoop:
 
     steps: int
     meta_batch: int
-    outer_lr: float
-    outer_optimizer: OuterOptimizer
-    schedule: Schedule
-    clip_norm: float | None
+    outer_lr: float = 1e-3
+    outer_optimizer: OuterOptimizer = "adam"
+    schedule: Schedule = "constant"
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch"):

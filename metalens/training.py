@@ -178,12 +178,35 @@ def fit_together(
             f"fit_together needs tasks and validations for each objective, got {len(objectives)} objectives, "
             f"{len(tasks)} distributions of tasks and {len(held_out)} validations."
         )
-    for objective in objectives:
-        objective.check_meta_batch(meta_batch)
     runs = [
         Run(objective, training_tasks(objective.learner, of_one), validation)
         for objective, of_one, validation in zip(objectives, tasks, held_out, strict=True)
     ]
+    return train(
+        runs, loop, compile=compile, seed=seed, fabric=fabric, progress=progress, on_execution=on_execution
+    )
+
+
+def train(
+    runs: Sequence[Run],
+    loop: OuterLoop,
+    *,
+    compile: Compile = "auto",
+    seed: int = 0,
+    fabric: Fabric | None = None,
+    progress: Progress | None = None,
+    on_execution: Callable[[Execution], None] | None = None,
+) -> list[pd.DataFrame]:
+    """Do as `fit_together`, with the objectives as runs and the settings of the outer loop as one.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> loop = OuterLoop(steps=3, meta_batch=4)
+    >>> (curve,) = train([Run(Objective(MAML(mlp())), Sinusoid())], loop)
+    >>> curve.step.tolist()
+    [1, 2, 3]
+    """
+    for run in runs:
+        run.objective.check_meta_batch(loop.meta_batch)
     import pandas as pd  # takes as long to import as all of MetaLens
 
     if fabric is None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from metalens import (
     ANIL,
@@ -29,7 +30,7 @@ from metalens import (
     mlp,
 )
 from metalens.benchmarks import RECIPES
-from metalens.benchmarks.arms import MOST_TOGETHER, Arm, teams_of
+from metalens.benchmarks.arms import MOST_TOGETHER, groups_of
 from metalens.benchmarks.experiment import explain, run
 from metalens.compiling import CompiledObjective
 from metalens.replicas import Replicas
@@ -245,5 +246,5 @@ def test_arms_that_differ_in_numbers_are_together(tmp_path):
 
 def test_many_cells_are_split():
     seeds = list(range(MOST_TOGETHER + 1))
-    teams = teams_of(replace(TINY, seeds=seeds, regularizers=["none"]), [Arm("MAML", "none")])
-    assert [len(team) for team in teams] == [MOST_TOGETHER, 1]
+    groups = groups_of(replace(TINY, seeds=seeds, regularizers=["none"]), Fabric(accelerator="cpu", devices=1))
+    assert [len(group) for group in groups] == [MOST_TOGETHER, 1]

@@ -50,14 +50,7 @@ def training(module: nn.Module, runs: list[Run], meta_batch: int, fabric: Fabric
     """Return a function that makes n steps of the outer loop."""
 
     def run(n: int) -> None:
-        loop = OuterLoop(
-            steps=n,
-            meta_batch=meta_batch,
-            outer_lr=OUTER_LR,
-            outer_optimizer="adam",
-            schedule="constant",
-            clip_norm=None,
-        )
+        loop = OuterLoop(steps=n, meta_batch=meta_batch, outer_lr=OUTER_LR)
         loop.descend(module, runs, fabric, None)
 
     return run

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,9 +13,12 @@ from metalens.benchmarks.calls import build_learner, build_regularizers, parse_c
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
+from metalens.outer_loop import Run, Validation
 from metalens.replicas import ReplicationError, differing_numbers
+from metalens.training import prepared, training_tasks
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MOST_TOGETHER = 32  # more bring little speed, and take their memory all the same
 
@@ -62,10 +65,39 @@ def arms_of(recipe: Recipe) -> list[Arm]:
     return arms
 
 
-def teams_of(recipe: Recipe, arms: Sequence[Arm]) -> list[list[Cell]]:
-    """Return the cells in groups whose objectives differ in numbers only, as far as one can see."""
+def groups_of(recipe: Recipe, fabric: Fabric) -> list[list[Cell]]:
+    """Return all cells of a recipe, in groups that can be trained side by side.
+
+    Raises:
+        ReplicationError: arms that differ in numbers only cannot be side by side, and the recipe insists.
+    """
+    if recipe.together is False:
+        return [[Cell(arm, seed)] for arm in arms_of(recipe) for seed in recipe.seeds]
+    groups = []
+    for team in _teams(recipe):
+        cells = [Cell(arm, seed) for arm in team for seed in recipe.seeds]
+        for start in range(0, len(cells), MOST_TOGETHER):
+            groups += _split(recipe, cells[start : start + MOST_TOGETHER], fabric)
+    return groups
+
+
+def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
+    """Return freshly initialized objectives of cells, with their tasks."""
+    runs = []
+    for arm, seed in cells:
+        objective, validation = arm.build(recipe, seed), None
+        if recipe.n_val_tasks:
+            held_out = recipe.distribution("val", seed)
+            validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
+        tasks = training_tasks(objective.learner, recipe.distribution("train", seed))
+        runs.append(Run(objective, tasks, validation))
+    return runs
+
+
+def _teams(recipe: Recipe) -> list[list[Arm]]:
+    """Return the arms in teams that differ in numbers only, as far as one can see."""
     teams: list[list[Arm]] = []
-    for arm in arms:
+    for arm in arms_of(recipe):
         for team in teams:
             try:
                 differing_numbers([team[0].build(recipe, 0), arm.build(recipe, 0)])
@@ -75,27 +107,20 @@ def teams_of(recipe: Recipe, arms: Sequence[Arm]) -> list[list[Cell]]:
             break
         else:
             teams.append([arm])
-    cells = [[Cell(arm, seed) for arm in team for seed in recipe.seeds] for team in teams]
-    return [of[i : i + MOST_TOGETHER] for of in cells for i in range(0, len(of), MOST_TOGETHER)]
+    return teams
 
 
-def side_by_side(recipe: Recipe, cells: Sequence[Cell], work: Callable[[Sequence[Cell]], T]) -> Iterator[T]:
-    """Yield what work makes of as many of the cells at once as can be computed side by side.
-
-    All are tried at first, then the seeds of each arm, then each cell by itself.
-
-    Raises:
-        ReplicationError: they cannot all be side by side, and the recipe insists.
-    """
-    if len(cells) == 1 or recipe.together is not False:
-        try:
-            result = work(cells)
-        except ReplicationError:
-            if recipe.together is True:
-                raise
-        else:
-            yield result
-            return
-    arms = [list(of_arm) for _, of_arm in groupby(cells, key=lambda cell: cell.arm)]
-    for part in arms if len(arms) > 1 else [[cell] for cell in cells]:
-        yield from side_by_side(recipe, part, work)
+def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric) -> list[list[Cell]]:
+    """Return all cells as one group or, where a trial finds that impossible, by arm or each by itself."""
+    if len(cells) == 1:
+        return [cells]
+    try:
+        with prepared(runs_of(recipe, cells), 1, recipe.meta_batch, False, fabric):
+            return [cells]
+    except ReplicationError:
+        if recipe.together is True:
+            raise
+    by_arm = [list(of_arm) for _, of_arm in groupby(cells, key=lambda cell: cell.arm)]
+    if len(by_arm) == 1:
+        return [[cell] for cell in cells]
+    return [group for of_arm in by_arm for group in _split(recipe, of_arm, fabric)]

@@ -9,18 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.benchmarks.arms import Arm, Cell, arms_of, side_by_side, teams_of
+from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
@@ -32,9 +31,9 @@ from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
-from metalens.outer_loop import Run, Validation
+from metalens.outer_loop import OuterLoop
 from metalens.regularizers import TRLearner
-from metalens.training import fit_together, prepared, training_tasks
+from metalens.training import prepared, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,18 +46,11 @@ RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "task", 
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
-class Trained(NamedTuple):
-    """An arm, trained with one seed."""
+class Outcome(NamedTuple):
+    """What is written about a cell that was trained and tested."""
 
     cell: Cell
-    objective: Objective
-    curve: pd.DataFrame
-    facts: dict[str, Any]  # how, and how long
-
-
-class Tested(NamedTuple):
-    """What is written about a cell."""
-
+    weights: dict[str, Tensor]
     scores: dict[str, float]
     facts: dict[str, Any]
     tables: dict[str, list[pd.DataFrame]]
@@ -98,20 +90,19 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     fabric = _fabric(recipe)
     started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
-    tested: dict[Cell, Tested] = {}
+    outcomes: dict[Cell, Outcome] = {}
     (folder / "weights").mkdir()
     with _threads(recipe.threads):
-        for team in teams_of(recipe, arms):
-            train = partial(_train, recipe, fabric, watcher)
-            for trained in chain.from_iterable(side_by_side(recipe, team, train)):
-                arm, seed = cell = trained.cell
-                tested[cell] = _test(recipe, trained)
+        for group in groups_of(recipe, fabric):
+            for outcome in _train_and_test(recipe, group, fabric, watcher):
+                outcomes[outcome.cell] = outcome
+                arm, seed = outcome.cell
                 name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
-                save_file(trained.objective.state_dict(), folder / "weights" / name)
-                watcher.end_cell(cell, tested[cell].scores)
-    in_order = [tested[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
+                save_file(outcome.weights, folder / "weights" / name)
+                watcher.end_cell(outcome.cell, outcome.scores)
+    in_order = [outcomes[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
     for name in in_order[0].tables:
-        frames = [frame for one in in_order for frame in one.tables[name]]
+        frames = [frame for outcome in in_order for frame in outcome.tables[name]]
         if frames:
             pd.concat(frames, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
     manifest = {
@@ -129,29 +120,9 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "threads": recipe.threads or torch.get_num_threads(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
-        "cells": [one.facts for one in in_order],
+        "cells": [outcome.facts for outcome in in_order],
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def _test(recipe: Recipe, trained: Trained) -> Tested:
-    """Score a trained cell, and describe it where it is of the first seed."""
-    (arm, seed), objective, curve, facts = trained
-    labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
-    begin = time.perf_counter()
-    test = recipe.distribution("test", seed)
-    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
-    facts = {**labels, **facts, "test_seconds": time.perf_counter() - begin}
-    is_first = seed == recipe.seeds[0]
-    curves = _curves(objective.learner, recipe, seed) if is_first else []
-    relations = _relations(objective, recipe, seed) if is_first else []
-    tables = {
-        "results": [scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]],
-        "metrics": [curve.assign(**labels)[CURVE_COLUMNS]],
-        "curves": [frame.assign(**labels) for frame in curves],
-        "relations": [frame.assign(**labels) for frame in relations],
-    }
-    return Tested(mean_scores(scores), facts, tables)
 
 
 def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
@@ -161,35 +132,31 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         MetaLensError: the recipe cannot be assembled.
     """
     fabric = _fabric(recipe)
-
-    def execution(cells: Sequence[Cell]) -> tuple[Sequence[Cell], Execution]:
-        runs = []
-        for arm, seed in cells:
-            objective = arm.build(recipe, seed)
-            tasks = recipe.distribution("train", seed)
-            runs.append(Run(objective, training_tasks(objective.learner, tasks)))
-        with prepared(runs, recipe.steps, recipe.meta_batch, recipe.compile, fabric) as (_, execution):
-            return cells, execution
-
-    told = set()
+    told: set[Arm] = set()
     with _threads(recipe.threads):
-        for team in teams_of(recipe, arms_of(recipe)):
-            for cells, chosen in side_by_side(recipe, team, execution):
-                for arm in dict.fromkeys(cell.arm for cell in cells if cell.arm not in told):
-                    told.add(arm)
-                    yield arm, chosen
+        for group in groups_of(recipe, fabric):
+            arms = {cell.arm: None for cell in group if cell.arm not in told}
+            if arms:
+                settings = (recipe.steps, recipe.meta_batch, recipe.compile)
+                with prepared(runs_of(recipe, group), *settings, fabric) as (_, execution):
+                    yield from ((arm, execution) for arm in arms)
+            told |= set(arms)
 
 
-def _train(recipe: Recipe, fabric: Fabric, watcher: Watcher, cells: Sequence[Cell]) -> list[Trained]:
-    """Train some cells side by side."""
+def _train_and_test(
+    recipe: Recipe, cells: Sequence[Cell], fabric: Fabric, watcher: Watcher
+) -> Iterator[Outcome]:
+    """Train cells side by side, and test each."""
     watcher.start_training(cells, recipe.steps)
-    objectives = [arm.build(recipe, seed) for arm, seed in cells]
-    validations = None
-    if recipe.n_val_tasks:
-        held_out = [recipe.distribution("val", seed) for _, seed in cells]
-        validations = [
-            Validation(tasks, n_tasks=recipe.n_val_tasks, every=recipe.validate_every) for tasks in held_out
-        ]
+    runs = runs_of(recipe, cells)
+    loop = OuterLoop(
+        steps=recipe.steps,
+        meta_batch=recipe.meta_batch,
+        outer_lr=recipe.outer_lr,
+        outer_optimizer=recipe.outer_optimizer,
+        schedule=recipe.schedule,
+        clip_norm=recipe.clip_norm,
+    )
     facts: dict[str, Any] = {}
 
     def note(execution: Execution) -> None:
@@ -197,27 +164,39 @@ def _train(recipe: Recipe, fabric: Fabric, watcher: Watcher, cells: Sequence[Cel
         watcher.execution(cells, execution)
 
     begin = time.perf_counter()
-    curves = fit_together(
-        objectives,
-        [recipe.distribution("train", seed) for _, seed in cells],
-        steps=recipe.steps,
-        meta_batch=recipe.meta_batch,
-        outer_lr=recipe.outer_lr,
-        outer_optimizer=recipe.outer_optimizer,
-        schedule=recipe.schedule,
-        clip_norm=recipe.clip_norm,
-        validations=validations,
-        seed=cells[0].seed,
-        compile=recipe.compile,
-        fabric=fabric,
-        progress=watcher.step,
+    curves = train(
+        runs, loop, compile=recipe.compile, seed=cells[0].seed, fabric=fabric, progress=watcher.step,
         on_execution=note,
-    )
+    )  # fmt: skip
     facts["train_seconds"] = (time.perf_counter() - begin) / len(cells)
-    return [
-        Trained(cell, objective.eval(), curve, facts)
-        for cell, objective, curve in zip(cells, objectives, curves, strict=True)
-    ]
+    for cell, run, curve in zip(cells, runs, curves, strict=True):
+        yield _test(recipe, cell, run.objective.eval(), curve, facts)
+
+
+def _test(
+    recipe: Recipe, cell: Cell, objective: Objective, curve: pd.DataFrame, facts: dict[str, Any]
+) -> Outcome:
+    """Score what was trained, and describe it where it is of the first seed."""
+    arm, seed = cell
+    labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
+    begin = time.perf_counter()
+    test = recipe.distribution("test", seed)
+    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
+    is_first = seed == recipe.seeds[0]
+    curves = _curves(objective.learner, recipe, seed) if is_first else []
+    relations = _relations(objective, recipe, seed) if is_first else []
+    return Outcome(
+        cell,
+        objective.state_dict(),
+        mean_scores(scores),
+        {**labels, **facts, "test_seconds": time.perf_counter() - begin},
+        {
+            "results": [scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]],
+            "metrics": [curve.assign(**labels)[CURVE_COLUMNS]],
+            "curves": [frame.assign(**labels) for frame in curves],
+            "relations": [frame.assign(**labels) for frame in relations],
+        },
+    )
 
 
 @contextmanager
