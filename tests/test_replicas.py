@@ -246,5 +246,7 @@ def test_arms_that_differ_in_numbers_are_together(tmp_path):
 
 def test_many_cells_are_split():
     seeds = list(range(MOST_TOGETHER + 1))
-    groups = groups_of(replace(TINY, seeds=seeds, regularizers=["none"]), Fabric(accelerator="cpu", devices=1))
+    groups = groups_of(
+        replace(TINY, seeds=seeds, regularizers=["none"]), Fabric(accelerator="cpu", devices=1)
+    )
     assert [len(group) for group in groups] == [MOST_TOGETHER, 1]

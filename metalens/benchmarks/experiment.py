@@ -7,8 +7,9 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -23,6 +24,7 @@ from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
+from metalens.benchmarks.workers import as_completed
 from metalens.distributions import Split
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
@@ -93,13 +95,12 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     outcomes: dict[Cell, Outcome] = {}
     (folder / "weights").mkdir()
     with _threads(recipe.threads):
-        for group in groups_of(recipe, fabric):
-            for outcome in _train_and_test(recipe, group, fabric, watcher):
-                outcomes[outcome.cell] = outcome
-                arm, seed = outcome.cell
-                name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
-                save_file(outcome.weights, folder / "weights" / name)
-                watcher.end_cell(outcome.cell, outcome.scores)
+        for outcome in _outcomes(recipe, fabric, watcher):
+            outcomes[outcome.cell] = outcome
+            arm, seed = outcome.cell
+            name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
+            save_file(outcome.weights, folder / "weights" / name)
+            watcher.end_cell(outcome.cell, outcome.scores)
     in_order = [outcomes[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
     for name in in_order[0].tables:
         frames = [frame for outcome in in_order for frame in outcome.tables[name]]
@@ -141,6 +142,25 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
                 with prepared(runs_of(recipe, group), *settings, fabric) as (_, execution):
                     yield from ((arm, execution) for arm in arms)
             told |= set(arms)
+
+
+def _outcomes(recipe: Recipe, fabric: Fabric, watcher: Watcher) -> Iterator[Outcome]:
+    """Train and test all cells, here or in the recipe's workers; yield what came out as it does."""
+    groups = groups_of(recipe, fabric)
+    if recipe.workers == 1:
+        for group in groups:
+            yield from _train_and_test(recipe, group, fabric, watcher)
+    else:
+        n = 1 if recipe.workers == "ray" else recipe.workers
+        threads = recipe.threads or max(1, torch.get_num_threads() // n)
+        work = partial(_in_a_worker, replace(recipe, threads=threads))
+        for of_group in as_completed(work, groups, workers=recipe.workers, threads=threads):
+            yield from of_group
+
+
+def _in_a_worker(recipe: Recipe, cells: Sequence[Cell]) -> list[Outcome]:
+    with _threads(recipe.threads):
+        return list(_train_and_test(recipe, cells, _fabric(recipe), Watcher()))
 
 
 def _train_and_test(

@@ -44,7 +44,8 @@ class Recipe(ABC):
         chunk: tasks that are computed at a time, to save memory; null for all at once.
         compile: whether the training step becomes one compiled program: auto, true or false.
         together: whether seeds are trained side by side: auto (where possible), true or false.
-        threads: processor threads; null leaves the number to PyTorch.
+        workers: processes that train at the same time, or ray for a Ray cluster.
+        threads: processor threads of each; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
     """
 
@@ -68,6 +69,7 @@ class Recipe(ABC):
     chunk: int | None = None
     compile: Literal["auto"] | bool = "auto"
     together: Literal["auto"] | bool = "auto"
+    workers: int | Literal["ray"] = 1
     threads: int | None = None
     accelerator: str = "auto"
 
@@ -79,6 +81,8 @@ class Recipe(ABC):
         for name in ("steps", "meta_batch", "n_test_tasks", "validate_every"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.workers != "ray" and self.workers < 1:
+            raise MetaLensError(f"workers must be at least 1, or ray, got {self.workers}.")
         if self.threads is not None and self.threads < 1:
             raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")
         if self.n_val_tasks < 0:
