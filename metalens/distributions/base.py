@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
-from metalens.tasks import Task, stack_tasks
+from metalens.tasks import Examples, Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
 
@@ -134,21 +134,20 @@ class BlockDistribution(TaskDistribution):
         if self.split == "train" and self.n_train_tasks is not None:
             numbers = self._in_pool(numbers, self.n_train_tasks)
         blocks, rows = np.divmod(numbers, self.block_size)
-        parts = [
-            pytree.tree_map(lambda t, r=rows[blocks == b]: t[torch.from_numpy(r)], self._block(int(b)))
-            for b in np.unique(blocks)
-        ]
-        if len(parts) == 1:
-            return parts[0]
+        if (blocks == blocks[0]).all():  # nearly always
+            return _rows(self._block(int(blocks[0])), rows)
+        parts = [_rows(self._block(int(b)), rows[blocks == b]) for b in np.unique(blocks)]
         # The parts are sorted by block: undo the sorting.
         order = torch.from_numpy(np.argsort(np.argsort(blocks, kind="stable")))
         return pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *parts)
 
     def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
         rounds, positions = np.divmod(numbers, size)
-        return np.array(
-            [self._round(int(r), size)[p] for r, p in zip(rounds, positions, strict=True)], dtype=np.int64
-        )
+        tasks = np.empty_like(numbers)
+        for number in np.unique(rounds):
+            of_round = rounds == number
+            tasks[of_round] = self._round(int(number), size)[positions[of_round]]
+        return tasks
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
@@ -158,3 +157,9 @@ class BlockDistribution(TaskDistribution):
 
     def _draw_round(self, number: int, size: int) -> np.ndarray:
         return self._generator(1, number).permutation(size)
+
+
+def _rows(batch: Task, numbers: np.ndarray) -> Task:
+    """Return some tasks of a batch; a function for all trees would take longer than a small step has."""
+    index = torch.from_numpy(numbers)
+    return Task(*(Examples(*(tensor[index] for tensor in examples)) for examples in batch))

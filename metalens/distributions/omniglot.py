@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from metalens.distributions.base import BlockDistribution, Split
-from metalens.distributions.omniglot_images import N_CHARACTERS, N_DRAWERS, load_images
+from metalens.distributions.omniglot_images import N_CHARACTERS, N_DRAWERS, SIDE, load_images
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -95,8 +95,8 @@ class Omniglot(BlockDistribution):
 
         images = load_images(folder)
         kept = np.flatnonzero(split_characters(images.numbers, images.alphabets, split, scheme))
-        self._pixels = torch.from_numpy(images.pixels)
-        self._characters = torch.from_numpy(kept)
+        self._drawings = images.pixels.reshape(-1, SIDE, SIDE)
+        self._characters = kept
         self._turns = 4 if rotations else 1
         self.n_characters = len(kept)
         self.n_classes = self.n_characters * self._turns
@@ -155,12 +155,14 @@ class Omniglot(BlockDistribution):
         return np.stack([rng.choice(n_classes, self.n_way, replace=False) for _ in range(n)])
 
     def _with_pixels(self, examples: Examples) -> Examples:
-        classes, drawers = examples.x // N_DRAWERS, examples.x % N_DRAWERS
-        x = self._pixels[self._characters[classes // self._turns], drawers]
+        classes, drawers = np.divmod(examples.x.numpy(), N_DRAWERS)
+        characters, turns = np.divmod(classes, self._turns)
+        # NumPy copies whole images where PyTorch would look up every pixel.
+        x = self._drawings[self._characters[characters] * N_DRAWERS + drawers]
         for turn in range(1, self._turns):
-            turned = classes % self._turns == turn
-            x[turned] = x[turned].rot90(turn, (-2, -1))
-        return Examples(x.unsqueeze(2).float() / 255, examples.y)
+            turned = turns == turn
+            x[turned] = np.rot90(x[turned], turn, (-2, -1))
+        return Examples(torch.from_numpy(x).unsqueeze(2).float().div_(255), examples.y)
 
 
 def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
