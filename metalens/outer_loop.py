@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
@@ -108,7 +107,7 @@ class OuterLoop:
             for run in runs:
                 run.objective.learner.set_progress((step - 1) / self.steps)
             numbers = range((step - 1) * self.meta_batch, step * self.meta_batch)
-            terms = module(pytree.tree_map(fabric.to_device, batch_of([run.tasks for run in runs], numbers)))
+            terms = module(fabric.to_device(batch_of([run.tasks for run in runs], numbers)))
             losses = outer_loss(terms)
             values = losses.flatten().tolist()
             if not all(map(math.isfinite, values)):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from metalens.allocator import keep_freed_memory
 from metalens.distributions import TaskDistribution
@@ -246,8 +245,7 @@ def prepared(
     replicas = Replicas([run.objective for run in runs]) if side_by_side else None
     try:
         with fabric.autocast():
-            numbers = range(meta_batch)
-            batch = pytree.tree_map(fabric.to_device, batch_of([run.tasks for run in runs], numbers))
+            batch = fabric.to_device(batch_of([run.tasks for run in runs], range(meta_batch)))
             if replicas is not None:
                 replicas.check(batch)
             choice = prepare(replicas or runs[0].objective, batch, steps=steps, compile=compile)
