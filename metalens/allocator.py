@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -21,3 +22,24 @@ def keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_M_MMAP_MAX, 0)  # large buffers come from the heap too
         c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # of which nothing is given back
+
+
+class _MallocInfo(ctypes.Structure):  # struct mallinfo2 of malloc.h
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+        "keepcost",
+    )]  # fmt: skip
+
+
+def freed_memory() -> int:
+    """Return the bytes that the C library keeps for the next tensors, 0 where it does not tell.
+
+    >>> freed_memory() >= 0
+    True
+    """
+    with suppress(AttributeError, OSError):  # another library, or one before version 2.33
+        if platform.libc_ver()[0] == "glibc":
+            mallinfo2 = ctypes.CDLL(None).mallinfo2
+            mallinfo2.restype = _MallocInfo
+            return mallinfo2().fordblks
+    return 0

@@ -14,6 +14,7 @@ from metalens.errors import MetaLensError
 
 Batching = Literal["auto", "vmap", "loop"]
 Plan = Literal["vmap", "loop"]
+Chunk = int | Literal["auto"] | None
 
 
 def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
@@ -147,13 +148,13 @@ def check_batching(batching: Batching) -> None:
         raise MetaLensError(f"batching must be 'auto', 'vmap' or 'loop', got {batching!r}.")
 
 
-def check_chunk(chunk: int | None) -> None:
+def check_chunk(chunk: Chunk) -> None:
     """Refuse anything that is not a number of tasks to compute at a time.
 
     >>> check_chunk(0)
     Traceback (most recent call last):
     ...
-    metalens.errors.MetaLensError: chunk must be at least 1 task, or None for all at once, got 0.
+    metalens.errors.MetaLensError: chunk must be at least 1 task, 'auto', or None for all at once, got 0.
     """
-    if chunk is not None and chunk < 1:
-        raise MetaLensError(f"chunk must be at least 1 task, or None for all at once, got {chunk}.")
+    if chunk not in (None, "auto") and not (isinstance(chunk, int) and chunk >= 1):
+        raise MetaLensError(f"chunk must be at least 1 task, 'auto', or None for all at once, got {chunk!r}.")

@@ -83,7 +83,7 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
     'its tasks are looped over, and a program of all of them would be too long'
     """
     learner = objective.learner
-    if objective.chunk is not None:
+    if isinstance(objective.chunk, int):
         return "its tasks are computed in chunks, each of them twice"
     if learner.plan(objective.batching) != "vmap":
         return "its tasks are looped over, and a program of all of them would be too long"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.batching import Batching
+from metalens.batching import Batching, Chunk, check_chunk
 from metalens.distributions import TaskDistribution
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
-CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
+CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
 
 
 def evaluate(
@@ -29,6 +29,7 @@ def evaluate(
     *,
     n_tasks: int = 600,
     batching: Batching = "auto",
+    chunk: Chunk = None,
 ) -> pd.DataFrame:
     """Adapt to each of `n_tasks` tasks by itself, and score the adapted models on their queries.
 
@@ -37,6 +38,7 @@ def evaluate(
         tasks: the distribution of held-out tasks.
         n_tasks: how many tasks, numbers `0 ... n_tasks - 1`.
         batching: how the learner is mapped over tasks.
+        chunk: tasks that are computed at a time, at most 50. It decides the memory, and not the scores.
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
@@ -44,7 +46,7 @@ def evaluate(
         adaptation diverged has a value that is not finite.
 
     Raises:
-        MetaLensError: fewer than one task was asked for.
+        MetaLensError: fewer than one task was asked for, or a chunk of fewer.
 
     >>> from metalens import MAML, Sinusoid, evaluate, mlp
     >>> evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3).task.tolist()
@@ -52,12 +54,14 @@ def evaluate(
     """
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
+    check_chunk(chunk)
     import pandas as pd  # takes as long to import as all of MetaLens
 
+    at_a_time = min(chunk, CHUNK) if isinstance(chunk, int) else CHUNK
     frames = []
     with module_mode(learner, training=False), torch.no_grad():
-        for start in range(0, n_tasks, CHUNK):
-            numbers = range(start, min(start + CHUNK, n_tasks))
+        for start in range(0, n_tasks, at_a_time):
+            numbers = range(start, min(start + at_a_time, n_tasks))
             batch = pytree.tree_map(lambda tensor: tensor.to(learner.device), tasks.batch(numbers))
             predictions = Episode(learner, batch, batching).query_predictions
             for metric, values in task_metrics(predictions, batch.query.y).items():

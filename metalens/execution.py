@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +20,10 @@ from metalens.compiling import CompiledObjective, compile_refusal
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path, cache_folder
 from metalens.learners.base import module_mode
+from metalens.memory import fitting_chunk
 from metalens.objective import Objective, outer_loss
 from metalens.replicas import Replicas
-from metalens.tasks import Task
+from metalens.tasks import Task, n_tasks
 
 Compile = Literal["auto"] | bool
 
@@ -42,6 +43,7 @@ class Execution:
         compiled: whether losses and gradient are one compiled program.
         reason: why, in words.
         seconds: measured time of a step's losses and gradient, by way; empty without a trial.
+        chunk: how many tasks are computed at a time; `None` for all.
         replicas: number of objectives that are trained side by side.
     """
 
@@ -49,11 +51,14 @@ class Execution:
     compiled: bool
     reason: str
     seconds: dict[str, float]
+    chunk: int | None = None
     replicas: int = 1
 
     def __str__(self) -> str:
         way = f"{self.replicas} side by side, " if self.replicas > 1 else ""
         way += self.batching + (", compiled" if self.compiled else "")
+        if self.chunk is not None:
+            way += f" in chunks of {self.chunk} task" + "s" * (self.chunk > 1)
         times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in self.seconds.items())
         return f"{way} ({self.reason}{': ' if times else ''}{times})"
 
@@ -67,7 +72,12 @@ def prepare(
     follows the rule of `Learner.plan` and does not compile. For a longer one a few steps are timed by loop
     and by `vmap`, and the rule is overruled where the other way is clearly faster. A run that would then
     take more than 90 s in steps is compiled where that is possible, and stays so if the compiled step is
-    clearly faster. Nothing of the objective changes except `batching`, which becomes what was chosen.
+    clearly faster. Nothing of the objective changes except `batching` and `chunk`, which become what was
+    chosen.
+
+    `chunk="auto"` is decided first, by `metalens.memory.fitting_chunk`: all tasks at once where they fit into
+    memory, or where `compile=True` asks for it. The way that the rule does not take is only tried if it needs
+    no smaller chunks.
 
     The choice is kept in the cache folder, for the same work on the same machine: repeating a run repeats
     its execution, and so its results to the last bit.
@@ -88,27 +98,38 @@ def prepare(
     >>> str(prepare(Objective(MAML(mlp())), Sinusoid().batch(range(4)), steps=10)[1])
     'vmap (by rule, as the run is short)'
     """
+    module, execution = _prepare(objective, tasks, steps, compile)
+    chunk = objective.chunk if isinstance(objective.chunk, int) else None
+    replicas = len(objective.objectives) if isinstance(objective, Replicas) else 1
+    return module, replace(execution, chunk=chunk, replicas=replicas)
+
+
+def _prepare(
+    objective: Objective | Replicas, tasks: Task, steps: int, compile: Compile
+) -> tuple[nn.Module, Execution]:
     learner = objective.learner
     rule = learner.plan(objective.batching)
-    n = len(objective.objectives) if isinstance(objective, Replicas) else 1
     if not is_trained(objective):
-        return objective, Execution(rule, False, "nothing is trained", {}, n)
+        return objective, Execution(rule, False, "nothing is trained", {})
     if compile is True and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
     two_ways = objective.batching == "auto" and learner.network.vmap_refusal is None
-    if steps < TRIAL_FROM_STEPS or compile is True or not (two_ways or compile == "auto"):
+    is_measured = steps >= TRIAL_FROM_STEPS and compile is not True and (two_ways or compile == "auto")
+    other: Plan = "loop" if rule == "vmap" else "vmap"
+    ways: list[Plan] = [rule, other] if two_ways and is_measured else [rule]
+    if isinstance(objective, Objective) and objective.chunk == "auto":
+        ways = _choose_chunk(objective, tasks, ways, compile)
+    if len(ways) == 1:
         objective.batching = rule
+    if not is_measured:
         reason = "by rule, as the run is short" if steps < TRIAL_FROM_STEPS else "as asked"
         module = CompiledObjective(objective) if compile is True else objective
-        return module, Execution(rule, compile is True, reason, {}, n)
+        return module, Execution(rule, compile is True, reason, {})
     memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"
     execution = _recall(memory)
     if execution is None:
-        other: Plan = "loop" if rule == "vmap" else "vmap"
         with _leaving_nothing(objective):
-            module, execution = _choose(
-                objective, tasks, steps, [rule, other] if two_ways else [rule], compile, n
-            )
+            module, execution = _choose(objective, tasks, steps, ways, compile)
         _remember(memory, execution)
     else:
         module = CompiledObjective(objective) if execution.compiled else objective
@@ -121,13 +142,26 @@ def is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
+def _choose_chunk(objective: Objective, tasks: Task, ways: list[Plan], compile: Compile) -> list[Plan]:
+    """Give the objective the chunk of the first way, and return the ways that need no smaller one."""
+    if compile is True:
+        objective.chunk = None  # a program computes all tasks at once
+        return ways
+    batching, chunks = objective.batching, {}
+    try:
+        with _leaving_nothing(objective):
+            for way in ways:
+                objective.batching = way
+                chunks[way] = fitting_chunk(objective, tasks)
+    finally:
+        objective.batching = batching
+    objective.chunk = chunks[ways[0]]
+    sizes = {way: n_tasks(tasks) if chunk is None else chunk for way, chunk in chunks.items()}
+    return [way for way in ways if sizes[way] >= sizes[ways[0]]]
+
+
 def _choose(
-    objective: Objective | Replicas,
-    tasks: Task,
-    steps: int,
-    ways: list[Plan],
-    compile: Compile,
-    replicas: int,
+    objective: Objective | Replicas, tasks: Task, steps: int, ways: list[Plan], compile: Compile
 ) -> tuple[nn.Module, Execution]:
     """Measure the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
@@ -138,16 +172,16 @@ def _choose(
     objective.batching = best
     is_long = steps * seconds[best] > COMPILE_FROM_SECONDS
     if compile is False or not is_long or compile_refusal(objective) is not None:
-        return objective, Execution(best, False, "measured", seconds, replicas)
+        return objective, Execution(best, False, "measured", seconds)
     try:
         module = CompiledObjective(objective)
         module(tasks)
     except MetaLensError as error:
-        return objective, Execution(best, False, f"measured; {error}", seconds, replicas)
+        return objective, Execution(best, False, f"measured; {error}", seconds)
     seconds["compiled"] = _seconds(module, tasks)
     if seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
-        return module, Execution(best, True, "measured", seconds, replicas)
-    return objective, Execution(best, False, "measured", seconds, replicas)
+        return module, Execution(best, True, "measured", seconds)
+    return objective, Execution(best, False, "measured", seconds)
 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from metalens.batching import Batching, check_chunk
+from metalens.batching import Batching, Chunk, check_chunk
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
@@ -50,7 +50,7 @@ class Objective(nn.Module):
         regularizers: any number of them; they act in the given order.
         batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`.
         chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
-            computes them anew), or `None` for all.
+            computes them anew), or `None` for all. `"auto"` is all, until `fit` finds that they do not fit.
 
     Raises:
         MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
@@ -68,7 +68,7 @@ class Objective(nn.Module):
         regularizers: Sequence[Regularizer] = (),
         *,
         batching: Batching = "auto",
-        chunk: int | None = None,
+        chunk: Chunk = "auto",
     ) -> None:
         super().__init__()
         check_chunk(chunk)
@@ -82,7 +82,12 @@ class Objective(nn.Module):
         self.learner = learner
         self.regularizers = nn.ModuleList(regularizers)
         self.batching: Batching = batching
-        self.chunk = chunk
+        self.chunk: Chunk = chunk
+
+    @property
+    def min_meta_batch(self) -> int:
+        """The smallest number of tasks per batch."""
+        return max([1, *(regularizer.min_meta_batch for regularizer in self._regularizers())])
 
     def check_meta_batch(self, meta_batch: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for a regularizer."""
@@ -111,7 +116,8 @@ class Objective(nn.Module):
 
     def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
-        episode = Episode(self.learner, tasks, self.batching, chunk=self.chunk, parameters=self.parameters())
+        chunk = None if self.chunk == "auto" else self.chunk
+        episode = Episode(self.learner, tasks, self.batching, chunk=chunk, parameters=self.parameters())
         self.check_meta_batch(episode.n_tasks)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():

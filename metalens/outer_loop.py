@@ -168,6 +168,7 @@ class Run:
             self.validation.tasks,
             n_tasks=self.validation.n_tasks,
             batching=self.objective.batching,
+            chunk=self.objective.chunk,
         )
         means = mean_scores(rows)
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]

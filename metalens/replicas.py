@@ -52,7 +52,7 @@ class Replicas(nn.Module):
         super().__init__()
         self.objectives = tuple(objectives)  # no list of modules, lest the parameters of each become ours
         first = self.objectives[0]
-        if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
+        if isinstance(first.chunk, int) or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
         self._numbers = differing_numbers(self.objectives)
         self._own_names: dict[str, str] = {}

@@ -201,7 +201,13 @@ def _test(
     labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
     begin = time.perf_counter()
     test = recipe.distribution("test", seed)
-    scores = evaluate(objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching)
+    scores = evaluate(
+        objective.learner,
+        test,
+        n_tasks=recipe.n_test_tasks,
+        batching=objective.batching,
+        chunk=objective.chunk,
+    )
     is_first = seed == recipe.seeds[0]
     curves = _curves(objective.learner, recipe, seed) if is_first else []
     relations = _relations(objective, recipe, seed) if is_first else []

@@ -41,7 +41,7 @@ class Recipe(ABC):
         validate_every: outer steps between two validations.
         n_test_tasks: test tasks of each seed.
         batching: how tasks are mapped: auto, vmap or loop.
-        chunk: tasks that are computed at a time, to save memory; null for all at once.
+        chunk: tasks that are computed at a time, to save memory; null for all, auto for as many as fit.
         compile: whether the training step becomes one compiled program: auto, true or false.
         together: whether seeds are trained side by side: auto (where possible), true or false.
         workers: processes that train at the same time, or ray for a Ray cluster.
@@ -66,7 +66,7 @@ class Recipe(ABC):
     validate_every: int = 500
     n_test_tasks: int = 600
     batching: Literal["auto", "vmap", "loop"] = "auto"
-    chunk: int | None = None
+    chunk: int | Literal["auto"] | None = "auto"
     compile: Literal["auto"] | bool = "auto"
     together: Literal["auto"] | bool = "auto"
     workers: int | Literal["ray"] = 1

@@ -141,7 +141,8 @@ class LiveProgress(Watcher):
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         arms = dict.fromkeys(cell.arm for cell in cells)
-        if execution.seconds and any(self.executions.get(arm) != execution for arm in arms):
+        is_told = execution.seconds or execution.chunk
+        if is_told and any(self.executions.get(arm) != execution for arm in arms):
             who = ", ".join(map(str, arms))
             self.progress.console.print(f"{who}: steps by {execution}", highlight=False, markup=False)
             self.executions |= dict.fromkeys(arms, execution)
