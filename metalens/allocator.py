@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 from contextlib import suppress
+from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_LARGE = 32 * 2**20  # bytes; the library itself raises the size of what it gives back at once up to this
 
 
 def keep_freed_memory() -> None:
@@ -22,6 +25,19 @@ def keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_M_MMAP_MAX, 0)  # large buffers come from the heap too
         c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # of which nothing is given back
+
+
+def give_back_freed_memory() -> None:
+    """Take that back, where memory is short: kept buffers leave holes, which can take more than the tensors.
+
+    >>> give_back_freed_memory()
+    """
+    if platform.libc_ver()[0] == "glibc":
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_MAX, 65536)
+        c_library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        c_library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+        c_library.malloc_trim(0)
 
 
 class _MallocInfo(ctypes.Structure):  # struct mallinfo2 of malloc.h
@@ -41,5 +57,8 @@ def freed_memory() -> int:
         if platform.libc_ver()[0] == "glibc":
             mallinfo2 = ctypes.CDLL(None).mallinfo2
             mallinfo2.restype = _MallocInfo
-            return mallinfo2().fordblks
+            info = mallinfo2()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            unused = pages * mmap.PAGESIZE - info.uordblks - info.hblkhd
+            return max(0, min(info.fordblks, unused))  # some of what is free may have been given back
     return 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metalens.allocator import freed_memory
+from metalens.allocator import freed_memory, give_back_freed_memory
 from metalens.objective import Objective, outer_loss
 from metalens.tasks import Task, n_tasks
 
@@ -38,7 +38,8 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
     proportion to the tasks or, with regularizers, which may compute something for every pair, to their
     square; so the first count is mostly enough to know that all fit. Otherwise as many more tasks are taken
     as fit for certain, at most twice as many, until it is known or can be extrapolated. Chunks, too, grow
-    from a single task by as much as fits for certain.
+    from a single task by as much as fits for certain. Then, as memory is short, the process gives what it
+    frees back to the system; see `metalens.allocator`.
 
     Args:
         objective: what is trained, on its device; its `chunk` changes in here and is put back.
@@ -59,6 +60,7 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
         first = step_bytes(objective, _first(few, tasks))
         if total == 1 or _all_fit(objective, tasks, limit, degree, (few, first)):
             return None
+        give_back_freed_memory()
         of_a_task = first / few * (total / few) ** (degree - 1)
         chunk, more = 0, 1
         while more > chunk:

@@ -50,7 +50,7 @@ def fit(
     Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
     of the distribution, so runs with the same settings see the same tasks in the same order. A learner that
     trains on all tasks as one problem gets `tasks.pooled()`. Without trainable parameters nothing is done.
-    The process keeps the memory that training frees; see `metalens.allocator`.
+    The process keeps the memory that training frees, unless it is short; see `metalens.allocator`.
 
     Args:
         objective: what to train; its parameters are changed in place.
