@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 import warnings
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
+from metalens.benchmarks.experiment import Arm
 from metalens.cli import main
+from metalens.cli.run import LiveProgress
 
 QUICK = [
     "--steps",
@@ -216,3 +221,13 @@ def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
     done = metalens("run", "omniglot-5w1s", *QUICK, "--folder", str(tmp_path), "--out", "run", cwd=tmp_path)
     assert_one_sentence(done, "images_evaluation.zip")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_progress_bar_ends_at_the_last_step():
+    with Progress(console=Console(file=StringIO())) as display:
+        watcher = LiveProgress(display, 1)
+        watcher.start_cell(Arm("MAML", "none"), 0, 1000)
+        for step in range(1, 1001):
+            watcher.step(step, 1 / step)
+        assert display.tasks[1].completed == 1000
+        assert display.tasks[1].fields["status"].startswith("loss 0.0010")

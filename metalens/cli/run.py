@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "hidden": (int, "Sizes of the hidden layers."),
 }
 FIXED: set[str | int] = {"name", "description"}
+REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -123,7 +125,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        refresh_per_second=4,  # drawing takes time from what is drawn
+        refresh_per_second=REFRESH_RATE,
     )
 
 
@@ -133,6 +135,7 @@ class LiveProgress(Watcher):
     def __init__(self, progress: Progress, n_cells: int) -> None:
         self.progress = progress
         self.executions: dict[Arm, Execution] = {}
+        self.next_update = 0.0
         self.cells = progress.add_task("all runs", total=n_cells, status="")
         self.steps = progress.add_task("training", total=1, status="")
 
@@ -148,6 +151,10 @@ class LiveProgress(Watcher):
             self.executions |= dict.fromkeys(arms, execution)
 
     def step(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now < self.next_update and step < (self.progress.tasks[1].total or 0):
+            return
+        self.next_update = now + 1 / REFRESH_RATE
         speed = self.progress.tasks[1].speed
         status = f"loss {loss:.4f}" + (f"  {speed:.0f} steps/s" if speed else "")
         self.progress.update(self.steps, completed=step, status=status)
