@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speed import evaluation, regularized, replicas, scaling
+from benchmarks.speed import evaluation, profile, regularized, replicas, scaling
 from benchmarks.speed.equality import DiffersError, Reference
 from benchmarks.speed.implementation import IMPLEMENTATIONS, load
 from benchmarks.speed.ours import Loop
+from benchmarks.speed.profile import Profiled
 from benchmarks.speed.report import extra_tables, replace_tables
 from benchmarks.speed.timing import interleaved
 from benchmarks.speed.workloads import Workload
+from metalens.benchmarks import RECIPES
+from metalens.benchmarks.experiment import arms_of
 
 CURVES = Workload("curves", "maml", n_tasks=3, width=8, inner_steps=2)
 IMAGES = Workload("images", "maml", images=True, n_tasks=2, width=4, image_size=16, inner_lr=0.1)
@@ -72,6 +75,26 @@ def test_curves_are_drawn(tmp_path):
     curves = scaling.curves(CURVES, "n_tasks", (1, 2), rounds=1, seconds=0.0)
     scaling.draw(dict.fromkeys(scaling.PANELS, curves), tmp_path / "curves.svg")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_the_pieces_of_a_step_add_up():
+    recipe = replace(RECIPES["sinusoid-10shot"], hidden=[4], meta_batch=4)
+    arms = {str(arm): profile.measure_arm(arm, Profiled(recipe), 2, 0.0) for arm in arms_of(recipe)}
+    assert list(arms) == ["MAML", "MAML + TRLearner"]
+    assert all(len(of) == 2 for times in arms.values() for of in times.values())
+    for row in profile.shares(arms):
+        assert row.pop(profile.WHOLE) > 0
+        assert sum(row.values()) == pytest.approx(1.0)
+
+
+def test_what_the_gradient_takes_longer_counts_to_the_regularizer():
+    plain = {"batch": 1, "adaptation": 2, "query losses": 1, "TRLearner": 0, "gradient": 4, "whole step": 10}
+    times = {"MAML": plain, "MAML + TRLearner": plain | {"TRLearner": 3, "gradient": 6, "whole step": 20}}
+    lines = extra_tables(
+        {"profile": {"Curves": {k: {p: [s] for p, s in v.items()} for k, v in times.items()}}}, 1
+    )
+    assert "| MAML | 1e+04 | 10.0% | 20.0% | 50.0% | 0.0% | 20.0% |" in lines
+    assert "| MAML + TRLearner | 2e+04 | 5.0% | 10.0% | 25.0% | 25.0% | 35.0% |" in lines
 
 
 def test_extra_tables_compare_with_their_first_row():

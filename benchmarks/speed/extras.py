@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.speed import evaluation, regularized, replicas, scaling, startup
+from benchmarks.speed import evaluation, profile, regularized, replicas, scaling, startup
 from benchmarks.speed.machine import limit_threads
 
 PARTS = {
@@ -19,6 +19,7 @@ PARTS = {
     "trlearner": regularized.measure,
     "replicas": replicas.measure,
     "startup": startup.measure,
+    "profile": profile.measure,
     "scaling": scaling.measure,
 }
 ON_ALL_CORES = {"replicas"}  # where a single thread is not the question

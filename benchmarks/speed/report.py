@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speed import profile
 from benchmarks.speed.equality import STEPS, TOLERANCES
 from benchmarks.speed.workloads import WORKLOADS
 
@@ -73,6 +74,11 @@ def extra_tables(extras: dict[str, Any], threads: dict[str, int]) -> list[str]:
                 f"![Time of an outer step against the size of the problem]({FIGURE})",
                 "",
             ]
+            continue
+        if part == "profile":
+            lines += [profile.EXPLANATION, ""]
+            for title, arms in measured.items():
+                lines += profile.table(title, arms, _threads(threads[part]))
             continue
         for title, times in measured.items():
             first = float(np.median(next(iter(times.values()))))

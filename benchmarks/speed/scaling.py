@@ -13,6 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from benchmarks.speed.implementation import load
 from benchmarks.speed.timing import interleaved
 from benchmarks.speed.workloads import WORKLOADS, Workload
+from metalens.allocator import keep_freed_memory
+from metalens.results.figures import STYLE
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -25,16 +27,21 @@ PANELS: dict[str, tuple[Workload, str, tuple[int, ...]]] = {
     "units per layer (perceptron)": (SINUSOID, "width", (20, 40, 80, 160, 320, 640)),
     "height and width of images (Conv4, 4 tasks)": (IMAGES, "image_size", (28, 42, 56, 84)),
 }
-# Colors of Okabe and Ito, and a marker for each.
+# Colors of Okabe and Ito, and a marker and line for each.
 STYLES = {
-    "MetaLens, loop": ("#0072B2", "o"),
-    "MetaLens, vmap": ("#D55E00", "s"),
-    "Plain PyTorch, clone and adapt": ("#000000", "^"),
+    "MetaLens, loop": ("#0072B2", "o", "-"),
+    "MetaLens, vmap": ("#D55E00", "s", "-"),
+    "Plain PyTorch, clone and adapt": ("#222222", "^", "--"),
 }
 
 
 def measure(rounds: int, seconds: float) -> dict[str, Curves]:
-    """Return the curves of every panel: medians in seconds."""
+    """Return the curves of every panel: medians in seconds, with the memory settings of `fit` for everybody.
+
+    Curves show how time grows, so fewer and shorter rounds do than in the tables.
+    """
+    keep_freed_memory()
+    rounds, seconds = min(rounds, 7), min(seconds, 0.3)
     return {label: curves(*panel, rounds, seconds) for label, panel in PANELS.items()}
 
 
@@ -51,14 +58,15 @@ def curves(workload: Workload, field: str, values: tuple[int, ...], rounds: int,
 
 def draw(panels: dict[str, Any], path: Path) -> None:
     """Draw the curves, one panel each, on logarithmic axes."""
-    with plt.rc_context({"font.size": 9, "svg.hashsalt": "speed", "axes.spines.top": False,
-                         "axes.spines.right": False}):  # fmt: skip
+    with plt.rc_context(STYLE | {"svg.hashsalt": "speed"}):
         figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.4), layout="constrained")
         for axis, (label, panel) in zip(axes.flat, panels.items(), strict=True):
             for name, points in panel.items():
-                color, marker = STYLES[name]
+                color, marker, line = STYLES[name]
                 x, y = zip(*points, strict=True)
-                axis.loglog(x, 1e3 * np.array(y), color=color, marker=marker, markersize=4, label=name)
+                axis.loglog(
+                    x, 1e3 * np.array(y), color=color, marker=marker, linestyle=line, markersize=4, label=name
+                )
             axis.set_xticks(x, [str(value) for value in x])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -66,7 +74,6 @@ def draw(panels: dict[str, Any], path: Path) -> None:
             axis.yaxis.set_minor_locator(NullLocator())
             axis.set_xlabel(label)
             axis.set_ylabel("ms per outer step")
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
-                      frameon=False)  # fmt: skip
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
