@@ -109,6 +109,9 @@ class _Recomputed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         ctx.function, ctx.structure, ctx.n = function, structure, n
         ctx.random_state = torch.get_rng_state()
+        device = tensors[0].device.type
+        precision, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.autocast = torch.autocast(device, precision, enabled)
         ctx.save_for_backward(*tensors)
         values, found = pytree.tree_flatten(function(*pytree.tree_unflatten(list(tensors[:n]), structure)))
         shape.append(found)
@@ -117,7 +120,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         tensors, parameters = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
-        with torch.enable_grad(), torch.random.fork_rng():
+        with torch.enable_grad(), torch.random.fork_rng(), ctx.autocast:
             torch.set_rng_state(ctx.random_state)
             inputs = [
                 tensor.detach().requires_grad_(needed)

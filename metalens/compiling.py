@@ -87,6 +87,8 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
         return "its tasks are computed in chunks, each of them twice"
     if learner.plan(objective.batching) != "vmap":
         return "its tasks are looped over, and a program of all of them would be too long"
+    if objective.communicates:
+        return "its processes exchange adapted models within a step"
     overrides = type(learner).set_progress is not Learner.set_progress
     if overrides and type(learner).settled is Learner.settled:
         return f"{type(learner).__name__} follows a schedule and does not say when it has settled"

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.batching import Batching, Plan, chunked_task_map, task_map
 from metalens.learners import Learner, State
+from metalens.processes import ALONE, Processes
 from metalens.tasks import Task, n_tasks
 
 
@@ -24,6 +25,12 @@ class Episode:
         batching: how the learner is mapped over tasks; see `metalens.batching`.
         chunk: tasks that are computed at a time, in memory for so many, or `None` for all.
         parameters: with a chunk, all that is differentiated; by default the learner's parameters.
+        processes: those that work on one large batch, of which these T tasks are this process's share; by
+            default this one alone.
+
+    Attributes:
+        n_tasks: T.
+        n_all_tasks: tasks of all processes together; they are numbered through.
 
     >>> from metalens import ANIL, Episode, Sinusoid, mlp
     >>> episode = Episode(ANIL(mlp()), Sinusoid().batch(range(4)))
@@ -39,10 +46,12 @@ class Episode:
         *,
         chunk: int | None = None,
         parameters: Iterable[Tensor] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.learner, self.tasks, self.chunk = learner, tasks, chunk
+        self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
         self._parameters = list(learner.parameters() if parameters is None else parameters)
         self.n_tasks = n_tasks(tasks)
+        self.n_all_tasks = self.n_tasks * processes.count
         self._plan: Plan = learner.plan(batching)
 
     def map(self, function: Any, *trees: Any) -> Any:
@@ -78,6 +87,17 @@ class Episode:
         return self.map(self.learner.adapt_encoded, self.support_encoding, self.tasks.support.y)
 
     @cached_property
+    def all_states(self) -> State:
+        """Task states of the tasks of all processes; in a single process the same as `states`."""
+        return self.processes.gather(self.states)
+
+    def own(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """Return the part that is of this episode's tasks, of a tensor with an axis for all tasks."""
+        if self.processes.count == 1:
+            return tensor
+        return tensor.narrow(dim, self.processes.rank * self.n_tasks, self.n_tasks)
+
+    @cached_property
     def query_predictions(self) -> Tensor:
         """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
         return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
@@ -86,8 +106,9 @@ class Episode:
         """Predictions of other tasks' models.
 
         Args:
-            models: for each task i the k tasks whose models predict i's queries, `(T, k)`; by default all
-                tasks in their order, i itself included, so that k is T.
+            models: for each task i the k tasks whose models predict i's queries, `(T, k)`, numbered through
+                all processes; by default all tasks in their order, i itself included, so that k is
+                `n_all_tasks`.
             queries: which queries of every task, `(n,)` indices; all of them by default.
 
         Returns:
@@ -97,7 +118,7 @@ class Episode:
         if models is None:
             return self._all_cross_predictions(z)
         n, k = models.shape
-        states = pytree.tree_map(lambda tensor: tensor[models.flatten()], self.states)
+        states = pytree.tree_map(lambda tensor: tensor[models.flatten()], self.all_states)
         owners = torch.arange(n, device=models.device).repeat_interleave(k)
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
@@ -106,7 +127,7 @@ class Episode:
         def predict_all(state: State, z: Tensor) -> Tensor:
             return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=self._plan)
 
-        return self.map(predict_all, self.states, z.expand(self.n_tasks, *z.shape)).transpose(0, 1)
+        return self.map(predict_all, self.all_states, z.expand(self.n_all_tasks, *z.shape)).transpose(0, 1)
 
     @cached_property
     def outer_loss(self) -> Tensor:

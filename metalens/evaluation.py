@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from metalens.batching import Batching, Chunk, check_chunk
 from metalens.distributions import TaskDistribution
@@ -15,6 +14,8 @@ from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.base import check_targets, module_mode
+from metalens.processes import ALONE, Processes
+from metalens.tasks import place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ def evaluate(
     n_tasks: int = 600,
     batching: Batching = "auto",
     chunk: Chunk = None,
+    processes: Processes = ALONE,
 ) -> pd.DataFrame:
     """Adapt to each of `n_tasks` tasks by itself, and score the adapted models on their queries.
 
@@ -39,6 +41,7 @@ def evaluate(
         n_tasks: how many tasks, numbers `0 ... n_tasks - 1`.
         batching: how the learner is mapped over tasks.
         chunk: tasks that are computed at a time, at most 50. It decides the memory, and not the scores.
+        processes: those that divide the chunks among them, and all get all rows; by default this one alone.
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
@@ -60,13 +63,18 @@ def evaluate(
     at_a_time = min(chunk, CHUNK) if isinstance(chunk, int) else CHUNK
     frames = []
     with module_mode(learner, training=False), torch.no_grad():
-        for start in range(0, n_tasks, at_a_time):
+        for start in processes.deal(range(0, n_tasks, at_a_time)):
             numbers = range(start, min(start + at_a_time, n_tasks))
-            batch = pytree.tree_map(lambda tensor: tensor.to(learner.device), tasks.batch(numbers))
+            batch = place(tasks.batch(numbers), learner.device, learner.dtype)
             predictions = Episode(learner, batch, batching).query_predictions
-            for metric, values in task_metrics(predictions, batch.query.y).items():
-                frames.append(pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()}))
-    return pd.concat(frames, ignore_index=True)
+            fine = torch.promote_types(learner.dtype, torch.float32)
+            metrics = task_metrics(predictions.to(fine), place(batch.query.y, learner.device, fine))
+            tables = [
+                pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
+                for metric, values in metrics.items()
+            ]
+            frames.append(pd.concat(tables))
+    return pd.concat(processes.collect(frames), ignore_index=True)
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:

@@ -72,8 +72,8 @@ def prepare(
     follows the rule of `Learner.plan` and does not compile. For a longer one a few steps are timed by loop
     and by `vmap`, and the rule is overruled where the other way is clearly faster. A run that would then
     take more than 90 s in steps is compiled where that is possible, and stays so if the compiled step is
-    clearly faster. Nothing of the objective changes except `batching` and `chunk`, which become what was
-    chosen.
+    clearly faster. Several processes must all do the same, so they follow the rule, untimed. Nothing of the
+    objective changes except `batching` and `chunk`, which become what was chosen.
 
     `chunk="auto"` is decided first, by `metalens.memory.fitting_chunk`: all tasks at once where they fit into
     memory, or where `compile=True` asks for it. The way that the rule does not take is only tried if it needs
@@ -114,7 +114,9 @@ def _prepare(
     if compile is True and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
     two_ways = objective.batching == "auto" and learner.network.vmap_refusal is None
-    is_measured = steps >= TRIAL_FROM_STEPS and compile is not True and (two_ways or compile == "auto")
+    several = objective.processes.count > 1
+    is_open = compile is not True and (two_ways or compile == "auto")
+    is_measured = steps >= TRIAL_FROM_STEPS and is_open and not several
     other: Plan = "loop" if rule == "vmap" else "vmap"
     ways: list[Plan] = [rule, other] if two_ways and is_measured else [rule]
     if isinstance(objective, Objective) and objective.chunk == "auto":
@@ -123,6 +125,8 @@ def _prepare(
         objective.batching = rule
     if not is_measured:
         reason = "by rule, as the run is short" if steps < TRIAL_FROM_STEPS else "as asked"
+        if several and is_open:
+            reason = "by rule, the same in all processes"
         module = CompiledObjective(objective) if compile is True else objective
         return module, Execution(rule, compile is True, reason, {})
     memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"

@@ -53,7 +53,7 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
     True
     """
     total, before = n_tasks(tasks), objective.chunk
-    limit = SHARE * available_bytes(objective.learner.device)
+    limit = objective.processes.least(SHARE * _own_share(objective))
     few, degree = min(total, objective.min_meta_batch), 2 if objective.regularizers else 1
     try:
         objective.chunk = None
@@ -70,6 +70,12 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
         return math.ceil(total / math.ceil(total / chunk))  # of equal size, as far as possible
     finally:
         objective.chunk = before
+
+
+def _own_share(objective: Objective) -> float:
+    """Return the bytes that this process can take; a CPU's processes have its memory in common."""
+    device, processes = objective.learner.device, objective.processes
+    return available_bytes(device) / (processes.count if device.type == "cpu" else 1)
 
 
 def _all_fit(objective: Objective, tasks: Task, limit: float, degree: int, first: tuple[int, float]) -> bool:

@@ -11,6 +11,7 @@ from metalens.batching import Batching, Chunk, check_chunk
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
+from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
 from metalens.tasks import Task
 
@@ -52,6 +53,10 @@ class Objective(nn.Module):
         chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
             computes them anew), or `None` for all. `"auto"` is all, until `fit` finds that they do not fit.
 
+    Attributes:
+        processes: those that share each batch, of which `forward` gets this process's tasks; this one alone
+            unless `fit` trains on several.
+
     Raises:
         MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
 
@@ -83,16 +88,23 @@ class Objective(nn.Module):
         self.regularizers = nn.ModuleList(regularizers)
         self.batching: Batching = batching
         self.chunk: Chunk = chunk
+        self.processes: Processes = ALONE
 
     @property
     def min_meta_batch(self) -> int:
         """The smallest number of tasks per batch."""
         return max([1, *(regularizer.min_meta_batch for regularizer in self._regularizers())])
 
-    def check_meta_batch(self, meta_batch: int) -> None:
-        """Raise `MetaLensError` where a batch has too few tasks for a regularizer."""
+    def check_meta_batch(self, meta_batch: int, n_processes: int = 1) -> None:
+        """Raise `MetaLensError` where a batch has too few tasks for a regularizer, or cannot be shared.
+
+        Args:
+            meta_batch: number of tasks of all processes together.
+            n_processes: how many processes share them.
+        """
+        share = len(Processes(count=n_processes).share(range(meta_batch)))
         for regularizer in self._regularizers():
-            regularizer.check_meta_batch(meta_batch)
+            regularizer.check_meta_batch(meta_batch if regularizer.gathers else share)
 
     def forward(self, tasks: Task) -> dict[str, Tensor]:
         """Return the loss terms by name; the outer loss is their sum.
@@ -117,8 +129,11 @@ class Objective(nn.Module):
     def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
         chunk = None if self.chunk == "auto" else self.chunk
-        episode = Episode(self.learner, tasks, self.batching, chunk=chunk, parameters=self.parameters())
-        self.check_meta_batch(episode.n_tasks)
+        episode = Episode(
+            self.learner, tasks, self.batching, chunk=chunk, parameters=self.parameters(),
+            processes=self.processes,
+        )  # fmt: skip
+        self.check_meta_batch(episode.n_all_tasks, self.processes.count)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():
             new = regularizer.loss_terms(episode)
@@ -126,6 +141,11 @@ class Objective(nn.Module):
                 raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
             terms |= new
         return terms if "query" in terms else {"query": episode.outer_loss, **terms}
+
+    @property
+    def communicates(self) -> bool:
+        """Whether the processes exchange anything within a step, beside its gradient."""
+        return self.processes.count > 1 and any(each.gathers for each in self._regularizers())
 
     def _regularizers(self) -> list[Regularizer]:
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped

@@ -15,6 +15,7 @@ from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.objective import Objective, terms_and_gradient
+from metalens.processes import ALONE, Processes
 from metalens.tasks import Task
 
 Tensors = dict[str, Tensor]
@@ -47,6 +48,8 @@ class Replicas(nn.Module):
 
     batching: Batching = "vmap"
     chunk: int | None = None
+    processes: Processes = ALONE
+    communicates: bool = False
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ axis of length T; there is no second class for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,6 +71,17 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
             )
     stacked = [torch.stack(tensors) for tensors in zip(*leaves, strict=True)]
     return pytree.tree_unflatten(stacked, structure[0])
+
+
+def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a tree of tensors on a device, with real numbers of the given type; class indices stay whole.
+
+    >>> place((torch.ones(1), torch.ones(1, dtype=torch.int64)), torch.device("cpu"), torch.float64)
+    (tensor([1.], dtype=torch.float64), tensor([1]))
+    """
+    return pytree.tree_map(
+        lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), tree
+    )
 
 
 def n_tasks(batch: Task) -> int:

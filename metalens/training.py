@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -20,11 +20,15 @@ from metalens.files import atomic_path
 from metalens.learners import Learner
 from metalens.objective import Objective
 from metalens.outer_loop import OuterLoop, OuterOptimizer, Progress, Run, Schedule, Validation, batch_of
-from metalens.replicas import Replicas
+from metalens.precision import in_precision
+from metalens.processes import ALONE, Processes
+from metalens.replicas import Replicas, ReplicationError
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
+
+_SEEDS_APART = 1_000_003  # of processes, so that one seed's second process is not the next seed's first
 
 
 def fit(
@@ -67,9 +71,10 @@ def fit(
             the run is long, see `metalens.execution.prepare`.
         seed: of everything random inside training (dropout, regularizers); the tasks have their own.
         out: folder for `metrics.csv` and `weights.safetensors`; nothing is written by default.
-        fabric: device, precision and strategy; by default Lightning Fabric's automatic choice of one
-            device.
-        progress: called with the step's number and its loss after every step.
+        fabric: devices, strategy and precision; by default Lightning Fabric's automatic choice of one device.
+            Each of several processes, which must have been launched, takes an equal share of the tasks of a
+            step, and the first of them writes files.
+        progress: called with the step's number and its loss, that of all processes, after every step.
         on_execution: called with the way the steps are executed, before the first one.
 
     Returns:
@@ -77,15 +82,16 @@ def fit(
         steps since the row before.
 
     Raises:
-        MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer, or the
-            loss is no longer finite.
+        MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
+            shared equally, the Fabric cannot be used, or the loss is no longer finite.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
     >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch=4)
     >>> curve.metric.unique().tolist()
     ['query']
     """
-    folder = None if out is None else _writable_folder(out)
+    is_first = fabric is None or fabric.is_global_zero
+    folder = _writable_folder(out) if out is not None and is_first else None
     (curve,) = fit_together(
         [objective],
         [tasks],
@@ -145,7 +151,7 @@ def fit_together(
         validations: held-out tasks of each objective; each keeps its own best weights.
         compile: whether the step of all becomes one compiled program.
         seed: of everything random inside training; several objectives draw nothing there.
-        fabric: device and precision.
+        fabric: device and precision, for a single process.
         progress: called with the step's number and the mean loss after every step.
         on_execution: called with the way the steps are executed, before the first one.
 
@@ -205,56 +211,96 @@ def train(
     [1, 2, 3]
     """
     for run in runs:
-        run.objective.check_meta_batch(loop.meta_batch)
+        run.objective.check_meta_batch(loop.meta_batch, 1 if fabric is None else fabric.world_size)
     import pandas as pd  # takes as long to import as all of MetaLens
 
     if fabric is None:
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
         fabric = Fabric(accelerator="auto", devices=1)
-    if fabric.world_size > 1:
-        raise MetaLensError(
-            f"fit runs on one device, got a Fabric with {fabric.world_size} processes; use devices=1."
-        )
+    _check_strategy(fabric)
+    processes = processes_of(fabric)
+    if processes.count > 1 and len(runs) > 1:
+        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
     keep_freed_memory()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        with prepared(runs, loop.steps, loop.meta_batch, compile, fabric) as (module, execution):
+        torch.manual_seed(seed + _SEEDS_APART * processes.rank)
+        with prepared(runs, loop.steps, loop.meta_batch, compile, fabric, processes) as (module, execution):
             if on_execution is not None:
                 on_execution(execution)
             if is_trained(module):
-                loop.descend(module, runs, fabric, progress)
+                with _every_gradient_needed():
+                    loop.descend(module, runs, fabric, progress)
     return [pd.DataFrame(run.rows, columns=["step", "split", "metric", "value"]) for run in runs]
 
 
 @contextmanager
 def prepared(
-    runs: Sequence[Run], steps: int, meta_batch: int, compile: Compile, fabric: Fabric
+    runs: Sequence[Run],
+    steps: int,
+    meta_batch: int,
+    compile: Compile,
+    fabric: Fabric,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[nn.Module, Execution]]:
     """Yield a module that computes the outer steps of the runs, and how; see `metalens.execution.prepare`.
 
-    The objectives are moved to the device of the Fabric. Several runs are computed side by side.
+    The objectives are moved to the device of the Fabric, and within the block have its precision and share
+    each batch with its processes. Several runs are computed side by side.
 
     Raises:
         ReplicationError: several runs cannot be computed side by side.
-        MetaLensError: `compile=True` is not possible.
+        MetaLensError: `compile=True` or the precision is not possible.
     """
-    for run in runs:
-        fabric.to_device(run.objective)
-    side_by_side = len(runs) > 1 and is_trained(runs[0].objective)
-    replicas = Replicas([run.objective for run in runs]) if side_by_side else None
-    try:
+    replicas = None
+    with ExitStack() as stack:
+        for run in runs:
+            fabric.to_device(run.objective)
+            stack.enter_context(in_precision(fabric, run.objective, run.tasks, meta_batch))
+            stack.callback(run.objective.learner.set_progress, 1.0)
+            stack.callback(setattr, run.objective, "processes", ALONE)
+            run.objective.processes = processes
+        if len(runs) > 1 and is_trained(runs[0].objective):
+            replicas = Replicas([run.objective for run in runs])
+            stack.callback(replicas.release)
         with fabric.autocast():
-            batch = fabric.to_device(batch_of([run.tasks for run in runs], range(meta_batch)))
+            numbers = processes.share(range(meta_batch))
+            batch = fabric.to_device(batch_of([run.tasks for run in runs], numbers))
+            batch = fabric.strategy.precision.convert_input(batch)
             if replicas is not None:
                 replicas.check(batch)
             choice = prepare(replicas or runs[0].objective, batch, steps=steps, compile=compile)
         yield choice
-    finally:
-        for run in runs:
-            run.objective.learner.set_progress(1.0)
-        if replicas is not None:
-            replicas.release()
+
+
+def processes_of(fabric: Fabric) -> Processes:
+    """Return the processes of a Fabric."""
+    return Processes(fabric.global_rank, fabric.world_size)
+
+
+def _check_strategy(fabric: Fabric) -> None:
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+
+    if not isinstance(fabric.strategy, DDPStrategy | SingleDeviceStrategy):
+        raise MetaLensError(
+            f"fit needs a Fabric with one device or strategy='ddp', got {type(fabric.strategy).__name__}: "
+            "the inner loop needs all parameters in each process."
+        )
+
+
+@contextmanager
+def _every_gradient_needed() -> Iterator[None]:
+    """Say what is meant where processes wait for the gradient of a parameter that gets none."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        raise MetaLensError(
+            "Some parameters got no gradient, for which the processes wait; freeze or remove them, "
+            "or use strategy='ddp_find_unused_parameters_true'."
+        ) from error
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:

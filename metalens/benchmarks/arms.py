@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
+from metalens.benchmarks.devices import n_processes
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
@@ -71,7 +72,9 @@ def groups_of(recipe: Recipe, fabric: Fabric) -> list[list[Cell]]:
     Raises:
         ReplicationError: arms that differ in numbers only cannot be side by side, and the recipe insists.
     """
-    if recipe.together is False:
+    if (several := n_processes(recipe) > 1) and recipe.together is True:
+        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
+    if recipe.together is False or several:
         return [[Cell(arm, seed)] for arm in arms_of(recipe) for seed in recipe.seeds]
     groups = []
     for team in _teams(recipe):

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import parse_calls
+from metalens.benchmarks.devices import fabric_of, n_processes
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.workers import as_completed
@@ -35,7 +36,7 @@ from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import OuterLoop
 from metalens.regularizers import TRLearner
-from metalens.training import prepared, train
+from metalens.training import prepared, processes_of, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -74,13 +75,14 @@ class Watcher:
         """One arm with one seed was trained and tested; mean test scores by metric."""
 
 
-def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | None = None) -> None:
+def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watcher | None = None) -> None:
     """Train and test every arm with every seed, and write the run's files into a folder.
 
     Args:
         recipe: what to run.
         folder: an empty folder, filled with `results.csv`, `metrics.csv`, `manifest.json`,
-            `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`.
+            `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`; `None` in
+            all but the first of several processes, which alone writes.
         command: the command that repeats the run, for the manifest.
         watcher: told about progress.
 
@@ -90,17 +92,22 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
     watcher = watcher or Watcher()
     arms = arms_of(recipe)
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
-    fabric = _fabric(recipe)
+    fabric = fabric_of(recipe)
     started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
     outcomes: dict[Cell, Outcome] = {}
-    (folder / "weights").mkdir()
+    if folder is not None:
+        (folder / "weights").mkdir()
     with _threads(recipe.threads):
         for outcome in _outcomes(recipe, fabric, watcher):
+            if folder is None:
+                continue
             outcomes[outcome.cell] = outcome
             arm, seed = outcome.cell
             name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
             save_file(outcome.weights, folder / "weights" / name)
             watcher.end_cell(outcome.cell, outcome.scores)
+    if folder is None:
+        return
     in_order = [outcomes[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
     for name in in_order[0].tables:
         frames = [frame for outcome in in_order for frame in outcome.tables[name]]
@@ -117,6 +124,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "", watcher: Watcher | N
         "versions": _versions(),
         "commit": source,
         "device": str(fabric.device),
+        "processes": fabric.world_size,
         "processor": platform.processor() or platform.machine(),
         "threads": recipe.threads or torch.get_num_threads(),
         "started": started.isoformat(timespec="seconds"),
@@ -130,9 +138,11 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
     """Yield the arms of a recipe, each with the way in which the steps of its training would be executed.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled.
+        MetaLensError: the recipe cannot be assembled, or is for several processes.
     """
-    fabric = _fabric(recipe)
+    if n_processes(recipe) > 1:
+        raise MetaLensError("Several processes follow the rule, and measure nothing; explain devices=1.")
+    fabric = fabric_of(recipe)
     told: set[Arm] = set()
     with _threads(recipe.threads):
         for group in groups_of(recipe, fabric):
@@ -160,7 +170,7 @@ def _outcomes(recipe: Recipe, fabric: Fabric, watcher: Watcher) -> Iterator[Outc
 
 def _in_a_worker(recipe: Recipe, cells: Sequence[Cell]) -> list[Outcome]:
     with _threads(recipe.threads):
-        return list(_train_and_test(recipe, cells, _fabric(recipe), Watcher()))
+        return list(_train_and_test(recipe, cells, fabric_of(recipe), Watcher()))
 
 
 def _train_and_test(
@@ -190,11 +200,16 @@ def _train_and_test(
     )  # fmt: skip
     facts["train_seconds"] = (time.perf_counter() - begin) / len(cells)
     for cell, run, curve in zip(cells, runs, curves, strict=True):
-        yield _test(recipe, cell, run.objective.eval(), curve, facts)
+        yield _test(recipe, cell, run.objective.eval(), curve, facts, fabric)
 
 
 def _test(
-    recipe: Recipe, cell: Cell, objective: Objective, curve: pd.DataFrame, facts: dict[str, Any]
+    recipe: Recipe,
+    cell: Cell,
+    objective: Objective,
+    curve: pd.DataFrame,
+    facts: dict[str, Any],
+    fabric: Fabric,
 ) -> Outcome:
     """Score what was trained, and describe it where it is of the first seed."""
     arm, seed = cell
@@ -207,6 +222,7 @@ def _test(
         n_tasks=recipe.n_test_tasks,
         batching=objective.batching,
         chunk=objective.chunk,
+        processes=processes_of(fabric),
     )
     is_first = seed == recipe.seeds[0]
     curves = _curves(objective.learner, recipe, seed) if is_first else []
@@ -235,18 +251,9 @@ def _threads(n: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fabric(recipe: Recipe) -> Fabric:
-    from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
-
-    try:
-        return Fabric(accelerator=recipe.accelerator, devices=1)
-    except (ValueError, RuntimeError) as error:
-        raise MetaLensError(f"accelerator={recipe.accelerator!r} is not possible here: {error}") from None
-
-
 def _describe(arm: Arm, recipe: Recipe) -> dict[str, Any]:
     objective = arm.build(recipe, seed=0)
-    objective.check_meta_batch(recipe.meta_batch)
+    objective.check_meta_batch(recipe.meta_batch, n_processes(recipe))
     name = parse_calls(arm.learner)[0].name
     tuned = ", ".join(f"{key}={value}" for key, value in recipe.tuned(name).items())
     return {

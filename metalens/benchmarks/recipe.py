@@ -13,6 +13,8 @@ from metalens.networks import Network
 from metalens.outer_loop import OuterOptimizer, Schedule
 
 Settings = dict[str, Any]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+Precision = Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,11 @@ class Recipe(ABC):
         compile: whether the training step becomes one compiled program: auto, true or false.
         together: whether seeds are trained side by side: auto (where possible), true or false.
         workers: processes that train at the same time, or ray for a Ray cluster.
-        threads: processor threads of each; null leaves the number to PyTorch.
+        threads: processor threads of each process; null leaves the number to PyTorch.
         accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
+        devices: processes on this machine that share the tasks of every step, each with a device of its own.
+        strategy: how they work together, as Lightning Fabric names it; auto is ddp for several of them.
+        precision: of numbers in training, as Lightning Fabric names it.
     """
 
     name: str
@@ -72,17 +77,25 @@ class Recipe(ABC):
     workers: int | Literal["ray"] = 1
     threads: int | None = None
     accelerator: str = "auto"
+    devices: int = 1
+    strategy: Strategy = "auto"
+    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         for name in ("learner", "regularizers", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise MetaLensError(f"{name} must name at least one, each once, got {values}.")
-        for name in ("steps", "meta_batch", "n_test_tasks", "validate_every"):
+        for name in ("steps", "meta_batch", "n_test_tasks", "validate_every", "devices"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.workers != "ray" and self.workers < 1:
             raise MetaLensError(f"workers must be at least 1, or ray, got {self.workers}.")
+        if self.workers != 1 and self.devices > 1:
+            raise MetaLensError(
+                f"Only one of workers and devices can be above 1, got workers={self.workers} and "
+                f"devices={self.devices}: each worker trains by itself."
+            )
         if self.threads is not None and self.threads < 1:
             raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")
         if self.n_val_tasks < 0:

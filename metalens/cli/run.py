@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
 from metalens.benchmarks.experiment import Watcher, explain, run
+from metalens.cli.launch import other_processes
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
@@ -105,13 +106,17 @@ def execute(settings: Namespace, words: list[str]) -> None:
             Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
         return
     out = Path(choices.out or f"runs/{recipe.name}")
-    with new_folder(out, overwrite=choices.overwrite) as folder, _progress(Console()) as progress:
-        watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-        # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
-        from metalens.results import write_report
+    with other_processes(chosen.devices, words) as rank:
+        if rank > 0:
+            run(chosen, None)
+            return
+        with new_folder(out, overwrite=choices.overwrite) as folder, _progress(Console()) as progress:
+            watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
+            # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
+            from metalens.results import write_report
 
-        run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
-        write_report(folder)
+            run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
+            write_report(folder)
     show(out)
 
 

@@ -217,6 +217,11 @@ class Learner(nn.Module, ABC):
         """Where the meta-parameters are."""
         return next(self.network.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the meta-parameters."""
+        return next(self.network.parameters()).dtype
+
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
 

@@ -21,9 +21,12 @@ class Regularizer(nn.Module):
 
     Attributes:
         min_meta_batch: the smallest number of tasks per batch for which it is defined.
+        gathers: where several processes share a batch, it sees the tasks of all of them; others act within
+            each process's share.
     """
 
     min_meta_batch: int = 1
+    gathers: bool = False
 
     @classmethod
     def for_learner(cls, learner: Learner, **settings: Any) -> Self:

@@ -81,6 +81,7 @@ class TRLearner(Regularizer):
     """
 
     min_meta_batch = 3
+    gathers = True
 
     def __init__(
         self,
@@ -168,13 +169,14 @@ class TRLearner(Regularizer):
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
         matrix = self.relation_matrix(episode)
-        models, weights = self._related_models(matrix)
+        models, weights = self._related_models(matrix, episode.processes.rank * episode.n_tasks)
         y = episode.tasks.query.y
         queries = None
         if self.n_query_hat is not None and self.n_query_hat < y.shape[1]:
-            queries = torch.randperm(y.shape[1], device=y.device)[: self.n_query_hat]
+            order = episode.processes.first(torch.randperm(y.shape[1], device=y.device))
+            queries = order[: self.n_query_hat]
             y = y[:, queries]
-        predictions = episode.cross_predictions(models, queries)  # (T, k, q, c)
+        predictions = episode.cross_predictions(models, queries)  # (T, k, q, c), of T own tasks
         if self.label_slots == "prototypes":
             slots = self._slot_maps(episode, models, predictions.shape[-1])  # (T, k, c, c)
             predictions = predictions @ slots.mT
@@ -184,11 +186,12 @@ class TRLearner(Regularizer):
     def relation_matrix(self, episode: Episode) -> Tensor:
         """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal.
 
-        A task whose vector is zero is related to none, itself included.
+        A task whose vector is zero is related to none, itself included. Where several processes share a
+        batch, these are the rows of a process's own T tasks, with a column for each task of all processes.
         """
         if self.relations == "uniform":
-            return episode.query_predictions.new_ones(episode.n_tasks, episode.n_tasks)
-        vectors = self._task_vectors(episode)  # (T, slots, d)
+            return episode.query_predictions.new_ones(episode.n_tasks, episode.n_all_tasks)
+        vectors = self._task_vectors(episode)  # (T, slots, d), of all processes' tasks
         if self.omega is not None and vectors.shape[-1] != self.n_features:
             raise MetaLensError(
                 f"TRLearner: n_features is {self.n_features}, but the task vectors have length "
@@ -201,37 +204,42 @@ class TRLearner(Regularizer):
         else:
             heads = (self.omega[:, None, None] * vectors).flatten(2)  # (K, T, slots * d)
         heads = F.normalize(heads, dim=-1)
-        matrix = (heads @ heads.mT).mean(0)
+        matrix = (episode.own(heads, dim=1) @ heads.mT).mean(0)
         if self.temperature is not None:
             matrix = torch.exp((matrix - 1) / self.temperature)
         if self.relations == "shuffled":
             # A cycle through all tasks in random order: none keeps its own place.
-            cycle = torch.randperm(episode.n_tasks, device=matrix.device)
+            cycle = episode.processes.first(torch.randperm(episode.n_all_tasks, device=matrix.device))
             other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
-            matrix = matrix[other][:, other]
+            matrix = episode.own(episode.processes.gather(matrix)[other][:, other])
         return matrix
 
     def _task_vectors(self, episode: Episode) -> Tensor:
-        """Return `(T, slots, d)`; a slot is a class or target where the vector is labeled, else one."""
+        """Return `(T, slots, d)` for the T tasks of all processes.
+
+        A slot is a class or target where the vector is labeled, else there is one.
+        """
         if self.task_vector == "adaptation":
-            before, after = episode.learner.adapted_parameters(), episode.states
+            before, after = episode.learner.adapted_parameters(), episode.all_states
             moves = [(after[name] - value).flatten(1) for name, value in before.items()]
             return torch.cat(moves, dim=1).unsqueeze(1)
         features, y = episode.support_features, episode.tasks.support.y
         if self.task_vector == "features":
-            return features.mean(1, keepdim=True)
-        if y.is_floating_point():
-            return y.mT @ features / y.shape[1]
-        return _class_means(features, y, episode.query_predictions.shape[-1])
+            own = features.mean(1, keepdim=True)
+        elif y.is_floating_point():
+            own = y.mT @ features / y.shape[1]
+        else:
+            own = _class_means(features, y, episode.query_predictions.shape[-1])
+        return episode.processes.gather(own)
 
-    def _related_models(self, matrix: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _related_models(self, matrix: Tensor, first: int = 0) -> tuple[Tensor | None, Tensor]:
         """Return which models predict each task's queries, and their weights `(T, k)`, rows summing to 1.
 
         The models are indices `(T, k)` of the k nearest tasks, or `None` for all tasks in their order, where
-        a task's own model has the weight 0.
+        a task's own model has the weight 0. The rows of the matrix are tasks `first ... first + T - 1`.
         """
-        n = len(matrix)
-        itself = torch.eye(n, dtype=torch.bool, device=matrix.device)
+        n = matrix.shape[1]
+        itself = torch.eye(n, dtype=torch.bool, device=matrix.device)[first : first + len(matrix)]
         if self.neighbors is None or self.neighbors >= n - 1:
             models, related, equal = None, matrix.masked_fill(itself, 0.0), (~itself) / (n - 1)
         else:
@@ -251,7 +259,8 @@ class TRLearner(Regularizer):
                 "TRLearner: label_slots='prototypes' is for classification, got real targets."
             )
         prototypes = F.normalize(_class_means(episode.support_features, y, n_classes), dim=-1)
-        others = prototypes.unsqueeze(0) if models is None else prototypes[models]  # (1 or T, k, c, d)
+        others = episode.processes.gather(prototypes)
+        others = others.unsqueeze(0) if models is None else others[models]  # (1 or T, k, c, d)
         similarity = prototypes.unsqueeze(1) @ others.mT  # (T, k, c, c)
         return torch.softmax(similarity / self.slot_temperature, dim=-1)
 

@@ -1,0 +1,143 @@
+"""Trainings that several processes share; as a program, one of those processes.
+
+    python tests/distributed.py RESULTS
+
+The environment tells which process it is, in the words of `torchrun`. The first one writes RESULTS.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from metalens import (
+    ANIL,
+    MAML,
+    Learner,
+    MetaLensError,
+    MetaSGD,
+    Objective,
+    ProtoNet,
+    Regularizer,
+    Sinusoid,
+    Task,
+    TRLearner,
+    Validation,
+    fit,
+    mlp,
+)
+from metalens.processes import Processes
+from metalens.tasks import Examples
+from metalens.training import OuterOptimizer
+
+STEPS, META_BATCH = 4, 6
+
+
+class Doubles(Sinusoid):
+    """Sinusoids in double precision."""
+
+    def batch(self, indices):
+        return pytree.tree_map(Tensor.double, super().batch(indices))
+
+
+class Signs(Doubles):
+    """Two classes: is the curve above zero?"""
+
+    def batch(self, indices):
+        return Task(*(Examples(x, (y > 0).long().squeeze(-1)) for x, y in super().batch(indices)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training."""
+
+    learner: Callable[..., Learner]
+    regularizers: Callable[[Learner], list[Regularizer]] = lambda learner: []
+    classes: bool = False
+    chunk: int | None = None
+    clip_norm: float | None = None
+    outer_optimizer: OuterOptimizer = "sgd"
+
+    @property
+    def tasks(self) -> Doubles:
+        return (Signs if self.classes else Doubles)("train", k_shot=6, n_query=7)
+
+    def objective(self) -> Objective:
+        torch.manual_seed(0)
+        learner = self.learner(mlp(1, 2 if self.classes else 1, hidden=[8, 8]))
+        return Objective(learner, self.regularizers(learner), chunk=self.chunk).double()
+
+    def train(self, fabric: Fabric) -> list[float]:
+        """Return the learning curve and the weights."""
+        objective = self.objective()
+        curve = fit(
+            objective, self.tasks, steps=STEPS, meta_batch=META_BATCH, outer_lr=0.05,
+            outer_optimizer=self.outer_optimizer, clip_norm=self.clip_norm, fabric=fabric,
+            validation=Validation(self.tasks, n_tasks=120, every=2),
+        )  # fmt: skip
+        weights = nn.utils.parameters_to_vector(objective.parameters())
+        return [*curve["value"], *weights.tolist()]
+
+
+def tr(**settings) -> Callable[[Learner], list[Regularizer]]:
+    return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
+
+
+CASES = {
+    "literal": Case(MAML, tr()),
+    "neighbors": Case(MAML, tr(neighbors=2)),
+    "center": Case(MAML, tr(center=True)),
+    "labeled": Case(MAML, tr(task_vector="labeled")),
+    "adaptation": Case(MAML, tr(task_vector="adaptation", temperature=0.5)),
+    "shuffled": Case(MAML, tr(relations="shuffled", n_query_hat=3)),
+    "uniform": Case(MAML, tr(relations="uniform")),
+    "prototypes": Case(MAML, tr(label_slots="prototypes", neighbors=3), classes=True),
+    "chunked relations": Case(MAML, tr(), chunk=2),
+    "ANIL": Case(ANIL, tr(), classes=True),
+    "ProtoNet": Case(ProtoNet, tr(label_slots="prototypes"), classes=True),
+    "chunk": Case(MAML, chunk=2),
+    "step sizes": Case(MetaSGD, clip_norm=0.5, outer_optimizer="adam"),
+}
+
+
+def diverge(fabric: Fabric) -> str:
+    """Return what a process says whose loss is finite, where that of another is not."""
+    tasks = Doubles("train")
+    broken = tasks.batch(range(META_BATCH))
+    broken.query.y[-1] = torch.inf
+    tasks.batch = lambda numbers: pytree.tree_map(lambda tensor: tensor[list(numbers)], broken)
+    try:
+        fit(CASES["literal"].objective(), tasks, steps=1, meta_batch=META_BATCH, fabric=fabric)
+    except MetaLensError as error:
+        return str(error)
+    return ""
+
+
+def gathered(processes: Processes) -> list[Tensor]:
+    """Return what the first process gets of trees of all, and the slope of its own part."""
+    own = torch.arange(4.0).reshape(2, 2) + 10 * processes.rank
+    own.requires_grad_()
+    tree = processes.gather({"a": own, "b": own[:, 0]})
+    (tree["a"] * (processes.rank + 1)).sum().backward()
+    return [tree["a"].detach(), tree["b"].detach(), own.grad]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    processes = Processes(fabric.global_rank, fabric.world_size)
+    results = {name: case.train(fabric) for name, case in CASES.items()}
+    parts = {"diverged": diverge(fabric), "gathered": gathered(processes)}
+    if fabric.is_global_zero:
+        torch.save({"trained": results, **parts}, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

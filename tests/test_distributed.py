@@ -1,0 +1,144 @@
+"""Several processes do what one does: the tasks of every step are shared, the results are not."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import distributed
+import pandas as pd
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from metalens import MAML, MLTI, MetaLensError, Objective, Sinusoid, TRLearner, mlp
+from metalens.benchmarks import RECIPES
+from metalens.benchmarks.experiment import explain, run
+from metalens.compiling import compile_refusal
+from metalens.execution import prepare
+from metalens.processes import Processes
+
+SMALL = {
+    "steps": 3,
+    "meta_batch": 4,
+    "n_test_tasks": 60,
+    "n_val_tasks": 3,
+    "accelerator": "cpu",
+    "regularizers": "TRLearner",
+}
+QUICK = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+
+
+def start(*words: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What two processes made of all cases."""
+    path = tmp_path_factory.mktemp("two") / "results.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    program = str(Path(distributed.__file__))
+    processes = [start(program, str(path), **shared, NODE_RANK="0", LOCAL_RANK=rank) for rank in "01"]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    return torch.load(path)
+
+
+@pytest.mark.parametrize("name", distributed.CASES)
+def test_two_processes_train_as_one(two_processes, name):
+    alone = distributed.CASES[name].train(Fabric(accelerator="cpu", devices=1))
+    torch.testing.assert_close(
+        torch.tensor(two_processes["trained"][name], dtype=torch.float64),
+        torch.tensor(alone, dtype=torch.float64),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+def test_all_processes_notice_a_loss_that_is_not_finite(two_processes):
+    assert "The loss is inf at step 1 (tasks 0 to 5)" in two_processes["diverged"]
+
+
+def test_gathering_and_its_gradient(two_processes):
+    matrix, column, slope = two_processes["gathered"]
+    assert matrix.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
+    assert column.tolist() == [0, 2, 10, 12]
+    assert slope.tolist() == [[3, 3], [3, 3]]  # 1 + 2, the factors of both processes
+
+
+def test_a_single_process_communicates_nothing():
+    tree = {"a": torch.ones(3)}
+    alone = Processes()
+    assert alone.gather(tree) is tree
+    assert alone.mean(tree) is tree
+    assert alone.first(tree["a"]) is tree["a"]
+    assert alone.collect([1, 2]) == [1, 2]
+
+
+def test_what_is_shared_must_divide_and_suffice():
+    learner = MAML(mlp())
+    both = Objective(learner, [TRLearner.for_learner(learner), MLTI()])
+    with pytest.raises(MetaLensError, match="2 processes cannot share 5 tasks equally"):
+        both.check_meta_batch(5, 2)
+    both.check_meta_batch(4, 2)
+    Objective(learner, [TRLearner.for_learner(learner)]).check_meta_batch(4, 4)
+    with pytest.raises(MetaLensError, match="MLTI needs a meta-batch of at least 2 tasks, got 1"):
+        both.check_meta_batch(4, 4)
+
+
+def test_steps_that_communicate_are_not_compiled():
+    learner = MAML(mlp())
+    related, plain = Objective(learner, [TRLearner.for_learner(learner)]), Objective(learner)
+    assert compile_refusal(related) is None
+    related.processes = plain.processes = Processes(count=2)
+    assert "exchange adapted models" in str(compile_refusal(related))
+    assert compile_refusal(plain) is None
+
+
+def test_all_processes_follow_the_rule():
+    objective = Objective(MAML(mlp()), chunk=None)
+    objective.processes = Processes(count=2)
+    _, execution = prepare(objective, Sinusoid().batch(range(4)), steps=10_000)
+    assert str(execution) == "vmap (by rule, the same in all processes)"
+    with pytest.raises(MetaLensError, match="Several processes follow the rule"):
+        next(explain(replace(RECIPES["demo"], devices=2)))
+
+
+def test_the_command_line_runs_two_processes_as_one(tmp_path):
+    words = ["run", "demo", *QUICK, "--devices", "2", "--strategy", "ddp", "--out", str(tmp_path / "two")]
+    output, _ = (process := start("-m", "metalens", *words)).communicate(timeout=120)
+    assert process.returncode == 0, output
+    (tmp_path / "one").mkdir()
+    run(replace(RECIPES["demo"], **{**SMALL, "regularizers": ["TRLearner"]}), tmp_path / "one")
+    assert output.count("Report: ") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    for name in ("results.csv", "metrics.csv", "curves.csv", "relations.csv"):
+        pd.testing.assert_frame_equal(
+            pd.read_csv(tmp_path / "two" / name), pd.read_csv(tmp_path / "one" / name), rtol=1e-3, atol=1e-4
+        )
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert (manifest["processes"], manifest["configuration"]["strategy"]) == (2, "ddp")
+    assert (tmp_path / "two" / "report.html").is_file()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_failure_ends_all_processes_and_leaves_nothing(tmp_path):
+    words = ["run", "demo", *QUICK, "--devices", "2", "--learner", "MAML(inner_lr=1e30)"]
+    process = start("-m", "metalens", *words, "--out", str(tmp_path / "run"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert output.strip().splitlines()[-1].startswith("metalens: The loss is")
+    assert not list(tmp_path.iterdir())
