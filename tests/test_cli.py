@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.benchmarks.experiment import Arm
+from metalens.benchmarks.arms import Arm, Cell
 from metalens.cli import main
 from metalens.cli.run import LiveProgress
 
@@ -226,7 +226,7 @@ def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
 def test_the_progress_bar_ends_at_the_last_step():
     with Progress(console=Console(file=StringIO())) as display:
         watcher = LiveProgress(display, 1)
-        watcher.start_cell(Arm("MAML", "none"), 0, 1000)
+        watcher.start_training([Cell(Arm("MAML", "none"), 0)], 1000)
         for step in range(1, 1001):
             watcher.step(step, 1 / step)
         assert display.tasks[1].completed == 1000
