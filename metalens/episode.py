@@ -141,6 +141,23 @@ class Episode:
         )
         return losses.mean()
 
+    def last_outer_loss(self) -> Tensor:
+        """Return `outer_loss`, as the last that is asked of the episode.
+
+        Where nobody has asked for the states, every task is adapted and scored in one go: in less time, and
+        without the adapted parameters of all tasks in memory.
+        """
+        if "states" in vars(self):
+            return self.outer_loss
+
+        def of_task(z_support: Tensor, y_support: Tensor, z_query: Tensor, y_query: Tensor) -> Tensor:
+            state = self.learner.adapt_encoded(z_support, y_support)
+            predictions = self.learner.predict_encoded(state, z_query)
+            return self.learner.outer_loss(state, predictions, z_query, y_query)
+
+        support, query = self.tasks
+        return self.map(of_task, self.support_encoding, support.y, self.query_encoding, query.y).mean()
+
     def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.
 

@@ -140,7 +140,7 @@ class Objective(nn.Module):
             if clash := terms.keys() & new.keys():
                 raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
             terms |= new
-        return terms if "query" in terms else {"query": episode.outer_loss, **terms}
+        return terms if "query" in terms else {"query": episode.last_outer_loss(), **terms}
 
     @property
     def communicates(self) -> bool:

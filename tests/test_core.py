@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from metalens import (
+    ANIL,
     MAML,
+    Episode,
     Examples,
     FromScratch,
     Harmonic,
@@ -302,6 +304,16 @@ def test_the_three_hooks_of_a_regularizer():
     terms = objective(tasks)
     assert terms.keys() == {"query"}
     torch.testing.assert_close(terms["query"], 3 * Objective(learner)(changed)["query"])
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("learner", [MAML(mlp()), ANIL(mlp()), MAMLPlusPlus(mlp(), inner_steps=2)])
+def test_tasks_are_scored_in_one_go_where_nobody_asks_for_their_states(learner, chunk):
+    tasks = Sinusoid().batch(range(5))
+    one, other = (Episode(learner, tasks, chunk=chunk) for _ in range(2))
+    torch.testing.assert_close(one.last_outer_loss(), other.outer_loss)
+    assert "states" not in vars(one)
+    assert other.last_outer_loss() is other.outer_loss
 
 
 def test_two_terms_of_one_name_are_refused():
