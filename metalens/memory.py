@@ -68,6 +68,8 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
             peak = step_bytes(objective, tasks)
             more = min(total - 1, chunk + int((limit - peak) / min(of_a_task, peak / chunk)))
         return math.ceil(total / math.ceil(total / chunk))  # of equal size, as far as possible
+    except NotImplementedError:  # an operation that cannot be followed: nothing is known
+        return None
     finally:
         objective.chunk = before
 

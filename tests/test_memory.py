@@ -106,6 +106,15 @@ def test_a_single_task_is_never_chunked(available):
     assert fitting_chunk(Objective(MAML(mlp())), Sinusoid().batch([0])) is None
 
 
+def test_what_cannot_be_followed_is_not_chunked(available, monkeypatch):
+    def refuse(objective, tasks):
+        raise NotImplementedError
+
+    available(0)
+    monkeypatch.setattr(memory, "step_bytes", refuse)
+    assert fitting_chunk(Objective(MAML(mlp())), CURVES) is None
+
+
 def test_auto_is_decided_before_training(available):
     available(math.inf)
     objective = Objective(MAML(mlp()))
