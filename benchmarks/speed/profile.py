@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens import Episode, MetaLensError, Objective, Regularizer, TaskDistribution, fit
+from metalens import Episode, MetaLensError, Objective, TaskDistribution, fit
 from metalens.allocator import keep_freed_memory
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
@@ -24,16 +24,16 @@ from metalens.objective import outer_loss
 
 Seconds = dict[str, list[float]]  # by piece, one entry a round
 
-BATCH, ADAPT, QUERY, REGULARIZE = "batch", "adaptation", "query losses", "TRLearner"
-GRADIENT, OPTIMIZER, WHOLE, REST = "gradient", "optimizer", "whole step", "rest"
-PROGRAM = "program"  # adaptation, losses and their gradient in one
+# What is timed, and what is reported.
+BATCH, ADAPT, LOSSES, OPTIMIZER, WHOLE = "batch", "adaptation", "losses", "optimizer", "whole step"
+QUERY, REGULARIZE, PROGRAM, REST = "query losses", "TRLearner", "program", "rest"
 
 EXPLANATION = (
     "Shares of an outer step of `metalens run`. Batch: drawing tasks, or gathering images. Adaptation: the "
     "inner loop forward, or features of the support set. Query losses: with the gradient of the outer loss, "
-    "back through the inner loop. TRLearner: its losses, and what the gradient takes longer than in the row "
-    "above. A compiled program does these three in one. Rest: what is left of a step of `fit` (Fabric, the "
-    "learning curve, the progress bar), so that it has the noise of all others."
+    "back through the inner loop. TRLearner: what losses and gradient take longer than in the row above. A "
+    "compiled program does these three in one. Rest: what is left of a step of `fit` (Fabric, the learning "
+    "curve, the progress bar), so that it has the noise of all others."
 )
 
 
@@ -105,27 +105,22 @@ def pieces(
     meta_batch: int,
     n: int,
 ) -> dict[str, float]:
-    """Make n outer steps as `fit` does, and return the seconds of their pieces."""
+    """Make n outer steps as `fit` does, and return the seconds of their pieces.
+
+    The losses, with their gradient, contain an adaptation; another one is made, and timed by itself.
+    """
     watch = _Watch()
     for step in range(n):
         batch = tasks.batch(range(step * meta_batch, (step + 1) * meta_batch))
         watch.lap(BATCH)
         if isinstance(module, CompiledObjective):
             outer_loss(module(batch)).backward()
-            watch.lap(PROGRAM)
+            watch.lap(LOSSES)
         else:
-            batch = module.transform_tasks(batch)
-            episode = Episode(module.learner, batch, module.batching, parameters=module.parameters())
-            _ = episode.states
+            _ = Episode(module.learner, batch, module.batching).states
             watch.lap(ADAPT)
-            terms = {"query": episode.outer_loss}
-            watch.lap(QUERY)
-            for regularizer in module.regularizers:
-                assert isinstance(regularizer, Regularizer)
-                terms |= regularizer.loss_terms(episode)
-            watch.lap(REGULARIZE)
-            outer_loss(terms).backward()
-            watch.lap(GRADIENT)
+            outer_loss(module(batch)).backward()
+            watch.lap(LOSSES)
         optimizer.step()
         optimizer.zero_grad()
         watch.lap(OPTIMIZER)
@@ -148,20 +143,25 @@ class _Watch:
 def shares(arms: Mapping[str, Seconds]) -> list[dict[str, float]]:
     """Return a row for every arm: the seconds of a step, and which share of them every piece has.
 
-    The row of an arm with TRLearner follows that of the same arm without it, whose gradient counts as that of
-    the query losses; what the gradient takes longer counts to TRLearner.
+    The row of an arm with TRLearner follows that of the same arm without it; what losses and their gradient
+    take longer counts to TRLearner.
     """
     rows, plain = [], {}
     for name, times in arms.items():
         median = {piece: float(np.median(of)) for piece, of in times.items()}
         if " + " not in name:
-            plain = dict(median)
-        whole, gradient = median.pop(WHOLE), median.pop(GRADIENT, None)
-        if gradient is not None:
-            median[QUERY] += plain[GRADIENT]
-            median[REGULARIZE] += gradient - plain[GRADIENT]
-        median[REST] = whole - sum(median.values())
-        rows.append({WHOLE: whole} | {piece: value / whole for piece, value in median.items()})
+            plain = median
+        whole = median[WHOLE]
+        row = {BATCH: median[BATCH]}
+        if ADAPT in median:
+            row[ADAPT] = median[ADAPT]
+            row[QUERY] = plain[LOSSES] - median[ADAPT]
+            row[REGULARIZE] = median[LOSSES] - plain[LOSSES]
+        else:
+            row[PROGRAM] = median[LOSSES]
+        row[OPTIMIZER] = median[OPTIMIZER]
+        row[REST] = whole - sum(row.values())
+        rows.append({WHOLE: whole} | {piece: value / whole for piece, value in row.items()})
     return rows
 
 
