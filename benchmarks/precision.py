@@ -3,7 +3,7 @@
     python benchmarks/precision.py
 
 The gradient of the outer loss of a fresh objective is compared with that in double precision, for the same
-weights and tasks: `||g - g64|| / ||g64||` over all meta-parameters. The median over some draws of both is shown.
+weights and tasks: `||g - g64|| / ||g64||` over all meta-parameters, the median over some draws of both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 
-from metalens import ANIL, MAML, R2D2, Learner, MetaLensError, Objective, ProtoNet, Sinusoid, TRLearner, conv4, mlp
+from metalens import (
+    ANIL,
+    MAML,
+    R2D2,
+    Learner,
+    MetaLensError,
+    Objective,
+    ProtoNet,
+    Sinusoid,
+    TRLearner,
+    conv4,
+    mlp,
+)
 from metalens.benchmarks.provenance import commit
 from metalens.compiling import CompiledObjective
 from metalens.objective import outer_loss
