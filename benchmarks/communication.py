@@ -175,14 +175,13 @@ def tell(workload: Workload, shared: tuple[float, float], constants: list[tuple[
     """Print what was measured of a workload, and what the model says to it."""
     (c, a, b), timings = computing(workload)
     print(f"\n**{workload.title}**: `{1e3 * c:.3g} + ({1e3 * a:.3g} T + {1e3 * b:.3g} T^2) / N` ms\n")
-    print(
-        "| processes | tasks | clock | processor | model: computing | communicating |\n|---|---|---|---|---|---|"
-    )
+    print("| processes | tasks | clock | processor | model: computing | communicating |")
+    print("|---" * 6 + "|")
     measured = [(1, tasks, *timing) for tasks, timing in zip(workload.timed, timings, strict=True)]
     predicted = [(n, workload.predicted, None, None) for n in (1, 2, 8, 64)]
     for n, tasks, *seconds in [*measured, (2, workload.n_tasks, *shared), *predicted]:
         model = c + (a * tasks + b * tasks**2) / n, communicating(workload, n, constants, tasks)
-        cells = ["" if value is None else f"{1e3 * value:.3g} ms" for value in (*seconds, *model)]
+        cells = ["" if value is None else f"{1e3 * value:.4g} ms" for value in (*seconds, *model)]
         print(f"| {n} | {tasks} | " + " | ".join(cells) + " |")
 
 
