@@ -14,9 +14,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from metalens import (
     ANIL,
@@ -67,11 +69,33 @@ def pictures(learner: Callable[..., Learner], batching: str = "loop", **settings
     return Objective(learner(conv4(N_WAY, n_filters=FILTERS), **settings), batching=batching, chunk=None)
 
 
+class PlainMAML(nn.Module):
+    """One-step MAML by `torch.autograd.grad`: what PyTorch makes of a precision without `torch.func.grad`."""
+
+    def __init__(self, inner_lr: float) -> None:
+        super().__init__()
+        self.network, self.inner_lr = conv4(N_WAY, n_filters=FILTERS), inner_lr
+
+    def forward(self, tasks: Task) -> dict[str, Tensor]:
+        tensors = zip(*tasks.support, *tasks.query, strict=True)
+        return {"query": torch.stack([self._task(*of_task) for of_task in tensors]).mean()}
+
+    def _task(self, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        start = dict(self.network.named_parameters())
+        loss = F.cross_entropy(functional_call(self.network, start, (x,)), y)
+        slopes = torch.autograd.grad(loss, list(start.values()), create_graph=True)
+        end = {
+            name: weight - self.inner_lr * slope
+            for (name, weight), slope in zip(start.items(), slopes, strict=True)
+        }
+        return F.cross_entropy(functional_call(self.network, end, (query_x,)), query_y)
+
+
 def compiled() -> CompiledObjective:
     return CompiledObjective(curves(MAML), backend=None)
 
 
-CASES: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[int], Task]]] = {
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Task]]] = {
     "MAML, perceptron": (lambda: curves(MAML), sinusoids),
     "MAML, perceptron, compiled": (compiled, sinusoids),
     "MAML, perceptron, 5 steps": (lambda: curves(MAML, inner_steps=5), sinusoids),
@@ -79,6 +103,7 @@ CASES: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[int], Task]]] = 
     "first-order MAML, perceptron": (lambda: curves(MAML, first_order=True), sinusoids),
     "ANIL, perceptron": (lambda: curves(ANIL), sinusoids),
     "MAML, Conv4": (lambda: pictures(MAML, inner_lr=0.4), images),
+    "MAML, Conv4, by `torch.autograd.grad`": (lambda: PlainMAML(0.4), images),
     "MAML, Conv4, `vmap`": (lambda: pictures(MAML, "vmap", inner_lr=0.4), images),
     "MAML, Conv4, `inner_lr=0.01`": (lambda: pictures(MAML, inner_lr=0.01), images),
     "ANIL, Conv4, 5 steps": (lambda: pictures(ANIL, inner_lr=0.1, inner_steps=5), images),
@@ -87,7 +112,7 @@ CASES: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[int], Task]]] = 
 }
 
 
-def gradient(make: Callable[[], torch.nn.Module], tasks: Task, precision: str, seed: int) -> Tensor:
+def gradient(make: Callable[[], nn.Module], tasks: Task, precision: str, seed: int) -> Tensor:
     """Return the meta-gradient as `fit` computes it, in double precision."""
     scale = 2.0**16 if precision == "16-mixed" else 1.0
     while True:
@@ -106,7 +131,7 @@ def gradient(make: Callable[[], torch.nn.Module], tasks: Task, precision: str, s
         scale /= 2  # as the scaler does after a step that it leaves out
 
 
-def error(make: Callable[[], torch.nn.Module], draw: Callable[[int], Task], precision: str) -> str:
+def error(make: Callable[[], nn.Module], draw: Callable[[int], Task], precision: str) -> str:
     """Return the median of the relative error, or that the precision is not possible."""
     errors = []
     for seed in range(DRAWS):
