@@ -37,6 +37,8 @@ class TRLearner(Regularizer):
     The term is `weight * (1/T) sum_i L_TR(i)`. Negative relations count as 0, and a task without a
     positive relation averages all others equally.
 
+    Where several processes share a batch, the tasks of all of them are related.
+
     The defaults are the literal method (`TRLearner.paper`), with the batch's query set as meta-data; they
     are not chosen by evidence yet.
 
