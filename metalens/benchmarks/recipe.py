@@ -11,6 +11,7 @@ from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
 from metalens.outer_loop import OuterOptimizer, Schedule
+from metalens.processes import Processes
 
 Settings = dict[str, Any]
 Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
@@ -91,6 +92,7 @@ class Recipe(ABC):
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.workers != "ray" and self.workers < 1:
             raise MetaLensError(f"workers must be at least 1, or ray, got {self.workers}.")
+        Processes(count=self.devices).share(range(self.meta_batch))  # raises where it cannot be shared
         if self.workers != 1 and self.devices > 1:
             raise MetaLensError(
                 f"Only one of workers and devices can be above 1, got workers={self.workers} and "
