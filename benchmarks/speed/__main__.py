@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args()
     machine = facts()
-    rounds, seconds = (3, 0.1) if options.quick else (15, 0.5)
+    rounds, seconds = (3, 0.1) if options.quick else (9, 0.5)
     steps = []
     if "steps" in options.parts:
         steps = [child("measure", n, rounds, seconds, after=options.workloads) for n in options.threads]
