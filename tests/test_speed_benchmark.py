@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speed import evaluation, profile, regularized, replicas, scaling
+from benchmarks.speed import aims, evaluation, profile, regularized, replicas, scaling
 from benchmarks.speed.equality import DiffersError, Reference
 from benchmarks.speed.implementation import IMPLEMENTATIONS, load
 from benchmarks.speed.ours import Loop
@@ -101,3 +101,19 @@ def test_what_losses_take_longer_counts_to_the_regularizer():
 def test_extra_tables_compare_with_their_first_row():
     lines = extra_tables({"startup": {"A fresh process": {"one": [0.1], "two": [0.2]}}}, {"startup": 1})
     assert "| two | 200 (200–200) | 2.00 |" in lines  # noqa: RUF001
+
+
+def test_aims_are_met_or_missed():
+    times = {"MetaLens, loop": [3.0], "MetaLens, vmap": [2.0], "higher": [110.0], "JAX, vmap": [1.0]}
+    steps = [{"threads": 1, "workloads": {"sinusoid-maml-1": {"times": times, "flops": None}}}]
+    extras = {
+        "evaluation": {"600 tasks": {"one by one": [9.0], "evaluate": [1.0]}},
+        "replicas": {"A step": {"1 seed": [1.0], "10 seeds": [2.5]}},
+    }
+    assert aims.table(steps, extras)[4:-1] == [
+        "| Sinusoids, MAML, 1 step, 1 thread: the fastest loop of others | ≥ 50 × | 55 × | met |",
+        "| Sinusoids, MAML, 1 step, 1 thread: against JAX | ≤ 1 × | 2 × | **missed** |",
+        "| 600 tasks: one after the other | ≥ 10 × | 9 × | **missed** |",
+        "| A step: 10 seeds against 1 | ≤ 3 × | 2.5 × | met |",
+    ]
+    assert aims.table([], {}) == []

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import aims
 from benchmarks.speed.extras import ON_ALL_CORES, PARTS
 from benchmarks.speed.machine import ROOT, facts, thread_environment
 from benchmarks.speed.memory import ENVIRONMENT, PROCESS
@@ -62,6 +63,7 @@ def main() -> None:
     text = "\n".join(
         [
             *origin(machine, datetime.date.today().isoformat(), command),
+            *aims.table(steps, extras),
             *(step_tables(steps, memory) if steps else []),
             *extra_tables(extras, threads),
         ]

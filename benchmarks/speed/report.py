@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import profile
+from benchmarks.speed.aims import OURS
 from benchmarks.speed.equality import STEPS, TOLERANCES
 from benchmarks.speed.workloads import WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-OURS = "MetaLens"
 FIGURE = "images/speed.svg"  # in docs/
 
 
