@@ -27,26 +27,27 @@ from benchmarks.speed.report import FIGURE, extra_tables, origin, replace_tables
 from benchmarks.speed.scaling import draw
 from benchmarks.speed.workloads import WORKLOADS
 
+ALL_PARTS = ["steps", "memory", *PARTS]
+
 
 def main() -> None:
     """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["steps", *PARTS], default=["steps", *PARTS])
+    parser.add_argument("--parts", nargs="+", choices=ALL_PARTS, default=ALL_PARTS)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each in its own process")
-    parser.add_argument(
-        "--quick", action="store_true", help="few and short rounds and no memory, to see it work"
-    )
+    parser.add_argument("--rounds", type=int, default=9, help="everybody is timed once in each")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds, to see it work")
     parser.add_argument("--page", default="docs/performance.md", help="has two markers; - prints the tables")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args()
     machine = facts()
-    rounds, seconds = (3, 0.1) if options.quick else (9, 0.5)
+    rounds, seconds = (3, 0.1) if options.quick else (options.rounds, 0.5)
     steps = []
     if "steps" in options.parts:
         steps = [child("measure", n, rounds, seconds, after=options.workloads) for n in options.threads]
     memory = {}
-    if steps and not options.quick:
+    if steps and "memory" in options.parts:
         memory = {name: peaks(name, list(run["times"])) for name, run in steps[0]["workloads"].items()}
     threads = {
         part: max(options.threads) if part in ON_ALL_CORES else options.threads[0]
