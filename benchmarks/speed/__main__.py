@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.speed import aims
 from benchmarks.speed.extras import ON_ALL_CORES, PARTS
+from benchmarks.speed.implementation import IMPLEMENTATIONS
 from benchmarks.speed.machine import ROOT, facts, thread_environment
 from benchmarks.speed.memory import ENVIRONMENT, PROCESS
 from benchmarks.speed.report import FIGURE, extra_tables, origin, replace_tables, step_tables
@@ -35,6 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=ALL_PARTS, default=ALL_PARTS)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--without", nargs="+", choices=IMPLEMENTATIONS, default=[], help="with images; some take 10 s a step"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each in its own process")
     parser.add_argument("--rounds", type=int, default=9, help="everybody is timed once in each")
     parser.add_argument("--quick", action="store_true", help="few and short rounds, to see it work")
@@ -45,7 +49,10 @@ def main() -> None:
     rounds, seconds = (3, 0.1) if options.quick else (options.rounds, 0.5)
     steps = []
     if "steps" in options.parts:
-        steps = [child("measure", n, rounds, seconds, after=options.workloads) for n in options.threads]
+        steps = [
+            child("measure", n, rounds, seconds, after=[*options.workloads, "-", *options.without])
+            for n in options.threads
+        ]
     memory = {}
     if steps and "memory" in options.parts:
         memory = {name: peaks(name, list(run["times"])) for name, run in steps[0]["workloads"].items()}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.measure 1 measured.json 15 0.3 sinusoid-maml-1 conv4-maml-1
 
-The arguments are the number of threads, the file to write, the rounds, the seconds of a batch of steps and
-the workloads.
+The arguments are the number of threads, the file to write, the rounds, the seconds of a batch of steps, the
+workloads and, after a `-`, who is left out with images.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from benchmarks.speed.timing import interleaved
 from benchmarks.speed.workloads import WORKLOADS
 
 
-def measure(threads: int, rounds: int, seconds: float, names: list[str]) -> dict[str, Any]:
+def measure(
+    threads: int, rounds: int, seconds: float, names: list[str], without: list[str]
+) -> dict[str, Any]:
     """Return the times by workload and implementation, and what goes with them."""
     limit_threads(threads)
     rate_before = matmul_rate()
-    workloads = {name: measure_workload(name, rounds, seconds) for name in names}
+    workloads = {name: measure_workload(name, rounds, seconds, without) for name in names}
     return {"threads": threads, "matmul_rate": max(rate_before, matmul_rate()), "workloads": workloads}
 
 
-def measure_workload(name: str, rounds: int, seconds: float) -> dict[str, Any]:
+def measure_workload(name: str, rounds: int, seconds: float, without: list[str]) -> dict[str, Any]:
     """Return the times, the errors of the equality check, and who was left out and why.
 
     Raises:
@@ -39,6 +41,8 @@ def measure_workload(name: str, rounds: int, seconds: float) -> dict[str, Any]:
     for title in IMPLEMENTATIONS:
         cls = load(title)
         reason = "not installed" if cls is None else cls.refusal(workload)
+        if workload.images and title in without:
+            reason = "left out by the command"
         if cls is None or reason is not None:
             refusals[title] = reason
             continue
@@ -56,8 +60,9 @@ def measure_workload(name: str, rounds: int, seconds: float) -> dict[str, Any]:
 
 if __name__ == "__main__":
     _, threads, out, rounds, seconds, *names = sys.argv
+    names, without = (names[: names.index("-")], names[names.index("-") + 1 :])
     try:
-        measured = measure(int(threads), int(rounds), float(seconds), names)
+        measured = measure(int(threads), int(rounds), float(seconds), names, without)
     except DiffersError as error:
         sys.exit(str(error))
     Path(out).write_text(json.dumps(measured), encoding="utf-8")
