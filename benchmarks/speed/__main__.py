@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def main() -> None:
     if options.out is not None:
         everything = {"machine": machine, "steps": steps, "memory": memory, "extras": extras}
         options.out.write_text(json.dumps(everything, indent=1), encoding="utf-8")
-    command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
+    command = f"python -m benchmarks.speed {shlex.join(sys.argv[1:])}".strip()
     text = "\n".join(
         [
             *origin(machine, datetime.date.today().isoformat(), command),
