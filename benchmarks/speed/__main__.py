@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.speed import aims
 from benchmarks.speed.extras import ON_ALL_CORES, PARTS
-from benchmarks.speed.implementation import IMPLEMENTATIONS
+from benchmarks.speed.implementation import IMPLEMENTATIONS, SLOW
 from benchmarks.speed.machine import ROOT, facts, thread_environment
 from benchmarks.speed.memory import ENVIRONMENT, PROCESS
 from benchmarks.speed.report import FIGURE, extra_tables, origin, replace_tables, step_tables
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=ALL_PARTS, default=ALL_PARTS)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument(
-        "--without", nargs="+", choices=IMPLEMENTATIONS, default=[], help="with images; some take 10 s a step"
+        "--without", nargs="*", choices=IMPLEMENTATIONS, default=SLOW, help="not to be timed on images"
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each in its own process")
     parser.add_argument("--rounds", type=int, default=9, help="everybody is timed once in each")

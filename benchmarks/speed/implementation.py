@@ -28,6 +28,15 @@ IMPLEMENTATIONS = {
     "JAX, unrolled tasks": ("jax_steps", "Unrolled"),
 }
 
+# With images these take up to 10 s for a step.
+SLOW = [
+    "MetaLens, vmap",
+    "TorchOpt, functional under vmap",
+    "parallel-metalearn, vmap",
+    "JAX, vmap",
+    "JAX, scan over tasks",
+]
+
 
 class Implementation(ABC):
     """The outer step of one workload by one library; the state is that of the training so far.
