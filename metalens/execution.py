@@ -21,7 +21,7 @@ from metalens.errors import MetaLensError
 from metalens.files import atomic_path, cache_folder
 from metalens.learners.base import module_mode
 from metalens.memory import fitting_chunk
-from metalens.objective import Objective, outer_loss
+from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.replicas import Replicas
 from metalens.tasks import Task, n_tasks
 
@@ -143,7 +143,7 @@ def _prepare(
 
 def is_trained(module: nn.Module) -> bool:
     """Tell whether a module has anything to train."""
-    return any(parameter.requires_grad for parameter in module.parameters())
+    return bool(trained_parameters(module))
 
 
 def _choose_chunk(objective: Objective, tasks: Task, ways: list[Plan], compile: Compile) -> list[Plan]:

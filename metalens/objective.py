@@ -26,6 +26,15 @@ def outer_loss(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum(0)
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen.
+
+    >>> len(trained_parameters(nn.Linear(2, 1)))
+    2
+    """
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def terms_and_gradient(
     module: nn.Module, tasks: Task, weights: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
-from metalens.objective import Objective, outer_loss
+from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.tasks import Task, stack_tasks
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ class OuterLoop:
         self, module: nn.Module, *, fused: bool
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Return the optimizer of what a module trains, and the schedule of its step size."""
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.outer_optimizer]
-        optimizer = make(trained, lr=self.outer_lr, fused=fused)
+        optimizer = make(trained_parameters(module), lr=self.outer_lr, fused=fused)
         shares = {
             "constant": lambda step: 1.0,
             "linear": lambda step: 1 - step / self.steps,

@@ -12,7 +12,7 @@ from torch import Tensor
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners.base import module_mode
-from metalens.objective import Objective, terms_and_gradient
+from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.tasks import Task, place
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def in_precision(
         raise MetaLensError(f"precision={name!r} cannot be used; use 32-true, {', '.join([*WHOLE, *MIXED])}.")
     before = next(objective.parameters()).dtype
     try:
-        if name in ("32-true", "64-true") or not any(p.requires_grad for p in objective.parameters()):
+        if name in ("32-true", "64-true") or not trained_parameters(objective):
             objective.to(WHOLE.get(name, before))
         else:
             few = min(meta_batch, max(_TRIED, objective.min_meta_batch))
@@ -79,7 +79,6 @@ def _check(fabric: Fabric, name: str, objective: Objective, tasks: Task, exact: 
 
 
 def _gradient(objective: Objective, tasks: Task) -> Tensor:
-    weights = [weight for weight in objective.parameters() if weight.requires_grad]
     with torch.random.fork_rng(), module_mode(objective, training=True):
-        _, gradients = terms_and_gradient(objective, tasks, weights)
+        _, gradients = terms_and_gradient(objective, tasks, trained_parameters(objective))
     return torch.cat([gradient.flatten().float() for gradient in gradients])

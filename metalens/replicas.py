@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.objective import Objective, terms_and_gradient
+from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Task
 
@@ -59,8 +59,9 @@ class Replicas(nn.Module):
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
         self._numbers = differing_numbers(self.objectives)
         self._own_names: dict[str, str] = {}
-        for name, one in [*first.named_parameters(), *first.named_buffers()]:
-            of_all = [_tensors(objective)[name] for objective in self.objectives]
+        tensors = [_tensors(objective) for objective in self.objectives]
+        for name, one in tensors[0].items():
+            of_all = [of_one[name] for of_one in tensors]
             stacked = torch.stack([tensor.detach() for tensor in of_all])
             self._own_names[name] = own = name.replace(".", "/")
             if isinstance(one, nn.Parameter):
@@ -109,18 +110,16 @@ class Replicas(nn.Module):
             ReplicationError: they differ, or the step draws random numbers, which each objective alone would
                 draw differently.
         """
-        weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
         try:
-            terms, gradient = terms_and_gradient(self, tasks, weights)
+            terms, gradient = terms_and_gradient(self, tasks, trained_parameters(self))
         except RuntimeError as error:  # of vmap: random numbers, or a branch that depends on a number
             reason = str(error).strip().split("\n")[0]
             raise ReplicationError(f"Side by side, the outer step is not possible: {reason}") from error
         n = len(self.objectives)
         together = torch.cat([part.reshape(n, -1) for part in (*terms.values(), *gradient)], dim=1)
         for number, (objective, own) in enumerate(zip(self.objectives, together, strict=True)):
-            weights = [parameter for parameter in objective.parameters() if parameter.requires_grad]
             part = pytree.tree_map(lambda tensor, number=number: tensor[number], tasks)
-            terms, gradient = terms_and_gradient(objective, part, weights)
+            terms, gradient = terms_and_gradient(objective, part, trained_parameters(objective))
             alone = torch.cat([part.flatten() for part in (*terms.values(), *gradient)])
             diverged = not alone.isfinite().all()  # which training will tell
             if not diverged and not (own - alone).norm() <= tolerance * alone.norm():

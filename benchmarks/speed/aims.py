@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-OURS = "MetaLens"
+from benchmarks.speed.implementation import OURS
+from benchmarks.speed.report import threads_text
+
 LOOPS = ("Plain PyTorch, clone and adapt", "higher", "TorchOpt, MetaSGD", "parallel-metalearn, sequential")
 
 Times = Mapping[str, Sequence[float]]
@@ -50,7 +52,7 @@ def table(steps: Sequence[dict[str, Any]], extras: Mapping[str, Mapping[str, Tim
 
 
 def _of_steps(measured: Mapping[str, Any]) -> Iterator[Aim]:
-    threads = f"{measured['threads']} thread" + "s" * (measured["threads"] > 1)
+    threads = threads_text(measured["threads"])
     for name, (title, bound) in {
         "sinusoid-maml-1": ("Sinusoids, MAML, 1 step", 50),
         "sinusoid-maml-5": ("Sinusoids, MAML, 5 steps", 40),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.speed.workloads import OUTER_LR, Workload
 from metalens import Task
 
+OURS = "MetaLens"  # begins the names of our own
 # By the name in the table: module and class. A library that is not installed is left out.
 IMPLEMENTATIONS = {
     "MetaLens, loop": ("ours", "Loop"),

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.aims import OURS
 from benchmarks.speed.equality import DiffersError, Reference
-from benchmarks.speed.implementation import IMPLEMENTATIONS, load
+from benchmarks.speed.implementation import IMPLEMENTATIONS, OURS, load
 from benchmarks.speed.machine import limit_threads, matmul_rate, useful_flops
 from benchmarks.speed.timing import interleaved
 from benchmarks.speed.workloads import WORKLOADS

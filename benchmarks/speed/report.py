@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import profile
-from benchmarks.speed.aims import OURS
 from benchmarks.speed.equality import STEPS, TOLERANCES
+from benchmarks.speed.implementation import OURS
 from benchmarks.speed.workloads import WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -40,7 +40,7 @@ def step_tables(measured: Sequence[dict[str, Any]], memory: dict[str, dict[str, 
         measured: what `measure` returned, once for each number of threads.
         memory: peak memory in MiB by workload and implementation, where it was measured.
     """
-    rates = ", ".join(f"{m['matmul_rate']:.0f} GF/s with {_threads(m['threads'])}" for m in measured)
+    rates = ", ".join(f"{m['matmul_rate']:.0f} GF/s with {threads_text(m['threads'])}" for m in measured)
     lines = [
         "Times are milliseconds of a whole outer step with Adam, data ready in memory: the median over "
         "rounds and, in parentheses, the quartiles. `×` is the median relative to the fastest of MetaLens. "
@@ -78,11 +78,11 @@ def extra_tables(extras: dict[str, Any], threads: dict[str, int]) -> list[str]:
         if part == "profile":
             lines += [profile.EXPLANATION, ""]
             for title, arms in measured.items():
-                lines += profile.table(title, arms, _threads(threads[part]))
+                lines += profile.table(title, arms, threads_text(threads[part]))
             continue
         for title, times in measured.items():
             first = float(np.median(next(iter(times.values()))))
-            lines += [f"### {title}", "", f"| | ms, {_threads(threads[part])} | × |", "|---|--:|--:|"]
+            lines += [f"### {title}", "", f"| | ms, {threads_text(threads[part])} | × |", "|---|--:|--:|"]
             for name, of in times.items():
                 lines.append(f"| {name} | {_spread(of)} | {_ratio(float(np.median(of)) / first)} |")
             lines.append("")
@@ -96,7 +96,7 @@ def _table(name: str, measured: Sequence[dict[str, Any]], memory: dict[str, floa
     for m, run in runs:
         medians = {title: float(np.median(times)) for title, times in run["times"].items()}
         best = min(median for title, median in medians.items() if title.startswith(OURS))
-        header += [f"ms, {_threads(m['threads'])}", "×"]
+        header += [f"ms, {threads_text(m['threads'])}", "×"]
         columns += [
             {title: _spread(times) for title, times in run["times"].items()},
             {title: _ratio(median / best) for title, median in medians.items()},
@@ -125,5 +125,6 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _threads(n: int) -> str:
+def threads_text(n: int) -> str:
+    """Return a number of threads in words."""
     return "1 thread" if n == 1 else f"{n} threads"

@@ -99,18 +99,19 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
 
 def _teams(recipe: Recipe) -> list[list[Arm]]:
     """Return the arms in teams that differ in numbers only, as far as one can see."""
-    teams: list[list[Arm]] = []
+    teams: list[tuple[Objective, list[Arm]]] = []
     for arm in arms_of(recipe):
-        for team in teams:
+        objective = arm.build(recipe, seed=0)
+        for first, team in teams:
             try:
-                differing_numbers([team[0].build(recipe, 0), arm.build(recipe, 0)])
+                differing_numbers([first, objective])
             except ReplicationError:
                 continue
             team.append(arm)
             break
         else:
-            teams.append([arm])
-    return teams
+            teams.append((objective, [arm]))
+    return [team for _, team in teams]
 
 
 def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric) -> list[list[Cell]]:
