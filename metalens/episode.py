@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from metalens.batching import Batching, Plan, chunked_task_map, task_map
 from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
-from metalens.tasks import Task, n_tasks
+from metalens.tasks import Examples, Task, n_tasks
 
 
 class Episode:
@@ -144,19 +144,21 @@ class Episode:
     def last_outer_loss(self) -> Tensor:
         """Return `outer_loss`, as the last that is asked of the episode.
 
-        Where nobody has asked for the states, every task is adapted and scored in one go: in less time, and
-        without the adapted parameters of all tasks in memory.
+        Where nobody has asked for anything that it takes, every task is adapted and scored in one go: in
+        less time, and without the features and adapted parameters of all tasks in memory.
         """
-        if "states" in vars(self):
+        asked = vars(self).keys()
+        if "states" in asked or (self.learner.head_only and "support_encoding" in asked):
             return self.outer_loss
 
-        def of_task(z_support: Tensor, y_support: Tensor, z_query: Tensor, y_query: Tensor) -> Tensor:
-            state = self.learner.adapt_encoded(z_support, y_support)
+        def of_task(x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
+            state = self.learner.adapt(Examples(x_support, y_support))
+            z_query = self.learner.encode(x_query)
             predictions = self.learner.predict_encoded(state, z_query)
             return self.learner.outer_loss(state, predictions, z_query, y_query)
 
-        support, query = self.tasks
-        return self.map(of_task, self.support_encoding, support.y, self.query_encoding, query.y).mean()
+        (x_support, y_support), (x_query, y_query) = self.tasks
+        return self.map(of_task, x_support, y_support, x_query, y_query).mean()
 
     def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.

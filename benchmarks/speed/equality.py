@@ -12,7 +12,8 @@ from benchmarks.speed.implementation import Implementation
 from benchmarks.speed.workloads import Workload
 
 STEPS = 3  # of Adam, before weights are compared
-TOLERANCES = {"loss": 1e-5, "gradient": 5e-3, "weights": 1e-1}  # relative, in single precision
+# Relative, in single precision; normalization with channels last alone makes 1e-3 of the gradient.
+TOLERANCES = {"loss": 1e-5, "gradient": 5e-3, "weights": 1e-1}
 
 
 class DiffersError(Exception):
