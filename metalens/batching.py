@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
@@ -97,6 +98,54 @@ def chunked_task_map(
         else:
             results.append(of_chunk(*pytree.tree_unflatten(list(parts), structure)))
     return pytree.tree_map(lambda *pieces: torch.cat(pieces), *results)
+
+
+def looped_mean(function: Callable[..., Tensor], *trees: Any, parameters: Sequence[Tensor]) -> Tensor:
+    """Return the mean of a scalar function over the tasks of a batch, in the memory of one task.
+
+    The gradient of every task is taken at once, before the next task, and multiplied later by what `backward`
+    brings; so nothing is computed twice.
+
+    Args:
+        function: maps the trees of one task to a scalar.
+        *trees: trees of tensors with a leading axis of length T, through which nothing is differentiated.
+        parameters: all tensors through which the function is differentiated, once.
+
+    >>> w = torch.tensor(3.0, requires_grad=True)
+    >>> y = looped_mean(lambda x: w * x, torch.arange(5.0), parameters=[w])
+    >>> y.item(), torch.autograd.grad(y, w)
+    (6.0, (tensor(2.),))
+    """
+    return _TaskByTask.apply(function, trees, *parameters)
+
+
+class _TaskByTask(torch.autograd.Function):
+    """The mean of a scalar function, whose gradient is taken task by task in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], trees: Any, *parameters: Tensor) -> Tensor:
+        needed = [parameter for parameter in parameters if parameter.requires_grad]
+        totals = [torch.zeros_like(parameter) for parameter in needed]
+
+        def value(*task: Any) -> Tensor:
+            with torch.enable_grad():
+                loss = function(*task)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, needed, materialize_grads=True)
+                torch._foreach_add_(totals, gradients)
+            return loss.detach()
+
+        values = task_map(value, *trees, plan="loop")
+        totals = torch._foreach_div(totals, len(values)) if needed else []
+        ctx.save_for_backward(*totals)
+        ctx.needed = [parameter.requires_grad for parameter in parameters]
+        return values.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = iter(ctx.saved_tensors)
+        return (None, None, *(next(gradients) * slope if needed else None for needed in ctx.needed))
 
 
 class _Recomputed(torch.autograd.Function):

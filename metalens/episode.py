@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.batching import Batching, Plan, chunked_task_map, task_map
+from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
 from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
@@ -158,7 +158,10 @@ class Episode:
             return self.learner.outer_loss(state, predictions, z_query, y_query)
 
         (x_support, y_support), (x_query, y_query) = self.tasks
-        return self.map(of_task, x_support, y_support, x_query, y_query).mean()
+        trees = (x_support, y_support, x_query, y_query)
+        if self._plan == "loop" and torch.is_grad_enabled():
+            return looped_mean(of_task, *trees, parameters=self._parameters)
+        return self.map(of_task, *trees).mean()
 
     def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.

@@ -137,6 +137,7 @@ def main() -> None:
     parts = {"diverged": diverge(fabric), "gathered": gathered(processes)}
     if fabric.is_global_zero:
         torch.save({"trained": results, **parts}, sys.argv[1])
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

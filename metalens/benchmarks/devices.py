@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from typing import TYPE_CHECKING
+
+import torch
 
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
@@ -38,6 +41,8 @@ def fabric_of(recipe: Recipe) -> Fabric:
         if (possible := fabric.strategy.precision.precision) != recipe.precision:
             raise ValueError(f"the nearest precision is {possible}.")
         fabric.launch()
+        if fabric.world_size > 1:  # threads of the group must not outlive the interpreter, which would abort
+            atexit.register(torch.distributed.destroy_process_group)
     except (ValueError, RuntimeError) as error:
         names = ("accelerator", "devices", "strategy", "precision")
         asked = [
