@@ -16,7 +16,7 @@ from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.objective import Objective, outer_loss, terms_and_gradient
 from metalens.replicas import Replicas
-from metalens.tasks import Examples, Task
+from metalens.tasks import Task
 
 Tensors = dict[str, Tensor]
 
@@ -66,7 +66,7 @@ class CompiledObjective(nn.Module):
         tasks = self.objective.transform_tasks(tasks)
         if not self.objective.learner.settled:
             return self.objective.loss_terms(tasks)
-        shapes = tuple((tensor.shape, tensor.dtype) for part in tasks for tensor in part)
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks.tensors)
         if shapes not in self._programs:
             self._programs[shapes] = _Program(self._step, tasks, self._backend)
         state = self._step.state()
@@ -146,8 +146,7 @@ class _Program:
         n = len(state)
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            batch = Task(Examples(*tensors[n : n + 2]), Examples(*tensors[n + 2 :]))
-            gradients, terms = step.gradients_and_terms(tensors[:n], batch)
+            gradients, terms = step.gradients_and_terms(tensors[:n], Task.of_tensors(tensors[n:]))
             self._names = list(terms)
             return (*gradients, *terms.values())
 
@@ -156,7 +155,7 @@ class _Program:
             options = {"fallback_random": True}  # the random numbers of the plain step
         with torch.random.fork_rng():
             try:
-                program = make_fx(flat)(*state, *tasks.support, *tasks.query)
+                program = make_fx(flat)(*state, *tasks.tensors)
                 _tolerate_other_strides(program)
                 if backend is not None:
                     program = torch.compile(
@@ -180,7 +179,7 @@ class _Program:
         """Return the gradient by each weight, and the terms by name."""
         with torch.no_grad():
             # A flat list: PyTorch checks the structure of its arguments at every call.
-            values = self._program(*state, *tasks.support, *tasks.query)
+            values = self._program(*state, *tasks.tensors)
         n = len(self._step.trained)
         return values[:n], dict(zip(self._names, values[n:], strict=True))
 

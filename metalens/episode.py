@@ -157,7 +157,7 @@ class Episode:
             predictions = self.learner.predict_encoded(state, z_query)
             return self.learner.outer_loss(state, predictions, z_query, y_query)
 
-        (x_support, y_support), (x_query, y_query) = self.tasks
+        (x_support, y_support), (x_query, y_query) = self.tasks[:2]
         trees = (x_support, y_support, x_query, y_query)
         if self._plan == "loop" and torch.is_grad_enabled():
             return looped_mean(of_task, *trees, parameters=self._parameters)

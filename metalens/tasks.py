@@ -2,12 +2,13 @@
 
 Both types are named tuples, so `torch.vmap`, `torch.utils._pytree` and the default collate function of
 PyTorch treat them as trees of tensors. A *batch* of T tasks is a `Task` whose tensors have a leading
-axis of length T; there is no second class for it.
+axis of length T; there is no second class for it. A task can also carry its traits: what the distribution
+knows about it, and no model sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
+
+_NAMES = ("support.x", "support.y", "query.x", "query.y", "traits")
 
 
 class Examples(NamedTuple):
@@ -35,10 +38,45 @@ class Task(NamedTuple):
     Attributes:
         support: the examples a model adapts to, `(s, ...)` or `(T, s, ...)`.
         query: the examples the adapted model is judged on, `(q, ...)` or `(T, q, ...)`.
+        traits: what the distribution knows about the task, `(p,)` or `(T, p)`, or `None`: numbers whose
+            Euclidean distance says how different two tasks are. No learner sees them.
+
+    >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
+    >>> support, query = Task(one, one)[:2]
     """
 
     support: Examples
     query: Examples
+    traits: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # A tree has no leaf for traits that are not there: PyTorch would take `None` for one.
+        return iter(self[:2] if self.traits is None else self[:])
+
+    def map(self, function: Callable[[Examples], Examples]) -> Task:
+        """Return the task with both sets of examples changed by a function, and the same traits.
+
+        >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
+        >>> Task(one, one).map(lambda examples: Examples(examples.x, examples.y + 1)).query.y.mean()
+        tensor(1.)
+        """
+        return Task(function(self.support), function(self.query), self.traits)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Inputs and targets of the support and the query set, then the traits where there are any.
+
+        >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
+        >>> len(Task(one, one).tensors), len(Task(one, one, torch.ones(2)).tensors)
+        (4, 5)
+        """
+        known = () if self.traits is None else (self.traits,)
+        return (*self.support, *self.query, *known)
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor]) -> Task:
+        """Return the task whose `tensors` these are."""
+        return cls(Examples(*tensors[:2]), Examples(*tensors[2:4]), *tensors[4:])
 
 
 def stack_tasks(tasks: Sequence[Task]) -> Task:
@@ -59,18 +97,17 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
     """
     if not tasks:
         raise MetaLensError("stack_tasks got no tasks; give at least one.")
-    leaves, structure = zip(*(pytree.tree_flatten(task) for task in tasks), strict=True)
-    for name, tensors in zip(
-        ("support.x", "support.y", "query.x", "query.y"), zip(*leaves, strict=True), strict=True
-    ):
+    of_all = [task.tensors for task in tasks]
+    if len(set(map(len, of_all))) > 1:
+        raise MetaLensError("Either all tasks of a batch have traits or none has; got both.")
+    for name, tensors in zip(_NAMES, zip(*of_all, strict=True), strict=False):
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
             raise MetaLensError(
                 f"Tasks of one batch must have equal shapes, but {name} comes in {sorted(shapes)}; "
                 "draw tasks of equal size or use one task per batch."
             )
-    stacked = [torch.stack(tensors) for tensors in zip(*leaves, strict=True)]
-    return pytree.tree_unflatten(stacked, structure[0])
+    return Task.of_tensors([torch.stack(tensors) for tensors in zip(*of_all, strict=True)])
 
 
 def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:

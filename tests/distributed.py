@@ -26,7 +26,6 @@ from metalens import (
     ProtoNet,
     Regularizer,
     Sinusoid,
-    Task,
     TRLearner,
     Validation,
     fit,
@@ -50,7 +49,7 @@ class Signs(Doubles):
     """Two classes: is the curve above zero?"""
 
     def batch(self, indices):
-        return Task(*(Examples(x, (y > 0).long().squeeze(-1)) for x, y in super().batch(indices)))
+        return super().batch(indices).map(lambda e: Examples(e.x, (e.y > 0).long().squeeze(-1)))
 
 
 @dataclass(frozen=True)

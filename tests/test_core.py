@@ -17,6 +17,7 @@ from torch import nn
 from metalens import (
     ANIL,
     MAML,
+    ClusteredSinusoid,
     Episode,
     Examples,
     FromScratch,
@@ -41,7 +42,7 @@ from metalens import (
 from metalens.evaluation import task_metrics
 from metalens.files import new_folder
 
-FAMILIES = [Sinusoid, Harmonic]
+FAMILIES = [Sinusoid, Harmonic, ClusteredSinusoid]
 
 
 def equal(a: Task, b: Task) -> bool:
@@ -200,7 +201,7 @@ def test_targets_that_do_not_fit_the_predictions_are_refused():
     class Flat(Sinusoid):
         def batch(self, indices):
             tasks = super().batch(indices)
-            return Task(*(Examples(e.x, e.y.squeeze(-1)) for e in tasks))
+            return tasks.map(lambda e: Examples(e.x, e.y.squeeze(-1)))
 
     with pytest.raises(MetaLensError, match=r"shape of the predictions, \(15, 1\), got \(15,\)"):
         fit(Objective(MAML(mlp())), Flat(k_shot=15), steps=1, meta_batch=3)

@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
-from metalens.tasks import Examples, Task, stack_tasks
+from metalens.tasks import Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
 
@@ -162,4 +162,4 @@ class BlockDistribution(TaskDistribution):
 def _rows(batch: Task, numbers: np.ndarray) -> Task:
     """Return some tasks of a batch; a function for all trees would take longer than a small step has."""
     index = torch.from_numpy(numbers)
-    return Task(*(Examples(*(tensor[index] for tensor in examples)) for examples in batch))
+    return Task.of_tensors([tensor[index] for tensor in batch.tensors])

@@ -15,6 +15,7 @@ from metalens.tasks import Examples, Task
 
 Sampler = Callable[[int], np.ndarray]  # number of points -> inputs (n_tasks, points, 1)
 Function = Callable[[np.ndarray], np.ndarray]  # inputs -> true values of the same shape
+Functions = tuple[Sampler, Function] | tuple[Sampler, Function, np.ndarray]  # the last: traits (n_tasks, p)
 
 
 class CurveDistribution(BlockDistribution):
@@ -54,15 +55,16 @@ class CurveDistribution(BlockDistribution):
         self.k_shot, self.n_query, self.noise = k_shot, n_query, noise
 
     @abstractmethod
-    def draw_functions(self, rng: np.random.Generator, n: int) -> tuple[Sampler, Function]:
-        """Draw n functions; return a sampler of their inputs, and the functions."""
+    def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
+        """Draw n functions; return a sampler of inputs, the functions and, where known, their traits."""
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:
-        sample, function = self.draw_functions(rng, n)
+        sample, function, *traits = self.draw_functions(rng, n)
 
         def examples(size: int) -> Examples:
             x = sample(size)
             y = function(x) + self.noise * rng.standard_normal(x.shape)
             return Examples(torch.from_numpy(x).float(), torch.from_numpy(y).float())
 
-        return Task(examples(self.k_shot), examples(self.n_query))
+        known = [torch.from_numpy(of_all).float() for of_all in traits]
+        return Task(examples(self.k_shot), examples(self.n_query), *known)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from metalens.distributions.curve import CurveDistribution, Function, Sampler
+from metalens.distributions.curve import CurveDistribution, Functions
 
 
 class Harmonic(CurveDistribution):
     """Harmonic regression tasks, harder and more diverse than `Sinusoid`.
 
     `y = a1 sin(w x + b1) + a2 sin(2 w x + b2) + e`, with `w ~ U[5, 7]`, `b ~ U[0, 2 pi]`, `a ~ N(0, 1)`,
-    `x ~ N(mu, 1)`, `mu ~ U[-4, 4]`, `e ~ N(0, noise^2)`.
+    `x ~ N(mu, 1)`, `mu ~ U[-4, 4]`, `e ~ N(0, noise^2)`. The traits of a task are what its two waves are at
+    x = 0, how fast they turn, and where they are seen: `(a1 cos b1, a1 sin b1, a2 cos b2, a2 sin b2, w, mu)`.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -32,7 +33,7 @@ class Harmonic(CurveDistribution):
     arXiv 1806.07528.
     """
 
-    def draw_functions(self, rng: np.random.Generator, n: int) -> tuple[Sampler, Function]:
+    def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
         frequency = rng.uniform(5.0, 7.0, (n, 1, 1))
         phase1, phase2 = rng.uniform(0.0, 2.0 * np.pi, (2, n, 1, 1))
         amplitude1, amplitude2 = rng.standard_normal((2, n, 1, 1))
@@ -45,4 +46,6 @@ class Harmonic(CurveDistribution):
             first = amplitude1 * np.sin(frequency * x + phase1)
             return first + amplitude2 * np.sin(2 * frequency * x + phase2)
 
-        return sample, function
+        waves = ((amplitude1, phase1), (amplitude2, phase2))
+        parts = [a * turn(b) for a, b in waves for turn in (np.cos, np.sin)]
+        return sample, function, np.concatenate([*parts, frequency, center], axis=1)[..., 0]

@@ -35,7 +35,8 @@ class Omniglot(BlockDistribution):
     A class is a character or, with rotations, a character turned by 0, 90, 180 or 270 degrees
     counterclockwise. A task has n_way distinct classes, and for each class k_shot support and n_query
     query drawings by distinct drawers. Examples are ordered by class slot; x is `(s, 1, 28, 28)` float32
-    and y `(s,)` int64.
+    and y `(s,)` int64. The traits of a task are the shares of the alphabets among its classes, in the order
+    of `alphabets`.
 
     Omniglot has 1,623 characters. With a copy that holds fewer, each split keeps the classes that are
     there, and a warning says how many; its tasks differ from those of the full copy. Where the files
@@ -59,6 +60,7 @@ class Omniglot(BlockDistribution):
     Attributes:
         n_characters: characters of the split that were found.
         n_classes: classes of the split, 4 per character with rotations.
+        alphabets: names of the alphabets that were found, of all splits.
 
     Raises:
         MetaLensError: a size is out of range, a choice has another name, or the images are missing or
@@ -97,6 +99,8 @@ class Omniglot(BlockDistribution):
         kept = np.flatnonzero(split_characters(images.numbers, images.alphabets, split, scheme))
         self._drawings = images.pixels.reshape(-1, SIDE, SIDE)
         self._characters = kept
+        alphabets, self._alphabet_of = np.unique(images.alphabets, return_inverse=True)
+        self.alphabets = alphabets.tolist()
         self._turns = 4 if rotations else 1
         self.n_characters = len(kept)
         self.n_classes = self.n_characters * self._turns
@@ -132,6 +136,8 @@ class Omniglot(BlockDistribution):
         Blocks of tasks then stay small; `batch` looks up the pixels of the tasks asked for.
         """
         classes = self._draw_classes(rng, n)[..., np.newaxis]
+        of_class = self._alphabet_of[self._characters[classes // self._turns]]
+        traits = (of_class == np.arange(len(self.alphabets))).mean(1)
         drawers = rng.permuted(np.broadcast_to(np.arange(N_DRAWERS), (n, self.n_way, N_DRAWERS)), axis=-1)
         images = classes * N_DRAWERS + drawers
 
@@ -142,11 +148,14 @@ class Omniglot(BlockDistribution):
             return Examples(torch.from_numpy(x.reshape(n, -1)), torch.from_numpy(y))
 
         last = self.k_shot + self.n_query
-        return Task(examples(images[..., : self.k_shot]), examples(images[..., self.k_shot : last]))
+        return Task(
+            examples(images[..., : self.k_shot]),
+            examples(images[..., self.k_shot : last]),
+            torch.from_numpy(traits).float(),
+        )
 
     def batch(self, indices: Sequence[int]) -> Task:
-        support, query = super().batch(indices)
-        return Task(self._with_pixels(support), self._with_pixels(query))
+        return super().batch(indices).map(self._with_pixels)
 
     def _draw_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:
         if self.slots == "fixed":

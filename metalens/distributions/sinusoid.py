@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from metalens.distributions.curve import CurveDistribution, Function, Sampler
+from metalens.distributions.curve import CurveDistribution, Functions
 
 
 class Sinusoid(CurveDistribution):
     """Sine-wave regression tasks.
 
     `y = A sin(x - phi) + e`, with `A ~ U[0.1, 5]`, `phi ~ U[0, pi]`, `x ~ U[-5, 5]`,
-    `e ~ N(0, noise^2)`.
+    `e ~ N(0, noise^2)`. The traits of a task are `(A cos phi, A sin phi)`: their distance is `sqrt(2)` times
+    the root mean square difference of two sinusoids over a period.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -32,11 +33,12 @@ class Sinusoid(CurveDistribution):
     Networks", 2017, arXiv 1703.03400.
     """
 
-    def draw_functions(self, rng: np.random.Generator, n: int) -> tuple[Sampler, Function]:
+    def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
         amplitude = rng.uniform(0.1, 5.0, (n, 1, 1))
         phase = rng.uniform(0.0, np.pi, (n, 1, 1))
 
         def sample(size: int) -> np.ndarray:
             return rng.uniform(-5.0, 5.0, (n, size, 1))
 
-        return sample, lambda x: amplitude * np.sin(x - phase)
+        traits = np.concatenate([amplitude * np.cos(phase), amplitude * np.sin(phase)], axis=1)[..., 0]
+        return sample, lambda x: amplitude * np.sin(x - phase), traits

@@ -52,7 +52,7 @@ class MetaAug(Regularizer):
         if y.is_floating_point():
             noise = torch.rand(n, 1, *y.shape[2:], dtype=y.dtype, device=y.device)
             shift = self.shift * (2 * noise - 1)
-            return Task(*(Examples(x, y + shift) for x, y in tasks))
+            return tasks.map(lambda examples: Examples(examples.x, examples.y + shift))
         n_classes = int(torch.cat([tasks.support.y, y], 1).max()) + 1
         slots = torch.rand(n, n_classes, device=y.device).argsort(1)
-        return Task(*(Examples(x, slots.gather(1, y)) for x, y in tasks))
+        return tasks.map(lambda examples: Examples(examples.x, slots.gather(1, examples.y)))

@@ -109,7 +109,7 @@ class MetaCRL(Regularizer):
             )
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        support, query = episode.tasks
+        support, query = episode.tasks[:2]
         query_features = episode.map(episode.learner.features, episode.query_encoding)
         support_factors, query_factors = (
             episode.support_features @ self.factors,

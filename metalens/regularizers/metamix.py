@@ -74,7 +74,7 @@ class MetaMix(Regularizer):
             )
 
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        learner, (support, query) = episode.learner, episode.tasks
+        learner, (support, query) = episode.learner, episode.tasks[:2]
         shuffles = self.channel_shuffle > 0
         if shuffles and query.y.is_floating_point():
             raise MetaLensError(
@@ -86,7 +86,9 @@ class MetaMix(Regularizer):
         def activations(state: State, x: Tensor) -> Tensor:
             return learner.hidden(state, x, layer)
 
-        support, query = (Examples(episode.map(activations, episode.states, x), y) for x, y in episode.tasks)
+        support, query = (
+            Examples(episode.map(activations, episode.states, x), y) for x, y in (support, query)
+        )
         if shuffles:
             support, query = self._shuffle_channels(support, query)
         size, device = query.y.shape[:2], query.y.device

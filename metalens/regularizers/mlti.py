@@ -62,10 +62,12 @@ class MLTI(Regularizer):
         others = torch.randint(n, (n,), device=y.device)
         lam = Beta(self.alpha, self.alpha).sample((n,))
         if y.is_floating_point():
-            partners = [Examples(examples.x[others], examples.y[others]) for examples in tasks]
+            partners = [Examples(examples.x[others], examples.y[others]) for examples in tasks[:2]]
         else:
             partners = self._partners_by_class(tasks, others)
-        return Task(*(_interpolate(lam, a, b) for a, b in zip(tasks, partners, strict=True)))
+        support, query = (_interpolate(lam, a, b) for a, b in zip(tasks[:2], partners, strict=True))
+        traits = tasks.traits
+        return Task(support, query, None if traits is None else _mix(lam, traits, traits[others]))
 
     def _partners_by_class(self, tasks: Task, others: Tensor) -> list[Examples]:
         """Return the examples of the other tasks in the order in which those of the tasks meet them."""
@@ -73,7 +75,7 @@ class MLTI(Regularizer):
         classes = torch.cat([tasks.support.y, tasks.query.y], 1).unique()
         met_classes = torch.rand(n, len(classes), device=device).argsort(1)
         partners = []
-        for x, y in tasks:
+        for x, y in tasks[:2]:
             members = _members(y, classes)
             met = members[others.unsqueeze(1), met_classes]  # (T, c, k)
             places = torch.empty_like(y).scatter(1, members.flatten(1), met.flatten(1))
@@ -96,9 +98,9 @@ def _members(y: Tensor, classes: Tensor) -> Tensor:
 
 def _interpolate(lam: Tensor, a: Examples, b: Examples) -> Examples:
     """Return `lam a + (1 - lam) b`, with lam of every task, `(T,)`; class indices stay those of a."""
+    return Examples(_mix(lam, a.x, b.x), _mix(lam, a.y, b.y) if a.y.is_floating_point() else a.y)
 
-    def mix(one: Tensor, other: Tensor) -> Tensor:
-        share = lam.to(one).view(-1, *[1] * (one.dim() - 1))
-        return share * one + (1 - share) * other
 
-    return Examples(mix(a.x, b.x), mix(a.y, b.y) if a.y.is_floating_point() else a.y)
+def _mix(lam: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    share = lam.to(a).view(-1, *[1] * (a.dim() - 1))
+    return share * a + (1 - share) * b

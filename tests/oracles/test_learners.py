@@ -54,7 +54,7 @@ def clone_and_adapt(learner: MAML, task: Task, number: int, first_order: bool) -
 
 
 def test_maml_equals_a_clone_and_adapt_loop():
-    tasks = Task(*(Examples(x.double(), y.double()) for x, y in Sinusoid(k_shot=5).batch(range(4))))
+    tasks = Sinusoid(k_shot=5).batch(range(4)).map(lambda e: Examples(e.x.double(), e.y.double()))
     for first_order in (False, True):
         torch.manual_seed(0)
         network = mlp(1, 1, [8, 8], activation=nn.Tanh).double()

@@ -10,7 +10,7 @@ LR, STEPS = 0.05, 3
 
 
 def tasks() -> Task:
-    return Task(*(Examples(x.double(), y.double()) for x, y in Sinusoid(k_shot=5).batch(range(4))))
+    return Sinusoid(k_shot=5).batch(range(4)).map(lambda e: Examples(e.x.double(), e.y.double()))
 
 
 def network() -> nn.Module:

@@ -1,0 +1,132 @@
+"""What is known about tasks, and what is found about their relations."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils.data import default_collate
+
+from metalens import (
+    MAML,
+    MLTI,
+    ClusteredSinusoid,
+    Examples,
+    Harmonic,
+    MetaAug,
+    MetaLensError,
+    Objective,
+    Sinusoid,
+    Task,
+    fit,
+    fit_together,
+    mlp,
+    stack_tasks,
+)
+
+# Traits
+
+
+def pair() -> Task:
+    return Task(Examples(torch.zeros(5, 1), torch.zeros(5, 1)), Examples(torch.ones(3, 1), torch.ones(3, 1)))
+
+
+def test_a_task_without_traits_is_a_pair_to_everything_that_walks_trees():
+    task = pair()
+    support, query = task
+    assert (support, query) == task[:2]
+    assert len(pytree.tree_leaves(task)) == len(task.tensors) == 4
+    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).traits is None
+    for other in (default_collate([task, task]), stack_tasks([task, task]), pickle.loads(pickle.dumps(task))):
+        assert isinstance(other, Task)
+        assert other.traits is None
+
+
+def test_traits_are_a_part_of_the_tree():
+    task = Task(*pair(), torch.tensor([1.0, 2.0]))
+    assert len(pytree.tree_leaves(task)) == len(task.tensors) == 5
+    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).traits.tolist() == [[1, 2], [1, 2]]
+    for other in (default_collate([task] * 2), stack_tasks([task] * 2), Task.of_tensors(task.tensors)):
+        assert other.traits[..., 1].unique().tolist() == [2]
+    assert task.map(lambda examples: Examples(examples.x, -examples.y)).traits is task.traits
+    with pytest.raises(MetaLensError, match="have traits or none has"):
+        stack_tasks([pair(), task])
+    with pytest.raises(MetaLensError, match="traits comes in"):
+        stack_tasks([task, Task(*pair(), torch.zeros(3))])
+
+
+@pytest.mark.parametrize("family", [Sinusoid, Harmonic, ClusteredSinusoid])
+def test_traits_belong_to_their_task(family):
+    tasks = family(seed=3)
+    batch = tasks.batch([5, 700, 2])
+    for place, number in enumerate([5, 700, 2]):
+        assert torch.equal(batch.traits[place], tasks[number].traits)
+    assert len(batch.traits.unique(dim=0)) > 1
+
+
+def test_traits_of_sinusoids_are_the_function():
+    x, y = (tasks := Sinusoid("test").batch(range(50))).query
+    first, second = tasks.traits[:, :1, None], tasks.traits[:, 1:, None]
+    torch.testing.assert_close(first * x.sin() - second * x.cos(), y, rtol=1e-4, atol=1e-4)
+
+
+def test_traits_of_harmonics_are_the_function():
+    tasks = Harmonic("test", n_query=2000).batch(range(20))
+    x, y = (tensor.double() for tensor in tasks.query)
+    c1, s1, c2, s2, w, center = tasks.traits.double()[..., None, None].unbind(1)
+    waves = c1 * (w * x).sin() + s1 * (w * x).cos() + c2 * (2 * w * x).sin() + s2 * (2 * w * x).cos()
+    torch.testing.assert_close(waves, y, rtol=1e-3, atol=1e-3)
+    assert (x.mean(1) - center[..., 0]).abs().max() < 0.1
+
+
+def test_planted_groups_are_where_they_were_planted():
+    tasks = {
+        split: ClusteredSinusoid(split, n_groups=3, spread=0.2, amplitude=2.0, seed=7).batch(range(600))
+        for split in ("train", "test")
+    }
+    middles = {}
+    for split, batch in tasks.items():
+        x, y = (tensor.squeeze(-1).double().numpy() for tensor in batch.query)
+        waves = np.stack([np.sin(x), np.cos(x)], axis=-1)
+        found = np.stack([np.linalg.lstsq(a, b, rcond=None)[0] for a, b in zip(waves, y, strict=True)])
+        groups = batch.traits.argmax(1).numpy()
+        assert (batch.traits.sum(1) == 1).all()
+        assert np.bincount(groups).min() > 150
+        middles[split] = np.stack([found[groups == g].mean(0) for g in range(3)])
+        spreads = [found[groups == g].std(0) for g in range(3)]
+        np.testing.assert_allclose(spreads, 0.2, rtol=0.2)
+        apart = np.linalg.norm(middles[split] - np.roll(middles[split], 1, axis=0), axis=1)
+        np.testing.assert_allclose(apart, 2 * 2.0 * np.sin(np.pi / 3), atol=0.1)
+    np.testing.assert_allclose(middles["train"], middles["test"], atol=0.1)
+    with pytest.raises(MetaLensError, match="n_groups must be at least 2"):
+        ClusteredSinusoid(n_groups=1)
+    with pytest.raises(MetaLensError, match="spread must be 0 or more"):
+        ClusteredSinusoid(spread=-1.0)
+
+
+def test_changes_of_tasks_keep_their_traits_or_change_them_alike():
+    tasks = Sinusoid().batch(range(4))
+    torch.manual_seed(0)
+    assert MetaAug().transform_tasks(tasks).traits is tasks.traits
+    mixed = MLTI().transform_tasks(tasks)
+    changed = (tasks.query.x - mixed.query.x).flatten(1).norm(dim=1) > 1e-4
+    assert changed.any()
+    assert torch.equal((tasks.traits - mixed.traits).norm(dim=1) > 1e-4, changed)
+
+
+def test_traits_do_not_disturb_training():
+    """Plain, compiled and side by side, a run is the same with traits and without."""
+
+    class Bare(Sinusoid):
+        def batch(self, indices):
+            return Task(*super().batch(indices)[:2])
+
+    weights = []
+    for family in (Sinusoid, Bare):
+        torch.manual_seed(0)
+        objectives = [Objective(MAML(mlp(hidden=[8]))) for _ in range(3)]
+        fit(objectives[0], family(), steps=2, meta_batch=3)
+        fit_together(objectives[1:], [family(seed=1), family(seed=2)], steps=2, meta_batch=3)
+        weights.append([p for objective in objectives for p in objective.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
