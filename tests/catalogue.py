@@ -149,6 +149,10 @@ VARIANTS = {
     "TRLearner-frozen": RegularizerEntry(weighted=True, build=trlearner(relations="frozen")),
     "TRLearner-uniform": RegularizerEntry(weighted=True, build=trlearner(relations="uniform")),
     "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(relations="shuffled"), random=True),
+    "TRLearner-known": RegularizerEntry(weighted=True, build=trlearner(relations="known")),
+    "TRLearner-known-shuffled": RegularizerEntry(
+        weighted=True, build=trlearner(relations="known_shuffled", trait_scale=0.7), random=True
+    ),
     "TRLearner-centered": RegularizerEntry(weighted=True, build=trlearner(center=True, temperature=0.5)),
     "TRLearner-labeled": RegularizerEntry(
         weighted=True, build=trlearner(task_vector="labeled", temperature=0.5)

@@ -12,6 +12,7 @@ from catalogue import (
     LEARNER_VARIANTS,
     LEARNERS,
     LOOPED_NETWORKS,
+    N_TASKS,
     NETWORKS,
     REFUSALS,
     REGULARIZERS,
@@ -48,7 +49,9 @@ class Case:
             return Objective(learner, regularizers, batching=batching, chunk=chunk).double()
 
     def tasks(self) -> Task:
-        return (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
+        tasks = (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
+        traits = torch.randn(N_TASKS, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        return Task(tasks.support, tasks.query, traits)
 
     def loss(self, objective: Objective, tasks: Task) -> torch.Tensor:
         torch.manual_seed(3)  # what a regularizer draws at every step

@@ -95,6 +95,8 @@ CASES = {
     "labeled": Case(MAML, tr(task_vector="labeled")),
     "adaptation": Case(MAML, tr(task_vector="adaptation", temperature=0.5)),
     "shuffled": Case(MAML, tr(relations="shuffled", n_query_hat=3)),
+    "known": Case(MAML, tr(relations="known")),
+    "known scale": Case(MAML, tr(relations="known_shuffled", trait_scale=2.0)),
     "uniform": Case(MAML, tr(relations="uniform")),
     "prototypes": Case(MAML, tr(label_slots="prototypes", neighbors=3), classes=True),
     "chunked relations": Case(MAML, tr(), chunk=2),

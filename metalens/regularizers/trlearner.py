@@ -15,7 +15,7 @@ from metalens.learners import Learner
 from metalens.learners.classes import one_hot
 from metalens.regularizers.base import Regularizer
 
-Relations = Literal["learned", "frozen", "uniform", "shuffled"]
+Relations = Literal["learned", "known", "frozen", "uniform", "shuffled", "known_shuffled"]
 TaskVector = Literal["features", "labeled", "adaptation"]
 LabelSlots = Literal["none", "prototypes"]
 
@@ -37,6 +37,11 @@ class TRLearner(Regularizer):
     The term is `weight * (1/T) sum_i L_TR(i)`. Negative relations count as 0, and a task without a
     positive relation averages all others equally.
 
+    Where the distribution knows its tasks, their traits t can take the place of what is learned, as the
+    control of accurate relations:
+
+        m_ij = exp(-||t_i - t_j||^2 / (2 s^2))
+
     Where several processes share a batch, the tasks of all of them are related.
 
     The defaults are the literal method (`TRLearner.paper`), with the batch's query set as meta-data; they
@@ -46,9 +51,9 @@ class TRLearner(Regularizer):
         n_features: length d of the task vectors; `for_learner` works it out.
         weight: lambda, the strength of the term.
         n_heads: K.
-        relations: `"learned"`, or one of three controls: `"frozen"` (plain cosine, omega fixed at 1),
-            `"uniform"` (all relations 1), `"shuffled"` (relations dealt to the wrong tasks, in training
-            also of omega).
+        relations: `"learned"`, or a control: `"known"` (from the traits of the tasks), `"frozen"` (plain
+            cosine, omega fixed at 1), `"uniform"` (all relations 1), `"shuffled"` (relations dealt to the
+            wrong tasks, in training also of omega), `"known_shuffled"` (known ones dealt so).
         task_vector: `"features"`: mean of the support features (ignores targets); `"labeled"`: mean
             features per class, or feature-by-target products in regression; `"adaptation"`: the
             displacement of the adapted parameters.
@@ -60,12 +65,14 @@ class TRLearner(Regularizer):
         center: subtract the batch mean of the task vectors before comparing them.
         neighbors: use only the k most related tasks of each task, for a cost of T k instead of T^2
             query sets.
+        trait_scale: s of known relations, in the units of the traits. By default `2 s^2` is the variance of
+            the traits of a batch, summed over traits: half the mean squared distance between its tasks.
         n_query_hat: use only this many query examples of each task, drawn anew at each step; layers that
             normalize by the set at hand then see this smaller set.
 
     Raises:
         MetaLensError: a setting is out of range; a meta-batch is smaller than 3; the learner cannot
-            provide the task vector.
+            provide the task vector; known relations of tasks without traits.
 
     >>> import torch
     >>> from metalens import Episode, MAML, Sinusoid, TRLearner, mlp
@@ -98,6 +105,7 @@ class TRLearner(Regularizer):
         temperature: float | None = None,
         center: bool = False,
         neighbors: int | None = None,
+        trait_scale: float | None = None,
         n_query_hat: int | None = None,
     ) -> None:
         super().__init__()
@@ -114,9 +122,10 @@ class TRLearner(Regularizer):
                            ("n_query_hat", n_query_hat)):  # fmt: skip
             if size is not None and size < 1:
                 raise MetaLensError(f"TRLearner: {name} must be at least 1, got {size}.")
-        for name, tau in (("temperature", temperature), ("slot_temperature", slot_temperature)):
-            if tau is not None and not 0 < tau < math.inf:
-                raise MetaLensError(f"TRLearner: {name} must be above 0 and finite, got {tau}.")
+        for name, scale in (("temperature", temperature), ("slot_temperature", slot_temperature),
+                            ("trait_scale", trait_scale)):  # fmt: skip
+            if scale is not None and not 0 < scale < math.inf:
+                raise MetaLensError(f"TRLearner: {name} must be above 0 and finite, got {scale}.")
         if not 0 <= weight < math.inf:
             raise MetaLensError(f"TRLearner: weight must be 0 or more and finite, got {weight}.")
         self.n_features, self.weight = n_features, weight
@@ -124,7 +133,7 @@ class TRLearner(Regularizer):
         self.task_vector: TaskVector = task_vector
         self.label_slots: LabelSlots = label_slots
         self.slot_temperature, self.temperature, self.center = slot_temperature, temperature, center
-        self.neighbors, self.n_query_hat = neighbors, n_query_hat
+        self.neighbors, self.trait_scale, self.n_query_hat = neighbors, trait_scale, n_query_hat
         self.omega: nn.Parameter | None = None
         if relations in ("learned", "shuffled"):
             self.omega = nn.Parameter(1.0 + 0.1 * torch.randn(n_heads, n_features))
@@ -146,6 +155,7 @@ class TRLearner(Regularizer):
             temperature=None,
             center=False,
             neighbors=None,
+            trait_scale=None,
             n_query_hat=None,
         )
 
@@ -193,6 +203,28 @@ class TRLearner(Regularizer):
         """
         if self.relations == "uniform":
             return episode.query_predictions.new_ones(episode.n_tasks, episode.n_all_tasks)
+        is_known = self.relations in ("known", "known_shuffled")
+        matrix = self._known_relations(episode) if is_known else self._cosines(episode)
+        if self.relations in ("shuffled", "known_shuffled"):
+            # A cycle through all tasks in random order: none keeps its own place.
+            cycle = episode.processes.first(torch.randperm(episode.n_all_tasks, device=matrix.device))
+            other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
+            matrix = episode.own(episode.processes.gather(matrix)[other][:, other])
+        return matrix
+
+    def _known_relations(self, episode: Episode) -> Tensor:
+        own = episode.tasks.traits
+        if own is None:
+            raise MetaLensError(
+                f"TRLearner: relations={self.relations!r} needs tasks with traits, got tasks without; let the "
+                "distribution give Task(support, query, traits), or use relations='learned'."
+            )
+        traits = episode.processes.gather(own)
+        distances = (own.unsqueeze(1) - traits).square().sum(-1)
+        scale = traits.var(0).sum() if self.trait_scale is None else 2 * self.trait_scale**2
+        return torch.exp(-distances / (scale + torch.finfo(traits.dtype).tiny))  # tasks may be all alike
+
+    def _cosines(self, episode: Episode) -> Tensor:
         vectors = self._task_vectors(episode)  # (T, slots, d), of all processes' tasks
         if self.omega is not None and vectors.shape[-1] != self.n_features:
             raise MetaLensError(
@@ -209,11 +241,6 @@ class TRLearner(Regularizer):
         matrix = (episode.own(heads, dim=1) @ heads.mT).mean(0)
         if self.temperature is not None:
             matrix = torch.exp((matrix - 1) / self.temperature)
-        if self.relations == "shuffled":
-            # A cycle through all tasks in random order: none keeps its own place.
-            cycle = episode.processes.first(torch.randperm(episode.n_all_tasks, device=matrix.device))
-            other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
-            matrix = episode.own(episode.processes.gather(matrix)[other][:, other])
         return matrix
 
     def _task_vectors(self, episode: Episode) -> Tensor:

@@ -15,6 +15,7 @@ from metalens import (
     Objective,
     ProtoNet,
     Sinusoid,
+    Task,
     TRLearner,
     mlp,
 )
@@ -176,8 +177,9 @@ def test_relations_are_trained():
         ({"neighbors": 0}, "neighbors must be at least 1"),
         ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"trait_scale": 0.0}, "trait_scale must be above 0"),
         ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
-        ({"relations": "all"}, "relations must be one of learned, frozen, uniform, shuffled"),
+        ({"relations": "all"}, "relations must be one of learned, known, frozen"),
         ({"task_vector": "x"}, "task_vector must be one of"),
         ({"label_slots": "x"}, "label_slots must be one of"),
     ],
@@ -222,3 +224,31 @@ def test_a_network_changed_by_another_regularizer_is_named():
     objective = Objective(learner, [vectors, DropoutBins()])
     with pytest.raises(MetaLensError, match="as another regularizer has changed the network"):
         objective(Sinusoid().batch(range(4)))
+
+
+def test_known_relations_fall_with_the_distance_of_traits():
+    tasks, traits = regression_tasks("mlp"), torch.randn(4, 3, dtype=torch.float64)
+    episode = Episode(MAML(build_network("mlp")), Task(tasks.support, tasks.query, traits))
+    t = traits.numpy()
+    distances = ((t[:, None] - t[None]) ** 2).sum(-1)
+    by_batch = distances[~np.eye(4, dtype=bool)].mean() / 2
+    for scale, divisor in ((None, by_batch), (0.5, 2 * 0.5**2)):
+        matrix = TRLearner(7, relations="known", trait_scale=scale).relation_matrix(episode)
+        np.testing.assert_allclose(matrix, np.exp(-distances / divisor), rtol=1e-12)
+    shuffled = TRLearner(7, relations="known_shuffled", trait_scale=0.5).relation_matrix(episode)
+    assert torch.equal(shuffled, shuffled.T)
+    assert not (shuffled == matrix)[~torch.eye(4, dtype=torch.bool)].all()
+    torch.testing.assert_close(shuffled.sort().values.sum(0), matrix.sort().values.sum(0))
+    assert TRLearner(7, relations="known").omega is None
+
+
+def test_known_relations_of_equal_tasks_are_all_one():
+    tasks = Task(*regression_tasks("mlp"), torch.ones(4, 3, dtype=torch.float64))
+    episode = Episode(MAML(build_network("mlp")), tasks)
+    assert (TRLearner(7, relations="known").relation_matrix(episode) == 1).all()
+
+
+def test_known_relations_need_traits():
+    objective = Objective(MAML(build_network("mlp")), [TRLearner(7, relations="known")])
+    with pytest.raises(MetaLensError, match="needs tasks with traits, got tasks without; let the dist"):
+        objective(regression_tasks("mlp"))
