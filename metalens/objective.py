@@ -137,11 +137,7 @@ class Objective(nn.Module):
 
     def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
-        chunk = None if self.chunk == "auto" else self.chunk
-        episode = Episode(
-            self.learner, tasks, self.batching, chunk=chunk, parameters=self.parameters(),
-            processes=self.processes,
-        )  # fmt: skip
+        episode = self._episode(tasks)
         self.check_meta_batch(episode.n_all_tasks, self.processes.count)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():
@@ -150,6 +146,26 @@ class Objective(nn.Module):
                 raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
             terms |= new
         return terms if "query" in terms else {"query": episode.last_outer_loss(), **terms}
+
+    @torch.no_grad()
+    def diagnostics(self, tasks: Task) -> dict[str, float]:
+        """Return what the regularizers tell of a batch by name; the random stream stays where it is."""
+        if not self.regularizers:
+            return {}
+        with torch.random.fork_rng():
+            episode = self._episode(self.transform_tasks(tasks))
+            found = [regularizer.diagnostics(episode) for regularizer in self._regularizers()]
+        return {name: value.item() for of_one in found for name, value in of_one.items()}
+
+    def _episode(self, tasks: Task) -> Episode:
+        return Episode(
+            self.learner,
+            tasks,
+            self.batching,
+            chunk=None if self.chunk == "auto" else self.chunk,
+            parameters=self.parameters(),
+            processes=self.processes,
+        )
 
     @property
     def communicates(self) -> bool:

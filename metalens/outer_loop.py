@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.objective import Objective, outer_loss, trained_parameters
-from metalens.tasks import Task, stack_tasks
+from metalens.tasks import Task, place, stack_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -137,7 +138,11 @@ class OuterLoop:
                     for run, value in zip(runs, total.flatten().tolist(), strict=True):
                         run.rows.append((step, "train", name, value / n))
                 sums = {}
-            for run in runs:
+            for number, run in enumerate(runs):
+                if run.is_diagnosed(step, self.steps):
+                    own = batch if len(runs) == 1 else pytree.tree_map(lambda t, r=number: t[r], batch)
+                    shares = {name: (term / means).flatten()[number] for name, term in terms.items()}
+                    run.diagnose(step, own, shares)
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
                 progress(step, sum(values) / len(values))
@@ -162,6 +167,19 @@ class Run:
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
+
+    def is_diagnosed(self, step: int, steps: int) -> bool:
+        """Tell whether it is time for diagnostics: when a validation is, else ten times in a training."""
+        every = max(1, steps // 10) if self.validation is None else self.validation.every
+        return step % every == 0 or step == steps
+
+    def diagnose(self, step: int, tasks: Task, shares: dict[str, Tensor]) -> None:
+        """Note what the regularizers tell of a batch, and the shares of all terms in the outer loss."""
+        learner = self.objective.learner
+        found = self.objective.diagnostics(place(tasks, learner.device, learner.dtype))
+        if len(shares) > 1:
+            found |= {f"{name}_share": share.item() for name, share in shares.items()}
+        self.rows += [(step, "train", name, value) for name, value in found.items()]
 
     def validate(self, step: int, *, is_last: bool) -> None:
         """Score the objective on its held-out tasks where that is due, and remember the best weights."""

@@ -3,8 +3,10 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
@@ -12,6 +14,7 @@ from metalens import (
     MAML,
     MLTI,
     ClusteredSinusoid,
+    Episode,
     Examples,
     Harmonic,
     MetaAug,
@@ -19,11 +22,14 @@ from metalens import (
     Objective,
     Sinusoid,
     Task,
+    TRLearner,
+    Validation,
     fit,
     fit_together,
     mlp,
     stack_tasks,
 )
+from metalens.regularizers.trlearner import rank_correlation
 
 # Traits
 
@@ -130,3 +136,88 @@ def test_traits_do_not_disturb_training():
         fit_together(objectives[1:], [family(seed=1), family(seed=2)], steps=2, meta_batch=3)
         weights.append([p for objective in objectives for p in objective.state_dict().values()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+# Diagnostics
+
+
+def related(seed: int = 0, **settings) -> Objective:
+    torch.manual_seed(seed)
+    learner = MAML(mlp(hidden=[8]))
+    return Objective(learner, [TRLearner.for_learner(learner, **{"weight": 0.5, **settings})]).double()
+
+
+class Doubled(Sinusoid):
+    """Sinusoids in double precision."""
+
+    def draw(self, rng, n):
+        return pytree.tree_map(torch.Tensor.double, super().draw(rng, n))
+
+
+def test_diagnostics_are_what_the_matrix_is():
+    objective, tasks = related(task_vector="adaptation"), Doubled().batch(range(6))
+    found = objective.diagnostics(tasks)
+    with torch.no_grad():
+        matrix = objective.regularizers[0].relation_matrix(Episode(objective.learner, tasks)).numpy()
+    others, pairs = ~np.eye(6, dtype=bool), np.triu_indices(6, 1)
+    traits = tasks.traits.numpy()
+    distances = np.linalg.norm(traits[:, None] - traits[None], axis=-1)
+    expected = {
+        "trlearner_mean": matrix[pairs].mean(),
+        "trlearner_spread": matrix[pairs].std(),
+        "trlearner_row_sum": np.where(others, matrix.clip(0), 0).sum(1).min(),
+        "trlearner_omega": (objective.regularizers[0].omega - 1).abs().mean().item(),
+        "trlearner_agreement": spearmanr(matrix[pairs], -distances[pairs]).statistic,
+    }
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-9)
+
+
+def test_rank_correlation_shares_the_ranks_of_equal_numbers():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 5, (2, 40))
+    own = rank_correlation(torch.from_numpy(a), torch.from_numpy(b)).item()
+    assert own == pytest.approx(spearmanr(a, b).statistic)
+    assert rank_correlation(torch.ones(3), torch.arange(3.0)).isnan()
+
+
+def test_diagnostics_of_known_relations_agree_and_of_uniform_ones_are_flat():
+    tasks = Doubled().batch(range(6))
+    assert related(relations="known").diagnostics(tasks)["trlearner_agreement"] == pytest.approx(1)
+    assert related(relations="uniform").diagnostics(tasks) == {
+        "trlearner_mean": 1, "trlearner_spread": 0, "trlearner_row_sum": 5,
+    }  # fmt: skip
+    assert "trlearner_agreement" not in related().diagnostics(Task(*tasks[:2]))
+
+
+def test_diagnostics_change_nothing():
+    """A run with shuffled relations, which draws at every step, is the same however often diagnosed."""
+    losses = []
+    for every in (1, 7):
+        validation = Validation(Doubled("val"), n_tasks=3, every=every)
+        objective = related(relations="shuffled")
+        curve = fit(objective, Doubled(), steps=7, meta_batch=4, validation=validation)
+        assert (curve.metric == "trlearner_spread").sum() == 7 // every
+        losses.append(curve[(curve.split == "train") & curve.metric.isin(["query", "trlearner"])])
+    pd.testing.assert_frame_equal(*(rows.reset_index(drop=True) for rows in losses), check_exact=True)
+
+
+def test_each_run_side_by_side_is_diagnosed_as_alone():
+    tasks = [Doubled(seed=1), Doubled(seed=2)]
+    together = fit_together([related(0), related(1)], tasks, steps=20, meta_batch=4)
+    for seed, curve in enumerate(together):
+        alone = fit(related(seed), tasks[seed], steps=20, meta_batch=4)
+        pd.testing.assert_frame_equal(curve, alone, rtol=1e-7)
+        rows = curve[(curve.step == 20) & (curve.split == "train")].set_index("metric").value
+        assert rows.index.tolist() == [
+            "query", "trlearner", "trlearner_mean", "trlearner_spread", "trlearner_row_sum",
+            "trlearner_omega", "trlearner_agreement", "query_share", "trlearner_share",
+        ]  # fmt: skip
+        assert rows["query_share"] + rows["trlearner_share"] == pytest.approx(1)
+        assert curve.metric.iloc[0] == "query"
+        assert curve[curve.metric == "trlearner_spread"].step.tolist() == list(range(2, 21, 2))
+
+
+def test_plain_runs_have_the_rows_they_had():
+    curve = fit(Objective(MAML(mlp(hidden=[8]))), Sinusoid(), steps=3, meta_batch=2)
+    assert curve.metric.unique().tolist() == ["query"]

@@ -25,8 +25,10 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
 def show(folder: Path) -> None:
     """Print the table of results, and where the report is."""
-    from metalens.results import read_results, results_table
+    from metalens.results import read_metrics, read_results, relations_in_words, results_table
 
     console = Console()
     console.print(results_table(read_results(folder)))
+    for sentence in relations_in_words(read_metrics(folder)):
+        console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)

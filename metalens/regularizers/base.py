@@ -59,3 +59,10 @@ class Regularizer(nn.Module):
     def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
         """Return weighted loss terms by name; `"query"` replaces the query loss, others are added."""
         return {}
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """Return scalars by name that tell what it does to a batch; they stand beside the learning curve.
+
+        They are asked for now and then in training, without gradients, of all processes at the same time.
+        """
+        return {}

@@ -19,7 +19,7 @@ Relations = Literal["learned", "known", "frozen", "uniform", "shuffled", "known_
 TaskVector = Literal["features", "labeled", "adaptation"]
 LabelSlots = Literal["none", "prototypes"]
 
-_SMALLEST_ROW_SUM = 1e-6
+SMALLEST_ROW_SUM = 1e-6
 
 
 class TRLearner(Regularizer):
@@ -195,6 +195,29 @@ class TRLearner(Regularizer):
         average = torch.einsum("tk,tkqc->tqc", weights, predictions)
         return {"trlearner": self.weight * episode.loss(average, y)}
 
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """Return what the relations of a batch are like, those of a task to itself left out.
+
+        `trlearner_mean` and `trlearner_spread`, their mean and standard deviation: relations that hardly
+        spread are flat, and the term averages all other tasks alike. `trlearner_row_sum`, the smallest sum of
+        the positive relations of a task; near 0 that task averages all others equally. `trlearner_omega`,
+        the mean of |omega - 1|, where there is an omega. `trlearner_agreement`, where tasks have traits and
+        neither relations nor distances are all equal: Spearman's rank correlation of the relations with the
+        nearness of traits.
+        """
+        matrix = episode.processes.gather(self.relation_matrix(episode))
+        pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()
+        related, positive = matrix[pairs], matrix.clamp(min=0)
+        found = {
+            "trlearner_mean": related.mean(),
+            "trlearner_spread": related.std(correction=0),
+            "trlearner_row_sum": (positive.sum(1) - positive.diagonal()).min(),
+        }
+        if self.omega is not None:
+            found["trlearner_omega"] = (self.omega - 1).abs().mean()
+        agreement = trait_agreement(matrix, episode)
+        return found if agreement is None else {**found, "trlearner_agreement": agreement}
+
     def relation_matrix(self, episode: Episode) -> Tensor:
         """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal.
 
@@ -216,8 +239,8 @@ class TRLearner(Regularizer):
         own = episode.tasks.traits
         if own is None:
             raise MetaLensError(
-                f"TRLearner: relations={self.relations!r} needs tasks with traits, got tasks without; let the "
-                "distribution give Task(support, query, traits), or use relations='learned'."
+                f"TRLearner: relations={self.relations!r} needs tasks with traits, got tasks without; let "
+                "their distribution give Task(support, query, traits), or use relations='learned'."
             )
         traits = episode.processes.gather(own)
         distances = (own.unsqueeze(1) - traits).square().sum(-1)
@@ -277,8 +300,8 @@ class TRLearner(Regularizer):
         related = related.clamp(min=0)
         total = related.sum(1, keepdim=True)
         # Divide by a safe total also where the other branch is taken: its gradient must stay finite.
-        weights = related / total.clamp(min=_SMALLEST_ROW_SUM)
-        return models, torch.where(total < _SMALLEST_ROW_SUM, equal, weights)
+        weights = related / total.clamp(min=SMALLEST_ROW_SUM)
+        return models, torch.where(total < SMALLEST_ROW_SUM, equal, weights)
 
     def _slot_maps(self, episode: Episode, models: Tensor | None, n_classes: int) -> Tensor:
         """Return soft maps from each task's class slots to those of its related tasks, `(T, k, c, c)`."""
@@ -292,6 +315,37 @@ class TRLearner(Regularizer):
         others = others.unsqueeze(0) if models is None else others[models]  # (1 or T, k, c, d)
         similarity = prototypes.unsqueeze(1) @ others.mT  # (T, k, c, c)
         return torch.softmax(similarity / self.slot_temperature, dim=-1)
+
+
+def trait_agreement(matrix: Tensor, episode: Episode) -> Tensor | None:
+    """Return the rank correlation of the relations of all tasks with the nearness of their traits.
+
+    `None` where tasks have no traits, or where relations or distances are all equal.
+    """
+    if episode.tasks.traits is None:
+        return None
+    traits = episode.processes.gather(episode.tasks.traits)
+    pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()
+    distances = (traits.unsqueeze(1) - traits).square().sum(-1)
+    agreement = rank_correlation(matrix[pairs], -distances[pairs])
+    return agreement if agreement.isfinite() else None
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return Spearman's correlation of two lists of numbers; nan where one of them is constant.
+
+    >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.0, 5.0, 5.0]))
+    tensor(0.8660, dtype=torch.float64)
+    """
+    ranks = torch.stack([_ranks(numbers) for numbers in (a, b)])
+    return torch.corrcoef(ranks)[0, 1]
+
+
+def _ranks(numbers: Tensor) -> Tensor:
+    """Return the ranks of numbers; equal ones share the mean of theirs."""
+    _, which, counts = numbers.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[which]
 
 
 def _class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """From the files of a finished run to intervals, figures, a report and a table for the terminal."""
 
-from metalens.results.console import outcome, results_table
-from metalens.results.reading import read_results
+from metalens.results.console import outcome, relations_in_words, results_table
+from metalens.results.reading import read_metrics, read_results
 from metalens.results.report import write_report
 from metalens.results.statistics import arm_label, paired_differences, summarize
 
@@ -9,7 +9,9 @@ __all__ = [
     "arm_label",
     "outcome",
     "paired_differences",
+    "read_metrics",
     "read_results",
+    "relations_in_words",
     "results_table",
     "summarize",
     "write_report",

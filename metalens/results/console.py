@@ -11,7 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
+
+FLAT = 0.1  # spread of relations, as a part of their mean, below which they count as flat
+NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
 
 
 def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
@@ -41,6 +45,48 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         return [f"On {_size(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
     sentences = [_comparison(row, metric) for _, row in rows.iterrows()]
     sentences[0] = f"On {_size(rows.iloc[0], 'paired ')}, {sentences[0]}"
+    return sentences
+
+
+def relations_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return what the relations between tasks were like at the end of training, a sentence for every arm.
+
+    Relations m between the tasks of a batch count as flat if their spread, the standard deviation, is below a
+    tenth of their mean: each other task then has almost the same weight, and the term averages everybody.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    Returns:
+        Sentences with means over seeds; none for arms without relations.
+
+    >>> names = ["trlearner_mean", "trlearner_spread", "trlearner_row_sum", "trlearner_share"]
+    >>> metrics = pd.DataFrame({"metric": names, "value": [0.97, 0.01, 6.7, 0.08]})
+    >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", seed=0, step=9)
+    >>> relations_in_words(metrics)
+    ['MAML + TRLearner: relations are flat (0.970 ± 0.010 between tasks), so the term averages all other
+    tasks almost alike; the term is 8% of the outer loss.']
+    """
+    rows = metrics[metrics["metric"].astype(str).str.startswith("trlearner_")]
+    sentences = []
+    for arm, group in rows.groupby(ARM, sort=False):
+        values = group[group["step"] == group["step"].max()].groupby("metric")["value"].mean()
+        if not all(name in values for name in NEEDED):
+            continue
+        mean, spread = values["trlearner_mean"], values["trlearner_spread"]
+        size = f"({_number(mean, 3)} ± {_number(spread, 3)} between tasks)"
+        if spread < FLAT * mean:
+            text = f"relations are flat {size}, so the term averages all other tasks almost alike"
+        else:
+            text = f"relations tell tasks apart {size}"
+        if values["trlearner_row_sum"] < SMALLEST_ROW_SUM:
+            text += "; for some task none is positive, and it averages all others equally"
+        if "trlearner_agreement" in values:
+            text += (
+                f"; their rank correlation with known traits is {_number(values['trlearner_agreement'], 2)}"
+            )
+        text += f"; the term is {_number(100 * values['trlearner_share'], 0)}% of the outer loss."
+        sentences.append(f"{arm_label(*arm)}: {text}")
     return sentences
 
 

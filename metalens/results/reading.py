@@ -51,6 +51,18 @@ def read_results(directory: str | Path) -> pd.DataFrame:
     return _read(Path(directory) / "results.csv")
 
 
+def read_metrics(directory: str | Path) -> pd.DataFrame:
+    """Return a finished run's learning curves: rows `learner, regularizers, seed, step, split, metric,
+    value`.
+
+    Training has loss terms and what regularizers tell about themselves; validation has scores.
+
+    Raises:
+        MetaLensError: the file is missing, damaged or lacks a column.
+    """
+    return _read(Path(directory) / "metrics.csv")
+
+
 def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
     """Return the tables of a finished run by file name; optional ones are left out where they are absent.
 

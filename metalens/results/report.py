@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path
 from metalens.results import figures
-from metalens.results.console import metric_title, outcome, table_rows
+from metalens.results.console import metric_title, outcome, relations_in_words, table_rows
 from metalens.results.reading import read_manifest, read_tables
 from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
 
@@ -91,6 +91,7 @@ def _render(
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
         outcome=outcome(summary, paired),
+        relations=relations_in_words(tables["metrics.csv"]),
         baseline=arm_label(*summary.iloc[0][ARM]),
         seeds=tables["results.csv"]["seed"].unique().tolist(),
         n_tasks=int(summary["n_tasks"].iloc[0]),
