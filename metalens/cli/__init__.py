@@ -1,4 +1,4 @@
-"""The command line: `metalens list`, `metalens run RECIPE`, `metalens report DIR`.
+"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `relations DIR`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -19,6 +19,7 @@ COMMANDS = {
     "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
     "report": ("metalens.cli.report", "write a run's figures and report anew"),
+    "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),
 }
 
 

@@ -59,6 +59,10 @@ class TaskDistribution(ABC):
     def __getitem__(self, index: int) -> Task:
         """Return task number `index` (0 or more)."""
 
+    def task_name(self, index: int) -> str:
+        """Return what people call a task; by default its number."""
+        return str(index)
+
     def facts(self) -> dict[str, Any]:
         """Return what a reader must know about the data at hand, for the record of a run."""
         return {}

@@ -69,6 +69,10 @@ class ClusteredSinusoid(CurveDistribution):
         self.n_groups, self.spread, self.amplitude = n_groups, spread, amplitude
         self._first_angle = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi)
 
+    def task_name(self, index: int) -> str:
+        traits = self[index].traits
+        return str(index) if traits is None else f"{index} (group {int(traits.argmax())})"
+
     def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
         group = rng.integers(self.n_groups, size=n)
         angle = self._first_angle + 2.0 * np.pi * group / self.n_groups

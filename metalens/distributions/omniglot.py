@@ -120,6 +120,13 @@ class Omniglot(BlockDistribution):
         self._groups = np.array_split(shuffled, n_way)
         self._pooled = False
 
+    def task_name(self, index: int) -> str:
+        shares = self[index].traits
+        if shares is None:
+            return str(index)
+        names = [self.alphabets[number] for number in shares.argsort(descending=True) if shares[number] > 0]
+        return f"{index} ({', '.join(names)})"
+
     def facts(self) -> dict[str, Any]:
         return {"characters": self.n_characters, "classes": self.n_classes}
 

@@ -33,6 +33,13 @@ class Sinusoid(CurveDistribution):
     Networks", 2017, arXiv 1703.03400.
     """
 
+    def task_name(self, index: int) -> str:
+        traits = self[index].traits
+        if traits is None:
+            return str(index)
+        a, b = traits.tolist()
+        return f"{index} (A {np.hypot(a, b):.1f}, φ {np.arctan2(b, a):.1f})"
+
     def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
         amplitude = rng.uniform(0.1, 5.0, (n, 1, 1))
         phase = rng.uniform(0.0, np.pi, (n, 1, 1))

@@ -1,0 +1,89 @@
+"""The relations that a trained objective finds between any tasks of a distribution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from metalens.distributions import TaskDistribution
+from metalens.episode import Episode
+from metalens.learners import Learner
+from metalens.objective import Objective
+from metalens.regularizers import TRLearner
+from metalens.regularizers.trlearner import TaskVector, trait_agreement
+from metalens.tasks import place
+
+CHUNK = 50  # tasks at a time; bounds memory
+
+
+class Relations(NamedTuple):
+    """Relations of n tasks.
+
+    Attributes:
+        names: of the tasks.
+        matrix: `(n, n)`.
+        kind: what the relations are, in words.
+        agreement: rank correlation with the nearness of traits, or `None` where tasks have no traits.
+    """
+
+    names: list[str]
+    matrix: np.ndarray
+    kind: str
+    agreement: float | None
+
+
+def regularizer_of(objective: Objective, task_vector: TaskVector | None = None) -> TRLearner:
+    """Return what relates tasks in an objective: its TRLearner or, where it has none of use, plain cosine.
+
+    Args:
+        objective: trained, or not.
+        task_vector: take plain cosine of these vectors in any case.
+
+    Raises:
+        MetaLensError: the learner has no such vectors.
+    """
+    for regularizer in objective.regularizers:
+        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform" and task_vector is None:
+            return regularizer
+    settings = {"relations": "frozen", "task_vector": task_vector or "features"}
+    plain = TRLearner.for_learner(objective.learner, **settings)
+    return plain.to(objective.learner.device, objective.learner.dtype)
+
+
+def relate(learner: Learner, regularizer: TRLearner, tasks: TaskDistribution, n: int) -> Relations:
+    """Return the relations of tasks `0 ... n - 1` of a distribution.
+
+    Args:
+        learner: what the regularizer acts on, in evaluation mode.
+        regularizer: what relates tasks.
+        tasks: the distribution.
+        n: how many tasks.
+
+    >>> from metalens import ANIL, ClusteredSinusoid, mlp
+    >>> objective = Objective(ANIL(mlp())).eval()
+    >>> found = relate(objective.learner, regularizer_of(objective), ClusteredSinusoid("test"), 5)
+    >>> found.matrix.shape, found.kind
+    ((5, 5), 'plain cosine of features')
+    """
+    batch = place(tasks.batch(range(n)), learner.device, learner.dtype)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)  # for shuffled relations
+        episode = Episode(learner, batch, chunk=CHUNK)
+        matrix = regularizer.relation_matrix(episode)
+        agreement = trait_agreement(matrix, episode)
+    names = [tasks.task_name(number) for number in range(n)]
+    return Relations(
+        names,
+        matrix.double().cpu().numpy(),
+        _kind(regularizer),
+        None if agreement is None else agreement.item(),
+    )
+
+
+def _kind(regularizer: TRLearner) -> str:
+    if regularizer.relations in ("known", "known_shuffled"):
+        return regularizer.relations.replace("_", " and ") + " relations, by traits"
+    name = "plain cosine" if regularizer.relations == "frozen" else f"{regularizer.relations} relations"
+    return f"{name} of {regularizer.task_vector}"
