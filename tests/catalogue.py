@@ -25,6 +25,7 @@ from metalens import (
     Examples,
     FromScratch,
     Learner,
+    LabelSmoothing,
     LinearProbe,
     MAMLPlusPlus,
     MatchingNet,
@@ -34,6 +35,7 @@ from metalens import (
     MetaSGD,
     MTNet,
     Network,
+    OthersEntropy,
     ProtoMAML,
     ProtoNet,
     Regularizer,
@@ -139,6 +141,10 @@ REGULARIZERS = {
     "TAML": RegularizerEntry(weighted=True, build=lambda learner: [TAML(weight=0.3)]),
     "MRMAML": RegularizerEntry(lambda learner: [MRMAML(beta=0.01, initial_sigma=0.1)], random=True),
     "DropoutBins": RegularizerEntry(lambda learner: [DropoutBins(p=0.2)], random=True),
+    "LabelSmoothing": RegularizerEntry(
+        weighted=True, build=lambda learner: [LabelSmoothing(weight=0.5)]
+    ),
+    "OthersEntropy": RegularizerEntry(weighted=True, build=lambda learner: [OthersEntropy(weight=0.5)]),
     "MetaCRL": RegularizerEntry(
         weighted=True, build=lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]
     ),
@@ -221,6 +227,7 @@ REFUSALS = (
     Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
     Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
     Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
+    Refusal("is for classification", regularizers=["LabelSmoothing", "OthersEntropy"], kind="regression"),
     Refusal("is a classifier, got real targets", lambda _, entry: entry.classifier, kind="regression"),
     Refusal("is for classification", regularizers=["TRLearner-slots", "TAML-entropy"], kind="regression"),
 )

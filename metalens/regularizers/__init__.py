@@ -2,11 +2,13 @@
 
 from metalens.regularizers.base import Regularizer
 from metalens.regularizers.dropout_bins import DropoutBins
+from metalens.regularizers.label_smoothing import LabelSmoothing
 from metalens.regularizers.meta_aug import MetaAug
 from metalens.regularizers.metacrl import MetaCRL
 from metalens.regularizers.metamix import MetaMix
 from metalens.regularizers.mlti import MLTI
 from metalens.regularizers.mr_maml import MRMAML
+from metalens.regularizers.others_entropy import OthersEntropy
 from metalens.regularizers.taml import TAML
 from metalens.regularizers.trlearner import TRLearner
 
@@ -15,9 +17,11 @@ __all__ = [
     "MRMAML",
     "TAML",
     "DropoutBins",
+    "LabelSmoothing",
     "MetaAug",
     "MetaCRL",
     "MetaMix",
+    "OthersEntropy",
     "Regularizer",
     "TRLearner",
 ]

@@ -1,0 +1,69 @@
+"""Label smoothing: adapted models should not be too sure of their own queries."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.regularizers.base import Regularizer
+
+
+class LabelSmoothing(Regularizer):
+    """A price on answers of an adapted model that are far from equal for all classes; for classification.
+
+    With `p_ijc` the probability that task i's model gives class c of C for its own query j:
+
+        weight * (1/T) sum_i (1/q) sum_j KL(uniform || p_ij),
+        KL(uniform || p) = -ln C - (1/C) sum_c ln p_c
+
+    Together with the query loss this is `1 + weight` times the cross-entropy with smoothed targets that have
+    `1 - e` for the true class and share `e = weight / (1 + weight)` equally among all, up to a constant.
+
+    A control for TRLearner: the same strength of caution, on a task's own answers and without other tasks.
+
+    Args:
+        weight: strength of the term.
+
+    Raises:
+        MetaLensError: the weight is negative; real targets.
+
+    >>> from metalens import Episode, Examples, MAML, Task, mlp
+    >>> import torch
+    >>> one = Examples(torch.zeros(2, 5, 1), torch.zeros(2, 5, dtype=torch.int64))
+    >>> terms = LabelSmoothing(weight=0.1).loss_terms(Episode(MAML(mlp(1, 5)), Task(one, one)))
+    >>> terms["label_smoothing"].shape
+    torch.Size([])
+
+    Source: C. Szegedy and others, "Rethinking the Inception Architecture for Computer Vision", 2016,
+    arXiv 1512.00567. Deviations: a term beside the unchanged query loss; it counts from the answer that is
+    equal for all classes, where it is 0.
+    """
+
+    def __init__(self, *, weight: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= weight < math.inf:
+            raise MetaLensError(f"LabelSmoothing: weight must be 0 or more and finite, got {weight}.")
+        self.weight = weight
+
+    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+        check_classes("LabelSmoothing", episode)
+        return {"label_smoothing": self.weight * distance_from_uniform(episode.query_predictions).mean()}
+
+
+def check_classes(name: str, episode: Episode) -> None:
+    """Raise `MetaLensError` where targets are real numbers."""
+    if episode.tasks.query.y.is_floating_point():
+        raise MetaLensError(f"{name} is for classification, got real targets.")
+
+
+def distance_from_uniform(logits: Tensor) -> Tensor:
+    """Return `KL(uniform || softmax(logits))` in nats, `(...)`, of logits `(..., C)`.
+
+    >>> import torch
+    >>> distance_from_uniform(torch.zeros(2, 5)).abs().max() < 1e-6
+    tensor(True)
+    """
+    return -math.log(logits.shape[-1]) - logits.log_softmax(-1).mean(-1)
