@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from metalens.benchmarks import RECIPES
 from metalens.benchmarks.arms import Arm, arms_of
+from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
@@ -39,8 +40,10 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
         raise MetaLensError(f"The manifest of the run is damaged ({error}); run it again.") from error
 
 
-def arm_of(recipe: Recipe, text: str) -> Arm:
+def arm_of(recipe: Recipe, text: str | None) -> Arm:
     """Return the arm that a text means: by its name, its regularizers alone, or its number from 0.
+
+    Without a text, it is the first arm whose relations between tasks are not all 1, else the first.
 
     Raises:
         MetaLensError: none or several arms are meant.
@@ -49,6 +52,8 @@ def arm_of(recipe: Recipe, text: str) -> Arm:
     ('MAML + TRLearner', 'MAML')
     """
     arms = arms_of(recipe)
+    if text is None:
+        return next((arm for arm in arms if _relates(arm)), arms[0])
     meant = [
         arm
         for number, arm in enumerate(arms)
@@ -59,6 +64,11 @@ def arm_of(recipe: Recipe, text: str) -> Arm:
         names = "; ".join(f"{number}: {arm}" for number, arm in enumerate(arms))
         raise MetaLensError(f"{'Several arms are' if meant else 'No arm is'} {text!r}; the run has {names}.")
     return meant[0]
+
+
+def _relates(arm: Arm) -> bool:
+    calls = parse_calls(arm.regularizers)
+    return any(call.name == "TRLearner" and call.settings.get("relations") != "uniform" for call in calls)
 
 
 def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objective:

@@ -10,6 +10,7 @@ import torch
 from metalens.distributions import TaskDistribution
 from metalens.episode import Episode
 from metalens.learners import Learner
+from metalens.learners.base import module_mode
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
 from metalens.regularizers.trlearner import TaskVector, trait_agreement
@@ -56,19 +57,19 @@ def relate(learner: Learner, regularizer: TRLearner, tasks: TaskDistribution, n:
     """Return the relations of tasks `0 ... n - 1` of a distribution.
 
     Args:
-        learner: what the regularizer acts on, in evaluation mode.
+        learner: what the regularizer acts on; it adapts as at test time.
         regularizer: what relates tasks.
         tasks: the distribution.
         n: how many tasks.
 
     >>> from metalens import ANIL, ClusteredSinusoid, mlp
-    >>> objective = Objective(ANIL(mlp())).eval()
+    >>> objective = Objective(ANIL(mlp()))
     >>> found = relate(objective.learner, regularizer_of(objective), ClusteredSinusoid("test"), 5)
     >>> found.matrix.shape, found.kind
     ((5, 5), 'plain cosine of features')
     """
     batch = place(tasks.batch(range(n)), learner.device, learner.dtype)
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), module_mode(learner, training=False):
         torch.manual_seed(0)  # for shuffled relations
         episode = Episode(learner, batch, chunk=CHUNK)
         matrix = regularizer.relation_matrix(episode)

@@ -55,9 +55,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     recipe = recipe_of(read_manifest(folder))
     if settings.tasks < 3:
         raise MetaLensError(f"--tasks must be at least 3, got {settings.tasks}.")
-    arms = arms_of(recipe)
-    related = [arm for arm in arms if "TRLearner" in arm.regularizers]
-    arm = arm_of(recipe, settings.arm) if settings.arm is not None else (related or arms)[0]
+    arm = arm_of(recipe, settings.arm)
     seed = recipe.seeds[0] if settings.seed is None else settings.seed
     objective = load_objective(folder, recipe, arm, seed)
     regularizer = regularizer_of(objective, settings.task_vector)
@@ -76,7 +74,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     out = folder / "relations" if settings.out is None else Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     vector = "" if settings.task_vector is None else f"-{settings.task_vector}"
-    stem = f"{settings.split}-arm{arms.index(arm)}-seed{seed}{vector}"
+    stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{vector}"
     with atomic_path(out / f"{stem}.csv") as path:
         relations_as_table(relations).to_csv(path, index=False)
     with atomic_path(out / f"{stem}.png") as path:
