@@ -24,8 +24,8 @@ from metalens import (
     DropoutBins,
     Examples,
     FromScratch,
-    Learner,
     LabelSmoothing,
+    Learner,
     LinearProbe,
     MAMLPlusPlus,
     MatchingNet,
@@ -141,9 +141,7 @@ REGULARIZERS = {
     "TAML": RegularizerEntry(weighted=True, build=lambda learner: [TAML(weight=0.3)]),
     "MRMAML": RegularizerEntry(lambda learner: [MRMAML(beta=0.01, initial_sigma=0.1)], random=True),
     "DropoutBins": RegularizerEntry(lambda learner: [DropoutBins(p=0.2)], random=True),
-    "LabelSmoothing": RegularizerEntry(
-        weighted=True, build=lambda learner: [LabelSmoothing(weight=0.5)]
-    ),
+    "LabelSmoothing": RegularizerEntry(weighted=True, build=lambda learner: [LabelSmoothing(weight=0.5)]),
     "OthersEntropy": RegularizerEntry(weighted=True, build=lambda learner: [OthersEntropy(weight=0.5)]),
     "MetaCRL": RegularizerEntry(
         weighted=True, build=lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]

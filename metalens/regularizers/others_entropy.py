@@ -19,7 +19,8 @@ class OthersEntropy(Regularizer):
     The models of all other tasks predict the queries of task i, as in `TRLearner` with all relations 1; the
     average of their logits should be equal for all C classes, whatever the true one is:
 
-        weight * (1/T) sum_i (1/q) sum_j KL(uniform || softmax(a_ij)),    a_ij = sum_{p != i} f_p(x_ij) / (T - 1)
+        weight * (1/T) sum_i (1/q) sum_j KL(uniform || softmax(a_ij)),
+        a_ij = sum_{p != i} f_p(x_ij) / (T - 1)
 
     Where class slots are dealt at random, a query's slot is independent of what other tasks' models say, and
     the cross-entropy that TRLearner descends has this expectation, up to the constant ln C. So this is what

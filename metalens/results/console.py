@@ -74,7 +74,7 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
         if not all(name in values for name in NEEDED):
             continue
         mean, spread = values["trlearner_mean"], values["trlearner_spread"]
-        size = f"({_number(mean, 3)} ± {_number(spread, 3)} between tasks)"
+        size = f"({number(mean, 3)} ± {number(spread, 3)} between tasks)"
         if spread < FLAT * mean:
             text = f"relations are flat {size}, so the term averages all other tasks almost alike"
         else:
@@ -83,9 +83,9 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
             text += "; for some task none is positive, and it averages all others equally"
         if "trlearner_agreement" in values:
             text += (
-                f"; their rank correlation with known traits is {_number(values['trlearner_agreement'], 2)}"
+                f"; their rank correlation with known traits is {number(values['trlearner_agreement'], 2)}"
             )
-        text += f"; the term is {_number(100 * values['trlearner_share'], 0)}% of the outer loss."
+        text += f"; the term is {number(100 * values['trlearner_share'], 0)}% of the outer loss."
         sentences.append(f"{arm_label(*arm)}: {text}")
     return sentences
 
@@ -115,18 +115,18 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
         cells: dict[str, str | bool] = {
             "arm": arm_label(row["learner"], row["regularizers"]),
             "best": len(summary) > 1 and row["mean"] == best,
-            "mean": _number(row["mean"] * scale, digits),
+            "mean": number(row["mean"] * scale, digits),
             "interval": _interval(row["low"] * scale, row["high"] * scale, digits),
-            "median": _number(row["median"] * scale, digits),
+            "median": number(row["median"] * scale, digits),
         }
         cells |= dict.fromkeys(("difference", "difference_interval", "relative", "p", "verdict"), "")
         if isinstance(row["verdict"], str):
-            cells["difference"] = _number(row["difference"] * scale, change_digits, "+")
+            cells["difference"] = number(row["difference"] * scale, change_digits, "+")
             cells["difference_interval"] = _interval(
                 row["low_difference"] * scale, row["high_difference"] * scale, change_digits, "+"
             )
-            cells["relative"] = _number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
-            cells["p"] = "<0.001" if row["p"] < 0.001 else _number(row["p"], 3)
+            cells["relative"] = number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
+            cells["p"] = "<0.001" if row["p"] < 0.001 else number(row["p"], 3)
             cells["verdict"] = row["verdict"]
         rows.append(cells)
     return rows
@@ -213,7 +213,7 @@ def _size(row: pd.Series, paired: str = "") -> str:
 def _texts(row: pd.Series, center: str, metric: str, sign: str = "-") -> list[str]:
     values = row[[center, "low", "high"]].astype(float) * (100 if metric in FRACTIONS else 1)
     digits = _decimals(values[[center]], values[["high"]])
-    return [_number(value, digits, sign) for value in values]
+    return [number(value, digits, sign) for value in values]
 
 
 def _decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
@@ -232,10 +232,10 @@ def _decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
     return min(max(min(candidates, default=3), 0), 9)
 
 
-def _number(value: float, decimals: int, sign: str = "-") -> str:
+def number(value: float, decimals: int, sign: str = "-") -> str:
     """Return a number with a true minus sign.
 
-    >>> _number(-0.1234, 2), _number(0.5, 1, "+"), _number(math.inf, 1), _number(math.nan, 1)
+    >>> number(-0.1234, 2), number(0.5, 1, "+"), number(math.inf, 1), number(math.nan, 1)
     ('−0.12', '+0.5', '∞', 'n/a')
     """
     if math.isnan(value):
@@ -249,4 +249,4 @@ def _number(value: float, decimals: int, sign: str = "-") -> str:
 def _interval(low: float, high: float, decimals: int, sign: str = "-") -> str:
     if math.isnan(low):
         return "n/a"
-    return f"[{_number(low, decimals, sign)}, {_number(high, decimals, sign)}]"
+    return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"

@@ -20,8 +20,9 @@ from scipy.cluster.hierarchy import dendrogram, fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from metalens.errors import MetaLensError
-from metalens.results.console import FLAT, _number
+from metalens.results.console import FLAT, number
 from metalens.results.figures import BLACK, GRAY, STYLE, WIDTH
+from metalens.results.statistics import wrapped
 
 MOST_GROUPS = 12
 CLEAR = 0.25  # of a silhouette, below which groups are none: Kaufman and Rousseeuw's rule
@@ -157,12 +158,12 @@ def relations_summary(relations: RelationMap) -> list[str | Table]:
         else "They tell tasks apart."
     )
     shown: list[str | Table] = [
-        f"Between tasks, relations are {_number(mean, 3)} ± {_number(spread, 3)}, from "
-        f"{_number(between.min(), 3)} to {_number(between.max(), 3)}. {flat}"
+        f"Between tasks, relations are {number(mean, 3)} ± {number(spread, 3)}, from "
+        f"{number(between.min(), 3)} to {number(between.max(), 3)}. {flat}"
     ]
     if relations.n_groups == 1:
         return [*shown, "There are no clear groups.", _neighbors(relations)]
-    clear = "" if math.isnan(relations.silhouette) else f" (silhouette {_number(relations.silhouette, 2)})"
+    clear = "" if math.isnan(relations.silhouette) else f" (silhouette {number(relations.silhouette, 2)})"
     return [*shown, f"{relations.n_groups} groups{clear}:", _groups(relations), _neighbors(relations)]
 
 
@@ -171,16 +172,16 @@ def _groups(relations: RelationMap) -> Table:
     for name in ("group", "tasks", "within", "to others"):
         table.add_column(name, justify="left" if name == "group" else "right", no_wrap=True)
     table.add_column("who", overflow="fold")
-    for number in range(relations.n_groups):
-        own = relations.groups == number
+    for group in range(relations.n_groups):
+        own = relations.groups == group
         inside = relations.matrix[np.ix_(own, own)]
         pairs = inside[np.triu_indices(len(inside), 1)]
         others = relations.matrix[np.ix_(own, ~own)]
         table.add_row(
-            group_name(number),
+            group_name(group),
             str(own.sum()),
-            _number(pairs.mean(), 2) if pairs.size else "",
-            _number(others.mean(), 2) if others.size else "",
+            number(pairs.mean(), 2) if pairs.size else "",
+            number(others.mean(), 2) if others.size else "",
             Text(", ".join(relations.names[task] for task in relations.order if own[task])),
         )
     return table
@@ -203,7 +204,7 @@ def _neighbors(relations: RelationMap) -> Table:
         row = relations.matrix[task].copy()
         row[task] = -math.inf
         nearest = np.argsort(-row, kind="stable")[:n_neighbors]
-        cells = [f"{_number(row[other], 2)} {_short(relations.names[other], width)}" for other in nearest]
+        cells = [f"{number(row[other], 2)} {_short(relations.names[other], width)}" for other in nearest]
         table.add_row(*map(Text, (_short(relations.names[task], width + 5), *cells)))
     return table
 
@@ -248,7 +249,7 @@ def relation_figure(relations: RelationMap, title: str) -> Figure:
         axes.set_yticks(range(n), labels, fontsize=min(8.0, 340 / n))
     else:
         axes.set_yticks([])
-    axes.set_title(f"{title}\n{n} tasks in the order of their tree", loc="left")
+    axes.set_title(f"{wrapped(title, 90)}\n{n} tasks in the order of their tree", loc="left")
     axes.spines[:].set_visible(False)
     lines = dendrogram(relations.tree, no_plot=True)
     for heights, places in zip(lines["dcoord"], lines["icoord"], strict=True):

@@ -26,12 +26,8 @@ def maml() -> MAML:
 
 def answers(learner: MAML, tasks: Task) -> np.ndarray:
     """Logits of model p on the queries of task i, `[i, p, j, c]`, by loops."""
-    states = [
-        learner.adapt(Examples(x, y)) for x, y in zip(tasks.support.x, tasks.support.y, strict=True)
-    ]
-    return np.stack(
-        [[learner.predict(state, x).detach().numpy() for state in states] for x in tasks.query.x]
-    )
+    states = [learner.adapt(Examples(x, y)) for x, y in zip(tasks.support.x, tasks.support.y, strict=True)]
+    return np.stack([[learner.predict(state, x).detach().numpy() for state in states] for x in tasks.query.x])
 
 
 def price(logits: np.ndarray) -> float:
