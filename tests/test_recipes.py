@@ -70,9 +70,9 @@ def test_every_learner_runs_on_images(tmp_path):
 
 
 def test_every_regularizer_runs_on_curves(tmp_path):
-    changes = {**TINY, "regularizers": ["none", *REGULARIZERS], "seeds": [0]}
-    run(replace(RECIPES["sinusoid-5shot"], **changes), tmp_path)
-    assert set(pd.read_csv(tmp_path / "results.csv").regularizers) == {"none", *REGULARIZERS}
+    arms = ["none", *(name for name in REGULARIZERS if name not in ("LabelSmoothing", "OthersEntropy"))]
+    run(replace(RECIPES["sinusoid-5shot"], **TINY | {"regularizers": arms, "seeds": [0]}), tmp_path)
+    assert pd.read_csv(tmp_path / "results.csv").regularizers.unique().tolist() == arms
 
 
 def test_arms_start_from_equal_weights_and_seeds_from_different_ones():
