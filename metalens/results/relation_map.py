@@ -25,7 +25,8 @@ from metalens.results.figures import BLACK, GRAY, STYLE, WIDTH
 from metalens.results.statistics import wrapped
 
 MOST_GROUPS = 12
-CLEAR = 0.25  # of a silhouette, below which groups are none: Kaufman and Rousseeuw's rule
+CLEAR = 0.5  # of a silhouette, below which Kaufman and Rousseeuw call groups weak, possibly artificial
+MOST_MEMBERS = 15  # of a group in a terminal
 MOST_ROWS = 20  # of the neighbors in a terminal
 MOST_NAMES = 60  # in a picture
 LONGEST_NAME = 28
@@ -60,6 +61,11 @@ class RelationMap:
         return int(self.groups.max()) + 1
 
     @property
+    def digits(self) -> int:
+        """Decimals that tell relations apart: more where they hardly differ."""
+        return 2 if self.between.std() > 0.05 else 4
+
+    @property
     def between(self) -> np.ndarray:
         """The relations of every two tasks, `(n (n - 1) / 2,)`."""
         return self.matrix[np.triu_indices(len(self.matrix), 1)]
@@ -69,7 +75,7 @@ def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None 
     """Cluster tasks by their relations.
 
     Hierarchical clustering with average linkage of the distances `1 - m`. The number of groups is that of the
-    largest silhouette, from 2 to 12; where that is below 0.25, there are no clear groups and all are one.
+    largest silhouette, from 2 to 12; where that is below 0.5, there are no clear groups and all are one.
 
     Args:
         matrix: relations, `(n, n)`, of at least 3 tasks.
@@ -180,11 +186,16 @@ def _groups(relations: RelationMap) -> Table:
         table.add_row(
             group_name(group),
             str(own.sum()),
-            number(pairs.mean(), 2) if pairs.size else "",
-            number(others.mean(), 2) if others.size else "",
-            Text(", ".join(relations.names[task] for task in relations.order if own[task])),
+            number(pairs.mean(), relations.digits) if pairs.size else "",
+            number(others.mean(), relations.digits) if others.size else "",
+            Text(_members([relations.names[task] for task in relations.order if own[task]])),
         )
     return table
+
+
+def _members(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_MEMBERS} more" if len(names) > MOST_MEMBERS else ""
+    return ", ".join(_short(name, LONGEST_NAME) for name in names[:MOST_MEMBERS]) + more
 
 
 def _neighbors(relations: RelationMap) -> Table:
@@ -199,12 +210,15 @@ def _neighbors(relations: RelationMap) -> Table:
     n_neighbors = min(3 if longest <= 12 else 2, n - 1)
     for place in range(n_neighbors):
         table.add_column("nearest" if place == 0 else "", no_wrap=True)
-    width = 76 // (n_neighbors + 1) - 7
+    width = 76 // (n_neighbors + 1) - 5 - relations.digits
     for task in range(min(n, MOST_ROWS)):
         row = relations.matrix[task].copy()
         row[task] = -math.inf
         nearest = np.argsort(-row, kind="stable")[:n_neighbors]
-        cells = [f"{number(row[other], 2)} {_short(relations.names[other], width)}" for other in nearest]
+        cells = [
+            f"{number(row[other], relations.digits)} {_short(relations.names[other], width)}"
+            for other in nearest
+        ]
         table.add_row(*map(Text, (_short(relations.names[task], width + 5), *cells)))
     return table
 
