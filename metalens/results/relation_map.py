@@ -215,10 +215,8 @@ def _neighbors(relations: RelationMap) -> Table:
         row = relations.matrix[task].copy()
         row[task] = -math.inf
         nearest = np.argsort(-row, kind="stable")[:n_neighbors]
-        cells = [
-            f"{number(row[other], relations.digits)} {_short(relations.names[other], width)}"
-            for other in nearest
-        ]
+        relation = {other: number(row[other], relations.digits) for other in nearest}
+        cells = [f"{relation[other]} {_short(relations.names[other], width)}" for other in nearest]
         table.add_row(*map(Text, (_short(relations.names[task], width + 5), *cells)))
     return table
 

@@ -250,5 +250,5 @@ def test_known_relations_of_equal_tasks_are_all_one():
 
 def test_known_relations_need_traits():
     objective = Objective(MAML(build_network("mlp")), [TRLearner(7, relations="known")])
-    with pytest.raises(MetaLensError, match="needs tasks with traits, got tasks without; let the dist"):
+    with pytest.raises(MetaLensError, match="needs tasks with traits, got tasks without; let their"):
         objective(regression_tasks("mlp"))
