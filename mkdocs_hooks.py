@@ -8,9 +8,9 @@ from typing import Any
 
 import griffe
 
-from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
+from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
 
-LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "networks": NETWORKS}
+LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "samplers": SAMPLERS, "networks": NETWORKS}
 
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)

@@ -100,7 +100,9 @@ def chunked_task_map(
     return pytree.tree_map(lambda *pieces: torch.cat(pieces), *results)
 
 
-def looped_mean(function: Callable[..., Tensor], *trees: Any, parameters: Sequence[Tensor]) -> Tensor:
+def looped_mean(
+    function: Callable[..., Tensor], *trees: Any, weights: Tensor | None = None, parameters: Sequence[Tensor]
+) -> Tensor:
     """Return the mean of a scalar function over the tasks of a batch, in the memory of one task.
 
     The gradient of every task is taken at once, before the next task, and multiplied later by what `backward`
@@ -109,6 +111,7 @@ def looped_mean(function: Callable[..., Tensor], *trees: Any, parameters: Sequen
     Args:
         function: maps the trees of one task to a scalar.
         *trees: trees of tensors with a leading axis of length T, through which nothing is differentiated.
+        weights: what each task counts, `(T,)`, constants that add up to 1; by default all the same.
         parameters: all tensors through which the function is differentiated, once.
 
     >>> w = torch.tensor(3.0, requires_grad=True)
@@ -116,36 +119,40 @@ def looped_mean(function: Callable[..., Tensor], *trees: Any, parameters: Sequen
     >>> y.item(), torch.autograd.grad(y, w)
     (6.0, (tensor(2.),))
     """
-    return _TaskByTask.apply(function, trees, *parameters)
+    if weights is None:
+        n = len(pytree.tree_leaves(trees)[0])
+        weights = torch.full((n,), 1 / n, device=parameters[0].device, dtype=parameters[0].dtype)
+    return _TaskByTask.apply(function, trees, weights, *parameters)
 
 
 class _TaskByTask(torch.autograd.Function):
     """The mean of a scalar function, whose gradient is taken task by task in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], trees: Any, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], trees: Any, weights: Tensor, *parameters: Tensor
+    ) -> Tensor:
         needed = [parameter for parameter in parameters if parameter.requires_grad]
         totals = [torch.zeros_like(parameter) for parameter in needed]
 
-        def value(*task: Any) -> Tensor:
+        def value(weight: Tensor, *task: Any) -> Tensor:
             with torch.enable_grad():
-                loss = function(*task)
+                loss = weight * function(*task)
             if loss.requires_grad:
                 gradients = torch.autograd.grad(loss, needed, materialize_grads=True)
                 torch._foreach_add_(totals, gradients)
             return loss.detach()
 
-        values = task_map(value, *trees, plan="loop")
-        totals = torch._foreach_div(totals, len(values)) if needed else []
+        total = task_map(value, weights, *trees, plan="loop").sum()
         ctx.save_for_backward(*totals)
         ctx.needed = [parameter.requires_grad for parameter in parameters]
-        return values.mean()
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
-        return (None, None, *(next(gradients) * slope if needed else None for needed in ctx.needed))
+        return (None, None, None, *(next(gradients) * slope if needed else None for needed in ctx.needed))
 
 
 class _Recomputed(torch.autograd.Function):

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+<<<<<<< HEAD
 from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
+=======
+from metalens.batching import Batching, Plan, chunked_task_map, task_map
+from metalens.errors import MetaLensError
+>>>>>>> 0b757fc (Task samplers: which tasks make a batch and what each counts; uniform as before, hard mining, related tasks together)
 from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
@@ -27,10 +32,14 @@ class Episode:
         parameters: with a chunk, all that is differentiated; by default the learner's parameters.
         processes: those that work on one large batch, of which these T tasks are this process's share; by
             default this one alone.
+        weights: what each task counts in a mean over tasks, `(T,)`, adding up to 1; by default all the same.
 
     Attributes:
         n_tasks: T.
         n_all_tasks: tasks of all processes together; they are numbered through.
+
+    Raises:
+        MetaLensError: there are not as many weights as tasks.
 
     >>> from metalens import ANIL, Episode, Sinusoid, mlp
     >>> episode = Episode(ANIL(mlp()), Sinusoid().batch(range(4)))
@@ -47,12 +56,18 @@ class Episode:
         chunk: int | None = None,
         parameters: Iterable[Tensor] | None = None,
         processes: Processes = ALONE,
+        weights: Tensor | None = None,
     ) -> None:
         self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
+        self.weights = weights
         self._parameters = list(learner.parameters() if parameters is None else parameters)
         self.n_tasks = n_tasks(tasks)
         self.n_all_tasks = self.n_tasks * processes.count
         self._plan: Plan = learner.plan(batching)
+        if weights is not None and weights.shape != (self.n_tasks,):
+            raise MetaLensError(
+                f"An episode needs a weight for each of its {self.n_tasks} tasks, got {tuple(weights.shape)}."
+            )
 
     def map(self, function: Any, *trees: Any) -> Any:
         """Apply a function of one task to every task of the episode."""
@@ -130,38 +145,56 @@ class Episode:
         return self.map(predict_all, self.all_states, z.expand(self.n_all_tasks, *z.shape)).transpose(0, 1)
 
     @cached_property
-    def outer_loss(self) -> Tensor:
-        """The learner's outer loss, the mean over tasks; a scalar."""
-        losses = self.map(
+    def outer_losses(self) -> Tensor:
+        """The learner's outer loss of every task, `(T,)`."""
+        return self.map(
             self.learner.outer_loss,
             self.states,
             self.query_predictions,
             self.query_encoding,
             self.tasks.query.y,
         )
-        return losses.mean()
+
+    @property
+    def outer_loss(self) -> Tensor:
+        """The learner's outer loss, the mean over tasks; a scalar."""
+        return self.mean(self.outer_losses)
 
     def last_outer_loss(self) -> Tensor:
-        """Return `outer_loss`, as the last that is asked of the episode.
+        """Return `outer_loss`, as the last that is asked of the episode; see `last_outer_losses`.
+
+        In a loop, the gradient of each task is taken before the next task, in the memory of one.
+        """
+        if self._is_begun or self._plan != "loop" or not torch.is_grad_enabled():
+            return self.mean(self.last_outer_losses())
+        examples = self.tasks.tensors[:4]
+        return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
+
+    def last_outer_losses(self) -> Tensor:
+        """Return `outer_losses`, as the last that are asked of the episode.
 
         Where nobody has asked for anything that it takes, every task is adapted and scored in one go: in
         less time, and without the features and adapted parameters of all tasks in memory.
         """
-        asked = vars(self).keys()
-        if "states" in asked or (self.learner.head_only and "support_encoding" in asked):
-            return self.outer_loss
+        if self._is_begun:
+            return self.outer_losses
+        return self.map(self._task_loss, *self.tasks.tensors[:4])
 
-        def of_task(x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
-            state = self.learner.adapt(Examples(x_support, y_support))
-            z_query = self.learner.encode(x_query)
-            predictions = self.learner.predict_encoded(state, z_query)
-            return self.learner.outer_loss(state, predictions, z_query, y_query)
+    @property
+    def _is_begun(self) -> bool:
+        """Whether somebody has asked for a part of what the outer loss takes."""
+        views = vars(self)
+        return "states" in views or (self.learner.head_only and "support_encoding" in views)
 
-        (x_support, y_support), (x_query, y_query) = self.tasks[:2]
-        trees = (x_support, y_support, x_query, y_query)
-        if self._plan == "loop" and torch.is_grad_enabled():
-            return looped_mean(of_task, *trees, parameters=self._parameters)
-        return self.map(of_task, *trees).mean()
+    def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
+        state = self.learner.adapt(Examples(x_support, y_support))
+        z_query = self.learner.encode(x_query)
+        predictions = self.learner.predict_encoded(state, z_query)
+        return self.learner.outer_loss(state, predictions, z_query, y_query)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of a value of every task, `(T,)`, by the tasks' weights; a scalar."""
+        return values.mean() if self.weights is None else (self.weights * values).sum()
 
     def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.
@@ -171,4 +204,4 @@ class Episode:
             y: their targets; by default those of the query set.
         """
         y = self.tasks.query.y if y is None else y
-        return self.map(self.learner.loss, predictions, y).mean()
+        return self.mean(self.map(self.learner.loss, predictions, y))

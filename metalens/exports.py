@@ -1,6 +1,6 @@
 """What `import metalens` offers."""
 
-from metalens import distributions, learners, networks, regularizers
+from metalens import distributions, learners, networks, regularizers, samplers
 from metalens.distributions import *
 from metalens.episode import Episode
 from metalens.errors import MetaLensError
@@ -11,6 +11,7 @@ from metalens.objective import Objective
 from metalens.outer_loop import Validation
 from metalens.regularizers import *
 from metalens.replicas import ReplicationError
+from metalens.samplers import *
 from metalens.tasks import Examples, Task, stack_tasks
 from metalens.training import fit, fit_together
 
@@ -31,3 +32,4 @@ __all__ += distributions.__all__
 __all__ += learners.__all__
 __all__ += networks.__all__
 __all__ += regularizers.__all__
+__all__ += samplers.__all__

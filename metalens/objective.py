@@ -53,7 +53,8 @@ def terms_and_gradient(
 class Objective(nn.Module):
     """One bi-level step: adapt to every task of a batch, and score the adapted models.
 
-    `(1/T) sum_i L(query_i; F(support_i)) + sum_r terms_r`, where L is the learner's outer loss.
+    `(1/T) sum_i L(query_i; F(support_i)) + sum_r terms_r`, where L is the learner's outer loss. A task
+    sampler may give tasks weights other than 1/T.
 
     Args:
         learner: the learner to train.
@@ -115,11 +116,12 @@ class Objective(nn.Module):
         for regularizer in self._regularizers():
             regularizer.check_meta_batch(meta_batch if regularizer.gathers else share)
 
-    def forward(self, tasks: Task) -> dict[str, Tensor]:
+    def forward(self, tasks: Task, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss terms by name; the outer loss is their sum.
 
         Args:
             tasks: a batch of T tasks.
+            weights: what each counts in means over tasks, `(T,)`, adding up to 1; by default all the same.
 
         Returns:
             Scalars: `"query"` and one for each term of a regularizer.
@@ -127,7 +129,7 @@ class Objective(nn.Module):
         Raises:
             MetaLensError: the batch is too small for a regularizer, or two terms share a name.
         """
-        return self.loss_terms(self.transform_tasks(tasks))
+        return self.loss_terms(self.transform_tasks(tasks), weights)
 
     def transform_tasks(self, tasks: Task) -> Task:
         """Return the tasks as the regularizers change them before adaptation: the first half of `forward`."""
@@ -135,9 +137,9 @@ class Objective(nn.Module):
             tasks = regularizer.transform_tasks(tasks)
         return tasks
 
-    def loss_terms(self, tasks: Task) -> dict[str, Tensor]:
+    def loss_terms(self, tasks: Task, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
-        episode = self._episode(tasks)
+        episode = self._episode(tasks, weights)
         self.check_meta_batch(episode.n_all_tasks, self.processes.count)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():
@@ -157,7 +159,7 @@ class Objective(nn.Module):
             found = [regularizer.diagnostics(episode) for regularizer in self._regularizers()]
         return {name: value.item() for of_one in found for name, value in of_one.items()}
 
-    def _episode(self, tasks: Task) -> Episode:
+    def _episode(self, tasks: Task, weights: Tensor | None = None) -> Episode:
         return Episode(
             self.learner,
             tasks,
@@ -165,6 +167,7 @@ class Objective(nn.Module):
             chunk=None if self.chunk == "auto" else self.chunk,
             parameters=self.parameters(),
             processes=self.processes,
+            weights=weights,
         )
 
     @property

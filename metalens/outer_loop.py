@@ -15,6 +15,7 @@ from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.objective import Objective, outer_loss, trained_parameters
+from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place, stack_tasks
 
 if TYPE_CHECKING:
@@ -109,13 +110,16 @@ class OuterLoop:
         for step in range(1, self.steps + 1):
             for run in runs:
                 run.objective.learner.set_progress((step - 1) / self.steps)
-            numbers = range((step - 1) * self.meta_batch, step * self.meta_batch)
-            batch = batch_of([run.tasks for run in runs], processes.share(numbers))
-            terms = module(fabric.to_device(batch))
+            choices = [run.choose(step - 1, self.meta_batch) for run in runs]
+            batches = [choice.batch(run.tasks, processes) for run, choice in zip(runs, choices, strict=True)]
+            weights = [choice.weights for choice in choices if choice.weights is not None]
+            batch = side_by_side(batches)
+            terms = module(*fabric.to_device((batch, *weights)))
             losses = outer_loss(terms)
             terms, means = processes.mean((terms, losses))
             values = means.flatten().tolist()
             if not all(map(math.isfinite, values)):
+                numbers = sorted(choices[0].numbers)
                 raise MetaLensError(
                     f"The loss is {', '.join(map(str, values))} at step {step} (tasks {numbers[0]} to "
                     f"{numbers[-1]}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
@@ -158,15 +162,21 @@ class Run:
         objective: what is trained.
         tasks: its training tasks.
         validation: held-out tasks; with them the best weights are kept.
+        sampler: which of the training tasks make each batch.
         rows: its learning curve: step, split, metric, value.
     """
 
     objective: Objective
     tasks: TaskDistribution
     validation: Validation | None = None
+    sampler: TaskSampler = field(default_factory=Uniform)
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
+
+    def choose(self, step: int, meta_batch: int) -> Choice:
+        """Return the batch of an outer step, numbered from 0."""
+        return self.sampler.choose(self.objective, self.tasks, step, meta_batch)
 
     def is_diagnosed(self, step: int, steps: int) -> bool:
         """Tell whether it is time for diagnostics: when a validation is, else ten times in a training."""
@@ -207,9 +217,8 @@ class Run:
             self.objective.load_state_dict(self._best_weights)
 
 
-def batch_of(tasks: Sequence[TaskDistribution], numbers: Sequence[int]) -> Task:
-    """Return the tasks of these numbers, `(T, ...)`, or `(R, T, ...)` of several distributions."""
-    batches = [of_one.batch(numbers) for of_one in tasks]
+def side_by_side(batches: Sequence[Task]) -> Task:
+    """Return the tasks of one run, `(T, ...)`, or of several, `(R, T, ...)`."""
     return batches[0] if len(batches) == 1 else stack_tasks(batches)
 
 

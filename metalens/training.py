@@ -19,10 +19,11 @@ from metalens.execution import Compile, Execution, is_trained, prepare
 from metalens.files import atomic_path
 from metalens.learners import Learner
 from metalens.objective import Objective
-from metalens.outer_loop import OuterLoop, OuterOptimizer, Progress, Run, Schedule, Validation, batch_of
+from metalens.outer_loop import OuterLoop, OuterOptimizer, Progress, Run, Schedule, Validation, side_by_side
 from metalens.precision import in_precision
 from metalens.processes import ALONE, Processes
 from metalens.replicas import Replicas, ReplicationError
+from metalens.samplers import TaskSampler, Uniform
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,7 @@ def fit(
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
     validation: Validation | None = None,
+    sampler: TaskSampler | None = None,
     compile: Compile = "auto",
     seed: int = 0,
     out: str | Path | None = None,
@@ -52,8 +54,9 @@ def fit(
     """Train an objective on batches of tasks.
 
     Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
-    of the distribution, so runs with the same settings see the same tasks in the same order. A learner that
-    trains on all tasks as one problem gets `tasks.pooled()`. Without trainable parameters nothing is done.
+    of the distribution, so runs with the same settings see the same tasks in the same order; a sampler may
+    choose others. A learner that trains on all tasks as one problem gets `tasks.pooled()`. Without trainable
+    parameters nothing is done.
     The process keeps the memory that training frees, unless it is short; see `metalens.allocator`.
 
     Args:
@@ -67,6 +70,7 @@ def fit(
         clip_norm: largest norm of the outer gradient, or `None` for no limit.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
+        sampler: which tasks make each batch; by default `Uniform`. One that learns goes on from where it is.
         compile: whether the outer step becomes one compiled program; `"auto"` decides by a short trial where
             the run is long, see `metalens.execution.prepare`.
         seed: of everything random inside training (dropout, regularizers); the tasks have their own.
@@ -102,6 +106,7 @@ def fit(
         schedule=schedule,
         clip_norm=clip_norm,
         validations=None if validation is None else [validation],
+        samplers=None if sampler is None else [sampler],
         compile=compile,
         seed=seed,
         fabric=fabric,
@@ -127,6 +132,7 @@ def fit_together(
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
     validations: Sequence[Validation] | None = None,
+    samplers: Sequence[TaskSampler] | None = None,
     compile: Compile = "auto",
     seed: int = 0,
     fabric: Fabric | None = None,
@@ -149,6 +155,7 @@ def fit_together(
         schedule: of the outer step size.
         clip_norm: largest norm of the outer gradient of each objective.
         validations: held-out tasks of each objective; each keeps its own best weights.
+        samplers: the task sampler of each objective; several objectives need samplers that ask no model.
         compile: whether the step of all becomes one compiled program.
         seed: of everything random inside training; several objectives draw nothing there.
         fabric: device and precision, for a single process.
@@ -159,8 +166,9 @@ def fit_together(
         The R learning curves.
 
     Raises:
-        ReplicationError: the objectives differ in more than numbers, draw random numbers in a step, or loop
-            over tasks; nothing was changed, and `fit` can train them one by one.
+        ReplicationError: the objectives differ in more than numbers, draw random numbers in a step, loop
+            over tasks, or have samplers that ask the model; nothing was changed, and `fit` can train them one
+            by one.
         MetaLensError: as `fit`.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit_together, mlp
@@ -178,14 +186,16 @@ def fit_together(
         clip_norm=clip_norm,
     )
     held_out = [None] * len(objectives) if validations is None else validations
-    if not len(objectives) == len(tasks) == len(held_out) >= 1:
+    choosers = [Uniform() for _ in objectives] if samplers is None else samplers
+    if not len(objectives) == len(tasks) == len(held_out) == len(choosers) >= 1:
         raise MetaLensError(
-            f"fit_together needs tasks and validations for each objective, got {len(objectives)} objectives, "
-            f"{len(tasks)} distributions of tasks and {len(held_out)} validations."
+            "fit_together needs tasks, validations and samplers for each objective, got "
+            f"{len(objectives)} objectives, {len(tasks)} distributions of tasks, {len(held_out)} validations "
+            f"and {len(choosers)} samplers."
         )
     runs = [
-        Run(objective, training_tasks(objective.learner, of_one), validation)
-        for objective, of_one, validation in zip(objectives, tasks, held_out, strict=True)
+        Run(objective, training_tasks(objective.learner, of_one), validation, sampler)
+        for objective, of_one, validation, sampler in zip(objectives, tasks, held_out, choosers, strict=True)
     ]
     return train(
         runs, loop, compile=compile, seed=seed, fabric=fabric, progress=progress, on_execution=on_execution
@@ -250,8 +260,13 @@ def prepared(
 
     Raises:
         ReplicationError: several runs cannot be computed side by side.
-        MetaLensError: `compile=True` or the precision is not possible.
+        MetaLensError: `compile=True`, the precision or a sampler is not possible.
     """
+    weighed = any(run.sampler.weighs for run in runs)
+    if weighed and compile is True:
+        raise MetaLensError("compile=True is not possible: steps whose tasks are weighed are not compiled.")
+    if len(runs) > 1 and any(run.sampler.asks_model for run in runs):
+        raise ReplicationError("Side by side, objectives need task samplers that do not ask the model.")
     replicas = None
     with ExitStack() as stack:
         for run in runs:
@@ -260,16 +275,18 @@ def prepared(
             stack.callback(run.objective.learner.set_progress, 1.0)
             stack.callback(setattr, run.objective, "processes", ALONE)
             run.objective.processes = processes
+            run.sampler.check(run.objective, run.tasks, meta_batch)
         if len(runs) > 1 and is_trained(runs[0].objective):
             replicas = Replicas([run.objective for run in runs])
             stack.callback(replicas.release)
         with fabric.autocast():
             numbers = processes.share(range(meta_batch))
-            batch = fabric.to_device(batch_of([run.tasks for run in runs], numbers))
+            batch = fabric.to_device(side_by_side([run.tasks.batch(numbers) for run in runs]))
             batch = fabric.strategy.precision.convert_input(batch)
             if replicas is not None:
                 replicas.check(batch)
-            choice = prepare(replicas or runs[0].objective, batch, steps=steps, compile=compile)
+            module = replicas or runs[0].objective
+            choice = prepare(module, batch, steps=steps, compile=False if weighed else compile)
         yield choice
 
 

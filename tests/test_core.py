@@ -314,7 +314,7 @@ def test_tasks_are_scored_in_one_go_where_nobody_asks_for_their_states(learner, 
     one, other = (Episode(learner, tasks, chunk=chunk) for _ in range(2))
     torch.testing.assert_close(one.last_outer_loss(), other.outer_loss)
     assert "states" not in vars(one)
-    assert other.last_outer_loss() is other.outer_loss
+    assert other.last_outer_losses() is other.outer_losses
 
 
 def test_two_terms_of_one_name_are_refused():

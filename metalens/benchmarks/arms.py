@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from metalens.benchmarks.calls import build_learner, build_regularizers, parse_calls, refuses_regularizers
+from metalens.benchmarks.calls import (
+    build_learner,
+    build_regularizers,
+    build_sampler,
+    parse_calls,
+    refuses_regularizers,
+    with_sampler,
+)
 from metalens.benchmarks.devices import n_processes
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
@@ -26,7 +33,7 @@ MOST_TOGETHER = 32  # more bring little speed, and take their memory all the sam
 
 @dataclass(frozen=True)
 class Arm:
-    """A learner with its regularizers, as written in the recipe."""
+    """A learner with its regularizers, as written in the recipe, and its sampler if it is not `Uniform`."""
 
     learner: str
     regularizers: str
@@ -51,16 +58,16 @@ class Cell(NamedTuple):
 
 
 def arms_of(recipe: Recipe) -> list[Arm]:
-    """Return the arms of a recipe: every learner with every choice of regularizers.
+    """Return the arms of a recipe: every learner with every choice of regularizers and every sampler.
 
     A learner to which no regularizer can attach is an arm by itself, whatever the others are compared with.
     """
     arms = []
     for learner in recipe.learner:
         alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
+        name = " + ".join(map(str, parse_calls(learner))) or "none"
         for regularizers in ["none"] if alone else recipe.regularizers:
-            texts = (learner, regularizers)
-            arms.append(Arm(*(" + ".join(map(str, parse_calls(text))) or "none" for text in texts)))
+            arms += [Arm(name, with_sampler(regularizers, sampler)) for sampler in recipe.sampler]
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
         raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
     return arms
@@ -93,7 +100,7 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
             held_out = recipe.distribution("val", seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
         tasks = training_tasks(objective.learner, recipe.distribution("train", seed))
-        runs.append(Run(objective, tasks, validation))
+        runs.append(Run(objective, tasks, validation, build_sampler(arm.regularizers)))
     return runs
 
 

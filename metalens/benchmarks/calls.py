@@ -1,4 +1,4 @@
-"""Learners and regularizers as people write them: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
+"""Learners, regularizers and samplers as people write them: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
 
 The text is parsed, never evaluated, and every setting is checked against the class's signature.
 """
@@ -15,11 +15,12 @@ from typing import Any, TypeVar, get_args
 
 from jsonargparse import ArgumentParser
 
-from metalens import learners, networks, regularizers
+from metalens import learners, networks, regularizers, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
 from metalens.regularizers import Regularizer
+from metalens.samplers import TaskSampler, Uniform
 
 C = TypeVar("C")
 
@@ -33,6 +34,7 @@ def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
 
 LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
+SAMPLERS: dict[str, type[TaskSampler]] = _exported(samplers, TaskSampler)
 NETWORKS: dict[str, Callable[..., Network]] = {
     name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
 }
@@ -132,14 +134,55 @@ def refuses_regularizers(text: str) -> bool:
 def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:
     """Build the regularizers of a text such as `"TRLearner(weight=0.3)"` for a learner.
 
+    A sampler among them is left to `build_sampler`.
+
     Raises:
         MetaLensError: a name or a setting is unknown or of a wrong type.
     """
     regularizers = []
     for call in parse_calls(text):
+        if call.name in SAMPLERS:
+            continue
         cls = _find(REGULARIZERS, call.name, "regularizer")
         regularizers.append(cls.for_learner(learner, **_checked(cls, call.settings)))
     return regularizers
+
+
+def build_sampler(text: str) -> TaskSampler:
+    """Build the sampler among the calls of a text such as `"TRLearner + Related(neighbors=3)"`.
+
+    Without one it is `Uniform`.
+
+    Raises:
+        MetaLensError: there are two, or a setting is unknown or of a wrong type.
+
+    >>> type(build_sampler("TRLearner + HardMining")).__name__
+    'HardMining'
+    """
+    calls = [call for call in parse_calls(text) if call.name in SAMPLERS]
+    if len(calls) > 1:
+        raise MetaLensError(f"An arm has one task sampler, got {' and '.join(map(str, calls))}.")
+    for call in calls:
+        cls = SAMPLERS[call.name]
+        return cls(**_checked(cls, call.settings))
+    return Uniform()
+
+
+def with_sampler(regularizers: str, sampler: str) -> str:
+    """Return the canonical text of an arm's regularizers and its sampler; `Uniform` goes without saying.
+
+    Raises:
+        MetaLensError: the sampler is no single name of one.
+
+    >>> with_sampler("none", "HardMining( )"), with_sampler("TRLearner", "Uniform")
+    ('HardMining', 'TRLearner')
+    """
+    chosen = parse_calls(sampler)
+    if len(chosen) != 1:
+        raise MetaLensError(f"A task sampler must be a single name, got {sampler!r}.")
+    _find(SAMPLERS, chosen[0].name, "task sampler")
+    calls = [call for call in (*parse_calls(regularizers), *chosen) if str(call) != Uniform.__name__]
+    return " + ".join(map(str, calls)) or "none"
 
 
 def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
-from metalens.benchmarks.calls import parse_calls
+from metalens.benchmarks.calls import build_sampler, parse_calls
 from metalens.benchmarks.devices import fabric_of, n_processes
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
@@ -36,7 +36,7 @@ from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import OuterLoop
 from metalens.regularizers import TRLearner
-from metalens.training import prepared, processes_of, train
+from metalens.training import prepared, processes_of, train, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -254,6 +254,8 @@ def _threads(n: int | None) -> Iterator[None]:
 def _describe(arm: Arm, recipe: Recipe) -> dict[str, Any]:
     objective = arm.build(recipe, seed=0)
     objective.check_meta_batch(recipe.meta_batch, n_processes(recipe))
+    tasks = training_tasks(objective.learner, recipe.distribution("train", recipe.seeds[0]))
+    build_sampler(arm.regularizers).check(objective, tasks, recipe.meta_batch)
     name = parse_calls(arm.learner)[0].name
     tuned = ", ".join(f"{key}={value}" for key, value in recipe.tuned(name).items())
     return {

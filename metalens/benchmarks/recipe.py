@@ -20,7 +20,7 @@ Precision = Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
-    """An experiment: arms (learner and regularizers) compared on the same tasks.
+    """An experiment: arms (learner, regularizers and task sampler) compared on the same tasks.
 
     Each seed is one complete replication: its own initialization, training, validation and test tasks,
     shared by all arms of that seed.
@@ -31,6 +31,7 @@ class Recipe(ABC):
         learner: learners to compare: MAML, or with settings MAML(inner_lr=0.1, inner_steps=5).
         regularizers: regularizers to compare, each one an arm: none, TRLearner, TRLearner(weight=0.3);
             joined by + they act together.
+        sampler: task samplers to compare, each with every arm: Uniform, Related(anchors=2, neighbors=3).
         seeds: one replication each.
         steps: outer steps.
         meta_batch: tasks per outer step.
@@ -59,6 +60,7 @@ class Recipe(ABC):
     description: str
     learner: list[str] = field(default_factory=lambda: ["MAML"])
     regularizers: list[str] = field(default_factory=lambda: ["none", "TRLearner"])
+    sampler: list[str] = field(default_factory=lambda: ["Uniform"])
     seeds: list[int] = field(default_factory=lambda: [0])
     steps: int = 2000
     meta_batch: int = 25
@@ -83,7 +85,7 @@ class Recipe(ABC):
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("learner", "regularizers", "seeds"):
+        for name in ("learner", "regularizers", "sampler", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise MetaLensError(f"{name} must name at least one, each once, got {values}.")

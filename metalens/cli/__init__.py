@@ -16,7 +16,7 @@ from importlib import import_module
 from metalens.errors import MetaLensError
 
 COMMANDS = {
-    "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, networks"),
+    "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
     "report": ("metalens.cli.report", "write a run's figures and report anew"),
     "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metalens.benchmarks import RECIPES
-from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS
+from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -23,6 +23,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
+        ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),
         ("Networks", {name: _first_line(build) for name, build in NETWORKS.items()}),
     ):
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)

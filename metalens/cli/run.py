@@ -27,6 +27,7 @@ from metalens.files import new_folder
 LISTS: dict[str, tuple[type, str]] = {
     "learner": (str, "Learners to compare, for example MAML 'MAML(inner_lr=0.1, inner_steps=5)'."),
     "regularizers": (str, "Arms to compare, for example none TRLearner 'TRLearner(weight=0.3)'."),
+    "sampler": (str, "Task samplers to compare, for example Uniform 'Related(anchors=2, neighbors=3)'."),
     "seeds": (int, "One replication each."),
     "hidden": (int, "Sizes of the hidden layers."),
 }

@@ -103,7 +103,7 @@ class MetaMix(Regularizer):
                 return learner.loss(predictions, lam * paired.y + (1 - lam) * query.y)
             return lam * learner.loss(predictions, paired.y) + (1 - lam) * learner.loss(predictions, query.y)
 
-        return {"query": episode.map(mixed_loss, episode.states, lam, paired, query).mean()}
+        return {"query": episode.mean(episode.map(mixed_loss, episode.states, lam, paired, query))}
 
     def _shuffle_channels(self, support: Examples, query: Examples) -> tuple[Examples, Examples]:
         """Exchange channels between classes: the same channels, and the same classes, in both sets."""

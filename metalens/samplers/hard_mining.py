@@ -1,0 +1,40 @@
+"""Online mining of hard tasks."""
+
+from __future__ import annotations
+
+from metalens.distributions import TaskDistribution
+from metalens.objective import Objective
+from metalens.samplers.base import CandidateSampler, Choice, asking
+
+
+class HardMining(CandidateSampler):
+    """The hardest of the candidates, by the outer loss that the learner has on them now.
+
+        batch = the T candidates i with the largest L(query_i; F(support_i))
+
+    It costs one more adaptation and prediction of every candidate, without a gradient.
+
+    Args:
+        oversampling: candidates for each task of the batch.
+
+    Raises:
+        MetaLensError: see `CandidateSampler`.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> choice = HardMining().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch=4)
+    >>> len(choice.numbers), max(choice.numbers) < 16
+    (4, True)
+
+    Source: A. Shrivastava and others, "Training Region-based Object Detectors with Online Hard Example
+    Mining", CVPR 2016, arXiv 1604.03540, for examples; for tasks R. Kumar and others, "The Effect of
+    Diversity in Meta-Learning", AAAI 2023, arXiv 2201.11775. Deviation from the latter: the losses are those
+    of fresh candidates under the weights of now, not of the tasks seen last.
+    """
+
+    asks_model = True
+
+    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
+        numbers = self.candidates(tasks, step, meta_batch)
+        with asking(objective, tasks, numbers) as episode:
+            hardest = episode.last_outer_losses().topk(meta_batch).indices
+        return Choice([numbers[place] for place in sorted(hardest.tolist())])

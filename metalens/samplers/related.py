@@ -1,0 +1,116 @@
+"""Batches in which related tasks meet."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metalens.distributions import TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.objective import Objective
+from metalens.regularizers import TRLearner
+from metalens.samplers.base import CandidateSampler, Choice, asking
+
+RelatedBy = Literal["traits", "relations"]
+
+
+class Related(CandidateSampler):
+    """Anchors, each with the tasks that are most related to it.
+
+    The first candidate that is not in the batch yet is an anchor; of those left, the `neighbors` most related
+    to it follow; and so on until the batch is full:
+
+        batch = union over anchors a of {a, the k nearest to a of the candidates that are left}
+
+    Args:
+        anchors: A, where the batch must have `A (k + 1)` tasks; by default as many as fill it, and the last
+            one may have fewer neighbors.
+        neighbors: k.
+        by: what says how related two tasks are. `"traits"`: small Euclidean distance of the traits that the
+            distribution knows of its tasks. `"relations"`: large m_ij of the TRLearner in the objective.
+        oversampling: candidates for each task of the batch; the more, the nearer are the neighbors.
+
+    Raises:
+        MetaLensError: a setting is out of range; the batch has another number of tasks; the tasks have no
+            traits, or the objective has no TRLearner. See also `CandidateSampler`.
+
+    >>> import torch
+    >>> distances = torch.tensor([[0, 3, 1, 9], [3, 0, 4, 1], [1, 4, 0, 9], [9, 1, 9, 0.0]])
+    >>> related_order(distances, neighbors=1)
+    [0, 2, 1, 3]
+
+    Source: none; ours. In batches of random tasks hardly any two are alike, and relations say nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        anchors: int | None = None,
+        neighbors: int = 3,
+        by: RelatedBy = "traits",
+        oversampling: int = 12,
+    ) -> None:
+        super().__init__(oversampling=oversampling)
+        for name, value in (("anchors", anchors), ("neighbors", neighbors)):
+            if value is not None and value < 1:
+                raise MetaLensError(f"Related: {name} must be at least 1, got {value}.")
+        if by not in get_args(RelatedBy):
+            raise MetaLensError(f"Related: by must be one of {', '.join(get_args(RelatedBy))}, got {by!r}.")
+        self.anchors, self.neighbors = anchors, neighbors
+        self.by: RelatedBy = by
+        self.asks_model = by == "relations"
+
+    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
+        super().check(objective, tasks, meta_batch)
+        if self.anchors is not None and self.anchors * (self.neighbors + 1) != meta_batch:
+            raise MetaLensError(
+                f"Related: {self.anchors} anchors with {self.neighbors} neighbors each make "
+                f"{self.anchors * (self.neighbors + 1)} tasks, got meta_batch={meta_batch}; change one."
+            )
+        if self.by == "relations" and not _trlearners(objective):
+            raise MetaLensError("Related: by='relations' needs a TRLearner among the regularizers.")
+        if self.by == "traits":
+            _traits(tasks, range(1))
+
+    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
+        numbers = self.candidates(tasks, step, meta_batch)
+        if self.by == "traits":
+            traits = _traits(tasks, numbers)
+            distances = torch.cdist(traits, traits)
+        else:
+            with asking(objective, tasks, numbers) as episode:
+                distances = -_trlearners(objective)[0].relation_matrix(episode)
+        order = related_order(distances, self.neighbors)
+        return Choice([numbers[place] for place in order[:meta_batch]])
+
+
+def related_order(distances: Tensor, neighbors: int) -> list[int]:
+    """Return all of n tasks, each anchor followed by the nearest that are left; the first one left is next.
+
+    Args:
+        distances: `(n, n)`; of equal distances the first one is the nearest.
+        neighbors: how many follow an anchor.
+    """
+    left, order = list(range(len(distances))), []
+    while left:
+        anchor, *others = left
+        distance = distances[anchor].tolist()
+        group = [anchor, *sorted(others, key=distance.__getitem__)[:neighbors]]
+        order += group
+        left = [task for task in others if task not in group]
+    return order
+
+
+def _traits(tasks: TaskDistribution, numbers: range) -> Tensor:
+    traits = tasks.batch(numbers).traits
+    if traits is None:
+        raise MetaLensError(
+            f"Related: tasks of {type(tasks).__name__} have no traits; use by='relations' with a TRLearner."
+        )
+    return traits
+
+
+def _trlearners(objective: Objective) -> list[TRLearner]:
+    return [each for each in objective.regularizers if isinstance(each, TRLearner)]

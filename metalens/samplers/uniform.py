@@ -1,0 +1,23 @@
+"""Tasks as they come."""
+
+from __future__ import annotations
+
+from metalens.distributions import TaskDistribution
+from metalens.objective import Objective
+from metalens.samplers.base import Choice, TaskSampler
+
+
+class Uniform(TaskSampler):
+    """Every task of the distribution in turn, all counting the same; the default.
+
+    Step n has the tasks `n T ... (n + 1) T - 1` of the distribution, which are random already.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> Uniform().choose(Objective(MAML(mlp())), Sinusoid(), step=2, meta_batch=4).numbers
+    range(8, 12)
+
+    Source: the sampling of C. Finn and others, 2017, arXiv 1703.03400.
+    """
+
+    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
+        return Choice(range(step * meta_batch, (step + 1) * meta_batch))

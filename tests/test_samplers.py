@@ -1,0 +1,340 @@
+"""Task samplers: which tasks make a batch, what they count, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from metalens import (
+    ANIL,
+    MAML,
+    Choice,
+    Episode,
+    HardMining,
+    MetaLensError,
+    Objective,
+    Related,
+    ReplicationError,
+    Sinusoid,
+    Task,
+    TaskSampler,
+    TRLearner,
+    Uniform,
+    fit,
+    fit_together,
+    mlp,
+)
+from metalens.benchmarks import RECIPES
+from metalens.benchmarks.arms import arms_of
+from metalens.benchmarks.calls import SAMPLERS, build_sampler
+from metalens.benchmarks.experiment import run
+from metalens.processes import Processes
+from metalens.samplers.base import window
+
+T = 4
+# Every sampler, with settings for batches of 4 tasks.
+CALLS = {
+    "Uniform": {},
+    "HardMining": {},
+    "Related": {"anchors": 2, "neighbors": 1},
+    "Related by relations": {"neighbors": 1, "by": "relations", "oversampling": 3},
+}
+
+
+def sampler_of(call) -> TaskSampler:
+    return SAMPLERS[call.split()[0]](**CALLS[call])
+
+
+def objective_of(seed=0, learner=MAML, **settings):
+    torch.manual_seed(seed)
+    built = learner(mlp(hidden=[8]))
+    return Objective(built, [TRLearner.for_learner(built, weight=0.1)], **settings)
+
+
+class Recorder(TaskSampler):
+    """Does as another sampler, and keeps what that chose."""
+
+    def __init__(self, sampler):
+        self.sampler, self.choices = sampler, []
+        self.asks_model, self.weighs = sampler.asks_model, sampler.weighs
+
+    def choose(self, objective, tasks, step, meta_batch):
+        self.choices.append(self.sampler.choose(objective, tasks, step, meta_batch))
+        return self.choices[-1]
+
+
+def trained(call, seed=0, **settings):
+    objective, recorder = objective_of(), Recorder(sampler_of(call))
+    tasks = Sinusoid(seed=seed, n_train_tasks=20)
+    before = torch.get_rng_state()
+    fit(objective, tasks, steps=6, meta_batch=T, sampler=recorder, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = torch.cat([parameter.detach().flatten() for parameter in objective.parameters()])
+    return recorder.choices, weights
+
+
+def test_every_sampler_is_tried_here():
+    assert {call.split()[0] for call in CALLS} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_same_seed_gives_the_same_batches(call):
+    first, weights = trained(call)
+    torch.rand(3)  # a global random state elsewhere changes nothing
+    again, others = trained(call)
+    assert torch.equal(weights, others)
+    for one, other in zip(first, again, strict=True):
+        assert list(one.numbers) == list(other.numbers)
+        for left, right in zip(one[1:], other[1:], strict=True):
+            assert (left is None and right is None) or torch.equal(left, right)
+    for choice in first:
+        assert len(choice.numbers) == len(set(choice.numbers)) == T
+    if call != "Uniform":
+        other_tasks, _ = trained(call, seed=1)
+        assert [list(one.numbers) for one in first] != [list(one.numbers) for one in other_tasks]
+
+
+def test_uniform_is_the_default_and_takes_tasks_in_turn():
+    choices, weights = trained("Uniform")
+    assert [choice.numbers for choice in choices] == [range(n * T, (n + 1) * T) for n in range(6)]
+    plain = objective_of()
+    fit(plain, Sinusoid(n_train_tasks=20), steps=6, meta_batch=T)
+    assert torch.equal(weights, torch.cat([p.detach().flatten() for p in plain.parameters()]))
+
+
+@pytest.mark.parametrize("size", [3, 4, 10, 25])
+def test_no_task_of_a_pool_is_a_candidate_twice_and_all_are_in_the_end(size):
+    tasks = Sinusoid(n_train_tasks=10)
+    seen = set()
+    for step in range(30):
+        targets = tasks.batch(window(tasks, step, size)).query.y[:, 0, 0].tolist()
+        assert len(targets) == len(set(targets)) == min(size, 10)
+        seen |= set(targets)
+    assert len(seen) == 10
+    assert window(Sinusoid(), 2, size) == range(2 * size, 3 * size)
+    assert window(Sinusoid("test", n_train_tasks=10), 2, size) == range(2 * size, 3 * size)
+
+
+def test_hard_mining_takes_the_largest_losses():
+    objective, tasks = objective_of(), Sinusoid(seed=3)
+    choice = HardMining(oversampling=3).choose(objective, tasks, step=2, meta_batch=T)
+    candidates = range(2 * 3 * T, 3 * 3 * T)
+    losses = {}
+    for number in candidates:
+        task = tasks[number]
+        predictions = objective.learner.predict(objective.learner.adapt(task.support), task.query.x)
+        losses[number] = (predictions - task.query.y).square().mean().item()
+    assert choice.numbers == sorted(sorted(candidates, key=lambda n: -losses[n])[:T])
+
+
+@pytest.mark.parametrize("by", ["traits", "relations"])
+def test_related_tasks_meet(by):
+    objective, tasks = objective_of(), Sinusoid(seed=3)
+    sampler = Related(anchors=2, neighbors=2, by=by, oversampling=3)
+    numbers = range(5 * 18, 6 * 18)
+    if by == "traits":
+        points = tasks.batch(numbers).traits.double().numpy()
+        distances = ((points[:, None] - points[None]) ** 2).sum(-1)
+    else:
+        with torch.no_grad():
+            episode = Episode(objective.learner, tasks.batch(numbers))
+            distances = -objective.regularizers[0].relation_matrix(episode).numpy()
+    expected, left = [], list(range(18))
+    for _ in range(2):
+        anchor = left.pop(0)
+        expected.append(anchor)
+        for _ in range(2):
+            nearest = min(left, key=lambda other: distances[anchor, other])
+            left.remove(nearest)
+            expected.append(nearest)
+    choice = sampler.choose(objective, tasks, step=5, meta_batch=6)
+    assert choice.numbers == [numbers[place] for place in expected]
+
+
+def test_without_a_number_of_anchors_the_batch_is_filled():
+    choice = Related(neighbors=2).choose(objective_of(), Sinusoid(), step=0, meta_batch=5)
+    assert len(set(choice.numbers)) == 5
+
+
+class Weighing(TaskSampler):
+    """Weights that grow with the place in the batch, and the first two queries of each task."""
+
+    weighs = True
+
+    def choose(self, objective, tasks, step, meta_batch):
+        weights = torch.arange(1.0, meta_batch + 1)
+        queries = torch.tensor([[0, 1]]).expand(meta_batch, 2)
+        return Choice(range(meta_batch), weights / weights.sum(), queries)
+
+
+@pytest.mark.parametrize("learner", [MAML, ANIL])
+@pytest.mark.parametrize(
+    "settings", [{"batching": "vmap"}, {"batching": "loop"}, {"batching": "vmap", "chunk": 3}, {"chunk": 1}]
+)
+def test_weighted_tasks_are_a_weighted_sum_however_they_are_mapped(learner, settings):
+    objective = objective_of(learner=learner, **settings).double()
+    tasks = Sinusoid().batch(range(T))
+    tasks = torch.utils._pytree.tree_map(torch.Tensor.double, tasks)
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    terms = objective(tasks, weights)
+    gradient = torch.autograd.grad(sum(terms.values()), list(objective.parameters()))
+
+    plain = objective_of(learner=learner).double()
+    episode = Episode(plain.learner, tasks)
+    cross = episode.cross_predictions()
+    matrix = plain.regularizers[0].relation_matrix(episode)
+    query, consistency = 0.0, 0.0
+    for i in range(T):
+        y = tasks.query.y[i]
+        query = query + weights[i] * (episode.query_predictions[i] - y).square().mean()
+        others = [p for p in range(T) if p != i]
+        shares = matrix[i, others].clamp(min=0)
+        average = sum(share * cross[i, p] for share, p in zip(shares, others, strict=True)) / shares.sum()
+        consistency = consistency + weights[i] * (average - y).square().mean()
+    expected = torch.autograd.grad(query + 0.1 * consistency, list(plain.parameters()))
+    torch.testing.assert_close(terms["query"], query)
+    torch.testing.assert_close(terms["trlearner"], 0.1 * consistency)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_equal_weights_are_no_weights():
+    objective, tasks = objective_of(), Sinusoid().batch(range(T))
+    weighted = objective(tasks, torch.full((T,), 1 / T))
+    torch.testing.assert_close(weighted, objective(tasks))
+
+
+def test_training_uses_weights_and_chosen_queries():
+    objective, other = objective_of(), objective_of()
+    fit(objective, Sinusoid(), steps=1, meta_batch=T, outer_optimizer="sgd", outer_lr=0.1, sampler=Weighing())
+    batch = Sinusoid().batch(range(T))
+    few = batch._replace(query=type(batch.query)(*(tensor[:, :2] for tensor in batch.query)))
+    loss = sum(other(few, torch.tensor([0.1, 0.2, 0.3, 0.4])).values())
+    gradient = torch.autograd.grad(loss, list(other.parameters()))
+    for now, before, slope in zip(objective.parameters(), other.parameters(), gradient, strict=True):
+        torch.testing.assert_close(now, before - 0.1 * slope)
+
+
+def test_processes_get_their_shares_of_a_choice():
+    tasks = Sinusoid()
+    choice = Choice([7, 3, 11, 5])
+    shares = [choice.batch(tasks, Processes(rank, 2)).query.y for rank in range(2)]
+    assert torch.equal(torch.cat(shares), tasks.batch([7, 3, 11, 5]).query.y)
+
+
+class Unknown(Sinusoid):
+    """Sinusoids without traits."""
+
+    def draw(self, rng, n):
+        return Task(*super().draw(rng, n)[:2])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "tasks", "words"),
+    [
+        (HardMining(), Sinusoid(n_train_tasks=3), "got 3 and meta_batch=4"),
+        (Related(anchors=3, neighbors=2), Sinusoid(), "make 9 tasks, got meta_batch=4"),
+        (Related(), Unknown(), "tasks of Unknown have no traits; use by='relations'"),
+    ],
+)
+def test_batches_that_cannot_be_made_are_refused(sampler, tasks, words):
+    with pytest.raises(MetaLensError, match=words):
+        fit(objective_of(), tasks, steps=1, meta_batch=T, sampler=sampler)
+
+
+def test_relations_need_a_trlearner():
+    with pytest.raises(MetaLensError, match="needs a TRLearner among the regularizers"):
+        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch=T, sampler=Related(by="relations"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("HardMining(oversampling=0)", "oversampling must be at least 1"),
+        ("Related(neighbors=0)", "neighbors must be at least 1"),
+        ("Related(anchors=0)", "anchors must be at least 1"),
+        ("Related(by=color)", "by must be one of|Related: .*by"),
+        ("HardMining(depth=3)", "HardMining has no setting 'depth'; it has oversampling"),
+        ("HardMining + Related", "An arm has one task sampler, got HardMining and Related"),
+    ],
+)
+def test_wrong_samplers_are_one_sentence(text, words):
+    with pytest.raises(MetaLensError, match=words):
+        build_sampler(text)
+
+
+def test_who_asks_the_model_trains_alone():
+    objective = objective_of()
+    objective.processes = Processes(0, 2)
+    with pytest.raises(MetaLensError, match=r"HardMining asks the model at each step.*devices=1"):
+        HardMining().check(objective, Sinusoid(), T)
+    with pytest.raises(ReplicationError, match="samplers that do not ask the model"):
+        fit_together(
+            [objective_of(0), objective_of(1)],
+            [Sinusoid(), Sinusoid()],
+            steps=1,
+            meta_batch=T,
+            samplers=[HardMining(), HardMining()],
+        )
+
+
+def test_who_weighs_is_not_compiled():
+    with pytest.raises(MetaLensError, match="steps whose tasks are weighed are not compiled"):
+        fit(objective_of(), Sinusoid(), steps=1, meta_batch=T, sampler=Weighing(), compile=True)
+
+
+def test_each_objective_needs_a_sampler():
+    with pytest.raises(
+        MetaLensError, match="got 1 objectives, 1 distributions of tasks, 1 validations and 2"
+    ):
+        fit_together([objective_of()], [Sinusoid()], steps=1, meta_batch=T, samplers=[Uniform(), Uniform()])
+
+
+def test_related_batches_side_by_side_are_as_alone():
+    def replicas():
+        return [objective_of(seed) for seed in range(2)], [Sinusoid(seed=seed) for seed in range(2)]
+
+    together, distributions = replicas()
+    samplers = [Related(neighbors=1) for _ in together]
+    fit_together(together, distributions, steps=5, meta_batch=T, samplers=samplers)
+    alone, distributions = replicas()
+    for one, tasks in zip(alone, distributions, strict=True):
+        fit(one, tasks, steps=5, meta_batch=T, sampler=Related(neighbors=1))
+    for one, other in zip(together, alone, strict=True):
+        for left, right in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(left, right)
+
+
+TINY = {"steps": 2, "meta_batch": 4, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
+
+
+def test_a_recipe_compares_samplers_on_the_same_tasks(tmp_path):
+    recipe = replace(
+        RECIPES["sinusoid-5shot"],
+        **TINY,
+        regularizers=["none", "TRLearner"],
+        sampler=["Uniform", "HardMining( oversampling=2)", "Related"],
+    )
+    names = ["none", "HardMining(oversampling=2)", "Related"]
+    names += ["TRLearner", "TRLearner + HardMining(oversampling=2)", "TRLearner + Related"]
+    assert [arm.regularizers for arm in arms_of(recipe)] == names
+    run(recipe, tmp_path)
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert results.regularizers.drop_duplicates().tolist() == names
+    executions = {
+        cell["regularizers"]: cell["execution"]
+        for cell in json.loads((tmp_path / "manifest.json").read_text())["cells"]
+    }
+    assert "side by side" in executions["TRLearner"]
+    assert "side by side" not in executions["TRLearner + HardMining(oversampling=2)"]
+
+
+def test_a_sampler_that_cannot_be_is_refused_before_a_recipe_runs(tmp_path):
+    recipe = replace(RECIPES["sinusoid-5shot"], **TINY, sampler=["Related(anchors=3)"])
+    with pytest.raises(MetaLensError, match="make 12 tasks"):
+        run(recipe, tmp_path)
+    with pytest.raises(MetaLensError, match="There is no task sampler 'Hard'; choose from"):
+        arms_of(replace(recipe, sampler=["Hard"]))
+    with pytest.raises(MetaLensError, match="sampler must name at least one"):
+        replace(recipe, sampler=[])
