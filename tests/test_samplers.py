@@ -9,7 +9,10 @@ import torch
 
 from metalens import (
     ANIL,
+    ATS,
+    DPP,
     MAML,
+    ASr,
     Choice,
     Episode,
     HardMining,
@@ -31,7 +34,9 @@ from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.calls import SAMPLERS, build_sampler
 from metalens.benchmarks.experiment import run
 from metalens.processes import Processes
-from metalens.samplers.base import window
+from metalens.samplers import ats
+from metalens.samplers.base import asking, window
+from metalens.samplers.gradients import adapted_loss, task_gradients, task_losses, weights_of
 
 T = 4
 # Every sampler, with settings for batches of 4 tasks.
@@ -39,6 +44,13 @@ CALLS = {
     "Uniform": {},
     "HardMining": {},
     "Related": {"anchors": 2, "neighbors": 1},
+    "ASr": {"held_out": 3},
+    "ASr of tasks": {"use": "tasks", "held_out": 3},
+    "ASr of examples": {"use": "examples", "n_query_hat": 6, "held_out": 3},
+    "ATS": {"held_out": 3},
+    "DPP": {},
+    "DPP of features": {"vectors": "features"},
+    "DPP of traits": {"vectors": "traits"},
     "Related by relations": {"neighbors": 1, "by": "relations", "oversampling": 3},
 }
 
@@ -91,7 +103,7 @@ def test_the_same_seed_gives_the_same_batches(call):
             assert (left is None and right is None) or torch.equal(left, right)
     for choice in first:
         assert len(choice.numbers) == len(set(choice.numbers)) == T
-    if call != "Uniform":
+    if call not in ("Uniform", "ASr", "ASr of examples"):  # those take the tasks in turn
         other_tasks, _ = trained(call, seed=1)
         assert [list(one.numbers) for one in first] != [list(one.numbers) for one in other_tasks]
 
@@ -233,9 +245,12 @@ class Unknown(Sinusoid):
 @pytest.mark.parametrize(
     ("sampler", "tasks", "words"),
     [
-        (HardMining(), Sinusoid(n_train_tasks=3), "got 3 and meta_batch=4"),
+        (HardMining(), Sinusoid(n_train_tasks=3), "needs 4 training tasks at a step, got a pool of 3"),
         (Related(anchors=3, neighbors=2), Sinusoid(), "make 9 tasks, got meta_batch=4"),
-        (Related(), Unknown(), "tasks of Unknown have no traits; use by='relations'"),
+        (ASr(held_out=8), Sinusoid(n_train_tasks=11), "needs 12 .*pool of 11; lower meta_batch or held_out"),
+        (ASr(use="examples", n_query_hat=16), Sinusoid(), "n_query_hat is 16, but a task has 15 queries"),
+        (DPP(vectors="traits"), Unknown(), "tasks of Unknown have no traits"),
+        (Related(), Unknown(), "tasks of Unknown have no traits; let the sampler ask the model"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(sampler, tasks, words):
@@ -254,7 +269,15 @@ def test_relations_need_a_trlearner():
         ("HardMining(oversampling=0)", "oversampling must be at least 1"),
         ("Related(neighbors=0)", "neighbors must be at least 1"),
         ("Related(anchors=0)", "anchors must be at least 1"),
-        ("Related(by=color)", "by must be one of|Related: .*by"),
+        ("Related(by=color)", "by"),
+        ("ASr(use=color)", "use"),
+        ("ASr(use=examples)", "n_query_hat belongs to use='examples'"),
+        ("ASr(held_out=0)", "held_out must be at least 1"),
+        ("ASr(lookahead=0)", "lookahead must be above 0"),
+        ("ATS(hidden=0)", "hidden must be at least 1"),
+        ("ATS(lr=0)", "lr must be above 0"),
+        ("ATS(memory=1)", "memory must be 0 or more and below 1"),
+        ("DPP(vectors=color)", "vectors"),
         ("HardMining(depth=3)", "HardMining has no setting 'depth'; it has oversampling"),
         ("HardMining + Related", "An arm has one task sampler, got HardMining and Related"),
     ],
@@ -304,6 +327,48 @@ def test_related_batches_side_by_side_are_as_alone():
     for one, other in zip(together, alone, strict=True):
         for left, right in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(left, right)
+
+
+def test_weights_are_learned_that_help_held_out_tasks():
+    objective, tasks, eta = objective_of(), Sinusoid(), 0.05
+    sampler = ASr(lookahead=eta, lr=0.05)
+
+    def loss_ahead(weights):
+        with (
+            asking(objective, tasks, sampler.candidates(tasks, 0, T)) as episode,
+            asking(objective, tasks, sampler.held_out_tasks(tasks, 0, T)) as held_out,
+        ):
+            gradient = weights @ task_gradients(episode, adapted_loss)
+            return task_losses(held_out, adapted_loss, weights_of(objective.learner) - eta * gradient).mean()
+
+    for _ in range(50):  # of the same step, so that there is one thing to learn
+        choice = sampler.choose(objective, tasks, 0, T)
+    assert choice.weights.sum().item() == pytest.approx(1)
+    assert loss_ahead(choice.weights) < loss_ahead(torch.full((T,), 1 / T)) - 1e-3
+
+
+@pytest.mark.parametrize("usual", [-1e6, 1e6])
+def test_the_scheduler_prefers_what_brings_more_than_usual(monkeypatch, usual):
+    objective, tasks, order = objective_of(), Sinusoid(), torch.tensor([2, 5, 7, 1])
+    monkeypatch.setattr(ats, "drawn", lambda logits, k, rng: order)
+    sampler = ATS(lr=0.01)
+    sampler.usual_reward = usual
+    assert sampler.choose(objective, tasks, 0, T).numbers == [1, 2, 5, 7]
+    with asking(objective, tasks, sampler.candidates(tasks, 0, T)) as episode:
+        logits = sampler.weighting(ats.scheduler_scores(episode)).detach()
+    now, before = (ats.log_probability(each, order) for each in (logits, torch.zeros(4 * T)))
+    assert (now > before) == (usual < 0)
+    assert sampler.usual_reward == pytest.approx(0.9 * usual, rel=1e-3)
+
+
+def test_chosen_examples_are_as_many_as_asked_for():
+    choice = ASr(use="examples", n_query_hat=6).choose(objective_of(), Sinusoid(), 0, T)
+    assert choice.queries.shape == (T, 6)
+    assert all(len(set(row.tolist())) == 6 for row in choice.queries)
+    batch, whole = choice.batch(Sinusoid()), Sinusoid().batch(choice.numbers)
+    for task in range(T):
+        assert torch.equal(batch.query.y[task], whole.query.y[task][choice.queries[task]])
+    assert torch.equal(batch.support.x, whole.support.x)
 
 
 TINY = {"steps": 2, "meta_batch": 4, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}

@@ -85,9 +85,15 @@ class CandidateSampler(TaskSampler):
     Args:
         oversampling: candidates for each task of the batch; of a small pool, as many as there are.
 
+    Attributes:
+        held_out: number of further tasks of each step, which are not candidates.
+
     Raises:
-        MetaLensError: it is below 1; the pool has fewer tasks than are needed at a step.
+        MetaLensError: there is less than one candidate for a task of the batch; the pool has fewer tasks than
+            are needed at a step.
     """
+
+    held_out: int = 0
 
     def __init__(self, *, oversampling: int = 4) -> None:
         if oversampling < 1:
@@ -99,15 +105,24 @@ class CandidateSampler(TaskSampler):
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
         super().check(objective, tasks, meta_batch)
         pool = _pool_size(tasks)
-        if pool is not None and pool < meta_batch:
+        if pool is not None and pool < meta_batch + self.held_out:
             raise MetaLensError(
-                f"{type(self).__name__} needs at least as many training tasks as a batch has, got {pool} "
-                f"and meta_batch={meta_batch}; lower meta_batch."
+                f"{type(self).__name__} needs {meta_batch + self.held_out} training tasks at a step, got a "
+                f"pool of {pool}; lower meta_batch{' or held_out' if self.held_out else ''}."
             )
 
     def candidates(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
         """Return the numbers of a step's candidates."""
-        return window(tasks, step, self.oversampling * meta_batch)
+        numbers = self._window(tasks, step, meta_batch)
+        return numbers[: len(numbers) - self.held_out]
+
+    def held_out_tasks(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
+        """Return the numbers of the tasks that are held out at a step."""
+        numbers = self._window(tasks, step, meta_batch)
+        return numbers[len(numbers) - self.held_out :]
+
+    def _window(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
+        return window(tasks, step, self.oversampling * meta_batch + self.held_out)
 
 
 def window(tasks: TaskDistribution, step: int, size: int) -> range:
@@ -133,6 +148,20 @@ def window(tasks: TaskDistribution, step: int, size: int) -> range:
 def generator_of(tasks: TaskDistribution, step: int) -> np.random.Generator:
     """Return the source of random numbers for a step."""
     return np.random.default_rng([tasks.seed, step])
+
+
+def traits_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
+    """Return the traits of tasks, `(T, p)`.
+
+    Raises:
+        MetaLensError: they have none.
+    """
+    traits = tasks.batch(numbers).traits
+    if traits is None:
+        raise MetaLensError(
+            f"The tasks of {type(tasks).__name__} have no traits; let the sampler ask the model instead."
+        )
+    return traits
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
-from metalens.samplers.base import CandidateSampler, Choice, asking
+from metalens.samplers.base import CandidateSampler, Choice, asking, traits_of
 
 RelatedBy = Literal["traits", "relations"]
 
@@ -38,7 +38,7 @@ class Related(CandidateSampler):
 
     >>> import torch
     >>> distances = torch.tensor([[0, 3, 1, 9], [3, 0, 4, 1], [1, 4, 0, 9], [9, 1, 9, 0.0]])
-    >>> related_order(distances, neighbors=1)
+    >>> related_order(distances, neighbors=1, size=4)
     [0, 2, 1, 3]
 
     Source: none; ours. In batches of random tasks hardly any two are alike, and relations say nothing.
@@ -72,44 +72,36 @@ class Related(CandidateSampler):
         if self.by == "relations" and not _trlearners(objective):
             raise MetaLensError("Related: by='relations' needs a TRLearner among the regularizers.")
         if self.by == "traits":
-            _traits(tasks, range(1))
+            traits_of(tasks, range(1))
 
     def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
         numbers = self.candidates(tasks, step, meta_batch)
         if self.by == "traits":
-            traits = _traits(tasks, numbers)
+            traits = traits_of(tasks, numbers)
             distances = torch.cdist(traits, traits)
         else:
             with asking(objective, tasks, numbers) as episode:
                 distances = -_trlearners(objective)[0].relation_matrix(episode)
-        order = related_order(distances, self.neighbors)
-        return Choice([numbers[place] for place in order[:meta_batch]])
+        order = related_order(distances, self.neighbors, meta_batch)
+        return Choice([numbers[place] for place in order])
 
 
-def related_order(distances: Tensor, neighbors: int) -> list[int]:
-    """Return all of n tasks, each anchor followed by the nearest that are left; the first one left is next.
+def related_order(distances: Tensor, neighbors: int, size: int) -> list[int]:
+    """Return some of n tasks: the first one that is left, then the nearest to it that are left, and so on.
 
     Args:
         distances: `(n, n)`; of equal distances the first one is the nearest.
         neighbors: how many follow an anchor.
+        size: how many tasks are returned, at most n.
     """
     left, order = list(range(len(distances))), []
-    while left:
+    while len(order) < size:
         anchor, *others = left
         distance = distances[anchor].tolist()
         group = [anchor, *sorted(others, key=distance.__getitem__)[:neighbors]]
         order += group
         left = [task for task in others if task not in group]
-    return order
-
-
-def _traits(tasks: TaskDistribution, numbers: range) -> Tensor:
-    traits = tasks.batch(numbers).traits
-    if traits is None:
-        raise MetaLensError(
-            f"Related: tasks of {type(tasks).__name__} have no traits; use by='relations' with a TRLearner."
-        )
-    return traits
+    return order[:size]
 
 
 def _trlearners(objective: Objective) -> list[TRLearner]:

@@ -1,0 +1,136 @@
+"""Adaptive task scheduler."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metalens.distributions import TaskDistribution
+from metalens.episode import Episode
+from metalens.errors import MetaLensError
+from metalens.objective import Objective
+from metalens.samplers.base import CandidateSampler, Choice, asking, generator_of
+from metalens.samplers.gradients import (
+    adapted_loss,
+    query_loss,
+    support_loss,
+    task_gradients,
+    task_losses,
+    weights_of,
+)
+from metalens.samplers.weighting import Weighting, drawn
+
+
+class ATS(CandidateSampler):
+    """Tasks drawn by a scheduler that is rewarded for what they bring to held-out tasks.
+
+    The scheduler phi sees, of each candidate i, the outer loss and how well the gradients of both its sets
+    agree before adaptation:
+
+        s_i = (L(query_i; F(support_i)),  grad L(support_i; theta) . grad L(query_i; theta))
+        p   = softmax(phi(s))
+
+    A batch B is drawn from p without repetition and tried, `theta' = theta - eta mean_B grad L_i(theta)`;
+    then phi climbs the reward, of which b is a running mean, by the policy gradient
+
+        (R - b) grad log P(B),   R = -mean L_held_out(theta')
+
+    and the batch of the step is drawn anew.
+
+    Args:
+        oversampling: candidates for each task of the batch.
+        held_out: tasks that give the reward of a step; they are not candidates of the same step.
+        lookahead: eta, the size of the step that is tried.
+        lr: step size of phi.
+        hidden: units of phi.
+        memory: share of the running mean that stays at each step.
+
+    Raises:
+        MetaLensError: a setting is out of range. See also `CandidateSampler`.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> choice = ATS().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch=4)
+    >>> len(set(choice.numbers))
+    4
+
+    Source: H. Yao and others, "Meta-learning with an Adaptive Task Scheduler", NeurIPS 2021,
+    arXiv 2110.14057. Deviations: phi is a perceptron on scores standardized over the candidates, without the
+    recurrent networks over the scores of earlier steps and without the progress of training; the reward is
+    the negative loss, not the accuracy; held-out tasks are further training tasks, not validation tasks;
+    regularizers take no part in L. A learner that does not go by steps has its gradients after adaptation.
+    """
+
+    asks_model = True
+
+    def __init__(
+        self,
+        *,
+        oversampling: int = 4,
+        held_out: int = 8,
+        lookahead: float = 0.01,
+        lr: float = 0.003,
+        hidden: int = 16,
+        memory: float = 0.9,
+    ) -> None:
+        super().__init__(oversampling=oversampling)
+        for name, size in (("held_out", held_out), ("hidden", hidden)):
+            if size < 1:
+                raise MetaLensError(f"ATS: {name} must be at least 1, got {size}.")
+        for name, rate in (("lookahead", lookahead), ("lr", lr)):
+            if not 0 < rate < math.inf:
+                raise MetaLensError(f"ATS: {name} must be above 0 and finite, got {rate}.")
+        if not 0 <= memory < 1:
+            raise MetaLensError(f"ATS: memory must be 0 or more and below 1, got {memory}.")
+        self.held_out, self.memory = held_out, memory
+        self.lookahead, self.lr, self.hidden = lookahead, lr, hidden
+        self.weighting: Weighting | None = None
+        self.usual_reward: float | None = None
+
+    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
+        if self.weighting is None:
+            self.weighting = Weighting(2, hidden=self.hidden, lr=self.lr, seed=tasks.seed)
+        rng = generator_of(tasks, step)
+        numbers = self.candidates(tasks, step, meta_batch)
+        with asking(objective, tasks, numbers) as episode:
+            scores = scheduler_scores(episode)
+        tried = drawn(self.weighting(scores).detach(), meta_batch, rng)
+        with (
+            asking(objective, tasks, [numbers[place] for place in tried.tolist()]) as episode,
+            asking(objective, tasks, self.held_out_tasks(tasks, step, meta_batch)) as held_out,
+        ):
+            gradient = task_gradients(episode, adapted_loss).mean(0)
+            ahead = weights_of(episode.learner) - self.lookahead * gradient
+            reward = -task_losses(held_out, adapted_loss, ahead).mean().item()
+        if math.isfinite(reward):
+            usual = reward if self.usual_reward is None else self.usual_reward
+            self.weighting.descend((usual - reward) * log_probability(self.weighting(scores), tried))
+            self.usual_reward = self.memory * usual + (1 - self.memory) * reward
+        final = drawn(self.weighting(scores).detach(), meta_batch, rng)
+        return Choice([numbers[place] for place in sorted(final.tolist())])
+
+
+def scheduler_scores(episode: Episode) -> Tensor:
+    """Return loss and gradient similarity of every task, `(T, 2)`."""
+    agreement = (task_gradients(episode, support_loss) * task_gradients(episode, query_loss)).sum(1)
+    return torch.stack([episode.last_outer_losses(), agreement], dim=-1)
+
+
+def log_probability(logits: Tensor, order: Tensor) -> Tensor:
+    """Return the log-probability of drawing candidates in this order, without repetition.
+
+    `sum_k logit_{i_k} - log sum_{j not drawn before k} exp logit_j`.
+
+    Args:
+        logits: `(n,)`.
+        order: places of those drawn, `(k,)`.
+
+    >>> log_probability(torch.zeros(3), torch.tensor([2, 0])).exp().item()  # 1/3 * 1/2
+    0.1666666567325592
+    """
+    gone = torch.zeros(len(order), len(logits), dtype=torch.bool)
+    for turn, place in enumerate(order.tolist()[:-1]):
+        gone[turn + 1 :, place] = True
+    left = logits.expand(len(order), -1).masked_fill(gone, -torch.inf)
+    return (logits[order] - left.logsumexp(1)).sum()
