@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-<<<<<<< HEAD
 from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
-=======
-from metalens.batching import Batching, Plan, chunked_task_map, task_map
 from metalens.errors import MetaLensError
->>>>>>> 0b757fc (Task samplers: which tasks make a batch and what each counts; uniform as before, hard mining, related tasks together)
 from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
