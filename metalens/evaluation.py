@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from metalens.tasks import place
 if TYPE_CHECKING:
     import pandas as pd
 
-HIGHER_IS_BETTER = frozenset({"accuracy"})  # every other metric is a loss
+HIGHER_IS_BETTER = frozenset({"accuracy", "r2"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
 
 
@@ -45,8 +46,9 @@ def evaluate(
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y). A task on which
-        adaptation diverged has a value that is not finite.
+        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and `r2` (squared
+        correlation) where the distribution names it in `further_metrics`. A task on which adaptation diverged
+        has a value that is not finite.
 
     Raises:
         MetaLensError: fewer than one task was asked for, or a chunk of fewer.
@@ -68,7 +70,8 @@ def evaluate(
             batch = place(tasks.batch(numbers), learner.device, learner.dtype)
             predictions = Episode(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
-            metrics = task_metrics(predictions.to(fine), place(batch.query.y, learner.device, fine))
+            y = place(batch.query.y, learner.device, fine)
+            metrics = task_metrics(predictions.to(fine), y, tasks.further_metrics)
             tables = [
                 pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
                 for metric, values in metrics.items()
@@ -88,12 +91,38 @@ def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
     return {str(metric): float(mean) for metric, mean in means.items()}
 
 
-def task_metrics(predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return the squared correlation (Pearson) of predictions and targets of every task.
+
+    `r^2 = cov(p, y)^2 / (var p var y)`: 1 where the targets are a linear function of the predictions,
+    whatever its scale and sign. Constant predictions or targets explain nothing, and count as 0.
+
+    Args:
+        predictions: `(T, q, c)`.
+        y: real targets `(T, q, c)`.
+
+    Returns:
+        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
+
+    >>> squared_correlation(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [-1.0], [-2.0]]]))
+    tensor([1.])
+    """
+    p, t = (values - values.mean(1, keepdim=True) for values in (predictions, y))
+    product = p.square().sum(1) * t.square().sum(1)
+    share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
+    return share.clamp(max=1).mean(1)
+
+
+FURTHER_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"r2": squared_correlation}
+
+
+def task_metrics(predictions: Tensor, y: Tensor, further: Sequence[str] = ()) -> dict[str, Tensor]:
     """Return the metrics of every task by name.
 
     Args:
         predictions: `(T, q, c)`.
         y: class indices `(T, q)` or real targets `(T, q, c)`.
+        further: metrics beside the usual ones, by their names in `FURTHER_METRICS`.
 
     Returns:
         Tensors `(T,)`; the first one is the primary metric.
@@ -103,7 +132,8 @@ def task_metrics(predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
     """
     check_targets(predictions, y)
     if y.is_floating_point():
-        return {"mse": (predictions - y).square().flatten(1).mean(1)}
+        usual = {"mse": (predictions - y).square().flatten(1).mean(1)}
+        return usual | {name: FURTHER_METRICS[name](predictions, y) for name in further}
     diverged = ~predictions.isfinite().flatten(1).all(1)  # else arg max would score them near chance
     accuracy = (predictions.argmax(-1) == y).to(predictions.dtype).mean(1)
     return {

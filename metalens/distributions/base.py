@@ -46,6 +46,7 @@ class TaskDistribution(ABC):
     """
 
     n_classes: int | None = None  # of the whole split, where that is known
+    further_metrics: Sequence[str] = ()  # by which `evaluate` scores these tasks, beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
         if split not in get_args(Split):
