@@ -24,6 +24,13 @@ def omniglot(request, monkeypatch):
     monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
 
 
+@pytest.fixture
+def kiba(request, monkeypatch):
+    """The recipe on KIBA reads the real table, where it and RDKit are present."""
+    pytest.importorskip("rdkit", reason="RDKit is not installed; pip install 'metalens[chem]'")
+    monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
+
+
 @pytest.mark.filterwarnings("ignore:Found")
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_runs(name, tmp_path, request):
@@ -31,6 +38,9 @@ def test_recipe_runs(name, tmp_path, request):
     if name.startswith("omniglot"):
         request.getfixturevalue("omniglot")
         changes |= {"n_filters": 4, "n_query": 2, "learner": ["MAML", "ANIL", "ProtoNet"], "seeds": [0]}
+    if name == "kiba":
+        request.getfixturevalue("kiba")
+        changes |= {"hidden": [4], "seeds": [0]}
     recipe = replace(RECIPES[name], **changes)
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
@@ -46,7 +56,7 @@ def test_recipe_runs(name, tmp_path, request):
     weights = load_file(tmp_path / "weights" / "arm0-seed0.safetensors")
     assert weights.keys() == arms[0].build(recipe, 0).state_dict().keys()
     assert write_report(tmp_path).is_file()
-    assert (tmp_path / "curves.csv").exists() != name.startswith("omniglot")
+    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "kiba"))
     assert (tmp_path / "relations.csv").exists()
 
 
