@@ -15,6 +15,7 @@ from metalens import (
     ANIL,
     BOIL,
     IMAML,
+    KNN,
     MAML,
     MLTI,
     MRMAML,
@@ -38,8 +39,10 @@ from metalens import (
     OthersEntropy,
     ProtoMAML,
     ProtoNet,
+    RandomForest,
     Regularizer,
     Reptile,
+    Ridge,
     Task,
     TaskNorm,
     TNet,
@@ -63,12 +66,17 @@ class LearnerEntry:
     exact_gradient: bool = True  # others follow another direction than the gradient of the outer loss
     trains: bool = True  # others have no meta-parameters
     random: bool = False  # draws random numbers at every step
+    vectorizes: bool = True  # others loop over tasks, whatever the network
 
 
 def maml_plus_plus(network: Network) -> Learner:
     learner = MAMLPlusPlus(network, inner_lr=0.1, inner_steps=3, multi_step_until=0.5)
     learner.set_progress(0.2)  # in the middle of the multi-step loss
     return learner
+
+
+def per_task(build: Callable[[Network], Learner]) -> LearnerEntry:
+    return LearnerEntry(build, gradient_steps=False, own_head=False, trains=False, vectorizes=False)
 
 
 # One entry for each learner: the full table of learners, regularizers and networks.
@@ -99,6 +107,9 @@ LEARNERS = {
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
+    "Ridge": per_task(Ridge),
+    "KNN": per_task(KNN),
+    "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
 }
 
 # Further settings of learners, without rival regularizers.
@@ -211,7 +222,7 @@ REFUSALS = (
     Refusal("needs parameters that adapt", lambda name, _: name == "ProtoNet", ["TRLearner-adaptation"]),
     Refusal("it moves the initialization toward", lambda name, _: name == "Reptile", ALL_REGULARIZERS),
     Refusal("it learns one model for all of them", lambda name, _: name == "LinearProbe", ALL_REGULARIZERS),
-    Refusal("it learns nothing across tasks", lambda name, _: name == "FromScratch", ALL_REGULARIZERS),
+    Refusal("it learns nothing across tasks", lambda _, entry: not entry.trains, ALL_REGULARIZERS),
     Refusal(
         "needs an initial model",
         lambda _, entry: not entry.gradient_steps,

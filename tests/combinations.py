@@ -116,7 +116,9 @@ CASES = {
         and (case.regularizer == "none" or case.learner == "MAML")
     ],
     "weighted_case": [case for case in _TRAINABLE if case.regularizer_entry.weighted],
-    "vectorized_case": [case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS],
+    "vectorized_case": [
+        case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS and case.entry.vectorizes
+    ],
     "learner_case": [case for case in MEANINGFUL if case.regularizer == "none"],
     "refused_case": [case for case in ALL if case.refusal is not None],
 }

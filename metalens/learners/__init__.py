@@ -7,6 +7,7 @@ from metalens.learners.deep_kernel_gp import DeepKernelGP
 from metalens.learners.from_scratch import FromScratch
 from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
+from metalens.learners.knn import KNN
 from metalens.learners.linear_probe import LinearProbe
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
@@ -16,13 +17,16 @@ from metalens.learners.mtnet import MTNet
 from metalens.learners.proto_maml import ProtoMAML
 from metalens.learners.protonet import ProtoNet
 from metalens.learners.r2d2 import R2D2
+from metalens.learners.random_forest import RandomForest
 from metalens.learners.reptile import Reptile
+from metalens.learners.ridge import Ridge
 from metalens.learners.tnet import TNet
 
 __all__ = [
     "ANIL",
     "BOIL",
     "IMAML",
+    "KNN",
     "MAML",
     "R2D2",
     "AdaptedModel",
@@ -37,7 +41,9 @@ __all__ = [
     "MetaSGD",
     "ProtoMAML",
     "ProtoNet",
+    "RandomForest",
     "Reptile",
+    "Ridge",
     "State",
     "TNet",
     "task_loss",

@@ -1,0 +1,172 @@
+"""The classical baselines against scikit-learn, called directly."""
+
+import numpy as np
+import pytest
+import torch
+from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+from sklearn.model_selection import GridSearchCV, LeaveOneOut
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from metalens import (
+    KNN,
+    Examples,
+    MetaLensError,
+    Objective,
+    RandomForest,
+    Ridge,
+    Sinusoid,
+    Task,
+    evaluate,
+    fit,
+    mlp,
+    stack_tasks,
+)
+
+STRENGTHS = [0.001, 0.01, 0.1, 1, 10, 100, 1000]
+GRID = {"n_neighbors": [1, 2, 3, 5, 8]}
+NETWORK = build_network("mlp")
+
+
+def drawn(kind, k_shot=4, seed=0):
+    """A task of five inputs: with N_WAY real targets, or as many classes."""
+    rng = np.random.default_rng(seed)
+
+    def examples(n):
+        y = np.arange(N_WAY).repeat(n)
+        x = rng.standard_normal((len(y), 5)) + y[:, None]
+        if kind == "regression":
+            y = x[:, :N_WAY] ** 2 + 0.3 * rng.standard_normal((len(y), N_WAY))
+        return Examples(torch.from_numpy(x), torch.from_numpy(y))
+
+    return Task(examples(k_shot), examples(7))
+
+
+def arrays(task):
+    return task.support.x.numpy(), task.support.y.numpy(), task.query.x.numpy()
+
+
+def predictions_of(learner, task):
+    return learner(task.support)(task.query.x).numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ridge_is_that_of_scikit_learn(seed):
+    task = drawn("regression", seed=seed)
+    x, y, new = arrays(task)
+    expected = RidgeCV(STRENGTHS).fit(x, y).predict(new)
+    np.testing.assert_allclose(predictions_of(Ridge(NETWORK), task), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ridge_classifies_as_the_classifier_of_scikit_learn(seed):
+    task = drawn("classification", seed=seed)
+    expected = RidgeClassifierCV(STRENGTHS).fit(*arrays(task)[:2]).decision_function(arrays(task)[2])
+    # Its columns are 1 and -1, ours 1 and 0.
+    np.testing.assert_allclose(2 * predictions_of(Ridge(NETWORK), task) - 1, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [None, 1, 4])
+def test_neighbors_are_those_of_scikit_learn(seed, k, metric):
+    task = drawn("regression", seed=seed)
+    x, y, new = arrays(task)
+    model = KNeighborsRegressor(k or 1, metric=metric)
+    if k is None:
+        model = GridSearchCV(model, GRID, cv=LeaveOneOut(), scoring="neg_mean_squared_error")
+    predictions = predictions_of(KNN(NETWORK, n_neighbors=k, metric=metric), task)
+    np.testing.assert_allclose(predictions, model.fit(x, y).predict(new), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [None, 1, 4])
+def test_neighbors_classify_as_those_of_scikit_learn(seed, k):
+    task = drawn("classification", seed=seed)
+    x, y, new = arrays(task)
+    model = KNeighborsClassifier(k or 1)
+    if k is None:
+        model = GridSearchCV(model, GRID, cv=LeaveOneOut(), scoring="accuracy")
+    expected = model.fit(x, y).predict_proba(new)
+    predictions = predictions_of(KNN(NETWORK, n_neighbors=k), task)
+    np.testing.assert_allclose(predictions, np.log(expected.clip(min=1e-6)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_forest_is_that_of_scikit_learn(kind):
+    task = drawn(kind)
+    x, y, new = arrays(task)
+    if kind == "regression":
+        expected = RandomForestRegressor(20, random_state=3).fit(x, y).predict(new)
+    else:
+        probabilities = RandomForestClassifier(20, random_state=3).fit(x, y).predict_proba(new)
+        expected = np.log(probabilities.clip(min=1e-6))
+    np.testing.assert_allclose(
+        predictions_of(RandomForest(NETWORK, n_trees=20, seed=3), task), expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest])
+def test_few_examples_and_classes_without_any(build):
+    one = Examples(torch.ones(1, 5, dtype=torch.float64), torch.tensor([[1.0, 2.0, 3.0]]).double())
+    x = torch.randn(4, 5, dtype=torch.float64)
+    np.testing.assert_allclose(build(NETWORK)(one)(x), one.y.expand(4, 3).numpy())
+    task = drawn("classification", k_shot=3)
+    without = Examples(task.support.x[3:], task.support.y[3:])
+    logits = build(NETWORK)(without)(task.query.x)
+    assert logits.isfinite().all()
+    assert not (logits.argmax(1) == 0).any()
+    single = Examples(task.support.x[:1], task.support.y[:1])
+    assert (build(NETWORK)(single)(task.query.x).argmax(1) == single.y).all()
+
+
+def test_with_one_example_per_class_the_nearest_one_decides():
+    task = drawn("classification", k_shot=1)
+    distances = torch.cdist(task.query.x, task.support.x)
+    logits = KNN(NETWORK)(task.support)(task.query.x)
+    assert torch.equal(logits.argmax(1), task.support.y[distances.argmin(1)])
+
+
+@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest])
+def test_inputs_of_any_shape_are_rows_of_numbers(build):
+    images = classification_tasks("conv-norm")
+    task = Task(*(Examples(x[0], y[0]) for x, y in images))
+    flat = Task(*(Examples(x.flatten(1), y) for x, y in task))
+    assert torch.equal(
+        build(build_network("conv-norm"))(task.support)(task.query.x),
+        build(NETWORK)(flat.support)(flat.query.x),
+    )
+
+
+def test_nothing_is_trained_and_every_arm_meets_the_same_tasks():
+    objective = Objective(Ridge(mlp()))
+    assert not [p for p in objective.parameters() if p.requires_grad]
+    curve = fit(objective, Sinusoid(), steps=3, meta_batch=4)
+    assert curve.empty
+    rows = evaluate(objective.learner, Sinusoid("test"), n_tasks=3)
+    for number, value in enumerate(rows.value):
+        task = Sinusoid("test")[number]
+        predictions = RidgeCV(STRENGTHS).fit(*arrays(task)[:2]).predict(arrays(task)[2]).reshape(-1, 1)
+        assert value == pytest.approx(((predictions - task.query.y.numpy()) ** 2).mean(), rel=1e-3)
+    with torch.no_grad():
+        assert objective(stack_tasks([Sinusoid()[0], Sinusoid()[1]]))["query"].isfinite()
+
+
+def test_wrong_uses_are_refused():
+    with pytest.raises(MetaLensError, match="batching='vmap' is not possible: Ridge is a model of scikit"):
+        Objective(Ridge(mlp()), batching="vmap")
+    with pytest.raises(MetaLensError, match="batching must be"):
+        Ridge(mlp()).plan("fast")
+    with pytest.raises(MetaLensError, match="n_neighbors must be at least 1, or None, got 0"):
+        KNN(mlp(), n_neighbors=0)
+    with pytest.raises(MetaLensError, match="metric must be euclidean or cosine, got 'jaccard'"):
+        KNN(mlp(), metric="jaccard")
+    with pytest.raises(MetaLensError, match="n_trees of at least 1"):
+        RandomForest(mlp(), n_trees=0)
+    tasks = regression_tasks("mlp")
+    state = Ridge(NETWORK).adapt(Examples(tasks.support.x[0], tasks.support.y[0]))
+    with pytest.raises(MetaLensError, match="cannot predict from activations"):
+        Ridge(NETWORK).predict_hidden(state, tasks.query.x[0], 1)
+    with pytest.raises(MetaLensError, match="Real targets must have the shape"):
+        Ridge(mlp(5, 2)).adapt(Examples(tasks.support.x[0], tasks.support.y[0]))
