@@ -120,6 +120,9 @@ LEARNER_VARIANTS = {
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
     ),
+    "MAML-adaptive-depth": LearnerEntry(
+        lambda network: MAML(network, inner_lr=0.1, inner_steps=3, test_held_out=0.5)
+    ),
     "DeepKernelGP-predictive": LearnerEntry(
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
         gradient_steps=False,

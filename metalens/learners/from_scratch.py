@@ -20,6 +20,7 @@ class FromScratch(MAML):
         network: the network; its initial weights are kept.
         inner_lr: step size of Adam.
         inner_steps: its steps.
+        test_held_out: see `GradientLearner`: with it, `inner_steps` is the most that a task takes.
         loss: see `Learner`.
 
     >>> from metalens import FromScratch, Sinusoid, mlp
@@ -34,12 +35,19 @@ class FromScratch(MAML):
     regularizer_refusal = "it learns nothing across tasks."
 
     def __init__(
-        self, network: Network, *, inner_lr: float = 0.01, inner_steps: int = 100, loss: Loss = task_loss
+        self,
+        network: Network,
+        *,
+        inner_lr: float = 0.01,
+        inner_steps: int = 100,
+        test_held_out: float = 0.0,
+        loss: Loss = task_loss,
     ) -> None:
         super().__init__(
             network,
             inner_lr=inner_lr,
             inner_steps=inner_steps,
+            test_held_out=test_held_out,
             first_order=True,
             inner_optimizer="adam",
             inner_momentum=0.9,

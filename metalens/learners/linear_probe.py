@@ -28,6 +28,7 @@ class LinearProbe(GradientLearner):
         weight_decay: strength of the penalty on the weights of the fitted head.
         inner_lr: step size of Adam at test time.
         inner_steps: its steps.
+        test_held_out: see `GradientLearner`: with it, `inner_steps` is the most that a task takes.
         loss: see `Learner`.
 
     Raises:
@@ -54,6 +55,7 @@ class LinearProbe(GradientLearner):
         weight_decay: float = 0.001,
         inner_lr: float = 0.05,
         inner_steps: int = 100,
+        test_held_out: float = 0.0,
         loss: Loss = task_loss,
     ) -> None:
         if n_classes is not None and n_classes < 2:
@@ -66,6 +68,7 @@ class LinearProbe(GradientLearner):
             network,
             inner_lr=inner_lr,
             inner_steps=inner_steps,
+            test_held_out=test_held_out,
             first_order=True,
             inner_optimizer="adam",
             inner_momentum=0.9,

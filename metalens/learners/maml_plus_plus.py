@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import State
-from metalens.learners.gradient import InnerSettings, StepSizes, last
+from metalens.learners.gradient import InnerSettings, StepSizes
 from metalens.learners.maml import MAML
 from metalens.networks import Network
 
@@ -91,10 +91,9 @@ class MAMLPlusPlus(MAML):
         ]
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        states = self.descend(self.initial_state(z, y), z, y)
         if not self._uses_early_steps:
-            return last(states)
-        _, *early, final = states
+            return super().adapt_encoded(z, y)
+        _, *early, final = self.descend(self.initial_state(z, y), z, y)
         named = {f"{step}:{name}": value for step, state in enumerate(early) for name, value in state.items()}
         return {**final, **named}
 

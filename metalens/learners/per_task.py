@@ -70,8 +70,8 @@ class PerTaskLearner(Learner):
     def plan(self, batching: Batching) -> Plan:
         if batching == "vmap":
             raise MetaLensError(
-                f"batching='vmap' is not possible: {type(self).__name__} is a model of scikit-learn, fitted task "
-                "by task. Use 'auto' or 'loop'."
+                f"batching='vmap' is not possible: {type(self).__name__} is a model of scikit-learn, fitted "
+                "task by task. Use 'auto' or 'loop'."
             )
         super().plan(batching)  # refuses what is no way to batch
         return "loop"
