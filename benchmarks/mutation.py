@@ -60,6 +60,9 @@ NAMED = [
     ("regularizers/metamix.py",
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),
+    ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
+    ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
+    ("learners/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
     ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
     ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
     ("regularizers/taml.py",
@@ -76,6 +79,7 @@ NAMED = [
 ]  # fmt: skip
 
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
+ALL_LEARNERS += ["test_adaptive_depth", "test_per_task"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 
