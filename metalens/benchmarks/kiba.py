@@ -11,13 +11,17 @@ from metalens.distributions.table import Standardize
 from metalens.networks import Network, mlp
 
 SETTINGS: dict[str, Settings] = {
-    "MAML": {"inner_lr": 0.1, "inner_steps": 5},
+    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
+    "KNN": {"metric": "cosine"},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class KibaRecipe(Recipe):
-    """Regression of kinase activity from fingerprints, by a perceptron.
+    """Kinase activity from fingerprints: MLP 1024-128-128-1, 8 kinases of 16 molecules, five steps of 0.03.
+
+    Network, step sizes and numbers of steps were chosen on validation kinases, with another seed than those
+    of the results.
 
     Args:
         n_train_tasks: kinases to train on, chosen by the seed; null for all 110.
@@ -53,11 +57,11 @@ KIBA_RECIPES: list[Recipe] = [
     KibaRecipe(
         name="kiba",
         description="Activity against kinases from 16 molecules and their fingerprints",
+        learner=["MAML", "Ridge", "KNN", "RandomForest"],
         k_shot=16,
         meta_batch=8,
         steps=2000,
-        n_val_tasks=200,
         validate_every=200,
-        n_test_tasks=600,
+        n_test_tasks=200,
     )
 ]
