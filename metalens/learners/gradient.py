@@ -156,6 +156,8 @@ class GradientLearner(Learner):
         and where a held-out class has no other example, as with one example per class. Layers that normalize
         by the set at hand see the held-out part by itself.
 
+        The learner must be in evaluation mode.
+
         Args:
             z: encoded support inputs, `(s, ...)`.
             y: their targets.
@@ -179,10 +181,10 @@ class GradientLearner(Learner):
         """Return the indices of the kept and of the held-out examples; see `depth`."""
         n = len(y)
         n_held = max(1, math.floor(self.test_held_out * n))
-        places = torch.tensor([math.floor((number + 0.5) * n / n_held) for number in range(n_held)])
-        others = torch.tensor([place for place in range(n) if place not in places])
+        places = [math.floor((number + 0.5) * n / n_held) for number in range(n_held)]
+        others = sorted(set(range(n)) - set(places))
         order = torch.arange(n, device=y.device) if y.is_floating_point() else y.argsort(stable=True)
-        return order[others.to(y.device)], order[places.to(y.device)]
+        return order[others], order[places]
 
     def weights(self, state: State) -> State:
         """Return the parameters of the adapted network, by their names in the network."""
