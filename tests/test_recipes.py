@@ -71,6 +71,13 @@ def test_every_learner_runs_on_curves(tmp_path):
     assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(learners)
 
 
+def test_a_run_in_which_nothing_is_trained_has_a_report(tmp_path):
+    changes = {**TINY, "learner": ["Ridge", "KNN"], "regularizers": ["none"]}
+    run(replace(RECIPES["sinusoid-5shot"], **changes), tmp_path)
+    assert "Learning curves" not in write_report(tmp_path).read_text(encoding="utf-8")
+    assert not (tmp_path / "figures" / "learning-curves.png").exists()
+
+
 @pytest.mark.filterwarnings("ignore:Found")
 @pytest.mark.usefixtures("omniglot")
 def test_every_learner_runs_on_images(tmp_path):

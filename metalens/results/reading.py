@@ -87,6 +87,8 @@ def _read(path: Path) -> pd.DataFrame:
             f"{path} is damaged: it must have the columns {', '.join((*texts, *numbers))}, and lacks "
             f"{', '.join(missing)}; run it again."
         )
+    if table.empty and path.name == "metrics.csv":
+        return table  # nothing was trained
     if table.empty:
         raise MetaLensError(f"{path} is damaged: it has no rows; run it again.")
     for column in (*texts, *numbers):

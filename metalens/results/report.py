@@ -39,7 +39,9 @@ def write_report(directory: str | Path) -> Path:
     directory = Path(directory)
     tables, manifest = read_tables(directory), read_manifest(directory)
     summary, paired = summarize(tables["results.csv"]), paired_differences(tables["results.csv"])
-    drawn = {"learning-curves": figures.learning_curves(tables["metrics.csv"])}
+    drawn = {}
+    if not tables["metrics.csv"].empty:
+        drawn["learning-curves"] = figures.learning_curves(tables["metrics.csv"])
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
     if "curves.csv" in tables:
@@ -96,7 +98,7 @@ def _render(
         seeds=tables["results.csv"]["seed"].unique().tolist(),
         n_tasks=int(summary["n_tasks"].iloc[0]),
         n_comparisons=len(paired),
-        steps=int(tables["metrics.csv"]["step"].max()),
+        steps=int(tables["metrics.csv"]["step"].max()) if "learning-curves" in images else 0,
         validated=bool((tables["metrics.csv"]["split"] == "val").any()),
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
