@@ -121,7 +121,7 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
         "configuration": asdict(recipe),
         "arms": descriptions,
         "data": {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)},
-        "versions": _versions(),
+        "versions": versions(),
         "commit": source,
         "device": str(fabric.device),
         "processes": fabric.world_size,
@@ -305,5 +305,10 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
             )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on.
+
+    >>> sorted(versions())[:2]
+    ['lightning-fabric', 'numpy']
+    """
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}

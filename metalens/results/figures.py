@@ -174,7 +174,7 @@ def relations(relations: pd.DataFrame) -> Figure:
     smallest = 0 if first["relation"].min() >= 0 else -1
     colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
     for axes, (label, matrix) in zip(grid, matrices.items(), strict=False):
-        order = _cluster_order(matrix)
+        order = cluster_order(matrix)
         axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm)
         others = matrix[~np.eye(len(matrix), dtype=bool)]
         span = f"off-diagonal {others.min():.3f} to {others.max():.3f}".replace("-0", "−0")
@@ -247,7 +247,12 @@ def _matrix(label: str, rows: pd.DataFrame) -> np.ndarray:
     return matrix.to_numpy()
 
 
-def _cluster_order(matrix: np.ndarray) -> np.ndarray:
+def cluster_order(matrix: np.ndarray) -> np.ndarray:
+    """Return an order of tasks in which alike ones are neighbors: average-linkage clustering of `1 - m_ij`.
+
+    >>> cluster_order(np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])).tolist()
+    [1, 2, 0]
+    """
     distances = np.nan_to_num(1 - (matrix + matrix.T) / 2).clip(min=0)
     np.fill_diagonal(distances, 0)
     return leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))

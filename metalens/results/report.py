@@ -50,7 +50,7 @@ def write_report(directory: str | Path) -> Path:
         drawn["relations"] = figures.relations(tables["relations.csv"])
     try:
         (directory / "figures").mkdir(exist_ok=True)
-        images = {name: _save(figure, directory / "figures" / name) for name, figure in drawn.items()}
+        images = {name: save_figure(figure, directory / "figures" / name) for name, figure in drawn.items()}
         report = directory / "report.html"
         with atomic_path(report) as path:
             path.write_text(_render(tables, manifest, summary, paired, images), encoding="utf-8")
@@ -61,7 +61,7 @@ def write_report(directory: str | Path) -> Path:
     return report
 
 
-def _save(figure: Figure, target: Path) -> str:
+def save_figure(figure: Figure, target: Path) -> str:
     """Write a figure as PNG and SVG, and return the SVG as a data URI."""
     with atomic_path(target.with_suffix(".png")) as path:
         figure.savefig(path, format="png", dpi=150)
@@ -81,16 +81,8 @@ def _render(
     images: dict[str, str],
 ) -> str:
     """Fill in the template."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": _duration, "setting": _setting}
     diverged = summary[summary["diverged"] > 0]
-    return environment.get_template("report.html.j2").render(
+    return template(Path(__file__).parent / "report.html.j2").render(
         manifest=manifest,
         outcome=outcome(summary, paired),
         relations=relations_in_words(tables["metrics.csv"]),
@@ -110,6 +102,19 @@ def _render(
         arms=_arms(manifest),
         images=images,
     )
+
+
+def template(path: Path) -> jinja2.Template:
+    """Return a template of a report; it may include those of this package, such as `report.css`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": _duration, "setting": _setting}
+    return environment.get_template(path.name)
 
 
 def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
