@@ -1,4 +1,4 @@
-"""`metalens list`: recipes and methods, one line each."""
+"""`metalens list`: recipes, studies and methods, one line each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from metalens.benchmarks import RECIPES
 from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
+from metalens.studies import STUDIES
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -21,6 +22,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     console = Console()
     for title, rows in (
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
+        ("Studies", {name: description for name, (_, description) in STUDIES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
         ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),

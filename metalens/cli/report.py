@@ -1,4 +1,4 @@
-"""`metalens report DIR`: figures and report of a finished run, anew."""
+"""`metalens report DIR`: figures and report of a finished run or study, anew."""
 
 from __future__ import annotations
 
@@ -10,25 +10,32 @@ from rich.console import Console
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = "Write a run's figures and report anew."
-    parser.add_argument("folder", type=str, help="folder of a finished run")
+    parser.description = "Write the figures and report of a run or study anew."
+    parser.add_argument("folder", type=str, help="folder of a finished run or study")
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Write the report and show the results."""
     from metalens.results import write_report  # slow to import
+    from metalens.studies.report import is_study, write_study_report
 
     folder = Path(settings.folder)
-    write_report(folder)
+    (write_study_report if is_study(folder) else write_report)(folder)
     show(folder)
 
 
 def show(folder: Path) -> None:
-    """Print the table of results, and where the report is."""
+    """Print the table of results or the findings of a study, and where the report is."""
     from metalens.results import read_metrics, read_results, relations_in_words, results_table
+    from metalens.studies.report import is_study, read_study
 
     console = Console()
-    console.print(results_table(read_results(folder)))
-    for sentence in relations_in_words(read_metrics(folder)):
+    if is_study(folder):
+        study, tables, _ = read_study(folder)
+        sentences = study.findings(tables)
+    else:
+        console.print(results_table(read_results(folder)))
+        sentences = relations_in_words(read_metrics(folder))
+    for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`metalens run RECIPE`: train, test, compare, report."""
+"""`metalens run NAME`: train, test, compare, report; for a recipe, or for a study of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -22,14 +22,27 @@ from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
 from metalens.files import new_folder
+from metalens.studies import STUDIES, study
 
-# Fields of recipes that take several values: `--seeds 0 1 2`.
+if TYPE_CHECKING:
+    from metalens.studies.study import Study
+
+# Fields that take several values: `--seeds 0 1 2`.
 LISTS: dict[str, tuple[type, str]] = {
     "learner": (str, "Learners to compare, for example MAML 'MAML(inner_lr=0.1, inner_steps=5)'."),
     "regularizers": (str, "Arms to compare, for example none TRLearner 'TRLearner(weight=0.3)'."),
     "sampler": (str, "Task samplers to compare, for example Uniform 'Related(anchors=2, neighbors=3)'."),
     "seeds": (int, "One replication each."),
     "hidden": (int, "Sizes of the hidden layers."),
+    "weights": (float, "Strengths of TRLearner's term to compare."),
+    "heads": (int, "Numbers of heads to compare."),
+    "meta_batches": (int, "Numbers of tasks per outer step to compare."),
+    "depths": (int, "Numbers of meta-layers to compare."),
+    "baselines": (str, "Learners that train on each task alone."),
+    "spreads": (float, "Spreads of the latent numbers of the tasks, 0 to 1."),
+    "samples": (int, "Numbers of examples per task."),
+    "tasks": (int, "Numbers of tasks."),
+    "similarities": (float, "Cosines between the directions of two tasks, 0 to 1."),
 }
 FIXED: set[str | int] = {"name", "description"}
 REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
@@ -42,18 +55,22 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         MetaLensError: something is wrong with the configuration file that the words name.
     """
     _check_config(words)
-    parser.description = "Run a recipe; `metalens list` describes them."
-    recipes = parser.add_subcommands(dest="recipe")
+    parser.description = "Run a recipe or a study; `metalens list` describes them."
+    commands = parser.add_subcommands(dest="experiment")
     for recipe in RECIPES.values():
-        recipes.add_subcommand(recipe.name, _recipe_parser(recipe), help=recipe.description)
+        commands.add_subcommand(recipe.name, _parser(recipe), help=recipe.description)
+    for name, (_, description) in STUDIES.items():
+        known = _parser(study(name)) if words[1:2] == [name] else ArgumentParser(exit_on_error=False)
+        commands.add_subcommand(name, known, help=description)
 
 
 def _check_config(words: list[str]) -> None:
     """Say what is wrong with a configuration file, in clearer words than the parser's."""
-    if len(words) < 2 or words[1] not in RECIPES:
+    if len(words) < 2 or words[1] not in {*RECIPES, *STUDIES}:
         return
-    recipe = RECIPES[words[1]]
-    known = {field.name for field in fields(recipe)} - FIXED | {"out", "overwrite", "explain"}
+    experiment = _experiment(words[1])
+    known = {field.name for field in fields(experiment)} - FIXED | {"out", "overwrite", "explain"}
+    lists = _list_fields(experiment)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
         if option != "--config":
@@ -67,46 +84,58 @@ def _check_config(words: list[str]) -> None:
             raise MetaLensError(f"{path} must hold settings, one `name: value` a line.")
         if unknown := [str(name) for name in content if name not in known]:
             raise MetaLensError(
-                f"{path} has settings that {recipe.name} does not know: {', '.join(unknown)}; "
+                f"{path} has settings that {experiment.name} does not know: {', '.join(unknown)}; "
                 "--print_config shows all."
             )
-        if single := [name for name in LISTS if not isinstance(content.get(name, []), list)]:
+        if single := [name for name in lists if not isinstance(content.get(name, []), list)]:
             raise MetaLensError(f"{path}: {', '.join(single)} must be a list, such as [a, b].")
 
 
-def _recipe_parser(recipe: Recipe) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, description=recipe.description)
+def _experiment(name: str) -> Recipe | Study:
+    return RECIPES[name] if name in RECIPES else study(name)
+
+
+def _list_fields(experiment: Recipe | Study) -> list[str]:
+    return [field.name for field in fields(experiment) if isinstance(getattr(experiment, field.name), list)]
+
+
+def _parser(experiment: Recipe | Study) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, description=experiment.description)
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_argument(
-        "--out", type=str, default=f"runs/{recipe.name}", help="Folder for everything the run writes."
+        "--out", type=str, default=f"runs/{experiment.name}", help="Folder for everything the run writes."
     )
     parser.add_argument(
         "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
     )
-    parser.add_argument(
-        "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
-    )
-    names = {field.name for field in fields(recipe)}
-    for name, (kind, text) in LISTS.items():
-        if name in names:
-            parser.add_argument(f"--{name}", type=kind, nargs="+", help=text)
-    parser.add_class_arguments(type(recipe), skip=FIXED | set(LISTS))
-    parser.set_defaults({name: getattr(recipe, name) for name in names - FIXED})
+    if isinstance(experiment, Recipe):
+        parser.add_argument(
+            "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
+        )
+    lists = _list_fields(experiment)
+    for name in lists:
+        kind, text = LISTS[name]
+        parser.add_argument(f"--{name}", type=kind, nargs="+", help=text)
+    parser.add_class_arguments(type(experiment), skip=FIXED | set(lists))
+    names = {field.name for field in fields(experiment)}
+    parser.set_defaults({name: getattr(experiment, name) for name in names - FIXED})
     return parser
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
-    """Run the recipe with these settings and show the results."""
-    recipe, choices = RECIPES[settings.recipe], settings[settings.recipe]
+    """Run the recipe or study with these settings and show the results."""
+    experiment, choices = _experiment(settings.experiment), settings[settings.experiment]
     values: dict[str, Any] = choices.as_dict()
-    chosen = replace(
-        recipe, **{field.name: values[field.name] for field in fields(recipe) if field.name not in FIXED}
-    )
+    names = {field.name for field in fields(experiment)} - FIXED
+    chosen = replace(experiment, **{name: values[name] for name in names})
+    out = Path(choices.out or f"runs/{experiment.name}")
+    if not isinstance(chosen, Recipe):
+        _run_study(chosen, out, choices.overwrite, words)
+        return
     if choices.explain:
         for arm, execution in explain(chosen):
             Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
         return
-    out = Path(choices.out or f"runs/{recipe.name}")
     with other_processes(chosen.devices, words) as rank:
         if rank > 0:
             run(chosen, None)
@@ -118,6 +147,17 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
             run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
             write_report(folder)
+    show(out)
+
+
+def _run_study(chosen: Study, out: Path, overwrite: bool, words: list[str]) -> None:
+    from metalens.studies.report import write_study_report
+    from metalens.studies.study import run_study
+
+    with new_folder(out, overwrite=overwrite) as folder, _progress(Console()) as progress:
+        watcher = LiveProgress(progress, chosen.n_trainings)
+        run_study(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
+        write_study_report(folder)
     show(out)
 
 
