@@ -1,0 +1,101 @@
+"""Does the term help, and if so, is it the relations?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from metalens.benchmarks.experiment import Watcher
+from metalens.errors import MetaLensError
+from metalens.studies.arms import ArmStudy, Point
+from metalens.studies.comparison import agreement, any_gain, compare, in_words, outcome, primary, significant
+from metalens.studies.drawing import forest
+from metalens.studies.study import Drawing, Tables
+
+METHOD = "TRLearner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlStudy(ArmStudy):
+    """TRLearner and its controls on the same tasks.
+
+    Args:
+        weight: strength of the term, the same in all arms that have it.
+        settings: further settings of TRLearner, as a recipe writes them, such as task_vector=labeled.
+        more_steps: outer steps of the plain learner in the control of equal compute, as a multiple; the
+            training times stand in the table.
+        baselines: learners that train on each task alone.
+    """
+
+    weight: float = 0.1
+    settings: str = ""
+    more_steps: float = 2.0
+    baselines: list[str] = field(default_factory=lambda: ["FromScratch"])
+
+    axis: ClassVar[str] = "control"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.more_steps < 1:
+            raise MetaLensError(f"more_steps must be at least 1, got {self.more_steps}.")
+
+    def points(self) -> list[Point]:
+        relations = {
+            METHOD: "learned",
+            "all-ones": "uniform",
+            "shuffled": "shuffled",
+            "fixed cosine": "frozen",
+        }
+        further = f", {self.settings}" if self.settings else ""
+        terms = [
+            Point(series, 0, f"TRLearner(weight={self.weight}, relations={kind}{further})")
+            for series, kind in relations.items()
+        ]
+        steps = round(self.recipe().steps * self.more_steps)
+        longer = Point(f"{self.reference}, {self.more_steps:g} × steps", 0, changes={"steps": steps})
+        alone = [Point(learner, 0, learner=learner, changes={"n_val_tasks": 0}) for learner in self.baselines]
+        return [Point(self.reference, 0), *terms, longer, *alone]
+
+    def measure(self, folder: Path, watcher: Watcher) -> Tables:
+        """Do as every study of arms, and compare the controls with TRLearner as well.
+
+        Returns:
+            The tables of `ArmStudy.measure`, and `"against_trlearner"`, see `compare`.
+        """
+        tables = super().measure(folder, watcher)
+        return {**tables, "against_trlearner": compare(tables["results"], METHOD)}
+
+    def drawings(self, tables: Tables) -> dict[str, Drawing]:
+        shown = [name for name in tables["summary"]["series"].unique() if name not in self.baselines]
+        plain, method = (
+            table[table["series"].isin(shown)] for table in (tables["summary"], tables["against_trlearner"])
+        )
+        filled = "Filled: the 95% interval over seeds excludes 0."
+        return {
+            "against-plain-learner": Drawing(
+                forest(plain, self.reference), f"Paired differences to {self.reference}. {filled}"
+            ),
+            "against-trlearner": Drawing(
+                forest(method, METHOD),
+                f"Paired differences of every control to TRLearner with learned relations. {filled} "
+                "Where all-ones and shuffled relations do as well, it is not the relations that help.",
+            ),
+        }
+
+    def findings(self, tables: Tables) -> list[str]:
+        rows, against = primary(tables["summary"]), primary(tables["against_trlearner"])
+        method = rows[rows["series"] == METHOD]
+        wrong = against[against["series"].isin(("all-ones", "shuffled"))]
+        found = [
+            f"TRLearner against {self.reference}: {in_words(method.iloc[0])}.",
+            outcome(wrong, "controls with wrong relations", METHOD),
+            agreement("the term improves on the plain learner", any_gain(method)),
+        ]
+        if len(significant(wrong, "worse")) == len(wrong):
+            found.append("Learned relations are better than wrong ones, so the relations themselves matter.")
+        else:
+            found.append(
+                "That the relations themselves matter is not shown: wrong ones do not do clearly worse."
+            )
+        return found

@@ -1,0 +1,234 @@
+"""Studies: tiny ones from end to end, and what they compute against formulas."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from metalens import MAML, MetaLensError, Sinusoid, mlp
+from metalens.studies import STUDIES, study
+from metalens.studies.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
+from metalens.studies.complexity import GROUPS, difficulty
+from metalens.studies.excess_risk import ACCURATE, ALONE, SHUFFLED, UNIFORM, solve
+from metalens.studies.report import is_study, read_study, write_study_report
+from metalens.studies.shared_features import OTHER, OWN, RANDOM
+from metalens.studies.study import run_study
+
+BASE = {"meta_batch": 3, "n_test_tasks": 8, "n_val_tasks": 3, "n_train_tasks": 8, "hidden": [4]}
+TINY = {
+    "trlearner-controls": {"baselines": ["FromScratch(inner_steps=2)"]},
+    "trlearner-lambda": {"weights": [0.1, 1.0]},
+    "trlearner-heads": {"heads": [1, 2]},
+    "trlearner-batch": {"meta_batches": [3, 4]},
+    "trlearner-relations": {"n_related": 5},
+    "trlearner-tradeoff": {"regularizers": ["TRLearner", "MetaAug"]},
+    "lens-depth": {"depths": [1, 2]},
+    "lens-complexity": {"observations": 2, "observed": 8},
+    "theory-excess-risk": {"repetitions": 3, "samples": [2, 5], "tasks": [3, 5]},
+    "theory-shared-features": {"repetitions": 3},
+}
+
+
+def tiny(name):
+    settings = TINY[name] if name.startswith("theory") else {**TINY[name], "steps": 2, "base": BASE}
+    return replace(study(name), seeds=[0, 1], **settings)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_runs_and_its_report_can_be_made_anew(name, tmp_path):
+    run_study(tiny(name), tmp_path, command=f"metalens run {name}")
+    assert is_study(tmp_path)
+    again, tables, manifest = read_study(tmp_path)
+    assert again == tiny(name)
+    assert manifest["command"] == f"metalens run {name}"
+    page = write_study_report(tmp_path).read_bytes()
+    sentences = again.findings(tables)
+    assert sentences
+    assert "paper" in sentences[-1] or name in ("trlearner-controls", "trlearner-relations")
+    assert all(sentence.endswith(".") for sentence in sentences)
+    assert write_study_report(tmp_path).read_bytes() == page
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert len(drawn) == 2 * len(again.drawings(tables))
+    summary = tables["summary"]
+    assert {"panel", "series", "setting", "metric", "mean", "low", "high", "difference"} <= set(
+        summary.columns
+    )
+    assert not summary.duplicated(["panel", "series", "setting", "metric"]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if not name.startswith("theory")])
+def test_a_study_can_be_on_another_recipe(name):
+    chosen = replace(tiny(name), on="harmonic-5shot", base={"hidden": [4]})
+    for part in chosen.parts():
+        assert part.recipe.name == "harmonic-5shot"
+        assert (part.recipe.hidden, part.recipe.seeds) == ([4], [0, 1])
+
+
+def test_points_with_equal_settings_share_a_run():
+    assert len(tiny("trlearner-lambda").parts()) == 1
+    assert [part.recipe.meta_batch for part in tiny("trlearner-batch").parts()] == [3, 4]
+    depths = [part.recipe.learner for part in tiny("lens-depth").parts()]
+    assert depths == [["MAML(inner_steps=1)"], ["MAML(inner_steps=2)"]]
+    deeper = replace(tiny("lens-depth"), learner="MAML(inner_lr=0.1, inner_steps=7)").parts()[1]
+    assert deeper.recipe.learner == ["MAML(inner_lr=0.1, inner_steps=2)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"on": "nonsense"}, "There is no recipe 'nonsense' to study on"),
+        ({"base": {"speed": 3}}, "does not know or the study decides: speed"),
+        ({"base": {"seeds": [0]}}, "does not know or the study decides: seeds"),
+        ({"base": {"meta_batch": "many"}}, "base: .*meta_batch"),
+        ({"base": {"meta_batch": 0}}, "meta_batch must be at least 1"),
+        ({"seeds": []}, "seeds must name at least one"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(changes, words):
+    with pytest.raises(MetaLensError, match=words):
+        replace(study("trlearner-lambda"), **changes).parts()
+
+
+def test_damaged_studies_are_one_sentence(tmp_path):
+    run_study(tiny("theory-excess-risk"), tmp_path)
+    (tmp_path / "summary.csv").unlink()
+    with pytest.raises(MetaLensError, match=r"summary.csv is missing or damaged"):
+        write_study_report(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"study": "nonsense"}))
+    with pytest.raises(MetaLensError, match=r"There is no study 'nonsense'"):
+        write_study_report(tmp_path)
+    assert not is_study(tmp_path / "absent")
+
+
+def points(series, setting, values):
+    rows = [(series, setting, seed, value) for seed, value in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["series", "setting", "seed", "value"])
+    return table.assign(panel="p", task=0, metric="mse")
+
+
+def test_points_are_compared_at_their_setting_or_with_the_only_reference():
+    many = [points("plain", 1, [1, 2, 3]), points("plain", 2, [5, 5, 5]), points("term", 2, [4, 3, 5])]
+    at_setting = compare(pd.concat(many), "plain").set_index(["series", "setting"])
+    assert at_setting.loc[("term", 2), "difference"] == -1
+    center, low, high = mean_interval(np.array([-1.0, -2.0, 0.0]))
+    row = at_setting.loc[("term", 2)]
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
+    assert (center, row["verdict"]) == (-1, "no significant difference")
+    assert at_setting["difference"].isna().tolist() == [True, True, False]
+    only = compare(pd.concat([many[0], points("term", 7, [0, 1, 2])]), "plain")
+    assert only["difference"].tolist()[1] == -1
+    with pytest.raises(MetaLensError, match="nothing to be compared with"):
+        compare(pd.concat([*many, points("term", 3, [1, 1, 1])]), "plain")
+
+
+def test_verdicts_are_corrected_for_their_number():
+    rows = pd.DataFrame({"p": [0.01, 0.02, 0.001], "verdict": ["better", "better", "worse"]})
+    assert significant(rows, "better").index.tolist() == [0]
+    assert (any_gain(rows), every_gain(rows)) == (True, False)
+    assert (any_gain(rows[2:]), any_gain(rows[1:2]), every_gain(rows[:2])) == (False, True, True)
+
+
+def test_differences_are_said_with_their_direction():
+    row = {"metric": "accuracy", "difference": 0.021, "difference_low": 0.01, "difference_high": 0.032}
+    assert in_words(pd.Series(row)) == "accuracy higher by 2.10 points (95% interval 1.00 to 3.20)"
+    undefined = pd.Series({**row, "difference_low": float("nan")})
+    assert in_words(undefined) == "accuracy without a finite difference"
+
+
+def test_difficulty_is_the_squared_gradient_of_the_support_loss():
+    learner, tasks = MAML(mlp(hidden=[3])), Sinusoid("test", k_shot=5)
+    found = difficulty(learner, tasks, n_tasks=4)
+    for number in range(4):
+        support = tasks[number].support
+        loss = (learner.network(support.x) - support.y).square().mean()
+        gradients = torch.autograd.grad(loss, list(learner.network.parameters()))
+        assert found[number].item() == pytest.approx(
+            sum(g.square().sum().item() for g in gradients), rel=1e-4
+        )
+
+
+def test_complexity_groups_are_quarters_of_falling_difficulty(tmp_path):
+    run_study(tiny("lens-complexity"), tmp_path)
+    tasks = pd.read_csv(tmp_path / "tasks.csv")
+    for _, rows in tasks.groupby(["split", "seed"]):
+        assert rows["group"].value_counts().to_dict() == dict.fromkeys(GROUPS, 2)
+        lowest, highest = (rows.groupby("group")["difficulty"].agg(of)[list(GROUPS)] for of in ("min", "max"))
+        assert (lowest.to_numpy()[:-1] >= highest.to_numpy()[1:]).all()
+    curves = pd.read_csv(tmp_path / "curves.csv")
+    assert sorted(curves["step"].unique()) == [1, 2]
+
+
+def test_relations_are_of_every_stage_and_seed(tmp_path):
+    run_study(tiny("trlearner-relations"), tmp_path)
+    relations = pd.read_csv(tmp_path / "relations.csv")
+    assert relations.groupby(["stage", "seed"]).size().tolist() == [25] * 6
+    itself = relations[relations["row"] == relations["column"]]
+    np.testing.assert_allclose(itself["relation"], 1, rtol=1e-5)
+    before, learned = (relations[relations["stage"] == name] for name in ("before training", "learned"))
+    assert np.abs(before["relation"].to_numpy() - learned["relation"].to_numpy()).max() > 1e-6
+
+
+def test_linear_models_minimize_the_objective_of_trlearner():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(2, 4, 6, 1, generator=generator, dtype=torch.float64)
+    matrix = torch.rand(2, 4, 4, generator=generator, dtype=torch.float64)
+    gram, moment = x.mT @ x / 6, (x.mT @ y / 6).squeeze(-1)
+    w = solve(gram, moment, matrix, weight=0.7, ridge=0.05).requires_grad_()
+    total = 0
+    for r in range(2):
+        for i in range(4):
+            related = [p for p in range(4) if p != i]
+            average = sum(matrix[r, i, p] * w[r, p] for p in related) / sum(matrix[r, i, p] for p in related)
+            for model, weight in ((w[r, i], 1), (average, 0.7)):
+                total = total + weight * (x[r, i] @ model - y[r, i, :, 0]).square().mean()
+            total = total + 0.05 * w[r, i].square().sum()
+    (gradient,) = torch.autograd.grad(total, w)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_accurate_relations_have_the_smallest_excess_risk_where_tasks_spread():
+    """Theorems 2 and 3 at a confidence of 99.9 %: 20 × 30 independent repetitions."""
+    chosen = replace(study("theory-excess-risk"), repetitions=30)
+    risks = {name: [] for name in (ACCURATE, UNIFORM, SHUFFLED, ALONE)}
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(1000 + seed)
+        for name, risk in chosen.excess_risks(generator, spread=1.0, n_samples=5, n_tasks=20).items():
+            risks[name].append(risk.mean().item())
+    accurate = np.array(risks.pop(ACCURATE))
+    for name, others in risks.items():
+        change = np.array(others) - accurate
+        assert change.mean() > 3.883 * change.std(ddof=1) / np.sqrt(20), (
+            name
+        )  # t of 19 degrees, 99.9 % two-sided
+
+
+def test_without_spread_the_kind_of_relations_does_not_matter():
+    chosen = replace(study("theory-excess-risk"), repetitions=5)
+    generator = torch.Generator().manual_seed(0)
+    risks = chosen.excess_risks(generator, spread=0.0, n_samples=5, n_tasks=10)
+    for name in (UNIFORM, SHUFFLED):
+        torch.testing.assert_close(risks[name], risks[ACCURATE])
+
+
+def test_the_gain_by_shared_features_grows_with_similarity():
+    """Theorem 1 at a confidence of 99.9 %: 20 × 100 independent repetitions."""
+    chosen = replace(study("theory-shared-features"), repetitions=100)
+    gains, randoms = [], []
+    for similarity in (0.0, 0.5, 1.0):
+        accuracies = [
+            chosen.accuracies(torch.Generator().manual_seed(2000 + seed), similarity, n_samples=10)
+            for seed in range(20)
+        ]
+        gains.append([(each[OTHER] - each[OWN]).mean().item() for each in accuracies])
+        randoms.append([(each[RANDOM] - each[OWN]).mean().item() for each in accuracies])
+    for lower, higher in itertools.pairwise(gains):
+        change = np.array(higher) - np.array(lower)
+        assert change.mean() > 3.883 * change.std(ddof=1) / np.sqrt(20)
+    most = np.array(gains[-1])
+    assert most.mean() > 3.883 * most.std(ddof=1) / np.sqrt(20)
+    assert np.mean(randoms) < 0
