@@ -82,8 +82,8 @@ class SharedFeatureStudy(Study):
 
     def drawings(self, tables: Tables) -> dict[str, Drawing]:
         caption = (
-            f"Left: mean accuracy of task 1, with its 95% interval over {len(self.seeds)} × {self.repetitions}"
-            " repetitions. Right: gain over its own features alone, on the same data."
+            f"Left: mean accuracy of task 1 with its 95% interval over {len(self.seeds)} × "
+            f"{self.repetitions} repetitions. Right: gain over its own features alone, on the same data."
         )
         return {"shared-features": Drawing(against_setting(tables["summary"], OWN), caption)}
 
