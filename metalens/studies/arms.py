@@ -113,6 +113,11 @@ class ArmStudy(Study):
         return parts
 
     @property
+    def has_traits(self) -> bool:
+        """Whether the tasks carry traits, so that their true relations are known."""
+        return self.recipe().distribution("train", self.seeds[0])[0].traits is not None
+
+    @property
     def n_trainings(self) -> int:
         return sum(len(arms_of(part.recipe)) * len(self.seeds) for part in self.parts())
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from metalens.studies.arms import ArmStudy, Point
 from metalens.studies.comparison import agreement, every_gain, outcome, primary
+from metalens.studies.controls import KNOWN
 from metalens.studies.study import Tables
 
 
@@ -33,6 +34,8 @@ class BatchStudy(ArmStudy):
             "TRLearner": f"TRLearner(weight={self.weight})",
             "all-ones": f"TRLearner(weight={self.weight}, relations=uniform)",
         }
+        if self.has_traits:
+            arms[KNOWN] = f"TRLearner(weight={self.weight}, relations=known)"
         return [
             Point(series, n, regularizers, changes={"meta_batch": n})
             for series, regularizers in arms.items()

@@ -85,18 +85,19 @@ class ComplexityStudy(ArmStudy):
             observation; `"results"`: the last scores of all tasks, of which the split is the panel and the
             group the setting; `"summary"`, see `compare`.
         """
-        part = self.recipe(regularizers=[point.regularizers for point in self.points()], n_val_tasks=0)
         series = {point.regularizers: point.series for point in self.points()}
+        part = self.recipe(regularizers=list(series), n_val_tasks=0)
         scores, difficulties = [], []
         for cells in groups_of(part, fabric_of(part)):
             names = [series[cell.arm.regularizers] for cell in cells]
             runs = runs_of(part, cells)
-            scores += list(self._train(part, cells, runs, names, watcher))
+            scores.append(self._train(part, cells, runs, names, watcher))
+            at_end = scores[-1][(scores[-1]["step"] == part.steps) & (scores[-1]["split"] == "test")]
             for cell, run, name in zip(cells, runs, names, strict=True):
+                of_cell = (at_end["series"] == name) & (at_end["seed"] == cell.seed)
+                watcher.end_cell(cell, mean_scores(at_end[of_cell]))
                 if name == self.reference:
                     difficulties += list(self._difficulties(part, cell.seed, run.objective.learner))
-                last = scores[-1]
-                watcher.end_cell(cell, mean_scores(last[last["seed"] == cell.seed]))
         tasks = pd.concat(difficulties, ignore_index=True)
         rows = pd.concat(scores, ignore_index=True).merge(tasks, on=["split", "seed", "task"])
         rows["series"] = pd.Categorical(rows["series"], list(series.values()))
@@ -153,20 +154,22 @@ class ComplexityStudy(ArmStudy):
 
     def _train(
         self, part: Recipe, cells: Sequence[Cell], runs: list[Run], names: list[str], watcher: Watcher
-    ) -> Iterator[pd.DataFrame]:
-        """Train runs side by side, and yield the scores of all tasks at every observation."""
+    ) -> pd.DataFrame:
+        """Train runs side by side, and return the scores of all tasks at every observation."""
         frames: list[pd.DataFrame] = []
         steps = set(np.linspace(0, part.steps, self.observations + 1).round().astype(int).tolist())
+        observed = {
+            (cell.seed, split): part.distribution(split, cell.seed) for cell in cells for split in SPLITS
+        }
 
         def observe(step: int, loss: float) -> None:
             watcher.step(step, loss)
             if step in steps:
                 for cell, run, name in zip(cells, runs, names, strict=True):
                     for split in SPLITS:
-                        learner, tasks = run.objective.learner, part.distribution(split, cell.seed)
-                        rows = evaluate(
-                            learner, tasks, n_tasks=self._n_observed(tasks), batching=part.batching
-                        )
+                        tasks, learner = observed[cell.seed, split], run.objective.learner
+                        n = self._n_observed(tasks)
+                        rows = evaluate(learner, tasks, n_tasks=n, batching=part.batching)
                         frames.append(rows.assign(series=name, seed=cell.seed, step=step, split=split))
 
         watcher.start_training(cells, part.steps)
@@ -179,7 +182,7 @@ class ComplexityStudy(ArmStudy):
             clip_norm=part.clip_norm,
         )
         train(runs, loop, compile=part.compile, seed=cells[0].seed, fabric=fabric_of(part), progress=observe)
-        yield from frames
+        return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:
         pool = getattr(tasks, "n_train_tasks", None) if tasks.split == "train" else None

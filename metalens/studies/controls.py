@@ -13,7 +13,7 @@ from metalens.studies.comparison import agreement, any_gain, compare, in_words, 
 from metalens.studies.drawing import forest
 from metalens.studies.study import Drawing, Tables
 
-METHOD = "TRLearner"
+METHOD, KNOWN = "TRLearner", "known relations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class ControlStudy(ArmStudy):
             "shuffled": "shuffled",
             "fixed cosine": "frozen",
         }
+        if self.has_traits:
+            relations |= {KNOWN: "known", f"{KNOWN}, shuffled": "known_shuffled"}
         further = f", {self.settings}" if self.settings else ""
         terms = [
             Point(series, 0, f"TRLearner(weight={self.weight}, relations={kind}{further})")
@@ -92,6 +94,9 @@ class ControlStudy(ArmStudy):
             outcome(wrong, "controls with wrong relations", METHOD),
             agreement("the term improves on the plain learner", any_gain(method)),
         ]
+        known = rows[rows["series"] == KNOWN]
+        if len(known):
+            found.insert(1, f"With relations known from traits: {in_words(known.iloc[0])}.")
         if len(significant(wrong, "worse")) == len(wrong):
             found.append("Learned relations are better than wrong ones, so the relations themselves matter.")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -80,7 +82,7 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
     basis = rows[rows["series"] == reference]
     is_band = basis["setting"].nunique() == 1 and len(names) > 1
     settings = list((rows[rows["series"] != reference] if is_band else rows)["setting"].unique())
-    settings = sorted(settings) if all(isinstance(each, int | float) for each in settings) else settings
+    settings = sorted(settings) if all(isinstance(each, Real) for each in settings) else settings
     places = {each: float(each) if logarithmic else float(place) for place, each in enumerate(settings)}
     drawn = [name for name in names if not (is_band and name == reference)]
     for number, name in enumerate(names):

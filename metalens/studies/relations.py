@@ -143,8 +143,8 @@ def relations_of(objective: Objective, recipe: Recipe, seed: int, n: int) -> pd.
     batch = pytree.tree_map(lambda tensor: tensor.to(objective.learner.device), tasks)
     with torch.no_grad():
         matrix = regularizer.relation_matrix(Episode(objective.learner, batch, recipe.batching))
-    traits = getattr(tasks, "traits", None)
-    distances = torch.full((n, n), torch.nan) if traits is None else torch.cdist(traits, traits)
+    unknown = torch.full((n, n), torch.nan)
+    distances = unknown if tasks.traits is None else torch.cdist(tasks.traits, tasks.traits)
     rows, columns = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
     cells = {"row": rows, "column": columns, "relation": matrix, "distance": distances}
     return pd.DataFrame({name: _numbers(tensor) for name, tensor in cells.items()})
