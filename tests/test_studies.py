@@ -207,6 +207,16 @@ def test_accurate_relations_have_the_smallest_excess_risk_where_tasks_spread():
         )  # t of 19 degrees, 99.9 % two-sided
 
 
+def test_the_average_is_of_the_others_own_models():
+    chosen = replace(study("theory-excess-risk"), repetitions=2, n_features=1, noise=0.0, ridge=1e-12)
+    found = chosen.excess_risks(torch.Generator().manual_seed(0), spread=0.0, n_samples=2, n_tasks=4)
+    for name, risk in found.items():  # without noise, ridge and spread every model is the truth
+        assert risk.max() < 1e-12, name
+    joint = replace(chosen, estimator="joint", noise=0.5)
+    risks = joint.excess_risks(torch.Generator().manual_seed(0), spread=1.0, n_samples=2, n_tasks=4)
+    assert not torch.equal(risks[ACCURATE], risks[UNIFORM])
+
+
 def test_without_spread_the_kind_of_relations_does_not_matter():
     chosen = replace(study("theory-excess-risk"), repetitions=5)
     generator = torch.Generator().manual_seed(0)

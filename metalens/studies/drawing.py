@@ -114,7 +114,7 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
     if metric in FRACTIONS:
         scores.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     scores.set_ylabel(f"test {metric}")
-    changes.set_ylabel(f"difference to {reference}{_unit(metric)}")
+    changes.set_ylabel(wrapped(f"difference to {reference}{_unit(metric)}", 30))
     worse = "↑ worse" if is_lower_better(metric) else "↓ worse"
     changes.set_title(worse, loc="right", color="#555555")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -18,23 +18,30 @@ from metalens.studies.comparison import agreement, compare, in_words, significan
 from metalens.studies.drawing import against_setting
 from metalens.studies.study import Drawing, Study, Tables
 
-ACCURATE, UNIFORM, SHUFFLED, ALONE = "accurate", "all-ones", "shuffled", "no term"
+ACCURATE, UNIFORM, SHUFFLED, ALONE = "accurate", "all-ones", "shuffled", "own model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExcessRiskStudy(Study):
-    """Linear tasks with a latent number, learned together by the objective of TRLearner.
+    """Linear tasks with a latent number, each predicted by the models of the others.
 
     Task i has a latent `z_i ~ U[(1 - s) / 2, (1 + s) / 2]` with spread s, and the targets
     `y = <w(z_i), x> + e`, `x ~ N(0, I_d)`, `e ~ N(0, noise^2)`, where w is a random smooth curve, drawn anew
-    in each repetition; so targets are Lipschitz in z. All models `<w_i, x>` are those that minimize
+    in each repetition; so targets are Lipschitz in z. Every task has a model `<w_i, x>`, by ridge regression
+    of its n examples. What is scored is the average inside TRLearner's term, the models of the others
+    weighted by their relations:
 
-        (1/T) sum_i [ L(i; w_i) + weight * L(i; a_i) + ridge * |w_i|^2 ],
         a_i = sum_{p != i} m_ip w_p / sum_{p != i} m_ip
 
-    with L(i; w) the mean squared error of w on the n examples of task i: TRLearner's objective without an
-    inner loop, in closed form. The excess risk of task i is `|w_i - w(z_i)|^2`. Relations are accurate,
-    `m_ip = exp(-|z_i - z_p| / width)`; all ones; or the accurate ones of wrongly dealt tasks.
+    Relations are accurate, `m_ip = exp(-|z_i - z_p| / width)`; all ones; or the accurate ones of wrongly
+    dealt tasks. The excess risk is `|a_i - w(z_i)|^2`, beside `|w_i - w(z_i)|^2` of the task's own model.
+
+    With `estimator="joint"` the models are learned together, as free parameters of TRLearner's objective
+    without an inner loop, and the excess risk is `|w_i - w(z_i)|^2` throughout:
+
+        (1/T) sum_i [ L(i; w_i) + weight * L(i; a_i) + ridge * |w_i|^2 ]
+
+    with L(i; w) the mean squared error of w on the examples of task i.
 
     Args:
         spreads: values of s.
@@ -44,7 +51,8 @@ class ExcessRiskStudy(Study):
         n_samples: n where something else varies.
         n_tasks: T where something else varies.
         repetitions: of each seed; all draw their own tasks.
-        weight: strength of the term.
+        estimator: "average" of the others' models, or "joint" minimization.
+        weight: strength of the term in joint minimization.
         width: of the accurate relations.
         noise: standard deviation of the noise.
         n_features: d.
@@ -58,6 +66,7 @@ class ExcessRiskStudy(Study):
     n_samples: int = 5
     n_tasks: int = 20
     repetitions: int = 100
+    estimator: Literal["average", "joint"] = "average"
     weight: float = 1.0
     width: float = 0.1
     noise: float = 0.5
@@ -149,16 +158,19 @@ class ExcessRiskStudy(Study):
         gram, moment = x.mT @ x / n_samples, (x.mT @ y / n_samples).squeeze(-1)
         accurate = torch.exp(-(latent.unsqueeze(-1) - latent.unsqueeze(-2)).abs() / self.width)
         cycle = torch.roll(torch.arange(n_tasks), 1)  # latents are in random order already
-        relations = {
-            ACCURATE: (accurate, self.weight),
-            UNIFORM: (torch.ones_like(accurate), self.weight),
-            SHUFFLED: (accurate[:, cycle][:, :, cycle], self.weight),
-            ALONE: (torch.ones_like(accurate), 0.0),
+        kinds = {
+            ACCURATE: accurate,
+            UNIFORM: torch.ones_like(accurate),
+            SHUFFLED: accurate[:, cycle][:, :, cycle],
         }
-        return {
-            name: (solve(gram, moment, matrix, weight, self.ridge) - truth).square().sum(-1)
-            for name, (matrix, weight) in relations.items()
-        }
+        alone = solve(gram, moment, accurate, 0.0, self.ridge)
+        if self.estimator == "average":
+            models = {name: shares_of(matrix) @ alone for name, matrix in kinds.items()}
+        else:
+            models = {
+                name: solve(gram, moment, matrix, self.weight, self.ridge) for name, matrix in kinds.items()
+            }
+        return {name: (w - truth).square().sum(-1) for name, w in {**models, ALONE: alone}.items()}
 
     def _curve(self, generator: torch.Generator) -> SmoothCurve:
         return SmoothCurve(self.repetitions, self.n_features, generator)
@@ -192,6 +204,18 @@ class SmoothCurve:
         return self.scale * (self.a * waves / self.k).sum(-1)
 
 
+def shares_of(matrix: Tensor) -> Tensor:
+    """Return what every other task counts in the average of a task: zero diagonal, rows that sum to 1.
+
+    >>> shares_of(torch.tensor([[1.0, 1.0, 3.0], [1.0, 1.0, 1.0], [3.0, 1.0, 1.0]]))
+    tensor([[0.0000, 0.2500, 0.7500],
+            [0.5000, 0.0000, 0.5000],
+            [0.7500, 0.2500, 0.0000]])
+    """
+    others = matrix.masked_fill(torch.eye(matrix.shape[-1], dtype=torch.bool), 0.0)
+    return others / others.sum(-1, keepdim=True)
+
+
 def solve(gram: Tensor, moment: Tensor, matrix: Tensor, weight: float, ridge: float) -> Tensor:
     """Return the models that minimize TRLearner's objective over linear functions, see `ExcessRiskStudy`.
 
@@ -215,9 +239,7 @@ def solve(gram: Tensor, moment: Tensor, matrix: Tensor, weight: float, ridge: fl
     tensor([1., 1., 1.], dtype=torch.float64)
     """
     n_tasks, d = moment.shape[-2:]
-    itself = torch.eye(n_tasks, dtype=torch.bool)
-    shares = matrix.to(moment.dtype).masked_fill(itself, 0.0)
-    shares = shares / shares.sum(-1, keepdim=True)
+    itself, shares = torch.eye(n_tasks), shares_of(matrix.to(moment.dtype))
     system = torch.einsum("rji,rjp,rjab->riapb", shares, shares, gram) * weight
     system = system + torch.einsum("riab,ip->riapb", gram, itself.to(gram.dtype))
     system = system.flatten(3).flatten(1, 2) + ridge * torch.eye(n_tasks * d, dtype=gram.dtype)
