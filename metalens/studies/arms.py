@@ -7,6 +7,7 @@ from abc import abstractmethod
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +23,9 @@ from metalens.files import MANIFEST
 from metalens.studies.comparison import POINT, compare
 from metalens.studies.drawing import against_setting
 from metalens.studies.study import Drawing, Study, Tables
+from metalens.tasks import Task
 
+FOR_CLASSES = ("LabelSmoothing", "OthersEntropy")  # regularizers that refuse real targets
 PARTS = "parts"  # folder of the runs of a study
 
 
@@ -115,7 +118,16 @@ class ArmStudy(Study):
     @property
     def has_traits(self) -> bool:
         """Whether the tasks carry traits, so that their true relations are known."""
-        return self.recipe().distribution("train", self.seeds[0])[0].traits is not None
+        return self._task.traits is not None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the targets of the tasks are classes."""
+        return not self._task.query.y.is_floating_point()
+
+    @cached_property
+    def _task(self) -> Task:
+        return self.recipe().distribution("train", self.seeds[0])[0]
 
     @property
     def n_trainings(self) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from metalens.benchmarks.experiment import Watcher
 from metalens.errors import MetaLensError
-from metalens.studies.arms import ArmStudy, Point
+from metalens.studies.arms import FOR_CLASSES, ArmStudy, Point
 from metalens.studies.comparison import agreement, any_gain, compare, in_words, outcome, primary, significant
 from metalens.studies.drawing import forest
 from metalens.studies.study import Drawing, Tables
@@ -54,6 +54,8 @@ class ControlStudy(ArmStudy):
             Point(series, 0, f"TRLearner(weight={self.weight}, relations={kind}{further})")
             for series, kind in relations.items()
         ]
+        if self.has_classes:
+            terms += [Point(name, 0, f"{name}(weight={self.weight})") for name in FOR_CLASSES]
         steps = round(self.recipe().steps * self.more_steps)
         longer = Point(f"{self.reference}, {self.more_steps:g} × steps", 0, changes={"steps": steps})
         alone = [Point(learner, 0, learner=learner, changes={"n_val_tasks": 0}) for learner in self.baselines]

@@ -14,7 +14,7 @@ from metalens.benchmarks.calls import REGULARIZERS
 from metalens.benchmarks.experiment import Watcher
 from metalens.results.figures import COLORS, STYLE, WIDTH
 from metalens.results.statistics import FRACTIONS
-from metalens.studies.arms import ArmStudy, Point
+from metalens.studies.arms import FOR_CLASSES, ArmStudy, Point
 from metalens.studies.comparison import agreement, compare, is_lower_better, outcome, primary, significant
 from metalens.studies.drawing import GRID, MARKERS, forest
 from metalens.studies.study import Drawing, Tables
@@ -29,7 +29,7 @@ class TradeoffStudy(ArmStudy):
     Every training runs by itself on one thread, so that all are timed alike.
 
     Args:
-        regularizers: the regularizers to compare.
+        regularizers: the regularizers to compare; those that are for classes are left out of regression.
     """
 
     regularizers: list[str] = field(default_factory=lambda: list(REGULARIZERS))
@@ -38,7 +38,8 @@ class TradeoffStudy(ArmStudy):
 
     def points(self) -> list[Point]:
         alone = {"together": False, "threads": 1}
-        arms = {self.reference: "none", **{text: text for text in self.regularizers}}
+        possible = [text for text in self.regularizers if self.has_classes or text not in FOR_CLASSES]
+        arms = {self.reference: "none", **{text: text for text in possible}}
         return [Point(series, 0, text, changes=alone) for series, text in arms.items()]
 
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
