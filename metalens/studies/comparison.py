@@ -130,19 +130,22 @@ def outcome(rows: pd.DataFrame, what: str, reference: str, setting: str = "") ->
         return f"{count}; no difference has an interval."
     width = finite["difference_high"] - finite["difference_low"]
     clearest = finite.loc[(finite["difference"].abs() / width.clip(lower=1e-12)).idxmax()]
-    place = f"{setting} {clearest['setting']:g}" if setting else clearest["series"]
+    value = clearest["setting"]
+    place = (
+        f"{setting} {value if isinstance(value, str) else f'{value:g}'}" if setting else clearest["series"]
+    )
     return f"{count}; the clearest difference is that of {place}: {in_words(clearest)}."
 
 
 def any_gain(rows: pd.DataFrame) -> bool | None:
-    """Return whether points are better than their reference: `False` if some are only worse, `None` if open.
+    """Return whether some points are better than their references: `False` if all are worse, `None` if open.
 
     >>> any_gain(pd.DataFrame({"p": [0.5], "verdict": ["no significant difference"]})) is None
     True
     """
     if len(significant(rows, "better")):
         return True
-    return False if len(significant(rows, "worse")) else None
+    return False if len(significant(rows, "worse")) == len(rows) else None
 
 
 def every_gain(rows: pd.DataFrame) -> bool | None:

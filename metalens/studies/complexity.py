@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 from torch.func import grad
 from torch.utils import _pytree as pytree
@@ -137,7 +138,7 @@ class ComplexityStudy(ArmStudy):
             + ", ".join(f"{group} {trend.words}" for group, trend in trends.items())
             + ".",
             f"At the end, training tasks are ahead of test tasks by {self._gaps(plain, metric)}.",
-            outcome(test, "complexity groups with TRLearner", f"{self.reference} in the same group"),
+            outcome(test, "complexity groups with TRLearner", f"{self.reference} in the same group", "group"),
             agreement(
                 "at the end complex tasks (D1, D2) still improve and simple ones (D3, D4) overfit", holds
             ),
@@ -291,6 +292,9 @@ def _curves(curves: pd.DataFrame) -> Figure:
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         if metric not in FRACTIONS:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel(metric)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2)
