@@ -106,6 +106,8 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
         if logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(list(places.values()), [f"{each:g}" if isinstance(each, float) else str(each)
                                                 for each in places])  # fmt: skip
         axes.set_xlabel(rows["panel"].iloc[0])

@@ -98,7 +98,7 @@ def _scatter(rows: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
     for number, row in enumerate(rows.itertuples()):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
         time = times.loc[row.series]
-        axes.plot([time["low"], time["high"]], [row.mean * scale] * 2, color=color, linewidth=1.4)
+        axes.plot([max(time["low"], 0.0), time["high"]], [row.mean * scale] * 2, color=color, linewidth=1.4)
         axes.plot([time["mean"]] * 2, [row.low * scale, row.high * scale], color=color, linewidth=1.4)
         axes.plot(time["mean"], row.mean * scale, marker, color=color, markersize=6, label=row.series)
     axes.set_xlabel("training time of one seed, s")
