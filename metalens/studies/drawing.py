@@ -110,6 +110,8 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
             axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(list(places.values()), [f"{each:g}" if isinstance(each, float) else str(each)
                                                 for each in places])  # fmt: skip
+        if any(isinstance(each, str) for each in places):
+            axes.tick_params(axis="x", rotation=30)
         axes.set_xlabel(rows["panel"].iloc[0])
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
