@@ -38,6 +38,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "heads": (int, "Numbers of heads to compare."),
     "meta_batches": (int, "Numbers of tasks per outer step to compare."),
     "depths": (int, "Numbers of meta-layers to compare."),
+    "samplers": (str, "Task samplers to compare."),
     "baselines": (str, "Learners that train on each task alone."),
     "spreads": (float, "Spreads of the latent numbers of the tasks, 0 to 1."),
     "samples": (int, "Numbers of examples per task."),

@@ -23,6 +23,7 @@ STUDIES: dict[str, tuple[str, str]] = {
         "relations.RelationStudy",
         "Relation matrices before training, as fixed cosine, and learned",
     ),
+    "trlearner-sampler": ("sampler.SamplerStudy", "Score by sampler of tasks, with and without TRLearner"),
     "trlearner-tradeoff": ("tradeoff.TradeoffStudy", "Score against training time, for all regularizers"),
     "lens-depth": ("depth.DepthStudy", "Score against the number of meta-layers, with and without TRLearner"),
     "lens-complexity": (
