@@ -140,7 +140,8 @@ class _TaskByTask(torch.autograd.Function):
                 loss = weight * function(*task)
             if loss.requires_grad:
                 gradients = torch.autograd.grad(loss, needed, materialize_grads=True)
-                torch._foreach_add_(totals, gradients)
+                for sum_so_far, gradient in zip(totals, gradients, strict=True):
+                    sum_so_far.add_(gradient)
             return loss.detach()
 
         total = task_map(value, weights, *trees, plan="loop").sum()
@@ -150,7 +151,9 @@ class _TaskByTask(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] # by the decorator
+        ctx: Any, slope: Tensor
+    ) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         return (None, None, None, *(next(gradients) * slope if needed else None for needed in ctx.needed))
 

@@ -52,6 +52,8 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
     >>> fitting_chunk(Objective(MAML(mlp())), Sinusoid().batch(range(4))) is None
     True
     """
+    if not objective.regularizers and objective.learner.plan(objective.batching) == "loop":
+        return None  # which takes task by task anyway
     total, before = n_tasks(tasks), objective.chunk
     limit = objective.processes.least(SHARE * _own_share(objective))
     few, degree = min(total, objective.min_meta_batch), 2 if objective.regularizers else 1

@@ -51,9 +51,9 @@ CASES = {
     "schedule": (lambda: Objective(MAMLPlusPlus(mlp(), inner_steps=3)), CURVES),
     "all pairs": (lambda: with_trlearner(MAML(mlp())), CURVES),
     "neighbors": (lambda: with_trlearner(MAML(mlp()), neighbors=2), CURVES),
-    "images": (lambda: Objective(MAML(small_conv4(), inner_steps=2)), images(6)),
+    "images": (lambda: with_trlearner(MAML(small_conv4(), inner_steps=2)), images(6)),
     "features": (lambda: with_trlearner(ANIL(small_conv4())), images(6)),
-    "nothing adapts": (lambda: Objective(ProtoNet(small_conv4())), images(6)),
+    "nothing adapts": (lambda: Objective(ProtoNet(small_conv4()), batching="vmap"), images(6)),
 }
 
 
@@ -99,6 +99,16 @@ def test_what_fits_is_not_chunked_and_chunks_fit(case, available):
         assert 1 <= chunk < total
         assert chunk == 1 or step_bytes(objective, tasks) <= share * whole
         objective.chunk = None
+
+
+@pytest.mark.parametrize("learner", [MAML, ANIL, ProtoNet])
+def test_a_loop_without_regularizers_has_the_memory_of_one_task(learner, available):
+    objective = Objective(learner(small_conv4()))
+    objective.chunk = None
+    one, all_of_them = (step_bytes(objective, images(n)) for n in (1, 6))
+    assert all_of_them < 1.5 * one
+    available(0)
+    assert fitting_chunk(objective, images(6)) is None
 
 
 def test_a_single_task_is_never_chunked(available):

@@ -124,15 +124,17 @@ class TableTasks(TaskDistribution):
         return {"tasks": len(self.task_names), "rows": sum(map(len, self._rows))}
 
     def __getitem__(self, index: int) -> Task:
-        support, query = self.batch([index])
-        return Task(*(Examples(x[0], y[0]) for x, y in (support, query)))
+        return self.batch([index]).map(lambda examples: Examples(examples.x[0], examples.y[0]))
 
     def batch(self, indices: Sequence[int]) -> Task:
         if len(indices) == 0 or min(indices) < 0:
             raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
         rows = torch.from_numpy(np.stack([self._draw_rows(int(index)) for index in indices]))
-        parts = rows[:, : self.k_shot], rows[:, self.k_shot :]
-        return Task(*(Examples(self._x[part].float(), self._y[part]) for part in parts))
+        support, query = (
+            Examples(self._x[part].float(), self._y[part])
+            for part in (rows[:, : self.k_shot], rows[:, self.k_shot :])
+        )
+        return Task(support, query)
 
     def _check_enough(self, names: Sequence[str], enough: Iterable[str]) -> None:
         least = self.k_shot + self.n_query
