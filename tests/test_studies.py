@@ -73,7 +73,8 @@ def test_points_with_equal_settings_share_a_run():
     assert len(tiny("trlearner-lambda").parts()) == 1
     assert [part.recipe.meta_batch for part in tiny("trlearner-batch").parts()] == [3, 4]
     depths = [part.recipe.learner for part in tiny("lens-depth").parts()]
-    assert depths == [["MAML(inner_steps=1)"], ["MAML(inner_steps=2)"]]
+    assert depths[:2] == [["MAML(inner_steps=1)"], ["MAML(inner_steps=2)"]]
+    assert depths[2:] == [[f"MAML(inner_steps={n}, test_inner_steps=2, test_held_out=0.2)"] for n in (1, 2)]
     deeper = replace(tiny("lens-depth"), learner="MAML(inner_lr=0.1, inner_steps=7)").parts()[1]
     assert deeper.recipe.learner == ["MAML(inner_lr=0.1, inner_steps=2)"]
 

@@ -31,7 +31,9 @@ class ControlStudy(ArmStudy):
     weight: float = 0.1
     settings: str = ""
     more_steps: float = 2.0
-    baselines: list[str] = field(default_factory=lambda: ["FromScratch"])
+    baselines: list[str] = field(
+        default_factory=lambda: ["Ridge", "KNN", "RandomForest(n_trees=30)", "FromScratch"]
+    )
 
     axis: ClassVar[str] = "control"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from metalens.benchmarks.calls import Call, parse_calls
 from metalens.studies.arms import ArmStudy, Point
@@ -13,25 +13,32 @@ from metalens.studies.study import Tables
 
 @dataclass(frozen=True, kw_only=True)
 class DepthStudy(ArmStudy):
-    """The number of meta-layers (inner steps), the same in training and at test time.
+    """The number of meta-layers (inner steps), the same in training and at test time, or adaptive there.
 
     Args:
         weight: strength of TRLearner's term.
         depths: numbers of meta-layers.
+        held_out: share of the support by which a task chooses its own number at test time, of those up to
+            the largest; see `test_held_out` of `GradientLearner`.
     """
 
     weight: float = 0.1
     depths: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 8])
+    held_out: float = 0.2
 
     axis: ClassVar[str] = "number of meta-layers"
 
     def points(self) -> list[Point]:
+        adaptive = {"test_inner_steps": max(self.depths), "test_held_out": self.held_out}
+        arms: dict[str, tuple[str, dict[str, Any]]] = {
+            self.reference: ("none", {}),
+            "TRLearner": (f"TRLearner(weight={self.weight})", {}),
+            "adaptive at test time": ("none", adaptive),
+        }
         (call,) = parse_calls(self.learner)
-        learners = {n: str(Call(call.name, {**call.settings, "inner_steps": n})) for n in self.depths}
-        arms = {self.reference: "none", "TRLearner": f"TRLearner(weight={self.weight})"}
         return [
-            Point(series, n, regularizers, learners[n])
-            for series, regularizers in arms.items()
+            Point(series, n, regularizers, str(Call(call.name, {**call.settings, "inner_steps": n, **more})))
+            for series, (regularizers, more) in arms.items()
             for n in self.depths
         ]
 
@@ -45,6 +52,12 @@ class DepthStudy(ArmStudy):
         deeper = primary(compare(plain, "fewest"))
         found = [
             outcome(learned, "depths with TRLearner", f"{self.reference} at the same depth", "depth"),
+            outcome(
+                rows[rows["series"] == "adaptive at test time"],
+                "depths of training with an adaptive one at test time",
+                "the same fixed depth",
+                "depth",
+            ),
             agreement("TRLearner improves the score at every number of meta-layers", every_gain(learned)),
         ]
         if len(self.depths) > 1:
