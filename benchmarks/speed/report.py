@@ -42,9 +42,9 @@ def step_tables(measured: Sequence[dict[str, Any]], memory: dict[str, dict[str, 
     """
     rates = ", ".join(f"{m['matmul_rate']:.0f} GF/s with {threads_text(m['threads'])}" for m in measured)
     lines = [
-        "Times are milliseconds of a whole outer step with Adam, data ready in memory, in a process that keeps "
-        "freed memory as `fit` does: the median over "
-        "rounds and, in parentheses, the quartiles. `×` is the median relative to the fastest of MetaLens. "
+        "Times are milliseconds of a whole outer step with Adam, data ready in memory, in a process that "
+        "keeps freed memory as `fit` does: the median over rounds and, in parentheses, the quartiles. "
+        "`×` is the median relative to the fastest of MetaLens. "
         "Each number of threads has its own process, which is bound to as many cores; so XLA, too, has no "
         "more. Memory is what steps need at their peak above what the process holds between them (weights, "
         "gradient, Adam's state, tasks), with 1 thread. "
