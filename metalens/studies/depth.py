@@ -20,12 +20,14 @@ class DepthStudy(ArmStudy):
         depths: numbers of meta-layers.
         held_out: share of the support by which a task chooses its own number at test time, of those up to
             the largest; see `test_held_out` of `GradientLearner`.
-        clip_norm: largest norm of the outer gradient, at all depths: without a limit deep ones can diverge.
+        outer_lr: step size of the outer loop, at all depths: deep ones can diverge where shallow ones do not.
+        clip_norm: largest norm of the outer gradient, likewise; null for no limit.
     """
 
     weight: float = 0.1
     depths: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 8])
     held_out: float = 0.2
+    outer_lr: float = 0.003
     clip_norm: float | None = 10.0
 
     axis: ClassVar[str] = "number of meta-layers"
@@ -44,7 +46,7 @@ class DepthStudy(ArmStudy):
                 n,
                 regularizers,
                 str(Call(call.name, {**call.settings, "inner_steps": n, **more})),
-                {"clip_norm": self.clip_norm},
+                {"outer_lr": self.outer_lr, "clip_norm": self.clip_norm},
             )
             for series, (regularizers, more) in arms.items()
             for n in self.depths
