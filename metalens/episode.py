@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -164,7 +164,8 @@ class Episode:
         if self._is_begun or self._plan != "loop" or not torch.is_grad_enabled():
             return self.mean(self.last_outer_losses())
         examples = self.tasks.tensors[:4]
-        return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
+        of_task = partial(adapted_loss, self.learner)
+        return looped_mean(of_task, *examples, weights=self.weights, parameters=self._parameters)
 
     def last_outer_losses(self) -> Tensor:
         """Return `outer_losses`, as the last that are asked of the episode.
@@ -174,19 +175,13 @@ class Episode:
         """
         if self._is_begun:
             return self.outer_losses
-        return self.map(self._task_loss, *self.tasks.tensors[:4])
+        return self.map(partial(adapted_loss, self.learner), *self.tasks.tensors[:4])
 
     @property
     def _is_begun(self) -> bool:
         """Whether somebody has asked for a part of what the outer loss takes."""
         views = vars(self)
         return "states" in views or (self.learner.head_only and "support_encoding" in views)
-
-    def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
-        state = self.learner.adapt(Examples(x_support, y_support))
-        z_query = self.learner.encode(x_query)
-        predictions = self.learner.predict_encoded(state, z_query)
-        return self.learner.outer_loss(state, predictions, z_query, y_query)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a value of every task, `(T,)`, by the tasks' weights; a scalar."""
@@ -201,3 +196,17 @@ class Episode:
         """
         y = self.tasks.query.y if y is None else y
         return self.mean(self.map(self.learner.loss, predictions, y))
+
+
+def adapted_loss(
+    learner: Learner, support: Tensor, y_support: Tensor, query: Tensor, y_query: Tensor
+) -> Tensor:
+    """Return the learner's outer loss on one task: of the adapted model on the query set.
+
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> adapted_loss(MAML(mlp()), *Sinusoid()[0].tensors[:4]).shape
+    torch.Size([])
+    """
+    state = learner.adapt(Examples(support, y_support))
+    z = learner.encode(query)
+    return learner.outer_loss(state, learner.predict_encoded(state, z), z, y_query)

@@ -33,10 +33,11 @@ from metalens.benchmarks import RECIPES
 from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.calls import SAMPLERS, build_sampler
 from metalens.benchmarks.experiment import run
+from metalens.episode import adapted_loss
 from metalens.processes import Processes
 from metalens.samplers import ats
 from metalens.samplers.base import asking, window
-from metalens.samplers.gradients import adapted_loss, task_gradients, task_losses, weights_of
+from metalens.samplers.gradients import task_gradients, task_losses, weights_of
 
 T = 4
 # Every sampler, with settings for batches of 4 tasks.

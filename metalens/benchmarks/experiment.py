@@ -34,7 +34,6 @@ from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
-from metalens.outer_loop import OuterLoop
 from metalens.regularizers import TRLearner
 from metalens.training import prepared, processes_of, train, training_tasks
 
@@ -179,14 +178,7 @@ def _train_and_test(
     """Train cells side by side, and test each."""
     watcher.start_training(cells, recipe.steps)
     runs = runs_of(recipe, cells)
-    loop = OuterLoop(
-        steps=recipe.steps,
-        meta_batch=recipe.meta_batch,
-        outer_lr=recipe.outer_lr,
-        outer_optimizer=recipe.outer_optimizer,
-        schedule=recipe.schedule,
-        clip_norm=recipe.clip_norm,
-    )
+    loop = recipe.outer_loop()
     facts: dict[str, Any] = {}
 
     def note(execution: Execution) -> None:

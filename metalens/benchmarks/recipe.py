@@ -10,7 +10,7 @@ from typing import Any, Literal
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
-from metalens.outer_loop import OuterOptimizer, Schedule
+from metalens.outer_loop import OuterLoop, OuterOptimizer, Schedule
 from metalens.processes import Processes
 
 Settings = dict[str, Any]
@@ -114,6 +114,17 @@ class Recipe(ABC):
     def tuned(self, learner: str) -> Settings:
         """Return the settings of a learner for this benchmark, used where a call does not say otherwise."""
         return {}
+
+    def outer_loop(self) -> OuterLoop:
+        """Return the outer loop by which every arm is trained."""
+        return OuterLoop(
+            steps=self.steps,
+            meta_batch=self.meta_batch,
+            outer_lr=self.outer_lr,
+            outer_optimizer=self.outer_optimizer,
+            schedule=self.schedule,
+            clip_norm=self.clip_norm,
+        )
 
     @abstractmethod
     def distribution(self, split: Split, seed: int) -> TaskDistribution:

@@ -60,6 +60,11 @@ class TaskDistribution(ABC):
     def __getitem__(self, index: int) -> Task:
         """Return task number `index` (0 or more)."""
 
+    @property
+    def pool_size(self) -> int | None:
+        """The number of tasks of a fixed pool of training tasks; `None` of an unlimited stream."""
+        return getattr(self, "n_train_tasks", None) if self.split == "train" else None
+
     def task_name(self, index: int) -> str:
         """Return what people call a task; by default its number."""
         return str(index)

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from metalens.batching import task_map
 from metalens.distributions import TaskDistribution
-from metalens.episode import Episode
+from metalens.episode import Episode, adapted_loss
 from metalens.errors import MetaLensError
 from metalens.learners.classes import one_hot
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, asking, generator_of
 from metalens.samplers.gradients import (
-    adapted_loss,
     example_losses,
     example_slopes,
     start,

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from metalens.distributions import TaskDistribution
-from metalens.episode import Episode
+from metalens.episode import Episode, adapted_loss
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, asking, generator_of
 from metalens.samplers.gradients import (
-    adapted_loss,
     query_loss,
     support_loss,
     task_gradients,

@@ -104,7 +104,7 @@ class CandidateSampler(TaskSampler):
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
         super().check(objective, tasks, meta_batch)
-        pool = _pool_size(tasks)
+        pool = tasks.pool_size
         if pool is not None and pool < meta_batch + self.held_out:
             raise MetaLensError(
                 f"{type(self).__name__} needs {meta_batch + self.held_out} training tasks at a step, got a "
@@ -136,7 +136,7 @@ def window(tasks: TaskDistribution, step: int, size: int) -> range:
     >>> window(Sinusoid(n_train_tasks=10), 3, 4)
     range(14, 18)
     """
-    pool = _pool_size(tasks)
+    pool = tasks.pool_size
     if pool is None:
         return range(step * size, (step + 1) * size)
     size = min(size, pool)
@@ -175,7 +175,3 @@ def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]
     chunk = None if objective.chunk == "auto" else objective.chunk
     with torch.no_grad(), torch.random.fork_rng():
         yield Episode(learner, batch, objective.batching, chunk=chunk)
-
-
-def _pool_size(tasks: TaskDistribution) -> int | None:
-    return getattr(tasks, "n_train_tasks", None) if tasks.split == "train" else None

@@ -16,15 +16,6 @@ from metalens.learners import GradientLearner, Learner, State
 TaskLoss = Callable[[Learner, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def adapted_loss(
-    learner: Learner, support: Tensor, y_support: Tensor, query: Tensor, y_query: Tensor
-) -> Tensor:
-    """Return the learner's outer loss: of the adapted model on the query set."""
-    state = learner.adapt_encoded(learner.encode(support), y_support)
-    z = learner.encode(query)
-    return learner.outer_loss(state, learner.predict_encoded(state, z), z, y_query)
-
-
 def example_losses(
     learner: Learner, support: Tensor, y_support: Tensor, query: Tensor, y_query: Tensor
 ) -> Tensor:

@@ -26,7 +26,7 @@ from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
 from metalens.learners import GradientLearner, Learner
-from metalens.outer_loop import OuterLoop, Run
+from metalens.outer_loop import Run
 from metalens.results.figures import COLORS, STYLE, WIDTH
 from metalens.results.statistics import FRACTIONS
 from metalens.studies.arms import ArmStudy, Point
@@ -174,20 +174,12 @@ class ComplexityStudy(ArmStudy):
                         frames.append(rows.assign(series=name, seed=cell.seed, step=step, split=split))
 
         watcher.start_training(cells, part.steps)
-        loop = OuterLoop(
-            steps=part.steps,
-            meta_batch=part.meta_batch,
-            outer_lr=part.outer_lr,
-            outer_optimizer=part.outer_optimizer,
-            schedule=part.schedule,
-            clip_norm=part.clip_norm,
-        )
+        loop = part.outer_loop()
         train(runs, loop, compile=part.compile, seed=cells[0].seed, fabric=fabric_of(part), progress=observe)
         return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:
-        pool = getattr(tasks, "n_train_tasks", None) if tasks.split == "train" else None
-        return self.observed if pool is None else min(pool, self.observed)
+        return self.observed if tasks.pool_size is None else min(tasks.pool_size, self.observed)
 
     def _difficulties(self, part: Recipe, seed: int, learner: Learner) -> Iterator[pd.DataFrame]:
         """Yield the difficulty and the group of the observed tasks of each split."""

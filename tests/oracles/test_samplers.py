@@ -10,11 +10,11 @@ from torch import nn
 from torch.func import functional_call
 
 from metalens import ANIL, IMAML, MAML, R2D2, Episode, ProtoNet, Reptile
+from metalens.episode import adapted_loss
 from metalens.samplers.asr import example_scores, slopes_of_examples, slopes_of_tasks, task_scores
 from metalens.samplers.ats import log_probability, scheduler_scores
 from metalens.samplers.dpp import drawn_diverse, kernel_of
 from metalens.samplers.gradients import (
-    adapted_loss,
     example_losses,
     example_slopes,
     query_loss,
