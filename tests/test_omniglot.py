@@ -143,6 +143,22 @@ def test_a_partial_copy_warns_once_with_both_counts(synthetic):
     assert caught[0].filename == __file__
 
 
+def test_a_seed_chooses_characters_to_train_on(make):
+    few = [make(n_train_characters=3, n_way=2, seed=seed) for seed in (0, 0, 1)]
+    chosen = [set(tasks._characters) for tasks in few]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert few[0].n_classes == 12
+    everything = make(n_way=2)
+    assert chosen[0] < set(everything._characters)
+    drawn = few[2].batch(range(200)).query.x
+    expected = everything._drawings[[c * 20 for c in chosen[2]]][:, :, 0]
+    ink = upright(drawn)[0][..., 0].sum(-1).unique().round().int().tolist()
+    assert ink == sorted((expected > 0).sum(1).tolist())
+    assert make("test", n_train_characters=3, n_way=2).n_characters == 3
+    with pytest.raises(MetaLensError, match=r"n_train_characters must be between 1 and 8, .* got 9"):
+        make(n_train_characters=9)
+
+
 # Tasks
 
 
@@ -229,7 +245,7 @@ def test_only_with_fixed_slots_does_a_class_keep_its_label(make, slots, several)
     ("settings", "message"),
     [
         ({"n_way": 0}, "n_way must be at least 2, got 0."),
-        ({"n_way": 33}, "n_way must be at most 32, the number of classes found for the train split, got 33."),
+        ({"n_way": 33}, "n_way must be at most 32, the number of classes of the train split, got 33."),
         ({"k_shot": 0}, "k_shot must be at least 1, got 0."),
         ({"n_query": 0}, "n_query must be at least 1, got 0."),
         ({"k_shot": 6, "n_query": 15}, "k_shot + n_query must be at most 20,"),

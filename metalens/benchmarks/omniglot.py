@@ -34,6 +34,7 @@ class OmniglotRecipe(Recipe):
         n_filters: channels of every block of Conv4.
         scheme: how characters are split: vinyals (1,028/172/423) or finn (1,100/100/rest).
         slots: random, or fixed: slot j of every task is drawn from the same group of classes.
+        n_train_characters: characters to train on, chosen by the seed; null for all.
         rotations: count each quarter turn of a character as a class of its own.
         folder: folder with the two upstream zips; by default METALENS_DATA, then a download.
     """
@@ -42,6 +43,7 @@ class OmniglotRecipe(Recipe):
     n_filters: int = 64
     scheme: Literal["vinyals", "finn"] = "vinyals"
     slots: Literal["random", "fixed"] = "random"
+    n_train_characters: int | None = None
     rotations: bool = True
     folder: str | None = None
     k_shot: int = 1
@@ -69,6 +71,7 @@ class OmniglotRecipe(Recipe):
             rotations=self.rotations,
             scheme=self.scheme,
             slots=self.slots,
+            n_train_characters=self.n_train_characters,
             seed=seed,
             folder=self.folder,
         )

@@ -54,12 +54,13 @@ class Omniglot(BlockDistribution):
         slots: `"random"`, so that any class can have any label, or `"fixed"`: the classes are divided
             once into n_way groups, and label j always stands for a class of group j. A model can then
             memorize labels instead of learning from the support set.
+        n_train_characters: how many characters to train on, chosen at random by the seed; `None` for all.
         seed: see `TaskDistribution`.
         folder: a folder with upstream's two zip files, or `None` to look for them.
 
     Attributes:
-        n_characters: characters of the split that were found.
-        n_classes: classes of the split, 4 per character with rotations.
+        n_characters: characters that tasks are made of: those of the split that were found, or chosen.
+        n_classes: classes that tasks are made of, 4 per character with rotations.
         alphabets: names of the alphabets that were found, of all splits.
 
     Raises:
@@ -87,6 +88,7 @@ class Omniglot(BlockDistribution):
         rotations: bool = True,
         scheme: Scheme = "vinyals",
         slots: Slots = "random",
+        n_train_characters: int | None = None,
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -95,26 +97,29 @@ class Omniglot(BlockDistribution):
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.rotations, self.scheme, self.slots = rotations, scheme, slots
 
+        self._turns = 4 if rotations else 1
         images = load_images(folder)
         kept = np.flatnonzero(split_characters(images.numbers, images.alphabets, split, scheme))
+        if len(images.numbers) < N_CHARACTERS:
+            warnings.warn(
+                f"Found {len(images.numbers)} of Omniglot's {N_CHARACTERS} characters; the {split} split "
+                f"keeps {len(kept) * self._turns} classes.",
+                stacklevel=2,
+            )
+        self.n_train_characters = n_train_characters
+        if split == "train" and n_train_characters is not None:
+            kept = self._choose(kept, n_train_characters)
         self._drawings = images.pixels.reshape(-1, SIDE, SIDE)
         self._characters = kept
         alphabets, self._alphabet_of = np.unique(images.alphabets, return_inverse=True)
         self.alphabets = alphabets.tolist()
-        self._turns = 4 if rotations else 1
         self.n_characters = len(kept)
         self.n_classes = self.n_characters * self._turns
 
-        if len(images.numbers) < N_CHARACTERS:
-            warnings.warn(
-                f"Found {len(images.numbers)} of Omniglot's {N_CHARACTERS} characters; the {split} split "
-                f"keeps {self.n_classes} classes.",
-                stacklevel=2,
-            )
         if n_way > self.n_classes:
             raise MetaLensError(
-                f"n_way must be at most {self.n_classes}, the number of classes found for the {split} "
-                f"split, got {n_way}."
+                f"n_way must be at most {self.n_classes}, the number of classes of the {split} split, "
+                f"got {n_way}."
             )
         shuffled = self._generator(2, 0).permutation(self.n_classes)
         self._groups = np.array_split(shuffled, n_way)
@@ -163,6 +168,14 @@ class Omniglot(BlockDistribution):
 
     def batch(self, indices: Sequence[int]) -> Task:
         return super().batch(indices).map(self._with_pixels)
+
+    def _choose(self, characters: np.ndarray, n: int) -> np.ndarray:
+        if not 1 <= n <= len(characters):
+            raise MetaLensError(
+                f"n_train_characters must be between 1 and {len(characters)}, the characters found for the "
+                f"train split, got {n}."
+            )
+        return np.sort(self._generator(3, 0).permutation(characters)[:n])
 
     def _draw_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:
         if self.slots == "fixed":

@@ -26,6 +26,7 @@ class ControlStudy(ArmStudy):
         more_steps: outer steps of the plain learner in the control of equal compute, as a multiple; the
             training times stand in the table.
         baselines: learners that train on each task alone.
+        controls: the controls to train, by their names in the figure; null for all that apply.
     """
 
     weight: float = 0.1
@@ -34,6 +35,7 @@ class ControlStudy(ArmStudy):
     baselines: list[str] = field(
         default_factory=lambda: ["Ridge", "KNN", "RandomForest(n_trees=30)", "FromScratch"]
     )
+    controls: list[str] | None = None
 
     axis: ClassVar[str] = "control"
 
@@ -43,25 +45,32 @@ class ControlStudy(ArmStudy):
             raise MetaLensError(f"more_steps must be at least 1, got {self.more_steps}.")
 
     def points(self) -> list[Point]:
-        relations = {
-            METHOD: "learned",
-            "all-ones": "uniform",
-            "shuffled": "shuffled",
-            "fixed cosine": "frozen",
-        }
+        everything = self._controls()
+        chosen = [control.series for control in everything] if self.controls is None else self.controls
+        if unknown := sorted(set(chosen) - {control.series for control in everything}):
+            raise MetaLensError(
+                f"controls has names that do not apply here: {', '.join(unknown)}; it can have "
+                f"{', '.join(control.series for control in everything)}."
+            )
+        method = Point(METHOD, 0, self._term("learned"))
+        controls = [control for control in everything if control.series in chosen]
+        alone = [Point(learner, 0, learner=learner, changes={"n_val_tasks": 0}) for learner in self.baselines]
+        return [Point(self.reference, 0), method, *controls, *alone]
+
+    def _controls(self) -> list[Point]:
+        relations = {"all-ones": "uniform", "shuffled": "shuffled", "fixed cosine": "frozen"}
         if self.has_traits:
             relations |= {KNOWN: "known", f"{KNOWN}, shuffled": "known_shuffled"}
-        further = f", {self.settings}" if self.settings else ""
-        terms = [
-            Point(series, 0, f"TRLearner(weight={self.weight}, relations={kind}{further})")
-            for series, kind in relations.items()
-        ]
+        terms = [Point(series, 0, self._term(kind)) for series, kind in relations.items()]
         if self.has_classes:
             terms += [Point(name, 0, f"{name}(weight={self.weight})") for name in FOR_CLASSES]
         steps = round(self.recipe().steps * self.more_steps)
         longer = Point(f"{self.reference}, {self.more_steps:g} × steps", 0, changes={"steps": steps})
-        alone = [Point(learner, 0, learner=learner, changes={"n_val_tasks": 0}) for learner in self.baselines]
-        return [Point(self.reference, 0), *terms, longer, *alone]
+        return [*terms, longer]
+
+    def _term(self, relations: str) -> str:
+        further = f", {self.settings}" if self.settings else ""
+        return f"TRLearner(weight={self.weight}, relations={relations}{further})"
 
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
         """Do as every study of arms, and compare the controls with TRLearner as well.
@@ -93,18 +102,17 @@ class ControlStudy(ArmStudy):
         rows, against = primary(tables["summary"]), primary(tables["against_trlearner"])
         method = rows[rows["series"] == METHOD]
         wrong = against[against["series"].isin(("all-ones", "shuffled"))]
-        found = [
-            f"TRLearner against {self.reference}: {in_words(method.iloc[0])}.",
-            outcome(wrong, "controls with wrong relations", METHOD),
-            agreement("the term improves on the plain learner", any_gain(method)),
-        ]
+        found = [f"TRLearner against {self.reference}: {in_words(method.iloc[0])}."]
         known = rows[rows["series"] == KNOWN]
         if len(known):
-            found.insert(1, f"With relations known from traits: {in_words(known.iloc[0])}.")
-        if len(significant(wrong, "worse")) == len(wrong):
-            found.append("Learned relations are better than wrong ones, so the relations themselves matter.")
-        else:
+            found.append(f"With relations known from traits: {in_words(known.iloc[0])}.")
+        if len(wrong):
+            found.append(outcome(wrong, "controls with wrong relations", METHOD))
+            shown = len(significant(wrong, "worse")) == len(wrong)
             found.append(
-                "That the relations themselves matter is not shown: wrong ones do not do clearly worse."
+                "Learned relations are better than wrong ones, so the relations themselves matter."
+                if shown
+                else "That the relations themselves matter is not shown: wrong ones do not do clearly worse."
             )
+        found.append(agreement("the term improves on the plain learner", any_gain(method)))
         return found
