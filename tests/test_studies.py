@@ -95,11 +95,11 @@ def test_wrong_settings_are_one_sentence(changes, words):
         replace(study("trlearner-lambda"), **changes).parts()
 
 
-def test_chosen_controls_are_trained_and_others_refused():
-    some = replace(tiny("trlearner-controls"), controls=["shuffled"], baselines=[])
+def test_chosen_controls_are_trained_and_unknown_ones_refused():
+    some = replace(tiny("trlearner-controls"), controls=["shuffled", "OthersEntropy"], baselines=[])
     assert [point.series for point in some.points()] == ["plain learner", "TRLearner", "shuffled"]
-    with pytest.raises(MetaLensError, match=r"controls has names that do not apply here: .*OthersEntropy"):
-        replace(some, controls=["OthersEntropy"]).points()
+    with pytest.raises(MetaLensError, match=r"no controls named all-ones; choose from uniform, shuffled"):
+        replace(some, controls=["all-ones"])
 
 
 def test_damaged_studies_are_one_sentence(tmp_path):

@@ -40,6 +40,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "depths": (int, "Numbers of meta-layers to compare."),
     "samplers": (str, "Task samplers to compare."),
     "baselines": (str, "Learners that train on each task alone."),
+    "controls": (str, "Controls to train, by the name of their relations or regularizer, or more_steps."),
     "spreads": (float, "Spreads of the latent numbers of the tasks, 0 to 1."),
     "samples": (int, "Numbers of examples per task."),
     "tasks": (int, "Numbers of tasks."),
@@ -116,7 +117,7 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
     lists = _list_fields(experiment)
     for name in lists:
         kind, text = LISTS[name]
-        parser.add_argument(f"--{name}", type=kind, nargs="+", help=text)
+        parser.add_argument(f"--{name}", type=kind, nargs="*", help=text)
     parser.add_class_arguments(type(experiment), skip=FIXED | set(lists))
     names = {field.name for field in fields(experiment)}
     parser.set_defaults({name: getattr(experiment, name) for name in names - FIXED})

@@ -13,7 +13,16 @@ from metalens.studies.comparison import agreement, any_gain, compare, in_words, 
 from metalens.studies.drawing import forest
 from metalens.studies.study import Drawing, Tables
 
-METHOD, KNOWN = "TRLearner", "known relations"
+METHOD, KNOWN, MORE_STEPS = "TRLearner", "known relations", "more_steps"
+CONTROLS = {  # the name of a control, which is that of its relations or regularizer, and of its series
+    "uniform": "all-ones",
+    "shuffled": "shuffled",
+    "frozen": "fixed cosine",
+    "known": KNOWN,
+    "known_shuffled": f"{KNOWN}, shuffled",
+    **{name: name for name in FOR_CLASSES},
+    MORE_STEPS: "plain learner with more steps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,7 @@ class ControlStudy(ArmStudy):
         more_steps: outer steps of the plain learner in the control of equal compute, as a multiple; the
             training times stand in the table.
         baselines: learners that train on each task alone.
-        controls: the controls to train, by their names in the figure; null for all that apply.
+        controls: the controls to train; those that need classes or traits are left out where tasks have none.
     """
 
     weight: float = 0.1
@@ -35,7 +44,7 @@ class ControlStudy(ArmStudy):
     baselines: list[str] = field(
         default_factory=lambda: ["Ridge", "KNN", "RandomForest(n_trees=30)", "FromScratch"]
     )
-    controls: list[str] | None = None
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
 
     axis: ClassVar[str] = "control"
 
@@ -43,30 +52,27 @@ class ControlStudy(ArmStudy):
         super().__post_init__()
         if self.more_steps < 1:
             raise MetaLensError(f"more_steps must be at least 1, got {self.more_steps}.")
+        if unknown := [name for name in self.controls if name not in CONTROLS]:
+            raise MetaLensError(
+                f"There are no controls named {', '.join(unknown)}; choose from {', '.join(CONTROLS)}."
+            )
 
     def points(self) -> list[Point]:
-        everything = self._controls()
-        chosen = [control.series for control in everything] if self.controls is None else self.controls
-        if unknown := sorted(set(chosen) - {control.series for control in everything}):
-            raise MetaLensError(
-                f"controls has names that do not apply here: {', '.join(unknown)}; it can have "
-                f"{', '.join(control.series for control in everything)}."
-            )
         method = Point(METHOD, 0, self._term("learned"))
-        controls = [control for control in everything if control.series in chosen]
+        controls = [self._control(name) for name in CONTROLS if name in self.controls and self._applies(name)]
         alone = [Point(learner, 0, learner=learner, changes={"n_val_tasks": 0}) for learner in self.baselines]
         return [Point(self.reference, 0), method, *controls, *alone]
 
-    def _controls(self) -> list[Point]:
-        relations = {"all-ones": "uniform", "shuffled": "shuffled", "fixed cosine": "frozen"}
-        if self.has_traits:
-            relations |= {KNOWN: "known", f"{KNOWN}, shuffled": "known_shuffled"}
-        terms = [Point(series, 0, self._term(kind)) for series, kind in relations.items()]
-        if self.has_classes:
-            terms += [Point(name, 0, f"{name}(weight={self.weight})") for name in FOR_CLASSES]
-        steps = round(self.recipe().steps * self.more_steps)
-        longer = Point(f"{self.reference}, {self.more_steps:g} × steps", 0, changes={"steps": steps})
-        return [*terms, longer]
+    def _applies(self, control: str) -> bool:
+        if control in FOR_CLASSES:
+            return self.has_classes
+        return self.has_traits or not control.startswith("known")
+
+    def _control(self, name: str) -> Point:
+        if name == MORE_STEPS:
+            return Point(CONTROLS[name], 0, changes={"steps": round(self.recipe().steps * self.more_steps)})
+        term = f"{name}(weight={self.weight})" if name in FOR_CLASSES else self._term(name)
+        return Point(CONTROLS[name], 0, term)
 
     def _term(self, relations: str) -> str:
         further = f", {self.settings}" if self.settings else ""
