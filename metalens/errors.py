@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend."""
+"""What is raised for mistakes that the user can mend."""
 
 
 class MetaLensError(ValueError):
@@ -11,4 +11,12 @@ class MetaLensError(ValueError):
     Traceback (most recent call last):
     ...
     metalens.errors.MetaLensError: n_way must be at least 2, got 0.
+    """
+
+
+class DivergenceError(MetaLensError):
+    """Training came to a loss that is not finite, and ended there.
+
+    >>> issubclass(DivergenceError, MetaLensError)
+    True
     """

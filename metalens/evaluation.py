@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,25 @@ def evaluate(
             ]
             frames.append(pd.concat(tables))
     return pd.concat(processes.collect(frames), ignore_index=True)
+
+
+def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataFrame:
+    """Return the rows of `evaluate` for a learner whose training diverged: no value is a number.
+
+    >>> from metalens import Sinusoid
+    >>> undefined_scores(Sinusoid("test"), n_tasks=1).values.tolist()
+    [[0, 'mse', nan]]
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    y = tasks.batch([0]).query.y
+    n_outputs = y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
+    predictions = torch.full((*y.shape[:2], n_outputs), torch.nan)
+    tables = [
+        pd.DataFrame({"task": range(n_tasks), "metric": metric, "value": math.nan})
+        for metric in task_metrics(predictions, y, tasks.further_metrics)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from metalens import distributions, learners, networks, regularizers, samplers
 from metalens.distributions import *
 from metalens.episode import Episode
-from metalens.errors import MetaLensError
+from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import evaluate
 from metalens.learners import *
 from metalens.networks import *
@@ -16,6 +16,7 @@ from metalens.tasks import Examples, Task, stack_tasks
 from metalens.training import fit, fit_together
 
 __all__ = [
+    "DivergenceError",
     "Episode",
     "Examples",
     "MetaLensError",

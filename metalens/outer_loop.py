@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metalens.distributions import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place, stack_tasks
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 Progress = Callable[[int, float], None]
@@ -90,14 +91,17 @@ class OuterLoop:
     ) -> None:
         """Train what the module computes, and write the learning curves of the runs.
 
+        A run whose loss is no longer finite ends with that step, and the others go on.
+
         Args:
             module: `tasks -> loss terms` of the objective of a single run, or of the replicas of all.
             runs: the objectives with their tasks.
             fabric: device, precision and strategy.
-            progress: called with the step's number and its loss, a mean over the runs, after every step.
+            progress: called with the step's number and its loss, a mean over the runs that go on, after every
+                step.
 
         Raises:
-            MetaLensError: a loss is no longer finite.
+            DivergenceError: no run has a finite loss any more.
         """
         # A fused optimizer would undo the scaling of 16-mixed by itself, too late for clipping.
         fused = fabric.device.type in ("cpu", "cuda") and fabric.strategy.precision.precision != "16-mixed"
@@ -118,9 +122,12 @@ class OuterLoop:
             losses = outer_loss(terms)
             terms, means = processes.mean((terms, losses))
             values = means.flatten().tolist()
-            if not all(map(math.isfinite, values)):
+            going_on = _going_on(runs, step, values, terms)
+            if not going_on:
+                for run in runs:
+                    run.keep_best()
                 numbers = sorted(choices[0].numbers)
-                raise MetaLensError(
+                raise DivergenceError(
                     f"The loss is {', '.join(map(str, values))} at step {step} (tasks {numbers[0]} to "
                     f"{numbers[-1]}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
                 )
@@ -138,18 +145,18 @@ class OuterLoop:
             sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
             if step % log_every == 0 or step == self.steps:
                 n = log_every if step % log_every == 0 else step % log_every
-                for name, total in sums.items():
-                    for run, value in zip(runs, total.flatten().tolist(), strict=True):
-                        run.rows.append((step, "train", name, value / n))
+                for number in going_on:
+                    runs[number].note(step, {k: v.flatten()[number].item() / n for k, v in sums.items()})
                 sums = {}
-            for number, run in enumerate(runs):
+            for number in going_on:
+                run = runs[number]
                 if run.is_diagnosed(step, self.steps):
                     own = batch if len(runs) == 1 else pytree.tree_map(lambda t, r=number: t[r], batch)
                     shares = {name: (term / means).flatten()[number] for name, term in terms.items()}
                     run.diagnose(step, own, shares)
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
-                progress(step, sum(values) / len(values))
+                progress(step, sum(values[number] for number in going_on) / len(going_on))
         for run in runs:
             run.keep_best()
 
@@ -164,6 +171,7 @@ class Run:
         validation: held-out tasks; with them the best weights are kept.
         sampler: which of the training tasks make each batch.
         rows: its learning curve: step, split, metric, value.
+        diverged: the step whose loss was not finite, with which training ended; `None` otherwise.
     """
 
     objective: Objective
@@ -171,8 +179,20 @@ class Run:
     validation: Validation | None = None
     sampler: TaskSampler = field(default_factory=Uniform)
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+    diverged: int | None = None
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to be used: not after a divergence before any validation."""
+        return self.diverged is None or self._best_weights is not None
+
+    def curve(self) -> pd.DataFrame:
+        """Return the learning curve."""
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        return pd.DataFrame(self.rows, columns=["step", "split", "metric", "value"])
 
     def choose(self, step: int, meta_batch: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""
@@ -189,7 +209,11 @@ class Run:
         found = self.objective.diagnostics(place(tasks, learner.device, learner.dtype))
         if len(shares) > 1:
             found |= {f"{name}_share": share.item() for name, share in shares.items()}
-        self.rows += [(step, "train", name, value) for name, value in found.items()]
+        self.note(step, found)
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """Write values of training into the learning curve."""
+        self.rows += [(step, "train", name, value) for name, value in values.items()]
 
     def validate(self, step: int, *, is_last: bool) -> None:
         """Score the objective on its held-out tasks where that is due, and remember the best weights."""
@@ -215,6 +239,16 @@ class Run:
         """Return to the best weights, where there was a validation."""
         if self._best_weights is not None:
             self.objective.load_state_dict(self._best_weights)
+
+
+def _going_on(runs: Sequence[Run], step: int, losses: list[float], terms: dict[str, Tensor]) -> list[int]:
+    """Return the numbers of the runs that have not diverged, and end those that just did."""
+    for number, (run, loss) in enumerate(zip(runs, losses, strict=True)):
+        if run.diverged is None and not math.isfinite(loss):
+            run.diverged = step
+            own = {name: term.flatten()[number].item() for name, term in terms.items()}
+            run.note(step, {**own, "diverged": 1.0})
+    return [number for number, run in enumerate(runs) if run.diverged is None]
 
 
 def side_by_side(batches: Sequence[Task]) -> Task:

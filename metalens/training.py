@@ -87,7 +87,9 @@ def fit(
 
     Raises:
         MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
-            shared equally, the Fabric cannot be used, or the loss is no longer finite.
+            shared equally, or the Fabric cannot be used.
+        DivergenceError: the loss is no longer finite; the objective has the best weights so far if there was
+            a validation.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
     >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch=4)
@@ -143,7 +145,8 @@ def fit_together(
 
     Each ends as `fit` would leave it, up to the rounding of numbers; together they take little more time than
     one, as long as the networks are small. They may differ in weights and in settings that are real numbers:
-    seeds, inner step sizes, strengths of regularizers.
+    seeds, inner step sizes, strengths of regularizers. One whose loss is no longer finite ends there, and the
+    others go on; the last row of its curve is `diverged`.
 
     Args:
         objectives: R objectives of equal structure, trained in place.
@@ -169,6 +172,7 @@ def fit_together(
         ReplicationError: the objectives differ in more than numbers, draw random numbers in a step, loop
             over tasks, or have samplers that ask the model; nothing was changed, and `fit` can train them one
             by one.
+        DivergenceError: no objective has a finite loss any more.
         MetaLensError: as `fit`.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit_together, mlp
@@ -222,8 +226,6 @@ def train(
     """
     for run in runs:
         run.objective.check_meta_batch(loop.meta_batch, 1 if fabric is None else fabric.world_size)
-    import pandas as pd  # takes as long to import as all of MetaLens
-
     if fabric is None:
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
 
@@ -241,7 +243,7 @@ def train(
             if is_trained(module):
                 with _every_gradient_needed():
                     loop.descend(module, runs, fabric, progress)
-    return [pd.DataFrame(run.rows, columns=["step", "split", "metric", "value"]) for run in runs]
+    return [run.curve() for run in runs]
 
 
 @contextmanager

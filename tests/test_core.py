@@ -18,6 +18,7 @@ from metalens import (
     ANIL,
     MAML,
     ClusteredSinusoid,
+    DivergenceError,
     Episode,
     Examples,
     FromScratch,
@@ -259,6 +260,23 @@ def test_divergence_in_training_is_one_sentence():
     learner = MAML(mlp(), inner_lr=50.0, inner_steps=40)
     with pytest.raises(MetaLensError, match=r"at step \d+ \(tasks \d+ to \d+\): training diverged"):
         fit(Objective(learner), Sinusoid(), steps=5, meta_batch=3)
+
+
+def test_a_divergence_leaves_the_best_weights_so_far():
+    class Exploding(Sinusoid):
+        def batch(self, indices):
+            tasks = super().batch(indices)
+            return tasks.map(lambda e: Examples(e.x, e.y * (1e30 if max(indices) >= 12 else 1)))
+
+    objective, short = small(), small()
+    short.load_state_dict(objective.state_dict())
+    validation = Validation(Sinusoid("val"), n_tasks=5, every=3)
+    settings = {"meta_batch": 3, "validation": validation}
+    with pytest.raises(DivergenceError, match="at step 5"):
+        fit(objective, Exploding(), steps=9, **settings)
+    fit(short, Sinusoid(), steps=3, **settings)
+    for name, value in short.state_dict().items():
+        torch.testing.assert_close(objective.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(

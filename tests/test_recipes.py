@@ -80,6 +80,31 @@ def test_a_run_in_which_nothing_is_trained_has_a_report(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Found")
 @pytest.mark.usefixtures("omniglot")
+@pytest.mark.parametrize("together", ["auto", False])
+def test_a_training_that_diverges_is_a_result(tmp_path, together):
+    arms = ["none", "TRLearner(weight=1e39)"]
+    recipe = replace(RECIPES["sinusoid-5shot"], **TINY, regularizers=arms, together=together)
+    run(recipe, tmp_path)
+    results, metrics = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("results", "metrics"))
+    is_nan = results.value.isna()
+    assert (is_nan == (results.regularizers != "none")).all()
+    assert metrics[metrics.metric == "diverged"][["regularizers", "seed", "step"]].values.tolist() == [
+        ["TRLearner(weight=1e+39)", seed, 1] for seed in recipe.seeds
+    ]
+    cells = json.loads((tmp_path / "manifest.json").read_text())["cells"]
+    assert [cell["diverged"] for cell in cells] == [None, None, 1, 1]
+    page = write_report(tmp_path).read_text()
+    assert "training diverged with seed 0 at step 1, seed 1 at step 1." in page
+
+
+def test_a_run_in_which_everything_diverges_is_one_sentence(tmp_path):
+    recipe = replace(RECIPES["sinusoid-5shot"], **TINY, regularizers=["TRLearner(weight=1e39)"])
+    with pytest.raises(
+        MetaLensError, match=r"Every training diverged, that of MAML \+ TRLearner\(.*at step 1"
+    ):
+        run(recipe, tmp_path)
+
+
 def test_every_learner_runs_on_images(tmp_path):
     changes = {**TINY, "learner": list(LEARNERS), "regularizers": ["none"], "seeds": [0]}
     run(replace(RECIPES["omniglot-5w1s"], n_filters=4, n_query=2, **changes), tmp_path)

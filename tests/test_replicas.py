@@ -1,6 +1,7 @@
 """Objectives side by side: trained as each would be alone, or refused with a reason and left as they were."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 from metalens import (
     ANIL,
     MAML,
+    DivergenceError,
     Episode,
     FromScratch,
     MAMLPlusPlus,
@@ -189,9 +191,28 @@ def test_each_objective_needs_its_tasks():
         fit_together([], [], steps=2, meta_batch=4)
 
 
-def test_a_diverged_replica_stops_training():
-    with pytest.raises(MetaLensError, match=r"The loss is [\d.]+, (nan|inf) at step"):
-        fit_together([maml(inner_lr=0.01), maml(inner_lr=1e200)], [Doubled()] * 2, steps=9, meta_batch=4)
+def test_a_diverged_replica_ends_and_the_others_go_on():
+    rates = (0.01, 1e200, 0.02)
+    objectives = [maml(inner_lr=rate) for rate in rates]
+    told = []
+    curves = fit_together(
+        objectives, [Doubled()] * 3, steps=9, meta_batch=4, progress=lambda step, loss: told.append(loss)
+    )
+    assert len(told) == 9
+    assert all(map(math.isfinite, told))
+    assert curves[1].iloc[-1].tolist()[1:] == ["train", "diverged", 1.0]
+    assert curves[1]["step"].max() < 9
+    for number in (0, 2):
+        alone = maml(inner_lr=rates[number])
+        curve = fit(alone, Doubled(), steps=9, meta_batch=4)
+        np.testing.assert_allclose(curves[number]["value"], curve["value"], rtol=1e-7)
+        for parameter, own in zip(objectives[number].parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(parameter, own, rtol=1e-6, atol=1e-9)
+
+
+def test_when_all_replicas_diverge_training_stops():
+    with pytest.raises(DivergenceError, match=r"The loss is (nan|inf), (nan|inf) at step"):
+        fit_together([maml(inner_lr=1e200), maml(inner_lr=2e200)], [Doubled()] * 2, steps=9, meta_batch=4)
 
 
 TINY = replace(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metalens import MAML, MetaLensError, Sinusoid, mlp
-from metalens.studies import STUDIES, study
+from metalens.studies import STUDIES, get_study
 from metalens.studies.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
 from metalens.studies.complexity import GROUPS, difficulty
 from metalens.studies.excess_risk import ACCURATE, ALONE, SHUFFLED, UNIFORM, solve
@@ -36,7 +36,7 @@ TINY = {
 
 def tiny(name):
     settings = TINY[name] if name.startswith("theory") else {**TINY[name], "steps": 2, "base": BASE}
-    return replace(study(name), seeds=[0, 1], **settings)
+    return replace(get_study(name), seeds=[0, 1], **settings)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -92,7 +92,7 @@ def test_points_with_equal_settings_share_a_run():
 )
 def test_wrong_settings_are_one_sentence(changes, words):
     with pytest.raises(MetaLensError, match=words):
-        replace(study("trlearner-lambda"), **changes).parts()
+        replace(get_study("trlearner-lambda"), **changes).parts()
 
 
 def test_chosen_controls_are_trained_and_unknown_ones_refused():
@@ -100,6 +100,18 @@ def test_chosen_controls_are_trained_and_unknown_ones_refused():
     assert [point.series for point in some.points()] == ["plain learner", "TRLearner", "shuffled"]
     with pytest.raises(MetaLensError, match=r"no controls named all-ones; choose from uniform, shuffled"):
         replace(some, controls=["all-ones"])
+
+
+def test_a_training_that_diverges_is_a_point_without_a_mean(tmp_path):
+    run_study(replace(tiny("trlearner-lambda"), weights=[0.1, 1e39]), tmp_path)
+    chosen, tables, _ = read_study(tmp_path)
+    lost = tables["summary"]["setting"] == 1e39
+    assert tables["summary"].loc[lost, ["mean", "difference"]].isna().all(axis=None)
+    assert np.isfinite(tables["summary"].loc[~lost, "mean"]).all()
+    sentences = chosen.cautions(tables)
+    assert "Training of TRLearner at 1e+39 diverged with seed 0 at step 1." in sentences
+    assert sentences[-1].startswith("Without a mean, ")
+    assert sentences[-1] in write_study_report(tmp_path).read_text()
 
 
 def test_damaged_studies_are_one_sentence(tmp_path):
@@ -202,7 +214,7 @@ def test_linear_models_minimize_the_objective_of_trlearner():
 
 def test_accurate_relations_have_the_smallest_excess_risk_where_tasks_spread():
     """Theorems 2 and 3 at a confidence of 99.9 %: 20 × 30 independent repetitions."""
-    chosen = replace(study("theory-excess-risk"), repetitions=30)
+    chosen = replace(get_study("theory-excess-risk"), repetitions=30)
     risks = {name: [] for name in (ACCURATE, UNIFORM, SHUFFLED, ALONE)}
     for seed in range(20):
         generator = torch.Generator().manual_seed(1000 + seed)
@@ -217,7 +229,7 @@ def test_accurate_relations_have_the_smallest_excess_risk_where_tasks_spread():
 
 
 def test_the_average_is_of_the_others_own_models():
-    chosen = replace(study("theory-excess-risk"), repetitions=2, n_features=1, noise=0.0, ridge=1e-12)
+    chosen = replace(get_study("theory-excess-risk"), repetitions=2, n_features=1, noise=0.0, ridge=1e-12)
     found = chosen.excess_risks(torch.Generator().manual_seed(0), spread=0.0, n_samples=2, n_tasks=4)
     for name, risk in found.items():  # without noise, ridge and spread every model is the truth
         assert risk.max() < 1e-12, name
@@ -227,7 +239,7 @@ def test_the_average_is_of_the_others_own_models():
 
 
 def test_without_spread_the_kind_of_relations_does_not_matter():
-    chosen = replace(study("theory-excess-risk"), repetitions=5)
+    chosen = replace(get_study("theory-excess-risk"), repetitions=5)
     generator = torch.Generator().manual_seed(0)
     risks = chosen.excess_risks(generator, spread=0.0, n_samples=5, n_tasks=10)
     for name in (UNIFORM, SHUFFLED):
@@ -236,7 +248,7 @@ def test_without_spread_the_kind_of_relations_does_not_matter():
 
 def test_the_gain_by_shared_features_grows_with_similarity():
     """Theorem 1 at a confidence of 99.9 %: 20 × 100 independent repetitions."""
-    chosen = replace(study("theory-shared-features"), repetitions=100)
+    chosen = replace(get_study("theory-shared-features"), repetitions=100)
     gains, randoms = [], []
     for similarity in (0.0, 0.5, 1.0):
         accuracies = [

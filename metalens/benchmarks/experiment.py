@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,12 +29,13 @@ from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.workers import as_completed
 from metalens.distributions import Split
 from metalens.episode import Episode
-from metalens.errors import MetaLensError
-from metalens.evaluation import evaluate, mean_scores
+from metalens.errors import DivergenceError, MetaLensError
+from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
 from metalens.files import MANIFEST
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
+from metalens.outer_loop import Run
 from metalens.regularizers import TRLearner
 from metalens.training import prepared, processes_of, train, training_tasks
 
@@ -57,6 +59,11 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
     tables: dict[str, list[pd.DataFrame]]
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether training came to weights that could be tested."""
+        return self.facts["diverged"] is None or not all(map(math.isnan, self.scores.values()))
+
 
 class Watcher:
     """Told what an experiment is doing; does nothing unless overridden."""
@@ -70,12 +77,21 @@ class Watcher:
     def step(self, step: int, loss: float) -> None:
         """An outer step was taken."""
 
-    def end_cell(self, cell: Cell, scores: dict[str, float]) -> None:
-        """One arm with one seed was trained and tested; mean test scores by metric."""
+    def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
+        """One arm with one seed was trained and tested.
+
+        Args:
+            cell: the arm and the seed.
+            scores: mean test scores by metric.
+            diverged: the step at which training diverged, if it did.
+        """
 
 
 def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watcher | None = None) -> None:
     """Train and test every arm with every seed, and write the run's files into a folder.
+
+    A training that diverges is a result: it is scored with the best weights that were validated before, and
+    without any, its test scores are not numbers.
 
     Args:
         recipe: what to run.
@@ -86,7 +102,8 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
         watcher: told about progress.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled, or training diverged.
+        MetaLensError: the recipe cannot be assembled.
+        DivergenceError: every training diverged.
     """
     watcher = watcher or Watcher()
     arms = arms_of(recipe)
@@ -104,10 +121,16 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
             arm, seed = outcome.cell
             name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
             save_file(outcome.weights, folder / "weights" / name)
-            watcher.end_cell(outcome.cell, outcome.scores)
+            watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
     if folder is None:
         return
     in_order = [outcomes[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
+    if not any(outcome.is_scored for outcome in in_order):
+        cell, step = in_order[0].cell, in_order[0].facts["diverged"]
+        raise DivergenceError(
+            f"Every training diverged, that of {cell.arm} with seed {cell.seed} at step {step}; lower "
+            "inner_lr or outer_lr, or set clip_norm."
+        )
     for name in in_order[0].tables:
         frames = [frame for outcome in in_order for frame in outcome.tables[name]]
         if frames:
@@ -186,39 +209,36 @@ def _train_and_test(
         watcher.execution(cells, execution)
 
     begin = time.perf_counter()
-    curves = train(
-        runs, loop, compile=recipe.compile, seed=cells[0].seed, fabric=fabric, progress=watcher.step,
-        on_execution=note,
-    )  # fmt: skip
+    with suppress(DivergenceError):  # which the runs know of
+        train(
+            runs, loop, compile=recipe.compile, seed=cells[0].seed, fabric=fabric, progress=watcher.step,
+            on_execution=note,
+        )  # fmt: skip
     facts["train_seconds"] = (time.perf_counter() - begin) / len(cells)
-    for cell, run, curve in zip(cells, runs, curves, strict=True):
-        yield _test(recipe, cell, run.objective.eval(), curve, facts, fabric)
+    for cell, run in zip(cells, runs, strict=True):
+        yield _test(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
 
 
-def _test(
-    recipe: Recipe,
-    cell: Cell,
-    objective: Objective,
-    curve: pd.DataFrame,
-    facts: dict[str, Any],
-    fabric: Fabric,
-) -> Outcome:
+def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> Outcome:
     """Score what was trained, and describe it where it is of the first seed."""
-    arm, seed = cell
+    (arm, seed), objective = cell, run.objective.eval()
     labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
     begin = time.perf_counter()
     test = recipe.distribution("test", seed)
-    scores = evaluate(
-        objective.learner,
-        test,
-        n_tasks=recipe.n_test_tasks,
-        batching=objective.batching,
-        chunk=objective.chunk,
-        processes=processes_of(fabric),
-    )
-    is_first = seed == recipe.seeds[0]
-    curves = _curves(objective.learner, recipe, seed) if is_first else []
-    relations = _relations(objective, recipe, seed) if is_first else []
+    if run.has_weights:
+        scores = evaluate(
+            objective.learner,
+            test,
+            n_tasks=recipe.n_test_tasks,
+            batching=objective.batching,
+            chunk=objective.chunk,
+            processes=processes_of(fabric),
+        )
+    else:
+        scores = undefined_scores(test, n_tasks=recipe.n_test_tasks)
+    is_described = run.has_weights and seed == recipe.seeds[0]
+    curves = _curves(objective.learner, recipe, seed) if is_described else []
+    relations = _relations(objective, recipe, seed) if is_described else []
     return Outcome(
         cell,
         objective.state_dict(),
@@ -226,7 +246,7 @@ def _test(
         {**labels, **facts, "test_seconds": time.perf_counter() - begin},
         {
             "results": [scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]],
-            "metrics": [curve.assign(**labels)[CURVE_COLUMNS]],
+            "metrics": [run.curve().assign(**labels)[CURVE_COLUMNS]],
             "curves": [frame.assign(**labels) for frame in curves],
             "relations": [frame.assign(**labels) for frame in relations],
         },

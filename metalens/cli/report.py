@@ -26,16 +26,23 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
 def show(folder: Path) -> None:
     """Print the table of results or the findings of a study, and where the report is."""
-    from metalens.results import read_metrics, read_results, relations_in_words, results_table
+    from metalens.results import (
+        divergence_in_words,
+        read_metrics,
+        read_results,
+        relations_in_words,
+        results_table,
+    )
     from metalens.studies.report import is_study, read_study
 
     console = Console()
     if is_study(folder):
         study, tables, _ = read_study(folder)
-        sentences = study.findings(tables)
+        sentences = [*study.cautions(tables), *study.findings(tables)]
     else:
         console.print(results_table(read_results(folder)))
-        sentences = relations_in_words(read_metrics(folder))
+        metrics = read_metrics(folder)
+        sentences = [*divergence_in_words(metrics), *relations_in_words(metrics)]
     for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)

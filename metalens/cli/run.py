@@ -22,7 +22,7 @@ from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
 from metalens.files import new_folder
-from metalens.studies import STUDIES, study
+from metalens.studies import STUDIES, get_study
 
 if TYPE_CHECKING:
     from metalens.studies.study import Study
@@ -62,7 +62,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     for recipe in RECIPES.values():
         commands.add_subcommand(recipe.name, _parser(recipe), help=recipe.description)
     for name, (_, description) in STUDIES.items():
-        known = _parser(study(name)) if words[1:2] == [name] else ArgumentParser(exit_on_error=False)
+        known = _parser(get_study(name)) if words[1:2] == [name] else ArgumentParser(exit_on_error=False)
         commands.add_subcommand(name, known, help=description)
 
 
@@ -94,7 +94,7 @@ def _check_config(words: list[str]) -> None:
 
 
 def _experiment(name: str) -> Recipe | Study:
-    return RECIPES[name] if name in RECIPES else study(name)
+    return RECIPES[name] if name in RECIPES else get_study(name)
 
 
 def _list_fields(experiment: Recipe | Study) -> list[str]:
@@ -207,9 +207,10 @@ class LiveProgress(Watcher):
         status = f"loss {loss:.4f}" + (f"  {speed:.0f} steps/s" if speed else "")
         self.progress.update(self.steps, completed=step, status=status)
 
-    def end_cell(self, cell: Cell, scores: dict[str, float]) -> None:
+    def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
-        self.progress.console.print(f"{_names([cell])}: test {text}", highlight=False, markup=False)
+        end = "" if diverged is None else f"diverged at step {diverged}; "
+        self.progress.console.print(f"{_names([cell])}: {end}test {text}", highlight=False, markup=False)
         self.progress.advance(self.cells)
 
 

@@ -1,12 +1,13 @@
 """From the files of a finished run to intervals, figures, a report and a table for the terminal."""
 
-from metalens.results.console import outcome, relations_in_words, results_table
+from metalens.results.console import divergence_in_words, outcome, relations_in_words, results_table
 from metalens.results.reading import read_metrics, read_results
 from metalens.results.report import write_report
 from metalens.results.statistics import arm_label, paired_differences, summarize
 
 __all__ = [
     "arm_label",
+    "divergence_in_words",
     "outcome",
     "paired_differences",
     "read_metrics",

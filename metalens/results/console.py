@@ -180,12 +180,33 @@ def results_table(results: pd.DataFrame) -> Table:
     return table
 
 
+def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return which trainings diverged, a sentence for every arm in which one did.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    >>> metrics = pd.DataFrame({"seed": [1, 2], "step": [87, 211], "metric": "diverged", "value": 1.0})
+    >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. What counts are the best weights
+    that were validated before; without any, the scores of all test tasks are not numbers.']
+    """
+    sentences = []
+    for arm, rows in metrics[metrics["metric"] == "diverged"].groupby(ARM, sort=False):
+        where = ", ".join(f"seed {row.seed} at step {row.step}" for row in rows.itertuples())
+        sentences.append(
+            f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
+            "validated before; without any, the scores of all test tasks are not numbers."
+        )
+    return sentences
+
+
 def _comparison(row: pd.Series, metric: str) -> str:
     label, baseline = arm_label(row["learner"], row["regularizers"]), row["baseline"]
     if row["verdict"] == "undefined":
         reason = "there is a single replicate"
         if not math.isfinite(row["difference"]):
-            reason = "adaptation diverged on some tasks; compare the medians"
+            reason = "training or adaptation diverged on some tasks; compare the medians"
         return f"{label} cannot be compared with {baseline} in mean {metric}: {reason}."
     unit = " percentage points" if metric in FRACTIONS else ""
     if row["verdict"] == "no significant difference":

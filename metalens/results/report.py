@@ -15,7 +15,13 @@ from matplotlib.figure import Figure
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path
 from metalens.results import figures
-from metalens.results.console import metric_title, outcome, relations_in_words, table_rows
+from metalens.results.console import (
+    divergence_in_words,
+    metric_title,
+    outcome,
+    relations_in_words,
+    table_rows,
+)
 from metalens.results.reading import read_manifest, read_tables
 from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
 
@@ -95,7 +101,8 @@ def _render(
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
-        diverged=[
+        diverged=divergence_in_words(tables["metrics.csv"])
+        + [
             f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
             for row in diverged.itertuples()
         ],

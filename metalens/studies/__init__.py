@@ -3,6 +3,6 @@
 Nothing but names and descriptions is imported at first: a study draws, and what draws is slow to import.
 """
 
-from metalens.studies.catalogue import STUDIES, study
+from metalens.studies.catalogue import STUDIES, get_study
 
-__all__ = ["STUDIES", "study"]
+__all__ = ["STUDIES", "get_study"]

@@ -20,7 +20,7 @@ from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.experiment import Watcher, run
 from metalens.errors import MetaLensError
 from metalens.files import MANIFEST
-from metalens.studies.comparison import POINT, compare
+from metalens.studies.comparison import POINT, compare, primary
 from metalens.studies.drawing import against_setting
 from metalens.studies.study import Drawing, Study, Tables
 from metalens.tasks import Task
@@ -160,6 +160,23 @@ class ArmStudy(Study):
         )
         figure = against_setting(summary, against, logarithmic=self.logarithmic)
         return {"scores": Drawing(figure, caption)}
+
+    def cautions(self, tables: Tables) -> list[str]:
+        curves = tables["curves"]
+        diverged = curves[curves["metric"] == "diverged"].drop_duplicates([*POINT, "seed"])
+        found = [
+            f"Training of {row.series} at {row.setting} diverged with seed {row.seed} at step {row.step}."
+            for row in diverged.itertuples()
+        ]
+        rows = primary(tables["summary"])
+        missing = [f"{row.series} at {row.setting} ({row.diverged:.2%})"
+                   for row in rows[rows["diverged"] > 0].itertuples()]  # fmt: skip
+        if missing:
+            found.append(
+                f"Without a mean, as the scores of some test tasks are not finite (their share): "
+                f"{', '.join(missing)}."
+            )
+        return found
 
     def _rows(self, part: Part, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the rows of a finished part, for every point and table."""

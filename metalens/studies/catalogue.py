@@ -41,13 +41,13 @@ STUDIES: dict[str, tuple[str, str]] = {
 }
 
 
-def study(name: str) -> Study:
+def get_study(name: str) -> Study:
     """Return a study with its default settings.
 
     Raises:
         MetaLensError: there is no study of this name.
 
-    >>> study("trlearner-lambda").seeds
+    >>> get_study("trlearner-lambda").seeds
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     if name not in STUDIES:

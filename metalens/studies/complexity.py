@@ -96,7 +96,7 @@ class ComplexityStudy(ArmStudy):
             at_end = scores[-1][(scores[-1]["step"] == part.steps) & (scores[-1]["split"] == "test")]
             for cell, run, name in zip(cells, runs, names, strict=True):
                 of_cell = (at_end["series"] == name) & (at_end["seed"] == cell.seed)
-                watcher.end_cell(cell, mean_scores(at_end[of_cell]))
+                watcher.end_cell(cell, mean_scores(at_end[of_cell]), run.diverged)
                 if name == self.reference:
                     difficulties += list(self._difficulties(part, cell.seed, run.objective.learner))
         tasks = pd.concat(difficulties, ignore_index=True)

@@ -31,7 +31,8 @@ def against_setting(summary: pd.DataFrame, reference: str, *, logarithmic: bool 
         logarithmic: whether settings are numbers shown by their ratios; else they are evenly spaced.
 
     Returns:
-        A figure with two columns: scores, and differences.
+        A figure with two columns: scores, and differences. Points without a mean, as scores are not finite,
+        are crosses at the top.
     """
     rows = primary(summary)
     panels = rows["panel"].unique()
@@ -59,6 +60,10 @@ def forest(summary: pd.DataFrame, reference: str) -> Figure:
     metric = rows["metric"].iloc[0]
     for place, row in enumerate(others.itertuples()):
         scale = 100 if metric in FRACTIONS else 1
+        if not np.isfinite(row.difference):
+            axes.text(0.02, place, "diverged", transform=axes.get_yaxis_transform(), va="center",
+                      style="italic")  # fmt: skip
+            continue
         ends = np.array([row.difference_low, row.difference_high]) * scale
         axes.plot(ends, [place, place], color=COLORS[0], linewidth=1.8)
         face = COLORS[0] if row.verdict in ("better", "worse") else "white"
@@ -140,6 +145,9 @@ def _with_intervals(
     filled = np.broadcast_to(is_filled, x.shape)
     axes.plot(x[filled], center[filled], marker, color=color, markersize=5, label=label)
     axes.plot(x[~filled], center[~filled], marker, color=color, markerfacecolor="white", markersize=5)
+    lost = x[~np.isfinite(center)]
+    on_top = axes.get_xaxis_transform()
+    axes.plot(lost, np.full(len(lost), 0.97), "x", color=color, markersize=6, transform=on_top, clip_on=False)
 
 
 def _directions(axes: Axes, metric: str, before: str, after: str) -> None:

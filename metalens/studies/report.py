@@ -34,7 +34,7 @@ def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        study = replace(catalogue.study(manifest["study"]), **manifest["configuration"])
+        study = replace(catalogue.get_study(manifest["study"]), **manifest["configuration"])
         tables = {}
         for name in manifest["tables"]:
             path = folder / f"{name}.csv"
@@ -69,7 +69,7 @@ def write_study_report(folder: str | Path) -> Path:
         ]
         page = template(Path(__file__).parent / "study.html.j2").render(
             manifest=manifest,
-            findings=study.findings(tables),
+            findings=[*study.cautions(tables), *study.findings(tables)],
             images=images,
             columns=list(tables["summary"].columns),
             rows=[[_cell(value) for value in row] for row in tables["summary"].itertuples(index=False)],

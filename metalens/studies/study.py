@@ -73,6 +73,10 @@ class Study(ABC):
     def findings(self, tables: Tables) -> list[str]:
         """Return what was found, in plain sentences that follow from intervals."""
 
+    def cautions(self, tables: Tables) -> list[str]:
+        """Return what limits that, in plain sentences."""
+        return []
+
 
 def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher | None = None) -> None:
     """Do a study, and write its tables and manifest into a folder.
@@ -84,7 +88,8 @@ def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher
         watcher: told about progress.
 
     Raises:
-        MetaLensError: the study cannot be assembled, or a training diverged.
+        MetaLensError: the study cannot be assembled.
+        DivergenceError: every training of a part diverged.
     """
     started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
     tables = study.measure(folder, watcher or Watcher())
