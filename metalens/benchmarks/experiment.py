@@ -19,16 +19,15 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import build_sampler, parse_calls
 from metalens.benchmarks.devices import fabric_of, n_processes
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
+from metalens.benchmarks.relating import relate
 from metalens.benchmarks.workers import as_completed
 from metalens.distributions import Split
-from metalens.episode import Episode
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
@@ -301,20 +300,7 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
     """Yield the relation map of a few test tasks, for arms that learn one."""
     for regularizer in objective.regularizers:
         if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
-            tasks = recipe.distribution("test", seed).batch(range(N_RELATED))
-            batch = pytree.tree_map(lambda tensor: tensor.to(objective.learner.device), tasks)
-            with torch.no_grad(), torch.random.fork_rng():
-                torch.manual_seed(seed)  # for shuffled relations
-                episode = Episode(objective.learner, batch, recipe.batching)
-                matrix = regularizer.relation_matrix(episode)
-            rows, columns = torch.meshgrid(torch.arange(N_RELATED), torch.arange(N_RELATED), indexing="ij")
-            yield pd.DataFrame(
-                {
-                    "row": rows.flatten().tolist(),
-                    "column": columns.flatten().tolist(),
-                    "relation": matrix.flatten().tolist(),
-                }
-            )
+            yield relate(objective.learner, regularizer, recipe.distribution("test", seed), N_RELATED).pairs()
 
 
 def versions() -> dict[str, str]:

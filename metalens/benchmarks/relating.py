@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from metalens.distributions import TaskDistribution
@@ -33,6 +34,16 @@ class Relations(NamedTuple):
     matrix: np.ndarray
     kind: str
     agreement: float | None
+
+    def pairs(self) -> pd.DataFrame:
+        """Return `row, column, relation` of every pair of tasks.
+
+        >>> Relations(["a", "b"], np.array([[1.0, 0.2], [0.2, 1.0]]), "", None).pairs().values.tolist()
+        [[0.0, 0.0, 1.0], [0.0, 1.0, 0.2], [1.0, 0.0, 0.2], [1.0, 1.0, 1.0]]
+        """
+        rows, columns = np.indices(self.matrix.shape)
+        cells = {"row": rows, "column": columns, "relation": self.matrix}
+        return pd.DataFrame({name: values.ravel() for name, values in cells.items()})
 
 
 def regularizer_of(objective: Objective, task_vector: TaskVector | None = None) -> TRLearner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from metalens.benchmarks import Recipe
 from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.experiment import Watcher
-from metalens.episode import Episode
+from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.objective import Objective
-from metalens.regularizers import TRLearner
 from metalens.results.figures import STYLE, WIDTH, cluster_order
 from metalens.studies.arms import PARTS, ArmStudy, Point
 from metalens.studies.comparison import agreement, compare, in_words
@@ -138,20 +136,12 @@ def relations_of(objective: Objective, recipe: Recipe, seed: int, n: int) -> pd.
 
     The distance is that of the tasks' traits, missing where nothing is known of them.
     """
-    (regularizer,) = (each for each in objective.regularizers if isinstance(each, TRLearner))
-    tasks = recipe.distribution("test", seed).batch(range(n))
-    batch = pytree.tree_map(lambda tensor: tensor.to(objective.learner.device), tasks)
-    with torch.no_grad():
-        matrix = regularizer.relation_matrix(Episode(objective.learner, batch, recipe.batching))
-    unknown = torch.full((n, n), torch.nan)
-    distances = unknown if tasks.traits is None else torch.cdist(tasks.traits, tasks.traits)
-    rows, columns = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
-    cells = {"row": rows, "column": columns, "relation": matrix, "distance": distances}
-    return pd.DataFrame({name: _numbers(tensor) for name, tensor in cells.items()})
-
-
-def _numbers(tensor: Tensor) -> list[float]:
-    return tensor.flatten().tolist()
+    tasks = recipe.distribution("test", seed)
+    pairs = relate(objective.learner, regularizer_of(objective), tasks, n).pairs()
+    traits = tasks.batch(range(n)).traits
+    return pairs.assign(
+        distance=math.nan if traits is None else torch.cdist(traits, traits).flatten().numpy()
+    )
 
 
 @matplotlib.rc_context(STYLE)
