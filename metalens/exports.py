@@ -10,6 +10,7 @@ from metalens.networks import *
 from metalens.objective import Objective
 from metalens.outer_loop import Validation
 from metalens.regularizers import *
+from metalens.related_models import RelatedModels
 from metalens.replicas import ReplicationError
 from metalens.samplers import *
 from metalens.tasks import Examples, Task, stack_tasks
@@ -21,6 +22,7 @@ __all__ = [
     "Examples",
     "MetaLensError",
     "Objective",
+    "RelatedModels",
     "ReplicationError",
     "Task",
     "Validation",

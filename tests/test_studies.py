@@ -25,6 +25,7 @@ TINY = {
     "trlearner-heads": {"heads": [1, 2]},
     "trlearner-batch": {"meta_batches": [3, 4]},
     "trlearner-relations": {"n_related": 5},
+    "trlearner-test-time": {"known": 5},
     "trlearner-sampler": {"samplers": ["Uniform", "HardMining"]},
     "trlearner-tradeoff": {"regularizers": ["TRLearner", "MetaAug"]},
     "lens-depth": {"depths": [1, 2]},

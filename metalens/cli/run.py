@@ -40,6 +40,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "depths": (int, "Numbers of meta-layers to compare."),
     "samplers": (str, "Task samplers to compare."),
     "baselines": (str, "Learners that train on each task alone."),
+    "related_by": (str, "Kinds of relations to compare."),
     "controls": (str, "Controls to train, by the name of their relations or regularizer, or more_steps."),
     "spreads": (float, "Spreads of the latent numbers of the tasks, 0 to 1."),
     "samples": (int, "Numbers of examples per task."),

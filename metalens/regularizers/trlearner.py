@@ -84,8 +84,8 @@ class TRLearner(Regularizer):
     Source: J. Wang, W. Qiang and others, "Rethinking Meta-Learning from a Learning Lens", 2024,
     arXiv 2409.08474. Deviations, where its public text is silent: K = 4, weight = 0.1; omega starts at
     1 plus noise of standard deviation 0.1, so that heads differ; clipping and the fall-back for rows
-    without positive relations; the loss of averaged logits in classification; no adaptive sampler (the
-    whole query set serves as meta-data). All options beside `relations="learned"` and
+    without positive relations; the loss of averaged logits in classification; the whole query set
+    serves as meta-data (the adaptive sampler is `ASr`). All options beside `relations="learned"` and
     `task_vector="features"` are ours.
     """
 

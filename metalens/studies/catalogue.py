@@ -23,6 +23,10 @@ STUDIES: dict[str, tuple[str, str]] = {
         "relations.RelationStudy",
         "Relation matrices before training, as fixed cosine, and learned",
     ),
+    "trlearner-test-time": (
+        "related_models.RelatedModelsStudy",
+        "Test tasks predicted with the models of related training tasks",
+    ),
     "trlearner-sampler": ("sampler.SamplerStudy", "Score by sampler of tasks, with and without TRLearner"),
     "trlearner-tradeoff": ("tradeoff.TradeoffStudy", "Score against training time, for all regularizers"),
     "lens-depth": ("depth.DepthStudy", "Score against the number of meta-layers, with and without TRLearner"),
