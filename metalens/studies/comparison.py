@@ -96,6 +96,8 @@ def in_words(row: pd.Series) -> str:
     values = [row[name] * scale for name in ("difference", "difference_low", "difference_high")]
     if not all(map(math.isfinite, values)):
         return f"{row['metric']} without a finite difference"
+    if not any(values):
+        return f"{row['metric']} exactly the same"
     word = "higher" if values[0] > 0 else "lower"
     if values[0] <= 0:
         values = [-values[0], -values[2], -values[1]]

@@ -1,0 +1,171 @@
+"""Related models: against loops over tasks and formulas, and where relations must and must not help."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metalens import (
+    ANIL,
+    MAML,
+    Examples,
+    MetaLensError,
+    Objective,
+    ProtoNet,
+    RelatedModels,
+    Sinusoid,
+    Task,
+    TaskDistribution,
+    Validation,
+    conv4,
+    evaluate,
+    fit,
+    mlp,
+    task_loss,
+)
+
+TEST = Sinusoid("test", k_shot=6, n_query=4)
+TRAIN = Sinusoid("train", k_shot=3, n_query=5)
+
+
+class Images(TaskDistribution):
+    """Two classes of small images, always in the same slots."""
+
+    def __getitem__(self, index):
+        y = torch.arange(2).repeat(2)
+        x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(index)) + y[:, None, None, None]
+        return Task(Examples(x, y), Examples(x.flip(0), y.flip(0)))
+
+
+def regression(learner=MAML):
+    torch.manual_seed(0)
+    return learner(mlp(hidden=[8]), inner_lr=0.05, inner_steps=2).double().eval()
+
+
+def images(learner=MAML):
+    torch.manual_seed(0)
+    return learner(conv4(2, n_filters=3, image_size=16)).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("learner", "train", "test"),
+    [
+        (regression(), TRAIN, TEST),
+        (regression(ANIL), TRAIN, TEST),
+        (images(), Images(), Images()),
+        (images(ProtoNet), Images(), Images()),
+    ],
+    ids=["MAML", "ANIL", "MAML on images", "ProtoNet on images"],
+)
+@pytest.mark.parametrize("related_by", ["predictions", "features", "adaptation", "uniform", "shuffled"])
+def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
+    if related_by == "adaptation" and not learner.adapted_parameters():
+        with pytest.raises(MetaLensError, match="'adaptation' needs parameters that adapt"):
+            RelatedModels(learner, train, n_tasks=5, related_by=related_by)
+        return
+    related = RelatedModels(learner, train, n_tasks=5, related_by=related_by, share=0.3, temperature=0.7)
+
+    def double(examples):
+        return Examples(*(t.double() if t.is_floating_point() else t for t in examples))
+
+    def vector(model, support):
+        if related_by == "features":
+            return learner.embed(support.x).mean(0)
+        before = learner.adapted_parameters()
+        return torch.cat([(model.state[name] - value).flatten() for name, value in before.items()])
+
+    known = [train[number].map(double) for number in range(5)]
+    supports = [Examples(*map(torch.cat, zip(task.support, task.query, strict=True))) for task in known]
+    models = [learner(support) for support in supports]
+    task = test[2].map(double)
+    own = learner(task.support)
+    if related_by in ("features", "adaptation"):
+        mine = vector(own, task.support)
+        pairs = zip(models, supports, strict=True)
+        relations = [F.cosine_similarity(mine, vector(model, s), dim=0) for model, s in pairs]
+    elif related_by == "uniform":
+        relations = [torch.zeros(())] * 5
+    else:
+        relations = [-task_loss(model(task.support.x), task.support.y) for model in models]
+        relations = relations[-1:] + relations[:-1] if related_by == "shuffled" else relations
+    weights = torch.softmax(torch.stack(relations).double() / 0.7, 0)
+    average = sum(w * model(task.query.x) for w, model in zip(weights, models, strict=True))
+    expected = 0.7 * own(task.query.x) + 0.3 * average
+    torch.testing.assert_close(related(task.support)(task.query.x), expected, rtol=1e-8, atol=1e-10)
+    scores = evaluate(related, test, n_tasks=3)
+    primary = scores[(scores.task == 2) & (scores.metric == scores.metric.iloc[0])].value.item()
+    if task.query.y.is_floating_point():
+        assert primary == pytest.approx(task_loss(expected, task.query.y).item())
+    else:
+        assert primary == (expected.argmax(-1) == task.query.y).double().mean()
+
+
+def test_without_a_share_it_is_the_learner_itself():
+    learner = regression()
+    related = RelatedModels(learner, TRAIN, n_tasks=3, share=0.0)
+    np.testing.assert_array_equal(
+        evaluate(related, TEST, n_tasks=60).value, evaluate(learner, TEST, n_tasks=60).value
+    )
+
+
+def test_the_choice_is_the_best_by_evaluation():
+    related = RelatedModels(regression(), TRAIN, n_tasks=60)
+    validation = Validation(Sinusoid("val"), n_tasks=55)
+    grid = {"shares": [0.0, 0.5, 1.0], "temperatures": [0.1, 2.0]}
+    table = related.choose(validation, **grid)
+    chosen = related.share, related.temperature
+    scores = {}
+    for row in table.itertuples():
+        related.share, related.temperature = row.share, row.temperature
+        scores[row.share, row.temperature] = evaluate(related, Sinusoid("val"), n_tasks=55).value.mean()
+        assert row.score == pytest.approx(scores[row.share, row.temperature], rel=1e-6)
+    assert chosen == min(scores, key=scores.get)
+    assert len(scores) == 6
+
+
+def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
+    torch.manual_seed(1)
+    learner = MAML(mlp(), inner_steps=3)
+    tasks = {split: Sinusoid(split, k_shot=5) for split in ("train", "val", "test")}
+    fit(Objective(learner), tasks["train"], steps=400, meta_batch=8, outer_lr=0.01, compile=False)
+    scores = {}
+    for kind in ("predictions", "shuffled"):
+        related = RelatedModels(learner, tasks["train"], n_tasks=100, related_by=kind, share=0.0)
+        own = evaluate(related, tasks["test"], n_tasks=100).value.mean()
+        related.choose(Validation(tasks["val"], n_tasks=50))
+        scores[kind] = evaluate(related, tasks["test"], n_tasks=100).value.mean() / own
+    assert scores["predictions"] < 0.75 < 0.95 < scores["shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n_tasks": 0}, "n_tasks must be at least 1"),
+        ({"share": 1.5}, "share must be from 0 to 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"related_by": "love"}, "related_by must be one of predictions, features"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        RelatedModels(regression(), TRAIN, **settings)
+
+
+def test_it_is_not_trained_and_leaves_its_learner_as_it_was():
+    learner = regression().train()
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    related = RelatedModels(learner, TRAIN, n_tasks=3)
+    related.choose(Validation(Sinusoid("val"), n_tasks=3))
+    assert learner.training
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(MetaLensError, match="RelatedModels is not trained"):
+        fit(Objective(related.float()), TRAIN, steps=1, meta_batch=3)
+
+
+def test_its_models_move_with_it():
+    related = RelatedModels(regression(), TRAIN, n_tasks=3).float()
+    assert {value.dtype for value in related.models.values()} == {torch.float32}
+    assert math.isfinite(evaluate(related, TEST, n_tasks=2).value.mean())
