@@ -133,6 +133,13 @@ class Episode:
         owners = torch.arange(n, device=models.device).repeat_interleave(k)
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
+    def cross_support_losses(self) -> Tensor:
+        """Return the losses of the models of all tasks on the own tasks' support sets, `(T, n_all_tasks)`."""
+        predictions, y = self._all_cross_predictions(self.support_encoding), self.tasks.support.y
+        y = y.unsqueeze(1).expand(*predictions.shape[:2], *y.shape[1:])
+        losses = task_map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1), plan=self._plan)
+        return losses.unflatten(0, predictions.shape[:2])
+
     def _all_cross_predictions(self, z: Tensor) -> Tensor:
         # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
         def predict_all(state: State, z: Tensor) -> Tensor:

@@ -164,6 +164,7 @@ REGULARIZERS = {
 
 # Further settings of regularizers, with some learners only.
 VARIANTS = {
+    "TRLearner-mutual": RegularizerEntry(weighted=True, build=trlearner(relations="mutual")),
     "TRLearner-frozen": RegularizerEntry(weighted=True, build=trlearner(relations="frozen")),
     "TRLearner-uniform": RegularizerEntry(weighted=True, build=trlearner(relations="uniform")),
     "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(relations="shuffled"), random=True),

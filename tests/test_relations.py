@@ -353,7 +353,7 @@ def test_the_command_shows_draws_and_exports(finished, tmp_path, monkeypatch, ca
 def test_arms_without_relations_have_plain_cosines(finished, monkeypatch, capsys):
     for arm in ("none", "TRLearner(relations=uniform)", "0"):
         words = ("relations", str(finished), "--arm", arm, "--seed", "3", "--split", "val", "--tasks", "5")
-        assert call(monkeypatch, *words, "--groups", "2", "--task_vector", "labeled") == 0
+        assert call(monkeypatch, *words, "--groups", "2", "--by", "labeled") == 0
         text = capsys.readouterr().out
         assert "seed 3, val tasks: plain cosine of labeled" in " ".join(text.split())
         assert "2 groups" in text
@@ -370,7 +370,7 @@ def test_arms_without_relations_have_plain_cosines(finished, monkeypatch, capsys
         (["--tasks", "2"], "--tasks must be at least 3, got 2."),
         (["--groups", "31"], "30 tasks can be in 1 to 30 groups, got 31."),
         (["--split", "future"], "split"),
-        (["--task_vector", "x"], "task_vector"),
+        (["--by", "x"], "by"),
         (["--tasks", "many"], "tasks"),
     ],
 )

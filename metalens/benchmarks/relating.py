@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,20 +46,23 @@ class Relations(NamedTuple):
         return pd.DataFrame({name: values.ravel() for name, values in cells.items()})
 
 
-def regularizer_of(objective: Objective, task_vector: TaskVector | None = None) -> TRLearner:
+def regularizer_of(objective: Objective, by: TaskVector | Literal["predictions"] | None = None) -> TRLearner:
     """Return what relates tasks in an objective: its TRLearner or, where it has none of use, plain cosine.
 
     Args:
         objective: trained, or not.
-        task_vector: take plain cosine of these vectors in any case.
+        by: in any case take plain cosine of these task vectors, or how well models predict each other's
+            supports.
 
     Raises:
         MetaLensError: the learner has no such vectors.
     """
     for regularizer in objective.regularizers:
-        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform" and task_vector is None:
+        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform" and by is None:
             return regularizer
-    settings = {"relations": "frozen", "task_vector": task_vector or "features"}
+    settings = {"relations": "frozen", "task_vector": by or "features"}
+    if by == "predictions":
+        settings = {"relations": "mutual"}
     plain = TRLearner.for_learner(objective.learner, **settings)
     return plain.to(objective.learner.device, objective.learner.dtype)
 
@@ -97,5 +100,7 @@ def relate(learner: Learner, regularizer: TRLearner, tasks: TaskDistribution, n:
 def _kind(regularizer: TRLearner) -> str:
     if regularizer.relations in ("known", "known_shuffled"):
         return regularizer.relations.replace("_", " and ") + " relations, by traits"
+    if regularizer.relations == "mutual":
+        return "mutual predictions"
     name = "plain cosine" if regularizer.relations == "frozen" else f"{regularizer.relations} relations"
     return f"{name} of {regularizer.task_vector}"

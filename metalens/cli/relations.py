@@ -30,8 +30,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "--groups", type=int | None, default=None, help="How many groups; by default as many as are clear."
     )
     parser.add_argument(
-        "--task_vector", type=Literal["features", "labeled", "adaptation"] | None, default=None,
-        help="Plain cosine of these vectors, in place of the relations of the arm.",
+        "--by", type=Literal["features", "labeled", "adaptation", "predictions"] | None, default=None,
+        help="In place of the relations of the arm: plain cosine of these task vectors, or how well the "
+        "models of two tasks predict each other's support sets.",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=str | None, default=None, help="Folder to write to; by default DIR/relations."
@@ -58,7 +59,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     arm = arm_of(recipe, settings.arm)
     seed = recipe.seeds[0] if settings.seed is None else settings.seed
     objective = load_objective(folder, recipe, arm, seed)
-    regularizer = regularizer_of(objective, settings.task_vector)
+    regularizer = regularizer_of(objective, settings.by)
     found = relate(objective.learner, regularizer, recipe.distribution(settings.split, seed), settings.tasks)
     relations = relation_map(found.matrix, found.names, settings.groups)
 
@@ -73,8 +74,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
         )
     out = folder / "relations" if settings.out is None else Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
-    vector = "" if settings.task_vector is None else f"-{settings.task_vector}"
-    stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{vector}"
+    by = "" if settings.by is None else f"-{settings.by}"
+    stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{by}"
     with atomic_path(out / f"{stem}.csv") as path:
         relations_as_table(relations).to_csv(path, index=False)
     with atomic_path(out / f"{stem}.png") as path:

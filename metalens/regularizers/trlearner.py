@@ -15,7 +15,7 @@ from metalens.learners import Learner
 from metalens.learners.classes import one_hot
 from metalens.regularizers.base import Regularizer
 
-Relations = Literal["learned", "known", "frozen", "uniform", "shuffled", "known_shuffled"]
+Relations = Literal["learned", "mutual", "known", "frozen", "uniform", "shuffled", "known_shuffled"]
 TaskVector = Literal["features", "labeled", "adaptation"]
 LabelSlots = Literal["none", "prototypes"]
 
@@ -37,6 +37,11 @@ class TRLearner(Regularizer):
     The term is `weight * (1/T) sum_i L_TR(i)`. Negative relations count as 0, and a task without a
     positive relation averages all others equally.
 
+    Relations can also say how well the models of two tasks predict each other's support sets, by how much
+    more is lost than with the own model:
+
+        m_ij = exp(-d_ij / tau),    d_ij = max(0, (L(f_j; S_i) - L(f_i; S_i) + L(f_i; S_j) - L(f_j; S_j)) / 2)
+
     Where the distribution knows its tasks, their traits t can take the place of what is learned, as the
     control of accurate relations:
 
@@ -51,9 +56,10 @@ class TRLearner(Regularizer):
         n_features: length d of the task vectors; `for_learner` works it out.
         weight: lambda, the strength of the term.
         n_heads: K.
-        relations: `"learned"`, or a control: `"known"` (from the traits of the tasks), `"frozen"` (plain
-            cosine, omega fixed at 1), `"uniform"` (all relations 1), `"shuffled"` (relations dealt to the
-            wrong tasks, in training also of omega), `"known_shuffled"` (known ones dealt so).
+        relations: `"learned"`; `"mutual"` (from mutual predictions, constants for the gradient; outputs must
+            mean the same in all tasks); or a control: `"known"` (from the traits of the tasks), `"frozen"`
+            (plain cosine, omega fixed at 1), `"uniform"` (all relations 1), `"shuffled"` (relations dealt to
+            the wrong tasks, in training also of omega), `"known_shuffled"` (known ones dealt so).
         task_vector: `"features"`: mean of the support features (ignores targets); `"labeled"`: mean
             features per class, or feature-by-target products in regression; `"adaptation"`: the
             displacement of the adapted parameters.
@@ -61,7 +67,8 @@ class TRLearner(Regularizer):
             `"prototypes"`: slots are mapped softly by the similarity of class prototypes
             (classification only).
         slot_temperature: tau of that mapping, `softmax(cos / tau)`.
-        temperature: tau; with it `m <- exp((m - 1) / tau)`, which spreads relations that crowd near 1.
+        temperature: tau; with it `m <- exp((m - 1) / tau)`, which spreads cosines that crowd near 1. Of
+            mutual relations it is in the units of the loss, by default the mean of d between tasks.
         center: subtract the batch mean of the task vectors before comparing them.
         neighbors: use only the k most related tasks of each task, for a cost of T k instead of T^2
             query sets.
@@ -226,6 +233,8 @@ class TRLearner(Regularizer):
         """
         if self.relations == "uniform":
             return episode.query_predictions.new_ones(episode.n_tasks, episode.n_all_tasks)
+        if self.relations == "mutual":
+            return self._mutual_relations(episode)
         is_known = self.relations in ("known", "known_shuffled")
         matrix = self._known_relations(episode) if is_known else self._cosines(episode)
         if self.relations in ("shuffled", "known_shuffled"):
@@ -246,6 +255,15 @@ class TRLearner(Regularizer):
         distances = (own.unsqueeze(1) - traits).square().sum(-1)
         scale = traits.var(0).sum() if self.trait_scale is None else 2 * self.trait_scale**2
         return torch.exp(-distances / (scale + torch.finfo(traits.dtype).tiny))  # tasks may be all alike
+
+    @torch.no_grad()
+    def _mutual_relations(self, episode: Episode) -> Tensor:
+        losses = episode.processes.gather(episode.cross_support_losses())  # [i, p]: model p, support of i
+        excess = losses - losses.diagonal().unsqueeze(1)
+        distances = ((excess + excess.T) / 2).clamp(min=0)
+        n = len(distances)
+        scale = distances.sum() / (n * (n - 1)) if self.temperature is None else self.temperature
+        return episode.own(torch.exp(-distances / (scale + torch.finfo(distances.dtype).tiny)))
 
     def _cosines(self, episode: Episode) -> Tensor:
         vectors = self._task_vectors(episode)  # (T, slots, d), of all processes' tasks

@@ -69,7 +69,7 @@ def episode(**settings) -> Episode:
     return Episode(MAML(build_network("mlp"), **settings), regression_tasks("mlp"))
 
 
-@pytest.mark.parametrize("relations", ["learned", "frozen", "uniform", "shuffled"])
+@pytest.mark.parametrize("relations", ["learned", "mutual", "frozen", "uniform", "shuffled"])
 @pytest.mark.parametrize("temperature", [None, 0.2])
 def test_relations_are_symmetric_with_unit_diagonal(relations, temperature):
     regularizer = TRLearner(7, relations=relations, temperature=temperature).double()
@@ -179,7 +179,7 @@ def test_relations_are_trained():
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"trait_scale": 0.0}, "trait_scale must be above 0"),
         ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
-        ({"relations": "all"}, "relations must be one of learned, known, frozen"),
+        ({"relations": "all"}, "relations must be one of learned, mutual, known"),
         ({"task_vector": "x"}, "task_vector must be one of"),
         ({"label_slots": "x"}, "label_slots must be one of"),
     ],
@@ -224,6 +224,30 @@ def test_a_network_changed_by_another_regularizer_is_named():
     objective = Objective(learner, [vectors, DropoutBins()])
     with pytest.raises(MetaLensError, match="as another regularizer has changed the network"):
         objective(Sinusoid().batch(range(4)))
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv-norm"])
+@pytest.mark.parametrize("make", [MAML, ANIL, ProtoNet])
+@pytest.mark.parametrize("temperature", [None, 0.3])
+def test_mutual_relations_are_how_well_models_predict_each_others_supports(network, make, temperature):
+    learner, tasks = make(build_network(network)), classification_tasks(network)
+    regularizer = TRLearner(learner.network.n_features, relations="mutual", temperature=temperature)
+    matrix = regularizer.relation_matrix(Episode(learner, tasks))
+    assert regularizer.omega is None
+    assert not matrix.requires_grad
+    n = len(tasks.query.y)
+    supports = [type(tasks.support)(tasks.support.x[i], tasks.support.y[i]) for i in range(n)]
+    states = [learner.adapt(support) for support in supports]
+    losses = np.array(
+        [[learner.loss(learner.predict(state, x), y).item() for state in states] for x, y in supports]
+    )
+    distances = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            excess = losses[i, j] - losses[i, i] + losses[j, i] - losses[j, j]
+            distances[i, j] = max(0.0, excess / 2)
+    scale = distances[~np.eye(n, dtype=bool)].mean() if temperature is None else temperature
+    np.testing.assert_allclose(matrix, np.exp(-distances / scale), rtol=1e-8)
 
 
 def test_known_relations_fall_with_the_distance_of_traits():
