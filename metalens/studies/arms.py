@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser
 
@@ -20,12 +21,13 @@ from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.experiment import Watcher, run
 from metalens.errors import MetaLensError
 from metalens.files import MANIFEST
-from metalens.studies.comparison import POINT, compare, primary
+from metalens.studies.comparison import POINT, compare, is_lower_better, primary
 from metalens.studies.drawing import against_setting
 from metalens.studies.study import Drawing, Study, Tables
 from metalens.tasks import Task
 
 FOR_CLASSES = ("LabelSmoothing", "OthersEntropy")  # regularizers that refuse real targets
+EXPLODED = 1000  # times the median of a score
 PARTS = "parts"  # folder of the runs of a study
 
 
@@ -165,18 +167,33 @@ class ArmStudy(Study):
         curves = tables["curves"]
         diverged = curves[curves["metric"] == "diverged"].drop_duplicates([*POINT, "seed"])
         found = [
-            f"Training of {row.series} at {row.setting} diverged with seed {row.seed} at step {row.step}."
+            f"Training of {_place(row.series, row.setting)} diverged with seed {row.seed} at step {row.step}."
             for row in diverged.itertuples()
         ]
         rows = primary(tables["summary"])
-        missing = [f"{row.series} at {row.setting} ({row.diverged:.2%})"
+        missing = [f"{_place(row.series, row.setting)} ({row.diverged:.2%})"
                    for row in rows[rows["diverged"] > 0].itertuples()]  # fmt: skip
+        found += list(self._exploded(tables["results"]))
         if missing:
             found.append(
                 f"Without a mean, as the scores of some test tasks are not finite (their share): "
                 f"{', '.join(missing)}."
             )
         return found
+
+    def _exploded(self, results: pd.DataFrame) -> Iterator[str]:
+        """Yield a sentence for every point whose mean is made by a few tasks."""
+        rows = primary(results)
+        if not is_lower_better(rows["metric"].iloc[0]):
+            return
+        for (_, series, setting), point in rows.groupby(POINT, sort=False):
+            exploded = np.isfinite(point["value"]) & (point["value"] > EXPLODED * point["value"].median())
+            if point["value"][exploded].sum() > point["value"][~exploded].sum():
+                seeds = ", ".join(map(str, point["seed"][exploded].unique()))
+                yield (
+                    f"The mean of {_place(series, setting)} is made by {exploded.sum()} of {len(point)} tasks "
+                    f"(seeds {seeds}), on which adaptation exploded; compare the medians."
+                )
 
     def _rows(self, part: Part, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the rows of a finished part, for every point and table."""
@@ -200,6 +217,15 @@ class ArmStudy(Study):
         place = [order[key] for key in zip(rows["series"], rows["setting"], strict=True)]
         columns = [*POINT, *(name for name in rows.columns if name not in POINT)]
         return rows.assign(_place=place).sort_values("_place", kind="stable")[columns].reset_index(drop=True)
+
+
+def _place(series: str, setting: float | str) -> str:
+    """Return what people call a point; 0 is the setting of series that have a single one.
+
+    >>> _place("TRLearner", 0.3), _place("all-ones", 0)
+    ('TRLearner at 0.3', 'all-ones')
+    """
+    return series if setting == 0 else f"{series} at {setting}"
 
 
 def _canonical(regularizers: str) -> str:

@@ -26,7 +26,7 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         reference: the series that the others are compared with.
 
     Returns:
-        One row per point and metric: `panel, series, setting, metric, mean, low, high, difference,
+        One row per point and metric: `panel, series, setting, metric, mean, low, high, median, difference,
         difference_low, difference_high, relative, p, verdict, n_seeds, n_tasks, diverged`. Points of the
         reference have no difference.
 
@@ -45,7 +45,7 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         for (series, setting), point in part.groupby(["series", "setting"], sort=False):
             name = {"panel": panel, "series": series, "setting": setting}
             mean = summarize(_arm(point, "point")).iloc[0]
-            row = {**name, **mean[["metric", "mean", "low", "high"]].to_dict()}
+            row = {**name, **mean[["metric", "mean", "low", "high", "median"]].to_dict()}
             if series != reference:
                 same = basis[basis["setting"] == setting]
                 base = basis if same.empty else same
@@ -56,10 +56,9 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
                 row |= pair[["difference", "relative", "p", "verdict"]].to_dict()
                 row |= {"difference_low": pair["low"], "difference_high": pair["high"]}
             rows.append({**row, **mean[["n_seeds", "n_tasks", "diverged"]].to_dict()})
-    columns = [*POINT, "metric", "mean", "low", "high", "difference", "difference_low", "difference_high"]
-    return pd.DataFrame(
-        rows, columns=[*columns, "relative", "p", "verdict", "n_seeds", "n_tasks", "diverged"]
-    )
+    scores = ["metric", "mean", "low", "high", "median"]
+    changes = ["difference", "difference_low", "difference_high", "relative", "p", "verdict"]
+    return pd.DataFrame(rows, columns=[*POINT, *scores, *changes, "n_seeds", "n_tasks", "diverged"])
 
 
 def primary(summary: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from metalens.studies.comparison import is_lower_better, primary
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GRID = "#E6E6E6"
+OFF_SCALE = 100  # times the median width of all intervals, beyond which one would hide the others
 SPREAD = 0.5  # of the points at one setting, as a share of the distance between settings
 
 
@@ -32,7 +33,7 @@ def against_setting(summary: pd.DataFrame, reference: str, *, logarithmic: bool 
 
     Returns:
         A figure with two columns: scores, and differences. Points without a mean, as scores are not finite,
-        are crosses at the top.
+        and those far off the scale of the others are crosses at the top.
     """
     rows = primary(summary)
     panels = rows["panel"].unique()
@@ -58,11 +59,18 @@ def forest(summary: pd.DataFrame, reference: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(others)), layout="constrained")
     axes = figure.subplots()
     metric = rows["metric"].iloc[0]
+    scale = 100 if metric in FRACTIONS else 1
+    shown = np.isfinite(others["difference"].to_numpy(float)) & _on_scale(
+        others["difference_low"].to_numpy(float), others["difference_high"].to_numpy(float)
+    )
     for place, row in enumerate(others.itertuples()):
-        scale = 100 if metric in FRACTIONS else 1
-        if not np.isfinite(row.difference):
-            axes.text(0.02, place, "diverged", transform=axes.get_yaxis_transform(), va="center",
-                      style="italic")  # fmt: skip
+        if not shown[place]:
+            text = (
+                "diverged"
+                if not np.isfinite(row.difference)
+                else f"off the scale: {row.difference * scale:.3g}"
+            )
+            axes.text(0.02, place, text, transform=axes.get_yaxis_transform(), va="center", style="italic")
             continue
         ends = np.array([row.difference_low, row.difference_high]) * scale
         axes.plot(ends, [place, place], color=COLORS[0], linewidth=1.8)
@@ -139,15 +147,31 @@ def _with_intervals(
     label: str | None = None,
 ) -> None:
     center, low, high = (rows[column].to_numpy(float) * scale for column in columns)
+    shown = np.isfinite(center) & _on_scale(low, high)
+    center, low, high = (np.where(shown, values, np.nan) for values in (center, low, high))
     axes.vlines(x, low, high, color=color, linewidth=1.6)
     axes.plot(x, center, color=color, linewidth=0.9, alpha=0.5)
     is_filled = columns[0] == "mean" or rows["verdict"].isin(("better", "worse")).to_numpy()
     filled = np.broadcast_to(is_filled, x.shape)
     axes.plot(x[filled], center[filled], marker, color=color, markersize=5, label=label)
     axes.plot(x[~filled], center[~filled], marker, color=color, markerfacecolor="white", markersize=5)
-    lost = x[~np.isfinite(center)]
+    lost = x[~shown]
     on_top = axes.get_xaxis_transform()
     axes.plot(lost, np.full(len(lost), 0.97), "x", color=color, markersize=6, transform=on_top, clip_on=False)
+
+
+def _on_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Tell which intervals fit into one picture: not those that are far wider than most.
+
+    An interval that does not exist fits.
+
+    >>> _on_scale(np.array([0.0, 1.0, -1e30, np.nan]), np.array([1.0, 2.0, 1e30, np.nan])).tolist()
+    [True, True, False, True]
+    """
+    width = high - low
+    known = width[np.isfinite(width)]
+    usual = np.median(known) if len(known) else np.inf
+    return ~(width > OFF_SCALE * usual)
 
 
 def _directions(axes: Axes, metric: str, before: str, after: str) -> None:
