@@ -191,8 +191,8 @@ class ArmStudy(Study):
             if point["value"][exploded].sum() > point["value"][~exploded].sum():
                 seeds = ", ".join(map(str, point["seed"][exploded].unique()))
                 yield (
-                    f"The mean of {_place(series, setting)} is made by {exploded.sum()} of {len(point)} tasks "
-                    f"(seeds {seeds}), on which adaptation exploded; compare the medians."
+                    f"The mean of {_place(series, setting)} is made by {exploded.sum()} of {len(point)} "
+                    f"tasks (seeds {seeds}), on which adaptation exploded; compare the medians."
                 )
 
     def _rows(self, part: Part, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:

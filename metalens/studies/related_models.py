@@ -83,7 +83,8 @@ class RelatedModelsStudy(ArmStudy):
                         "setting": point.setting,
                         "seed": seed,
                     }
-                    results.append(scores.assign(**place))
+                    trained = {"learner": arm.learner, "regularizers": arm.regularizers}
+                    results.append(scores.assign(**place, **trained))
                     choices.append(chosen.assign(**place))
         everything = pd.concat(results, ignore_index=True)
         return {
