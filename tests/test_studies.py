@@ -187,7 +187,7 @@ def test_complexity_groups_are_quarters_of_falling_difficulty(tmp_path):
 def test_relations_are_of_every_stage_and_seed(tmp_path):
     run_study(tiny("trlearner-relations"), tmp_path)
     relations = pd.read_csv(tmp_path / "relations.csv")
-    assert relations.groupby(["stage", "seed"]).size().tolist() == [25] * 6
+    assert relations.groupby(["stage", "seed"]).size().tolist() == [25] * 8
     itself = relations[relations["row"] == relations["column"]]
     np.testing.assert_allclose(itself["relation"], 1, rtol=1e-5)
     before, learned = (relations[relations["stage"] == name] for name in ("before training", "learned"))

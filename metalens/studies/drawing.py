@@ -155,9 +155,8 @@ def _with_intervals(
     filled = np.broadcast_to(is_filled, x.shape)
     axes.plot(x[filled], center[filled], marker, color=color, markersize=5, label=label)
     axes.plot(x[~filled], center[~filled], marker, color=color, markerfacecolor="white", markersize=5)
-    lost = x[~shown]
-    on_top = axes.get_xaxis_transform()
-    axes.plot(lost, np.full(len(lost), 0.97), "x", color=color, markersize=6, transform=on_top, clip_on=False)
+    for lost in x[~shown]:
+        axes.plot(lost, 0.97, "x", color=color, markersize=6, transform=axes.get_xaxis_transform())
 
 
 def _on_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -22,13 +22,14 @@ from metalens.benchmarks import Recipe
 from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.experiment import Watcher
 from metalens.benchmarks.relating import regularizer_of, relate
-from metalens.objective import Objective
+from metalens.learners import Learner
+from metalens.regularizers import TRLearner
 from metalens.results.figures import STYLE, WIDTH, cluster_order
 from metalens.studies.arms import PARTS, ArmStudy, Point
 from metalens.studies.comparison import agreement, compare, in_words
 from metalens.studies.study import Drawing, Tables
 
-BEFORE, FIXED, LEARNED = "before training", "fixed cosine", "learned"
+BEFORE, FIXED, LEARNED, MUTUAL = "before training", "fixed cosine", "learned", "mutual predictions"
 DISAGREEMENT, SPREAD = "disagreement", "spread"
 
 
@@ -37,7 +38,8 @@ class RelationStudy(ArmStudy):
     """Relation matrices of test tasks at three stages, and their agreement with what is known of the tasks.
 
     The stages are the learned relations before training, the plain cosine of a trained network, and the
-    learned relations after training. Disagreement is 1 minus Spearman's rank correlation of the relations
+    learned relations after training; and, with real targets, how well the models of the latter predict each
+    other's support sets. Disagreement is 1 minus Spearman's rank correlation of the relations
     with the nearness of the tasks' traits, where the distribution knows traits; spread is the standard
     deviation of the relations, 0 for a flat matrix.
 
@@ -73,14 +75,17 @@ class RelationStudy(ArmStudy):
         (part,) = self.parts()
         numbers = {arm: number for number, arm in enumerate(arms_of(part.recipe))}
         trained = {point.series: arm for point, arm in part.points if point.series != self.reference}
+        stages = {BEFORE: trained[LEARNED], **trained}
+        stages |= {} if self.has_classes else {MUTUAL: trained[LEARNED]}
         rows = []
-        for stage, arm in {BEFORE: trained[LEARNED], **trained}.items():
+        for stage, arm in stages.items():
             for seed in self.seeds:
                 objective = arm.build(part.recipe, seed).eval()
                 if stage != BEFORE:
                     file = folder / PARTS / "0" / "weights" / f"arm{numbers[arm]}-seed{seed}.safetensors"
                     objective.load_state_dict(load_file(file))
-                pairs = relations_of(objective, part.recipe, seed, self.n_related)
+                regularizer = regularizer_of(objective, "predictions" if stage == MUTUAL else None)
+                pairs = relations_of(objective.learner, regularizer, part.recipe, seed, self.n_related)
                 rows.append(pairs.assign(stage=stage, seed=seed))
         relations = pd.concat(rows, ignore_index=True)
         measured = pd.DataFrame(list(self._measures(relations)))
@@ -131,13 +136,13 @@ class RelationStudy(ArmStudy):
                 yield {**row, "metric": DISAGREEMENT, "value": 1 - agree}
 
 
-def relations_of(objective: Objective, recipe: Recipe, seed: int, n: int) -> pd.DataFrame:
+def relations_of(learner: Learner, regularizer: TRLearner, recipe: Recipe, seed: int, n: int) -> pd.DataFrame:
     """Return the relation of every pair of the first n test tasks: `row, column, relation, distance`.
 
     The distance is that of the tasks' traits, missing where nothing is known of them.
     """
     tasks = recipe.distribution("test", seed)
-    pairs = relate(objective.learner, regularizer_of(objective), tasks, n).pairs()
+    pairs = relate(learner, regularizer, tasks, n).pairs()
     traits = tasks.batch(range(n)).traits
     return pairs.assign(
         distance=math.nan if traits is None else torch.cdist(traits, traits).flatten().numpy()
@@ -153,7 +158,7 @@ def _heat_maps(relations: pd.DataFrame, seed: int) -> Figure:
     if np.isfinite(distances).all():
         matrices["known"] = 1 - distances / distances.max()
     order = cluster_order(matrices.get("known", matrices[LEARNED]))
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
     grid = figure.subplots(1, len(matrices))
     smallest = 0 if min(matrix.min() for matrix in matrices.values()) >= 0 else -1
     colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
