@@ -134,10 +134,10 @@ class Episode:
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
     def cross_support_losses(self) -> Tensor:
-        """Return the losses of the models of all tasks on the own tasks' support sets, `(T, n_all_tasks)`."""
+        """Return what the models of all tasks lose on the own tasks' support sets, `(T, n_all_tasks)`."""
         predictions, y = self._all_cross_predictions(self.support_encoding), self.tasks.support.y
         y = y.unsqueeze(1).expand(*predictions.shape[:2], *y.shape[1:])
-        losses = task_map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1), plan=self._plan)
+        losses = self.map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1))
         return losses.unflatten(0, predictions.shape[:2])
 
     def _all_cross_predictions(self, z: Tensor) -> Tensor:

@@ -56,8 +56,8 @@ class TRLearner(Regularizer):
         n_features: length d of the task vectors; `for_learner` works it out.
         weight: lambda, the strength of the term.
         n_heads: K.
-        relations: `"learned"`; `"mutual"` (from mutual predictions, constants for the gradient; outputs must
-            mean the same in all tasks); or a control: `"known"` (from the traits of the tasks), `"frozen"`
+        relations: `"learned"`; `"mutual"` (from mutual predictions; outputs must mean the same in all
+            tasks); or a control: `"known"` (from the traits of the tasks), `"frozen"`
             (plain cosine, omega fixed at 1), `"uniform"` (all relations 1), `"shuffled"` (relations dealt to
             the wrong tasks, in training also of omega), `"known_shuffled"` (known ones dealt so).
         task_vector: `"features"`: mean of the support features (ignores targets); `"labeled"`: mean
@@ -256,7 +256,6 @@ class TRLearner(Regularizer):
         scale = traits.var(0).sum() if self.trait_scale is None else 2 * self.trait_scale**2
         return torch.exp(-distances / (scale + torch.finfo(traits.dtype).tiny))  # tasks may be all alike
 
-    @torch.no_grad()
     def _mutual_relations(self, episode: Episode) -> Tensor:
         losses = episode.processes.gather(episode.cross_support_losses())  # [i, p]: model p, support of i
         excess = losses - losses.diagonal().unsqueeze(1)
