@@ -1,5 +1,6 @@
 """Task distributions: data as functions from an index to a task."""
 
+from metalens.distributions.arrays import ArrayTasks
 from metalens.distributions.base import BlockDistribution, Split, TaskDistribution
 from metalens.distributions.clustered_sinusoid import ClusteredSinusoid
 from metalens.distributions.curve import CurveDistribution
@@ -11,6 +12,7 @@ from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
 
 __all__ = [
+    "ArrayTasks",
     "BlockDistribution",
     "ClusteredSinusoid",
     "CurveDistribution",
