@@ -5,6 +5,7 @@ from metalens.distributions.base import BlockDistribution, Split, TaskDistributi
 from metalens.distributions.clustered_sinusoid import ClusteredSinusoid
 from metalens.distributions.curve import CurveDistribution
 from metalens.distributions.fingerprints import morgan_fingerprints
+from metalens.distributions.functions import FunctionTasks, GeneratedTasks
 from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
@@ -16,6 +17,8 @@ __all__ = [
     "BlockDistribution",
     "ClusteredSinusoid",
     "CurveDistribution",
+    "FunctionTasks",
+    "GeneratedTasks",
     "Harmonic",
     "Kiba",
     "Omniglot",

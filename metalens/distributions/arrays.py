@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metalens.distributions.base import Split
+from metalens.distributions.checks import as_array, check_finite, chunks
 from metalens.distributions.collection import (
     TaskCollection,
     divide_groups,
@@ -24,8 +24,6 @@ from metalens.distributions.npz import read_npz
 from metalens.distributions.table import Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
-
-_CHUNK = 2**24  # numbers that are looked at together
 
 
 class Members(NamedTuple):
@@ -85,8 +83,8 @@ class ArrayTasks(TaskCollection):
 
     Raises:
         MetaLensError: an array is missing, has another length, or holds objects or numbers that are not
-            finite; a task or family is in two splits; the split has no task with enough examples; a setting is
-            out of range.
+            finite; a task or family is in two splits; the split has no task with enough examples; a setting
+            is out of range.
 
     >>> rng = np.random.default_rng(0)
     >>> data = {"x": rng.random((60, 2, 3)), "y": rng.random(60), "task": np.arange(60) // 10}
@@ -250,7 +248,7 @@ def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) 
             f"The data have no array {', '.join(missing)}; they have {', '.join(map(str, data)) or 'none'}."
         )
     else:
-        found = {name: _as_array(data[name], name) for name in names}
+        found = {name: as_array(data[name], name) for name in names}
     n = len(found[names[0]]) if found[names[0]].ndim else 0
     for name, array in found.items():
         if array.ndim == 0 or len(array) != n or n == 0:
@@ -259,18 +257,6 @@ def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) 
                 f"{array.shape}; give arrays of one length, above 0."
             )
     return found
-
-
-def _as_array(values: Any, name: str) -> np.ndarray:
-    try:
-        array = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
-    except ValueError as error:  # such as rows of different lengths
-        raise MetaLensError(f"Array {name} is no array ({error}); give examples of one shape.") from error
-    if array.dtype == object:
-        if not all(isinstance(value, str) for value in array.flat):
-            raise MetaLensError(f"Array {name} holds Python objects; give numbers or text alone.")
-        array = array.astype(str)
-    return array
 
 
 def _labels(array: np.ndarray, name: str) -> np.ndarray:
@@ -286,7 +272,7 @@ def _labels(array: np.ndarray, name: str) -> np.ndarray:
 def _inputs(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind not in "iufb":
         raise MetaLensError(f"Array {name} must hold numbers, got {array.dtype}.")
-    _check_finite(array, name)
+    check_finite(array, name)
     return array[:, np.newaxis] if array.ndim == 1 else array
 
 
@@ -295,7 +281,7 @@ def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] 
     if array.dtype.kind == "f":
         if array.ndim > 2:
             raise MetaLensError(f"Real targets {name} must be (N,) or (N, c), got {array.shape}.")
-        _check_finite(array, name)
+        check_finite(array, name)
         return array.reshape(len(array), -1).astype(np.float32), None
     if array.ndim != 1 or array.dtype.kind not in "iubUS":
         raise MetaLensError(
@@ -311,27 +297,6 @@ def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] 
     return numbers, tuple(map(str, classes.tolist()))
 
 
-def _check_finite(array: np.ndarray, name: str) -> None:
-    if array.dtype.kind != "f":
-        return
-    for part, values in _chunks(array, np.arange(len(array))):
-        if not np.isfinite(values).all():
-            place = np.argwhere(~np.isfinite(values))[0]
-            where = ", ".join(map(str, [part[place[0]], *place[1:]]))
-            raise MetaLensError(
-                f"{name}[{where}] is {values[tuple(place)]}, and must be finite; correct it or leave the "
-                "example out."
-            )
-
-
-def _chunks(array: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows and their values, a bounded number of values at a time."""
-    n = max(1, _CHUNK * len(array) // max(1, array.size))
-    for start in range(0, len(rows), n):
-        part = rows[start : start + n]
-        yield part, array[part]
-
-
 def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
     """Return what is subtracted from inputs, and what they are divided by."""
     if x.dtype == np.uint8:
@@ -339,8 +304,8 @@ def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
     axes = 0 if x.ndim == 2 else None
     n = len(rows) if x.ndim == 2 else len(rows) * x[0].size
     # In two rounds: sums of squares alone would lose small deviations around a large mean.
-    mean = sum(part.sum(axes, dtype=np.float64) for _, part in _chunks(x, rows)) / n
-    squares = sum(np.square(part - mean).sum(axes) for _, part in _chunks(x, rows))
+    mean = sum(part.sum(axes, dtype=np.float64) for _, part in chunks(x, rows)) / n
+    squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
     deviation = np.sqrt(squares / n)
     return np.float32(mean), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
 
