@@ -106,9 +106,10 @@ def test_a_run_in_which_everything_diverges_is_one_sentence(tmp_path):
 
 
 def test_every_learner_runs_on_images(tmp_path):
-    changes = {**TINY, "learner": list(LEARNERS), "regularizers": ["none"], "seeds": [0]}
+    learners = [name for name in LEARNERS if name != "SeasonalNaive"]
+    changes = {**TINY, "learner": learners, "regularizers": ["none"], "seeds": [0]}
     run(replace(RECIPES["omniglot-5w1s"], n_filters=4, n_query=2, **changes), tmp_path)
-    assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(LEARNERS)
+    assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(learners)
 
 
 def test_every_regularizer_runs_on_curves(tmp_path):

@@ -9,6 +9,7 @@ from metalens.distributions.functions import FunctionTasks, GeneratedTasks
 from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
+from metalens.distributions.series import M4Hourly, SeriesTasks
 from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
 
@@ -21,7 +22,9 @@ __all__ = [
     "GeneratedTasks",
     "Harmonic",
     "Kiba",
+    "M4Hourly",
     "Omniglot",
+    "SeriesTasks",
     "Sinusoid",
     "Split",
     "TableTasks",

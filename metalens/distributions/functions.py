@@ -239,9 +239,8 @@ class GeneratedTasks(BlockDistribution):
             least = 2 if name != "traits" and array.dtype.kind in "iub" else 2 + (name[-1] == "y")
             if array.ndim < least or len(array) != n or array.dtype.kind not in "iufb":
                 raise MetaLensError(
-                    f"{tasks}: {name} must be numbers with an axis for the {n} tasks "
-                    f"and one for examples (and for targets, where they are real), got {array.dtype} of shape "
-                    f"{array.shape}."
+                    f"{tasks}: {name} must be numbers with an axis for the {n} tasks and one for examples "
+                    f"(and for targets, where they are real), got {array.dtype} of shape {array.shape}."
                 )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 place = np.argwhere(~np.isfinite(array))[0]
