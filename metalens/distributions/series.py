@@ -53,10 +53,10 @@ class SeriesTasks(TaskCollection):
     Training goes through the series in a new random order each time round; validation and test series come
     in the order of their names. When a series comes again, other windows are drawn.
 
-    Beside the usual scores, `evaluate` gives two of forecasts in the units of the data: `smape`, the symmetric
-    mean absolute percentage error (0 to 200), and `mase`, the mean absolute error divided by that of the naive
-    forecast (of one season earlier) over all values of the series before the first predicted one; where that
-    is 0, it counts as 1.
+    Beside the usual scores, `evaluate` gives two of forecasts in the units of the data: `smape`, the
+    symmetric mean absolute percentage error (0 to 200), and `mase`, the mean absolute error divided by that
+    of the naive forecast (of one season earlier) over all values of the series before the first predicted
+    one; where that is 0, it counts as 1.
 
     Args:
         data: a long table, as a data frame or the path of a CSV file, which may be compressed; or series by
@@ -234,8 +234,8 @@ class SeriesTasks(TaskCollection):
 class M4Hourly(SeriesTasks):
     """The hourly series of the M4 competition: the next two days from the last week.
 
-    414 series of 748 or 1,008 values. Validation and test tasks have the last periods of two days of new series
-    as queries; the very last one is the competition's own test period. The series are divided by
+    414 series of 748 or 1,008 values. Validation and test tasks have the last periods of two days of new
+    series as queries; the very last one is the competition's own test period. The series are divided by
     `hashed_order` of their names into 290, 62 and 62.
 
     Args:
