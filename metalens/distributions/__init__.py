@@ -9,6 +9,7 @@ from metalens.distributions.functions import FunctionTasks, GeneratedTasks
 from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
+from metalens.distributions.pose import Pose
 from metalens.distributions.series import M4Hourly, SeriesTasks
 from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
@@ -24,6 +25,7 @@ __all__ = [
     "Kiba",
     "M4Hourly",
     "Omniglot",
+    "Pose",
     "SeriesTasks",
     "Sinusoid",
     "Split",
