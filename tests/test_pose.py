@@ -1,11 +1,14 @@
 """Poses of objects: on made-up views, and on the real ones where they are."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from metalens import KNN, MetaLensError, Pose, evaluate, mlp
+from metalens import KNN, MetaLensError, Pose, evaluate, mlp, render_poses
 from metalens.distributions.pose import POSE_FILE, circular_error, load_pose
+from metalens.distributions.pose_render import asymmetry
 
 SPLITS = ("train", "val", "test")
 N, V, SIDE = 14, 30, 16
@@ -141,3 +144,65 @@ def test_real_objects_share_no_family_between_splits(pose_folder):
     task = parts[2][0]
     assert task.support.x.shape == (15, 1, 128, 128)
     assert 0 <= task.query.y.min() < task.query.y.max() < 10
+
+
+CUBE = """
+v 0 0 0
+v 1 0 0
+v 0 2 0
+v 0 0 3
+f 1 3 2
+f 1 2 4
+f 1 4 3
+f 2 3 4
+"""
+
+
+@pytest.fixture
+def meshes(tmp_path):
+    for name in ("wedge", "twin", "tower"):
+        (tmp_path / f"{name}.obj").write_text(CUBE.replace("v 0 2 0", f"v 0 {len(name)} 0"))
+    return {name: tmp_path / f"{name}.obj" for name in ("wedge", "twin", "tower")}
+
+
+def test_meshes_become_views_that_pose_reads(meshes, tmp_path):
+    pytest.importorskip("pybullet", reason="pybullet is not installed; pip install 'metalens[pose]'")
+    settings = {"families": {"twin": "wedge"}, "n_views": 8, "size": 32}
+    splits = {"wedge": "train", "twin": "train", "tower": "test"}
+    render_poses(tmp_path / POSE_FILE, meshes, splits=splits, **settings)
+    tasks = Pose(folder=tmp_path, k_shot=4, n_query=4)
+    assert tasks.task_names == ("twin", "wedge")
+    assert tasks.image_size == 32
+    data = load_pose(tmp_path)
+    shares = (data.images < 255).mean((1, 2, 3))
+    assert ((shares > 0.03) & (shares < 0.9)).all()
+    assert (data.asymmetry > 1).all()
+    assert data.images[:, :, [0, -1]].min() == 255  # nothing is cut off
+    render_poses(tmp_path / "again.npz", meshes, splits=splits, **settings)
+    assert (np.load(tmp_path / "again.npz")["images"] == data.images).all()
+
+
+def test_an_object_that_looks_the_same_from_everywhere_has_no_asymmetry():
+    angles = np.linspace(0, 6, 5)
+    views = np.full((5, 4, 4), 255, np.uint8)
+    views[:, 1:3, 1:3] = 40
+    assert asymmetry(views, angles) == 0
+    views[:, 1, 1] = [0, 60, 120, 180, 240]
+    assert asymmetry(views, angles) == 60 / 4
+
+
+def test_what_cannot_be_rendered_is_one_sentence(meshes, tmp_path, monkeypatch):
+    (tmp_path / "text.obj").write_text("no mesh")
+    for name in ("text.obj", "missing.obj"):
+        with pytest.raises(MetaLensError, match=rf"{name}.*(is no mesh|Wavefront file)"):
+            render_poses(tmp_path / "out.npz", {"a": tmp_path / name})
+    with pytest.raises(MetaLensError, match="n_views of at least 2"):
+        render_poses(tmp_path / "out.npz", meshes, n_views=1)
+    apart = {"families": {"wedge": "f", "twin": "f"}}
+    apart["splits"] = {"wedge": "train", "twin": "test", "tower": "val"}
+    with pytest.raises(MetaLensError, match="Family f is in two splits"):
+        render_poses(tmp_path / "out.npz", meshes, **apart)
+    monkeypatch.setitem(sys.modules, "pybullet", None)
+    with pytest.raises(MetaLensError, match=r"pip install 'metalens\[pose\]'"):
+        render_poses(tmp_path / "out.npz", meshes)
+    assert not (tmp_path / "out.npz").exists()

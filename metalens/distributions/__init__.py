@@ -10,6 +10,7 @@ from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
 from metalens.distributions.pose import Pose
+from metalens.distributions.pose_render import render_poses
 from metalens.distributions.series import M4Hourly, SeriesTasks
 from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
@@ -32,4 +33,5 @@ __all__ = [
     "TableTasks",
     "TaskDistribution",
     "morgan_fingerprints",
+    "render_poses",
 ]
