@@ -88,6 +88,24 @@ def test_support_and_query_share_no_group(data, kind):
     assert len(sides) > 20
 
 
+def test_equal_inputs_are_kept_together_alone_and_with_groups(data):
+    # Pairs of equal inputs; films of three examples then link six.
+    twins = {**data, "x": data["x"].copy()}
+    twins["x"][:, 1, 0] = twins["x"][:, 0, 0] // 2
+    twins["x"][:, 0, 0] = twins["x"][:, 1, 0]
+    for changes, unit in (({}, 1), ({"group": "film"}, 3)):
+        together = tasks_of(twins, **changes)
+        for number in range(50):
+            task = together[number]
+            sides = [set(numbers_of(examples) // unit) for examples in task]
+            assert not sides[0] & sides[1]
+    allowed = tasks_of(twins, duplicates="allow")
+    assert any(
+        set(numbers_of(task.support)) & set(numbers_of(task.query))
+        for task in map(allowed.__getitem__, range(9))
+    )
+
+
 def test_a_division_of_groups_that_is_hard_to_find_is_kept():
     groups = np.repeat(np.arange(12), [1] * 11 + [89])  # only the last group can be the query set
     rng = np.random.default_rng(1)
@@ -247,6 +265,7 @@ def test_bad_data_are_one_sentence(data, changes, words):
         ({"n_train_tasks": 7}, "n_train_tasks must be at most 6"),
         ({"standardize": "all"}, "standardize must be one of train, task, none, got 'all'"),
         ({"splits": (0.5, 0.2)}, "splits must be three shares that add up to 1"),
+        ({"duplicates": "refuse"}, "duplicates must be one of together, allow, got 'refuse'"),
         ({"n_way": 2}, "n_way is for classes, and the targets are real"),
         ({"n_way": 4, "y": "kind"}, "n_way must be between 2 and 3, the number of classes, got 4"),
     ],

@@ -6,7 +6,8 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple, get_args
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from metalens.distributions.npz import read_npz
 from metalens.distributions.table import Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
+
+Duplicates = Literal["together", "allow"]
 
 
 class Members(NamedTuple):
@@ -63,6 +66,8 @@ class ArrayTasks(TaskCollection):
         task: name of the array that says which task an example belongs to, `(N,)` text or whole numbers.
         group: name of the array of groups, `(N,)`: examples of one group, such as frames of a film, are
             never in the support and the query set of one task; `None` where each example is by itself.
+        duplicates: examples of a task with equal inputs are kept `"together"` like a group, or `"allow"`ed in
+            both the support and the query set.
         family: name of the array of families of tasks, `(N,)`: tasks of one family are never in two splits;
             `None` where each task is by itself.
         splits: name of the array that says `train`, `val` or `test`, `(N,)`; or the split of every task by
@@ -104,6 +109,7 @@ class ArrayTasks(TaskCollection):
         y: str = "y",
         task: str = "task",
         group: str | None = None,
+        duplicates: Duplicates = "together",
         family: str | None = None,
         splits: str | Sequence[float] | Mapping[str, str] = (0.7, 0.15, 0.15),
         n_way: int | None = None,
@@ -115,10 +121,12 @@ class ArrayTasks(TaskCollection):
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
-        if standardize not in get_args(Standardize):
-            raise MetaLensError(
-                f"standardize must be one of {', '.join(get_args(Standardize))}, got {standardize!r}."
-            )
+        for name, value, choices in (
+            ("standardize", standardize, Standardize),
+            ("duplicates", duplicates, Duplicates),
+        ):
+            if value not in get_args(choices):
+                raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
         labels = [task, *(name for name in (group, family) if name is not None)]
         labels += [splits] if isinstance(splits, str) else []
         arrays = _arrays(data, [x, y, *labels])
@@ -133,10 +141,11 @@ class ArrayTasks(TaskCollection):
         by_task = _of_tasks(names, task_of, text[splits], splits) if isinstance(splits, str) else splits
         split_of = split_tasks(names.tolist(), by_task, families)
         groups = None if group is None else text[group]
+        twins = _digests(self._x) if duplicates == "together" else None
         members = {
             str(name): found
             for name, rows in zip(names, _rows_of(task_of, len(names)), strict=True)
-            if (found := self._members(rows, groups)) is not None
+            if (found := self._members(rows, _units(rows, groups, twins))) is not None
         }
         self._report_small([name for name in split_of if split_of[name] == split], members)
         train = self.set_tasks(
@@ -202,16 +211,15 @@ class ArrayTasks(TaskCollection):
         return n_way or len(self.class_names)
 
     def _members(self, rows: np.ndarray, groups: np.ndarray | None) -> Members | None:
-        """Return the examples of a task, or `None` where they are too few."""
+        """Return the examples of a task with their groups, or `None` where they are too few."""
         classes = np.zeros(len(rows), np.int64) if self.class_names is None else self._y[rows]
         sizes = {"k_shot": self.k_shot, "n_query": self.n_query}
         if groups is None:
             enough = len(enough_examples(classes, None, **sizes)) >= self.n_way
             return Members(rows, classes, None, None) if enough else None
-        numbers = np.unique(groups[rows], return_inverse=True)[1]
         rng = np.random.default_rng(0)
-        for_support = divide_groups(rng, classes, numbers, n_way=self.n_way, **sizes)
-        return None if for_support is None else Members(rows, classes, numbers, for_support)
+        for_support = divide_groups(rng, classes, groups, n_way=self.n_way, **sizes)
+        return None if for_support is None else Members(rows, classes, groups, for_support)
 
     def _report_small(self, of_split: Sequence[str], members: Mapping[str, Members]) -> None:
         few = [name for name in of_split if name not in members]
@@ -308,6 +316,34 @@ def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
     squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
     deviation = np.sqrt(squares / n)
     return np.float32(mean), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+
+def _digests(x: np.ndarray) -> np.ndarray:
+    """Return a number for each example, the same for equal inputs."""
+    parts = [
+        np.frombuffer(
+            b"".join(blake2b(row.tobytes(), digest_size=8).digest() for row in part), dtype=np.uint64
+        )
+        for _, part in chunks(x, np.arange(len(x)))
+    ]
+    return np.concatenate(parts)
+
+
+def _units(rows: np.ndarray, groups: np.ndarray | None, twins: np.ndarray | None) -> np.ndarray | None:
+    """Number what must stay together: examples linked by a group or by equal inputs; `None` if none are."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(rows)
+    links = [np.unique(of[rows], return_inverse=True)[1] for of in (groups, twins) if of is not None]
+    if all(link.max() + 1 == n for link in links):
+        return None
+    # A graph of examples, groups and distinct inputs.
+    ends = np.concatenate([link + n * (place + 1) for place, link in enumerate(links)])
+    starts = np.tile(np.arange(n), len(links))
+    graph = coo_array((np.ones(len(ends)), (starts, ends)), shape=(3 * n, 3 * n))
+    numbers = connected_components(graph, directed=False)[1][:n]
+    return np.unique(numbers, return_inverse=True)[1]
 
 
 def _rows_of(task_of: np.ndarray, n: int) -> list[np.ndarray]:

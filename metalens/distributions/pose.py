@@ -119,6 +119,7 @@ class Pose(ArrayTasks):
             y="azimuth",
             task="object",
             family="family",
+            duplicates="allow",  # no two views are of one direction
             splits=_splits(objects, family, parts),
             k_shot=k_shot,
             n_query=n_query,

@@ -178,7 +178,7 @@ class _Renderer:
             camera,
             lens,
             shadow=0,
-            lightDirection=[1, 1, 2],
+            lightDirection=[*direction[:2], direction[2] + 1],  # a fixed light would tell directions
             renderer=bullet.ER_TINY_RENDERER,
             physicsClientId=self._client,
         )
