@@ -126,7 +126,7 @@ class _Renderer:
 
     def __init__(self, size: int, elevation: float, up: str) -> None:
         try:
-            import pybullet
+            import pybullet  # pyright: ignore[reportMissingImports] # an extra
         except ImportError as error:
             raise MetaLensError(
                 "Rendering needs pybullet, which is not installed; install it by pip install "
