@@ -174,6 +174,14 @@ def test_inputs_and_targets_are_scaled_by_the_training_tasks(data):
     assert (y.mean().item(), y.std(unbiased=False).item()) == pytest.approx((0, 1), abs=1e-5)
 
 
+def test_without_training_tasks_there_is_no_scale(data):
+    new = {"splits": {f"t{number}": "test" for number in range(10)}}
+    assert tasks_of(data, "test", **new).facts()["tasks"] == 10
+    for changes in ({"scale_inputs": True}, {"standardize": "train"}):
+        with pytest.raises(MetaLensError, match="scaled by the training tasks, and there is none"):
+            tasks_of(data, "test", **new, **changes)
+
+
 def test_bytes_become_numbers_from_0_to_1(data):
     x = (np.arange(N * 6) % 256).astype(np.uint8).reshape(N, 1, 2, 3)
     task = tasks_of({**data, "x": x}, scale_inputs=True)[0]

@@ -128,6 +128,8 @@ def test_windows_are_scaled_by_their_inputs_alone(numbers):
 
 
 def test_scaling_by_the_training_series(numbers):
+    with pytest.raises(MetaLensError, match="scaled by the training series, and there is none"):
+        tasks_of(numbers, "test", scale="train", splits=dict.fromkeys(range(P), "test"))
     train = tasks_of(numbers)
     known = numbers[[int(name) for name in train.task_names]]
     task = tasks_of(numbers, "test", scale="train")[0]

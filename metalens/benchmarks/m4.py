@@ -10,7 +10,7 @@ from metalens.distributions.series import Scaling
 from metalens.networks import Network, mlp
 
 SETTINGS: dict[str, Settings] = {
-    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
+    "MAML": {"inner_lr": 0.01, "inner_steps": 5},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
     "SeasonalNaive": {"season": 24},
 }

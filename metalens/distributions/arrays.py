@@ -156,8 +156,15 @@ class ArrayTasks(TaskCollection):
         self._pooled = False
 
         train_rows = np.sort(np.concatenate([members[name].rows for name in train] or [np.arange(0)]))
-        scaled = scale_inputs and len(train_rows) > 0
-        self._shift, self._scale = _input_scale(self._x, train_rows) if scaled else (0.0, 1.0)
+        by_train = (scale_inputs and self._x.dtype != np.uint8) or (
+            standardize == "train" and self.class_names is None
+        )
+        if by_train and not train:
+            raise MetaLensError(
+                "Inputs and targets are scaled by the training tasks, and there is none with enough "
+                "examples; give the train split more, or set scale_inputs=False and standardize='none'."
+            )
+        self._shift, self._scale = _input_scale(self._x, train_rows) if scale_inputs else (0.0, 1.0)
         if self.class_names is None and standardize != "none":
             self._standardize_targets(train_rows, by_task=standardize == "task")
 
@@ -242,9 +249,8 @@ class ArrayTasks(TaskCollection):
         y = self._y.astype(np.float64)
         pairs = [(m.rows, m.rows) for m in self._members_of] if by_task else [(slice(None), train_rows)]
         for rows, reference in pairs:
-            if by_task or len(train_rows):
-                deviation = y[reference].std(0)
-                y[rows] = (y[rows] - y[reference].mean(0)) / np.where(deviation > 0, deviation, 1.0)
+            deviation = y[reference].std(0)
+            y[rows] = (y[rows] - y[reference].mean(0)) / np.where(deviation > 0, deviation, 1.0)
         self._y = y.astype(np.float32)
 
 

@@ -145,18 +145,19 @@ def split_tasks(
     """
     family_of = {name: name if families is None else families[name] for name in names}
     if isinstance(splits, Mapping):
+        given = {str(name): split for name, split in splits.items()}
         found: dict[str, str] = {}
         for name in names:
-            if splits.get(name) not in get_args(Split):
+            if given.get(name) not in get_args(Split):
                 raise MetaLensError(
-                    f"Task {name} must be in the split train, val or test, got {splits.get(name)}."
+                    f"Task {name} must be in the split train, val or test, got {given.get(name)}."
                 )
-            if found.setdefault(family_of[name], splits[name]) != splits[name]:
+            if found.setdefault(family_of[name], given[name]) != given[name]:
                 raise MetaLensError(
-                    f"Family {family_of[name]} is in two splits, {found[family_of[name]]} and {splits[name]} "
+                    f"Family {family_of[name]} is in two splits, {found[family_of[name]]} and {given[name]} "
                     f"(task {name}); put all its tasks into one."
                 )
-        return {name: splits[name] for name in names}  # pyright: ignore[reportReturnType] # checked above
+        return {name: given[name] for name in names}  # pyright: ignore[reportReturnType] # checked above
     shares = list(splits)
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise MetaLensError(f"splits must be three shares that add up to 1, got {shares}.")

@@ -135,8 +135,15 @@ class SeriesTasks(TaskCollection):
         of = {part: [name for name in enough if split_of[name] == part] for part in get_args(Split)}
         train = self.set_tasks(of["train"], of[split])
         self._series = [enough[name] for name in self.task_names]
-        known = np.concatenate([enough[name].values for name in train] or [np.zeros(1)])
-        self._level = (known.mean(), known.std() or 1.0) if scale == "train" else (0.0, 1.0)
+        self._level = (0.0, 1.0)
+        if scale == "train":
+            if not train:
+                raise MetaLensError(
+                    "Values are scaled by the training series, and there is none that is long enough; give "
+                    "the train split more, or set scale='window'."
+                )
+            known = np.concatenate([enough[name].values for name in train])
+            self._level = (known.mean(), known.std() or 1.0)
 
     def facts(self) -> dict[str, Any]:
         values = sum(len(one.values) for one in self._series)
