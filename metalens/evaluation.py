@@ -48,8 +48,8 @@ def evaluate(
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
         and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and `r2` (squared
-        correlation) where the distribution names it in `further_metrics`. A task on which adaptation diverged
-        has a value that is not finite.
+        correlation) where the distribution names it in `further_metrics`. The distribution's own
+        `further_scores` follow. A task on which adaptation diverged has a value that is not finite.
 
     Raises:
         MetaLensError: fewer than one task was asked for, or a chunk of fewer.
@@ -72,7 +72,7 @@ def evaluate(
             predictions = Episode(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
             y = place(batch.query.y, learner.device, fine)
-            metrics = task_metrics(predictions.to(fine), y, tasks.further_metrics)
+            metrics = _all_metrics(tasks, numbers, predictions.to(fine), y)
             tables = [
                 pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
                 for metric, values in metrics.items()
@@ -95,9 +95,16 @@ def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataF
     predictions = torch.full((*y.shape[:2], n_outputs), torch.nan)
     tables = [
         pd.DataFrame({"task": range(n_tasks), "metric": metric, "value": math.nan})
-        for metric in task_metrics(predictions, y, tasks.further_metrics)
+        for metric in _all_metrics(tasks, [0], predictions, y)
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def _all_metrics(
+    tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    usual = task_metrics(predictions, y, tasks.further_metrics)
+    return usual | tasks.further_scores(numbers, predictions, y)
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:

@@ -43,6 +43,7 @@ from metalens import (
     Regularizer,
     Reptile,
     Ridge,
+    SeasonalNaive,
     Task,
     TaskNorm,
     TNet,
@@ -110,6 +111,7 @@ LEARNERS = {
     "Ridge": per_task(Ridge),
     "KNN": per_task(KNN),
     "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
+    "SeasonalNaive": per_task(SeasonalNaive),
 }
 
 # Further settings of learners, without rival regularizers.
@@ -241,6 +243,7 @@ REFUSALS = (
     Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
     Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
     Refusal("is for classification", regularizers=["LabelSmoothing", "OthersEntropy"], kind="regression"),
+    Refusal("forecasts numbers", lambda name, _: name == "SeasonalNaive", kind="classification"),
     Refusal("is a classifier, got real targets", lambda _, entry: entry.classifier, kind="regression"),
     Refusal("is for classification", regularizers=["TRLearner-slots", "TAML-entropy"], kind="regression"),
 )

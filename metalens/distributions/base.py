@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
@@ -71,6 +72,21 @@ class TaskDistribution(ABC):
 
     def facts(self) -> dict[str, Any]:
         """Return what a reader must know about the data at hand, for the record of a run."""
+        return {}
+
+    def further_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return scores that only this distribution can tell, such as errors in the units of the data.
+
+        `evaluate` gives them beside the usual ones; the smaller, the better. There are none by default.
+
+        Args:
+            indices: T task numbers.
+            predictions: for the queries of these tasks, `(T, q, c)`.
+            y: their targets.
+
+        Returns:
+            Tensors `(T,)` by the name of the score.
+        """
         return {}
 
     def batch(self, indices: Sequence[int]) -> Task:

@@ -20,6 +20,7 @@ from metalens.learners.r2d2 import R2D2
 from metalens.learners.random_forest import RandomForest
 from metalens.learners.reptile import Reptile
 from metalens.learners.ridge import Ridge
+from metalens.learners.seasonal_naive import SeasonalNaive
 from metalens.learners.tnet import TNet
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "RandomForest",
     "Reptile",
     "Ridge",
+    "SeasonalNaive",
     "State",
     "TNet",
     "task_loss",

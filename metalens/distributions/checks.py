@@ -1,0 +1,68 @@
+"""What is asked of arrays that people bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+
+_CHUNK = 2**24  # numbers that are looked at together
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Return an array of numbers or text.
+
+    Raises:
+        MetaLensError: entries differ in shape, or are other objects.
+
+    >>> as_array([1, 2], "x")
+    array([1, 2])
+    """
+    try:
+        array = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+    except ValueError as error:  # such as rows of different lengths
+        raise MetaLensError(f"{name} is no array ({error}); give examples of one shape.") from error
+    if array.dtype == object:
+        if not all(isinstance(value, str) for value in array.flat):
+            raise MetaLensError(f"{name} holds Python objects; give numbers or text alone.")
+        array = array.astype(str)
+    return array
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Refuse numbers that are not finite.
+
+    Raises:
+        MetaLensError: there is one, and at this place.
+
+    >>> check_finite(np.array([1.0, np.nan]), "y")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: y[1] is nan, and must be finite; correct it or leave the example out.
+    """
+    if array.dtype.kind != "f":
+        return
+    for part, values in chunks(array, np.arange(len(array))):
+        if not np.isfinite(values).all():
+            place = np.argwhere(~np.isfinite(values))[0]
+            where = ", ".join(map(str, [part[place[0]], *place[1:]]))
+            raise MetaLensError(
+                f"{name}[{where}] is {values[tuple(place)]}, and must be finite; correct it or leave the "
+                "example out."
+            )
+
+
+def chunks(array: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield some rows of an array and their values, a bounded number of values at a time.
+
+    >>> [values.tolist() for _, values in chunks(np.arange(5), np.array([4, 2]))]
+    [[4, 2]]
+    """
+    n = max(1, _CHUNK * len(array) // max(1, array.size))
+    for start in range(0, len(rows), n):
+        part = rows[start : start + n]
+        yield part, array[part]

@@ -1,0 +1,91 @@
+"""Arrays from an `.npz` file: checked, without pickles, and mapped instead of read where that is possible."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from metalens.errors import MetaLensError
+
+MAX_UNPACKED = 8 * 2**30  # bytes of a compressed array; what is larger is mapped, or an attack
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LOCAL_HEADER = 30  # bytes of a member's header in the zip file, before its name
+
+
+def read_npz(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays of an `.npz` file by name, for reading only.
+
+    Arrays that `numpy.savez` wrote are mapped into memory, and read where they are used; those of
+    `numpy.savez_compressed` are unpacked at once. Objects, which only a pickle can hold, are refused.
+
+    Args:
+        path: of the file.
+        names: of the arrays.
+
+    Raises:
+        MetaLensError: the file is missing or damaged, lacks an array, or has objects or far too much in one.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "data.npz"
+    >>> np.savez(path, x=np.arange(3))
+    >>> read_npz(path, ["x"])["x"].sum()
+    np.int64(3)
+    """
+    path = Path(path).expanduser()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if missing := [name for name in names if name not in members]:
+                raise MetaLensError(
+                    f"{path} has no array {', '.join(missing)}; it has {', '.join(members) or 'none'}."
+                )
+            return {name: _array(path, archive, members[name], name) for name in names}
+    except FileNotFoundError as error:
+        raise MetaLensError(f"There is no file {path}; give the path of an .npz file.") from error
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise MetaLensError(
+            f"{path} is damaged or no .npz file ({type(error).__name__}: {error}); write it anew by "
+            "numpy.savez."
+        ) from error
+
+
+def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
+    with archive.open(info) as member:
+        shape, by_columns, dtype = _HEADERS[_version(member)](member)
+        if dtype.hasobject:
+            raise MetaLensError(
+                f"Array {name} of {path} holds Python objects, which could run code when read; save numbers, "
+                "or text by .astype(str)."
+            )
+        start, order = member.tell(), "F" if by_columns else "C"
+        if info.file_size - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"array {name} has another size than its header says")
+        if info.compress_type == zipfile.ZIP_STORED and math.prod(shape):
+            with path.open("rb") as file:
+                file.seek(info.header_offset + _LOCAL_HEADER - 4)
+                lengths = struct.unpack("<HH", file.read(4))  # of the name, and of further fields
+            offset = info.header_offset + _LOCAL_HEADER + sum(lengths) + start
+            return np.memmap(path, dtype, "r", offset, shape, order)
+        if info.file_size > MAX_UNPACKED:
+            raise MetaLensError(
+                f"Array {name} of {path} unpacks to {info.file_size / 2**30:.0f} GiB, more than "
+                f"{MAX_UNPACKED / 2**30:.0f}; save it by numpy.savez, which does not pack, so that it need "
+                "not be read at once."
+            )
+        return np.frombuffer(member.read(), dtype).reshape(shape, order=order)
+
+
+def _version(member: IO[bytes]) -> tuple[int, int]:
+    version = np.lib.format.read_magic(member)
+    if version not in _HEADERS:
+        raise ValueError(f"format {version} of an array")
+    return version
