@@ -64,6 +64,8 @@ def evaluate(
     import pandas as pd  # takes as long to import as all of MetaLens
 
     at_a_time = min(chunk, CHUNK) if isinstance(chunk, int) else CHUNK
+    if not tasks.equal_sizes:
+        at_a_time = 1
     frames = []
     with module_mode(learner, training=False), torch.no_grad():
         for start in processes.deal(range(0, n_tasks, at_a_time)):

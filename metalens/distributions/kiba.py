@@ -11,7 +11,8 @@ import numpy as np
 
 from metalens.distributions.base import Split
 from metalens.distributions.fingerprints import morgan_fingerprints
-from metalens.distributions.table import Standardize, TableTasks, hashed_order
+from metalens.distributions.table import Standardize, TableTasks
+from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
