@@ -15,6 +15,7 @@ from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, bui
 from metalens.benchmarks.experiment import run
 from metalens.results import write_report
 
+TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
 TINY = {"steps": 2, "meta_batch": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 
@@ -25,8 +26,8 @@ def omniglot(request, monkeypatch):
 
 
 @pytest.fixture
-def kiba(request, monkeypatch):
-    """The recipe on KIBA reads the real table, where it and RDKit are present."""
+def tables(request, monkeypatch):
+    """The recipes on tables read the real ones, where these and RDKit are present."""
     pytest.importorskip("rdkit", reason="RDKit is not installed; pip install 'metalens[chem]'")
     monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
 
@@ -38,9 +39,9 @@ def test_recipe_runs(name, tmp_path, request):
     if name.startswith("omniglot"):
         request.getfixturevalue("omniglot")
         changes |= {"n_filters": 4, "n_query": 2, "learner": ["MAML", "ANIL", "ProtoNet"], "seeds": [0]}
-    if name == "kiba":
-        request.getfixturevalue("kiba")
-        changes |= {"hidden": [4], "seeds": [0]}
+    if name in TABLES:
+        request.getfixturevalue("tables")
+        changes |= {"hidden": [4], "seeds": [0], "learner": ["MAML", "Ridge"]}
     recipe = replace(RECIPES[name], **changes)
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
@@ -56,7 +57,7 @@ def test_recipe_runs(name, tmp_path, request):
     weights = load_file(tmp_path / "weights" / "arm0-seed0.safetensors")
     assert weights.keys() == arms[0].build(recipe, 0).state_dict().keys()
     assert write_report(tmp_path).is_file()
-    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "kiba"))
+    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", *TABLES))
     assert (tmp_path / "relations.csv").exists()
 
 

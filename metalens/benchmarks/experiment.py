@@ -37,6 +37,7 @@ from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import Run
 from metalens.regularizers import TRLearner
+from metalens.tasks import stack_trimmed
 from metalens.training import prepared, processes_of, train, training_tasks
 
 if TYPE_CHECKING:
@@ -301,7 +302,8 @@ def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.D
     """Yield the relation map of a few test tasks, for arms that learn one."""
     for regularizer in objective.regularizers:
         if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
-            tasks = recipe.distribution("test", seed).batch(range(N_RELATED))
+            test = recipe.distribution("test", seed)
+            tasks = stack_trimmed([test[number] for number in range(N_RELATED)])
             batch = pytree.tree_map(lambda tensor: tensor.to(objective.learner.device), tasks)
             with torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(seed)  # for shuffled relations

@@ -1,5 +1,6 @@
 """Task distributions: data as functions from an index to a task."""
 
+from metalens.distributions.assays import PQSAR, ChemblAssays, FSMol
 from metalens.distributions.base import BlockDistribution, Split, TaskDistribution
 from metalens.distributions.clustered_sinusoid import ClusteredSinusoid
 from metalens.distributions.curve import CurveDistribution
@@ -7,16 +8,21 @@ from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
+from metalens.distributions.parkinsons import Parkinsons
 from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
 
 __all__ = [
+    "PQSAR",
     "BlockDistribution",
+    "ChemblAssays",
     "ClusteredSinusoid",
     "CurveDistribution",
+    "FSMol",
     "Harmonic",
     "Kiba",
     "Omniglot",
+    "Parkinsons",
     "Sinusoid",
     "Split",
     "TableTasks",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -36,6 +36,15 @@ Kind = Literal["auto", "regression", "classification"]
 Duplicates = Literal["together", "refuse", "allow"]
 
 _DISJOINT_SHARES = (0.5, 0.25, 0.25)  # of values, in training, validation and testing
+
+
+class DrawSettings(TypedDict, total=False):
+    """The settings of `TableTasks` that say how tasks are drawn, for subclasses that know their table."""
+
+    n_query: int | None
+    n_train_tasks: int | None
+    standardize: Standardize
+    seed: int
 
 
 class TableTasks(TaskDistribution):
@@ -114,6 +123,8 @@ class TableTasks(TaskDistribution):
     >>> tasks.batch(range(3)).support.x.shape
     torch.Size([3, 2, 1])
     """
+
+    metrics_of_numbers: ClassVar[tuple[str, ...]] = ("r2",)  # beside the usual one
 
     def __init__(
         self,
@@ -230,8 +241,8 @@ class TableTasks(TaskDistribution):
 
     @property
     def further_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Squared correlations of real targets."""
-        return () if self.class_names else ("r2",)
+        """Of real targets: `metrics_of_numbers`."""
+        return () if self.class_names else self.metrics_of_numbers
 
     def task_name(self, index: int) -> str:
         """Return the name of the table's task that task number `index` is drawn from."""
