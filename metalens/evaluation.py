@@ -22,7 +22,7 @@ from metalens.tasks import place
 if TYPE_CHECKING:
     import pandas as pd
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "r2"})  # every other metric is a loss
+HIGHER_IS_BETTER = frozenset({"accuracy", "r2", "r2_above_0.3"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
 
 
@@ -47,9 +47,11 @@ def evaluate(
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and `r2` (squared
-        correlation) where the distribution names it in `further_metrics`. The distribution's own
-        `further_scores` follow. A task on which adaptation diverged has a value that is not finite.
+        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and those of
+        `FURTHER_METRICS` that the distribution names in `further_metrics`: `r2` (squared correlation),
+        `r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in units of
+        y). The distribution's own `further_scores` follow. A task on which adaptation diverged has a value
+        that is not finite.
 
     Raises:
         MetaLensError: fewer than one task was asked for, or a chunk of fewer.
@@ -64,6 +66,8 @@ def evaluate(
     import pandas as pd  # takes as long to import as all of MetaLens
 
     at_a_time = min(chunk, CHUNK) if isinstance(chunk, int) else CHUNK
+    if not tasks.equal_sizes:
+        at_a_time = 1
     frames = []
     with module_mode(learner, training=False), torch.no_grad():
         for start in processes.deal(range(0, n_tasks, at_a_time)):
@@ -140,7 +144,32 @@ def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:
     return share.clamp(max=1).mean(1)
 
 
-FURTHER_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"r2": squared_correlation}
+def is_correlated(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return 1 for every task whose squared correlation is above 0.3, and 0 for the others, `(T,)`.
+
+    The share of such tasks is how the literature on drug activity counts the models that are of use.
+
+    >>> is_correlated(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [1.0], [2.0]]]))
+    tensor([1.])
+    """
+    r2 = squared_correlation(predictions, y)
+    return (r2 > 0.3).to(r2.dtype).masked_fill(r2.isnan(), torch.nan)
+
+
+def root_mean_squared_error(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return the root of the mean squared error of every task, `(T,)`.
+
+    >>> root_mean_squared_error(torch.tensor([[[3.0], [0.0]]]), torch.tensor([[[0.0], [3.0]]]))
+    tensor([3.])
+    """
+    return (predictions - y).square().flatten(1).mean(1).sqrt()
+
+
+FURTHER_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "r2": squared_correlation,
+    "r2_above_0.3": is_correlated,
+    "rmse": root_mean_squared_error,
+}
 
 
 def task_metrics(predictions: Tensor, y: Tensor, further: Sequence[str] = ()) -> dict[str, Tensor]:

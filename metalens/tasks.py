@@ -110,6 +110,19 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
     return Task.of_tensors([torch.stack(tensors) for tensors in zip(*of_all, strict=True)])
 
 
+def stack_trimmed(tasks: Sequence[Task]) -> Task:
+    """Stack tasks whose numbers of query examples may differ: each keeps as many as the smallest has.
+
+    >>> one, two = (Examples(torch.zeros(n, 1), torch.zeros(n, 1)) for n in (5, 7))
+    >>> stack_trimmed([Task(one, one), Task(one, two)]).query.x.shape
+    torch.Size([2, 5, 1])
+    """
+    n = min((len(task.query.x) for task in tasks), default=0)
+    return stack_tasks(
+        [Task(task.support, Examples(task.query.x[:n], task.query.y[:n]), task.traits) for task in tasks]
+    )
+
+
 def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a tree of tensors on a device, with real numbers of the given type; class indices stay whole.
 

@@ -56,7 +56,7 @@ def fit(
     Step n descends the gradient of the outer loss on tasks `n * meta_batch ... (n + 1) * meta_batch - 1`
     of the distribution, so runs with the same settings see the same tasks in the same order; a sampler may
     choose others. A learner that trains on all tasks as one problem gets `tasks.pooled()`. Without trainable
-    parameters nothing is done.
+    parameters no step is made.
     The process keeps the memory that training frees, unless it is short; see `metalens.allocator`.
 
     Args:
@@ -225,6 +225,7 @@ def train(
     [1, 2, 3]
     """
     for run in runs:
+        run.objective.learner.prepare(run.tasks)
         run.objective.check_meta_batch(loop.meta_batch, 1 if fabric is None else fabric.world_size)
     if fabric is None:
         from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it

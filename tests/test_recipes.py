@@ -15,6 +15,7 @@ from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, bui
 from metalens.benchmarks.experiment import run
 from metalens.results import write_report
 
+TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
 TINY = {"steps": 2, "meta_batch": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 
@@ -28,8 +29,8 @@ def omniglot(request, monkeypatch):
 
 
 @pytest.fixture
-def kiba(request, monkeypatch):
-    """The recipe on KIBA reads the real table, where it and RDKit are present."""
+def tables(request, monkeypatch):
+    """The recipes on tables read the real ones, where these and RDKit are present."""
     pytest.importorskip("rdkit", reason="RDKit is not installed; pip install 'metalens[chem]'")
     monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
 
@@ -41,15 +42,15 @@ def test_recipe_runs(name, tmp_path, request):
     if name.startswith("omniglot"):
         request.getfixturevalue("omniglot")
         changes |= {"n_filters": 4, "n_query": 2, "learner": ["MAML", "ANIL", "ProtoNet"], "seeds": [0]}
-    if name == "kiba":
-        request.getfixturevalue("kiba")
-        changes |= {"hidden": [4], "seeds": [0]}
     if name in FILES:
         if not (request.getfixturevalue("data_folder") / FILES[name]).is_file():
             pytest.skip(f"no {FILES[name]}; set METALENS_DATA")
         request.getfixturevalue("omniglot")
         changes |= {"seeds": [0], "k_shot": 3, "n_query": 2}
         changes |= {"n_filters": 2} if name == "pose" else {"hidden": [4]}
+    if name in TABLES:
+        request.getfixturevalue("tables")
+        changes |= {"hidden": [4], "seeds": [0], "learner": ["MAML", "Ridge"]}
     recipe = replace(RECIPES[name], **changes)
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
@@ -65,7 +66,7 @@ def test_recipe_runs(name, tmp_path, request):
     weights = load_file(tmp_path / "weights" / "arm0-seed0.safetensors")
     assert weights.keys() == arms[0].build(recipe, 0).state_dict().keys()
     assert write_report(tmp_path).is_file()
-    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "kiba", "m4", "pose"))
+    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "m4", "pose", *TABLES))
     assert (tmp_path / "relations.csv").exists()
 
 

@@ -2,16 +2,28 @@
 
 import hashlib
 import sys
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from metalens import MAML, Kiba, MetaLensError, Sinusoid, TableTasks, evaluate, mlp, morgan_fingerprints
+from metalens import (
+    MAML,
+    Kiba,
+    MetaLensError,
+    Ridge,
+    Sinusoid,
+    TableTasks,
+    evaluate,
+    mlp,
+    morgan_fingerprints,
+)
 from metalens.distributions import fingerprints
 from metalens.distributions.kiba import FILE, load_kiba
-from metalens.distributions.table import hashed_order
+from metalens.distributions.table_rows import TaskRows
+from metalens.distributions.table_splits import divided, hashed_order
 from metalens.evaluation import squared_correlation, task_metrics
 
 NAMES = [f"assay{number}" for number in range(10)]
@@ -151,14 +163,14 @@ def test_small_tasks_are_left_out_with_a_warning(table):
     with pytest.warns(UserWarning, match=r"1 of the 2 tasks of the test split have fewer than .* = 7 rows"):
         tasks = tasks_of(smaller, "test")
     assert tasks.task_names == ("assay9",)
-    assert tasks.facts() == {"tasks": 1, "rows": ROWS}
+    assert tasks.facts() == {"tasks": 1, "rows": ROWS, "target_mean": 0.0, "target_deviation": 1.0}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"task": "assays"}, "The table has no column assays; it has assay, row, split"),
-        ({"target": "assay"}, "Column assay must hold finite numbers"),
+        ({"target": "assay", "kind": "regression"}, "Row 1 of column assay must be a number, got 'assay"),
         ({"inputs": ["dose", "mass"]}, "The table has no column mass"),
         ({"inputs": np.zeros((3, 2))}, "one entry for each of the 120 rows, got 3"),
         ({"splits": "assay"}, "in one split, train, val or test, but those of assay0 are in assay0"),
@@ -167,6 +179,20 @@ def test_small_tasks_are_left_out_with_a_warning(table):
         ({"k_shot": 10}, r"none with k_shot \+ n_query = 13 rows"),
         ({"k_shot": 0}, "k_shot must be at least 1, got 0"),
         ({"n_train_tasks": 7}, "n_train_tasks must be at most 6"),
+        ({"n_query": 0}, "n_query must be at least 1, got 0"),
+        ({"kind": "ranking"}, "kind must be one of auto, regression, classification"),
+        ({"missing": "guess"}, "missing must be one of refuse, mean, drop"),
+        ({"duplicates": "no"}, "duplicates must be one of together, refuse, allow"),
+        ({"inputs": []}, "inputs must name at least one column"),
+        ({"inputs": ["dose", "activity"]}, "inputs must not name the task or the target, got activity"),
+        ({"inputs": ["dose"], "categorical": ["half"]}, "categorical names half, which is not among"),
+        ({"smiles": "assay"}, "Give ready-made inputs or smiles, got both"),
+        (
+            {"stratify": "row", "splits": (0.5, 0.2, 0.3)},
+            "Column row must say the same in all rows of a task",
+        ),
+        ({"traits": ["row"]}, "to be used as traits, but those of assay0 say"),
+        ({"roles": "split"}, "of column split must say support or query, got 't"),
         ({"standardize": "all"}, "standardize must be one of train, task, none, got 'all'"),
     ],
 )
@@ -179,14 +205,330 @@ def test_a_damaged_file_and_numbers_that_are_none_are_refused(table, tmp_path):
     (tmp_path / "table.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(MetaLensError, match=r"Cannot read .* as a table"):
         TableTasks(tmp_path / "table.csv.gz", task="assay", target="activity", inputs=["row"])
-    with pytest.raises(MetaLensError, match="Column activity must hold finite numbers"):
+    empty = int(table.index[table.row == 0][0]) + 1
+    with pytest.raises(
+        MetaLensError, match=f"Row {empty} of column activity is empty, the first of 1; leave"
+    ):
         tasks_of(table.assign(activity=table.activity.where(table.row > 0)))
-    with pytest.raises(MetaLensError, match="Column assay must name a task in all rows"):
+    with pytest.raises(MetaLensError, match=f"Row {empty} of column assay is empty"):
         tasks_of(table.assign(assay=table.assay.where(table.row > 0)))
     with pytest.raises(MetaLensError, match="those of assay0 are in test, train"):
         tasks_of(table.assign(split=table.split.where(table.row > 0, "test")))
     with pytest.raises(MetaLensError, match="Task numbers must be 0 or more"):
         tasks_of(table).batch([-1])
+
+
+def test_all_other_columns_are_inputs(table):
+    frame = table.drop(columns="row")
+    tasks = TableTasks(frame, task="assay", target="activity", splits="split", k_shot=4, n_query=3)
+    assert tasks.encoding is not None
+    assert tasks.encoding.names == ("half", "dose")
+    assert tasks.input_shape == (2,)
+    with pytest.raises(MetaLensError, match="no columns for inputs beside assay, activity, split"):
+        TableTasks(frame[["assay", "activity", "split"]], task="assay", target="activity", splits="split")
+
+
+def mixed(table, **columns):
+    """The table with a column of words, of which a fourth is in test tasks only, and other columns."""
+    words = np.array(["red", "blue", "white"])[table.row % 3].astype(object)
+    words[(table.split == "test").to_numpy() & (table.row.to_numpy() % 5 == 0)] = "green"
+    return table.assign(dye=words, **columns)
+
+
+def encoded(frame, split="test", **changes):
+    settings = {"inputs": ["half", "dye"], "k_shot": 4, "n_query": 8} | changes
+    tasks = tasks_of(frame, split, **settings)
+    return tasks, {name: np.concatenate([e.x[:, place] for e in tasks[0]]) for place, name in enumerate(
+        tasks.encoding.names)}  # fmt: skip
+
+
+def test_words_are_inputs_by_the_categories_of_training_tasks(table):
+    frame = mixed(table)
+    tasks, inputs = encoded(frame)
+    assert list(inputs) == ["half", "dye=blue", "dye=red", "dye=white"]
+    of_task = frame[frame.assay == tasks.task_name(0)]
+    assert "green" in set(of_task.dye)
+    for word in ("blue", "red", "white"):
+        assert inputs[f"dye={word}"].sum() == (of_task.dye == word).sum()
+    train = tasks_of(frame, inputs=["half", "dye"], missing="mean").encoding
+    assert train == tasks_of(frame, "test", inputs=["half", "dye"], missing="mean").encoding
+
+
+def test_numbers_can_be_categories(table):
+    changes = {"inputs": ["sex"], "categorical": ["sex"]}
+    with pytest.raises(MetaLensError, match="duplicates='allow'"):
+        encoded(table.assign(sex=table.row % 2), **changes)
+    _, inputs = encoded(table.assign(sex=table.row % 2), **changes, duplicates="allow")
+    assert list(inputs) == ["sex=0", "sex=1"]
+    assert (inputs["sex=0"] + inputs["sex=1"] == 1).all()
+
+
+def test_too_many_words_are_no_categories(table):
+    frame = pd.concat([table] * 3, ignore_index=True)
+    frame["label"] = [f"sample {number}" for number in range(len(frame))]
+    with pytest.raises(MetaLensError, match="Column label holds 216 different words, too many"):
+        tasks_of(frame, inputs=["label"])
+    assert len(tasks_of(frame, inputs=["label"], categorical=["label"]).encoding.names) == 216
+
+
+def test_missing_cells_are_refused_filled_or_left_out(table):
+    half = table.half.where(table.row % 4 > 0)
+    frame = mixed(table, half=half)
+    frame.loc[frame.row % 6 == 1, "dye"] = None
+    with pytest.raises(MetaLensError, match=r"Row \d+ of column half is empty, .*fill it, or set missing"):
+        encoded(frame)
+    tasks, inputs = encoded(frame, missing="mean")
+    known = frame[frame.split == "train"].half
+    assert list(inputs)[:2] == ["half", "half is missing"]
+    of_task = frame[frame.assay == tasks.task_name(0)].half
+    expected = ((of_task - known.mean()) / known.std(ddof=0)).fillna(0)
+    np.testing.assert_allclose(sorted(inputs["half"]), sorted(expected), rtol=1e-4, atol=1e-6)
+    assert inputs["half is missing"].sum() == of_task.isna().sum()
+    assert (inputs["half"][inputs["half is missing"] == 1] == 0).all()
+    with pytest.warns(UserWarning, match=r"of the 120 rows have an empty cell \(half 30, dye 20\)"):
+        tasks, _ = encoded(frame, missing="drop", k_shot=2, n_query=3)
+    assert tasks.facts()["rows"] < 24
+    empty = frame.assign(activity=frame.activity.where(frame.row != 97))
+    with pytest.raises(MetaLensError, match="of column activity is empty, the first of 1; leave the row out"):
+        encoded(empty, missing="mean")
+    with pytest.warns(UserWarning, match="activity 1"):
+        encoded(empty, missing="drop", k_shot=2, n_query=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("n/b", "Row 8 of column half must be a number, got 'n/b'"), (np.inf, "a finite number, got 'inf'")],
+)  # fmt: skip
+def test_a_wrong_cell_is_named(table, tmp_path, value, words):
+    frame = table.astype({"half": object})
+    frame.loc[7, "half"] = value
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    for source in (frame, tmp_path / "table.csv"):
+        with pytest.raises(MetaLensError, match=words):
+            TableTasks(source, task="assay", target="activity", inputs=["half", "dose"], splits="split",
+                       n_query=2)  # fmt: skip
+    with pytest.raises(MetaLensError, match="but row 8 is not"):
+        tasks_of(table, inputs=np.where(np.arange(120) == 7, np.nan, 1.0)[:, None])
+
+
+@pytest.mark.parametrize("q", [3, None])
+def test_a_group_is_never_on_both_sides(table, q):
+    frame = table.assign(scan=table.row // 3 % 4)
+    tasks = tasks_of(frame, "test", group="scan", n_query=q)
+    for number in range(40):
+        sides = [set(rows_of(examples) // 3) for examples in tasks[number]]
+        assert not sides[0] & sides[1]
+        assert len(tasks[number].support.x) == 4
+        assert len(tasks[number].query.x) == (q or 6)
+
+
+def test_uneven_groups_are_divided_wherever_that_is_possible():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        sizes = rng.integers(1, 9, rng.integers(1, 6))
+        units = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+        k, q = rng.integers(1, 9, 2).tolist()
+        parts = [sum(part) for n in range(len(sizes) + 1) for part in combinations(sizes.tolist(), n)]
+        rows = TaskRows(np.arange(len(units)), units)
+        assert rows.is_enough(k, q) == any(k <= part <= len(units) - q for part in parts)
+        if rows.is_enough(k, q):
+            support, query = rows.draw(rng, k, q)
+            assert (len(set(support)), len(set(query))) == (k, q)
+            assert not set(units[support]) & set(units[query])
+
+
+def test_rows_that_cannot_be_divided_by_groups_are_left_out(table):
+    frame = table.assign(scan=np.where(table.assay == "assay8", 0, table.row))
+    with pytest.warns(UserWarning, match="1 of the 2 tasks of the test split"):
+        assert tasks_of(frame, "test", group="scan").task_names == ("assay9",)
+
+
+def test_duplicates_stay_on_one_side_or_are_refused(table):
+    twins = table[["row"]].to_numpy() // 2
+    for number in range(30):
+        sides = [set(rows_of(examples)) for examples in tasks_of(table, "test", inputs=twins)[number]]
+        assert not sides[0] & sides[1]
+    with pytest.raises(MetaLensError, match=r"Rows \d+ and \d+ of task assay0 have the same inputs, .* 60"):
+        tasks_of(table, inputs=twins, duplicates="refuse")
+    allowed = [tasks_of(table, "test", inputs=twins, duplicates="allow")[number] for number in range(30)]
+    assert any(set(rows_of(task.support)) & set(rows_of(task.query)) for task in allowed)
+    chain = {"group": "scan", "k_shot": 1, "n_query": 2}  # a row is linked with the next, by one or the other
+    with pytest.raises(
+        MetaLensError, match=r"none with k_shot \+ n_query = 3 rows or more that can be divided"
+    ):
+        tasks_of(table.assign(scan=(table.row + 1) // 2), "test", inputs=twins, **chain)
+
+
+def test_a_published_division_into_support_and_query_is_kept(table):
+    frame = table.assign(part=np.where(table.row % 2, "support", "query"))
+    for number in range(10):
+        support, query = tasks_of(frame, "test", roles="part", n_query=None)[number]
+        assert (rows_of(support) % 2 == 1).all()
+        assert sorted(rows_of(query) % 2) == [0] * 6
+    with pytest.raises(MetaLensError, match=r"Rows \d+, \d+ of task assay\d belong together"):
+        tasks_of(frame, roles="part", inputs=table[["row"]].to_numpy() // 2)
+
+
+def test_all_other_rows_can_be_asked_whatever_their_number(table):
+    frame = table[(table.assay != "assay8") | (table.row % ROWS < 9)]
+    tasks = tasks_of(frame, "test", n_query=None)
+    assert [len(tasks[number].query.x) for number in range(4)] == [5, 8, 5, 8]
+    with pytest.raises(MetaLensError, match="these have 5 to 8 query rows; set n_query, or use one task"):
+        tasks.batch([0, 1])
+    learner = Ridge(mlp(1, 1))
+    scores = evaluate(learner, tasks, n_tasks=2).query("metric == 'mse'").value
+    for number, score in enumerate(scores):
+        support, query = tasks[number]
+        errors = learner(support)(query.x) - query.y
+        assert score == pytest.approx(errors.square().mean().item(), rel=1e-5)
+
+
+def test_strata_are_divided_evenly():
+    names = [f"task{number}" for number in range(100)]
+    strata = {name: "common" if number < 60 else f"rare{number % 8}" for number, name in enumerate(names)}
+    split_of = divided(names, (0.6, 0.1, 0.3), strata=strata)
+    count = pd.Series(split_of).value_counts().to_dict()
+    assert count == {"train": 60, "test": 30, "val": 10}
+    common = pd.Series({name: split_of[name] for name in names[:60]}).value_counts()
+    assert common.to_dict() == {"train": 36, "test": 18, "val": 6}
+    other = divided(names, (0.6, 0.1, 0.3), strata=strata, seed=1)
+    assert other != split_of
+    assert pd.Series(other).value_counts().to_dict() == count
+
+
+def test_tasks_are_divided_evenly_by_a_column_and_anew_by_a_seed(table):
+    frame = table.assign(species=np.where(table.row // ROWS < 4, "mouse", "yeast"))
+    parts = [
+        tasks_of(frame, "test", splits=(0.5, 0.0, 0.5), stratify="species", split_seed=seed).task_names
+        for seed in (None, 0, 1, 2)
+    ]
+    assert all(sum(name in NAMES[:4] for name in part) == 2 for part in parts)
+    assert len(set(parts)) > 1
+
+
+def test_splits_share_no_value_of_a_disjoint_column(table):
+    frame = pd.concat([table] * 6, ignore_index=True)
+    frame["molecule"] = [f"m{number % 40}" for number in np.random.default_rng(1).permutation(len(frame))]
+    frame["row"] = np.arange(len(frame))
+    seen = {}
+    for split in ("train", "val", "test"):
+        tasks = tasks_of(frame, split, disjoint="molecule", n_query=None)
+        rows = [rows_of(examples) for number in range(6) for examples in tasks[number]]
+        seen[split] = set(frame.molecule[np.concatenate(rows)])
+    assert sum(map(len, seen.values())) == len(set.union(*seen.values())) == 40
+    assert len(seen["train"]) == 20
+
+
+def test_traits_are_properties_of_tasks(table):
+    frame = table.assign(species=np.where(table.row // ROWS % 2, "yeast", "mouse"), year=table.row // ROWS)
+    tasks = tasks_of(frame, "test", traits=["species", "year"])
+    traits = tasks.batch([0, 1, 2]).traits
+    year = np.arange(6)
+    expected = [[1, 0, (8 - year.mean()) / year.std()], [0, 1, (9 - year.mean()) / year.std()]]
+    np.testing.assert_allclose(traits, [*expected, expected[0]], rtol=1e-6)
+    assert torch.equal(tasks[1].traits, traits[1])
+
+
+def classified(table, **changes):
+    """The tasks with classes: rare ones of three words; assay9 lacks one of them."""
+    words = np.array(["inactive"] * 8 + ["active"] * 3 + ["toxic"])[table.row % ROWS]
+    words = np.where((table.assay == "assay9") & (words == "toxic"), "active", words)
+    return tasks_of(table.assign(outcome=words), "test", target="outcome", **changes)
+
+
+@pytest.mark.parametrize("group", [None, "pair"])
+def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
+    tasks = classified(table.assign(pair=table.row), group=group)
+    assert tasks.class_names == ("active", "inactive", "toxic")
+    assert tasks.n_outputs == tasks.n_classes == 3
+    assert not tasks.further_metrics
+    assert tasks.pooled() is tasks
+    for number in range(30):
+        task = tasks[number]
+        for examples in task:
+            assert examples.y.dtype == torch.int64
+            place = rows_of(examples) % ROWS
+            expected = np.where(
+                place < 8, 1, np.where((place < 11) | (tasks.task_name(number) == "assay9"), 0, 2)
+            )
+            np.testing.assert_array_equal(examples.y, expected)
+        assert set(task.support.y.tolist()) == ({0, 1, 2} if number % 2 == 0 else {0, 1})
+        assert len(set(rows_of(task.support)) | set(rows_of(task.query))) == 7
+    assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "loss"}
+
+
+def test_kinds_of_targets(table):
+    frame = table.assign(hit=table.row % 2, truth=table.row % 2 == 0, same="yes")
+    assert tasks_of(frame, target="hit").class_names == ()
+    assert tasks_of(frame, target="hit", kind="classification").class_names == ("0", "1")
+    assert tasks_of(frame, target="truth").class_names == ("False", "True")
+    with pytest.raises(MetaLensError, match="Column same names one class, yes, in all rows"):
+        tasks_of(frame, target="same")
+
+
+def test_what_was_done_to_targets_is_known(table):
+    tasks = tasks_of(table, "test", standardize="train")
+    known = table[table.split == "train"].activity
+    assert tasks.target_mean == pytest.approx(known.mean())
+    assert tasks.target_deviation == pytest.approx(known.std(ddof=0))
+    assert tasks.facts()["target_mean"] == tasks.target_mean
+
+
+def test_names_that_look_like_numbers_stay_names(table, tmp_path):
+    table.assign(assay=[f"00{name[5:]}" for name in table.assay]).to_csv(tmp_path / "a.csv", index=False)
+    tasks = TableTasks(
+        tmp_path / "a.csv", "test", task="assay", target="activity", splits="split", k_shot=4, n_query=3
+    )
+    assert tasks.task_names == ("008", "009")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty; give a CSV file with a header and rows"),
+        (b"assay,activity,x\n", "has no rows"),
+        ("assay,activity\nKöln,1\n".encode("latin-1"), "is not in UTF-8 .*; save it as UTF-8"),
+        (b"assay,activity\na,1\na,1,2,3\n", r"Cannot read .* line 3, saw 4\); correct that line"),
+        (b"activity,x\n1,2\n", "The table has no column assay; it has activity, x"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused(tmp_path, content, words):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(MetaLensError, match=words):
+        TableTasks(tmp_path / "table.csv", task="assay", target="activity")
+
+
+def test_a_missing_file_and_equal_names_are_refused(table, tmp_path):
+    with pytest.raises(MetaLensError, match=r"There is no file .*none.csv; correct the path"):
+        TableTasks(tmp_path / "none.csv", task="assay", target="activity")
+    twice = table.rename(columns={"dose": "half"})
+    with pytest.raises(MetaLensError, match="The table has several columns named half"):
+        TableTasks(twice, task="assay", target="activity")
+    with pytest.raises(MetaLensError, match="Column day holds dates"):
+        tasks_of(table.assign(day=pd.Timestamp("2020-01-01")), inputs=["day"])
+
+
+def test_parquet_is_a_table_or_asks_for_its_reader(table, tmp_path, monkeypatch):
+    settings = {"task": "assay", "target": "activity", "splits": "split", "k_shot": 4, "n_query": 3}
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "fastparquet", None)
+    with pytest.raises(MetaLensError, match=r"pip install 'metalens\[parquet\]'"):
+        TableTasks(tmp_path / "table.parquet", **settings)
+    monkeypatch.undo()
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed; pip install 'metalens[parquet]'")
+    table.to_parquet(tmp_path / "table.parquet")
+    read = TableTasks(tmp_path / "table.parquet", **settings)
+    torch.testing.assert_close(read[3], TableTasks(table, **settings)[3])
+
+
+def test_a_million_rows_are_tasks(tmp_path):
+    n = 10**6
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"shop": rng.integers(1000, size=n), "day": rng.random(n), "sold": rng.random(n)})
+    frame["kind"] = np.array(["a", "b"])[rng.integers(2, size=n)]
+    tasks = TableTasks(frame, "test", task="shop", target="sold", k_shot=5, n_query=5)
+    assert tasks.facts()["tasks"] == 150
+    assert tasks.batch(range(150)).query.x.shape == (150, 5, 3)
 
 
 def test_squared_correlation_is_that_of_numpy():
@@ -285,7 +627,8 @@ def test_kiba_has_three_splits_without_a_common_kinase(kiba_folder):
     file = pd.read_csv(kiba_folder / "tables" / FILE)
     given = set(file.kinase[file.split == "train"])
     assert set(splits["test"].task_names) == set(hashed_order(given)[:20])
-    y = Kiba(folder=kiba_folder)._y[np.concatenate(Kiba(folder=kiba_folder)._rows)]
+    train = splits["train"]
+    y = train._y[np.concatenate([task.rows for task in train._tasks])]
     assert y.mean().item() == pytest.approx(0, abs=1e-5)
     assert y.std().item() == pytest.approx(1, abs=1e-3)
 

@@ -15,7 +15,7 @@ from metalens.learners.base import module_mode
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
 from metalens.regularizers.trlearner import TaskVector, trait_agreement
-from metalens.tasks import place
+from metalens.tasks import place, stack_trimmed
 
 CHUNK = 50  # tasks at a time; bounds memory
 
@@ -82,7 +82,8 @@ def relate(learner: Learner, regularizer: TRLearner, tasks: TaskDistribution, n:
     >>> found.matrix.shape, found.kind
     ((5, 5), 'plain cosine of features')
     """
-    batch = place(tasks.batch(range(n)), learner.device, learner.dtype)
+    batch = stack_trimmed([tasks[number] for number in range(n)])
+    batch = place(batch, learner.device, learner.dtype)
     with torch.no_grad(), torch.random.fork_rng(), module_mode(learner, training=False):
         torch.manual_seed(0)  # for shuffled relations
         episode = Episode(learner, batch, chunk=CHUNK)

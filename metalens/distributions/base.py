@@ -47,6 +47,7 @@ class TaskDistribution(ABC):
     """
 
     n_classes: int | None = None  # of the whole split, where that is known
+    equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
     further_metrics: Sequence[str] = ()  # by which `evaluate` scores these tasks, beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
+from metalens.distributions.assays import DRUG_METRICS
 from metalens.distributions.base import Split
 from metalens.distributions.fingerprints import morgan_fingerprints
-from metalens.distributions.table import Standardize, TableTasks, hashed_order
+from metalens.distributions.table import DrawSettings, TableTasks
+from metalens.distributions.table_reading import find_table
+from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -35,13 +38,13 @@ class Kiba(TableTasks):
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
-        k_shot: support molecules per task.
-        n_query: query molecules per task.
-        n_train_tasks: how many kinases to train on, chosen at random by the seed; `None` for all.
-        standardize: `"train"`, `"task"` or `"none"`, see `TableTasks`.
-        seed: see `TaskDistribution`.
+        new_molecules: no two splits share a molecule either; half of them is left to train on and a quarter
+            each for the other two, see `disjoint` of `TableTasks`.
+        k_shot: support rows per task.
         folder: a folder with `kiba_kinases.csv.gz` (columns kinase, smiles, kiba_score, split), in itself or
             in its folder `tables`; `None` for the one that the environment variable METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
 
     Raises:
         MetaLensError: the table or RDKit is missing, or a setting is out of range.
@@ -55,16 +58,16 @@ class Kiba(TableTasks):
     molecules, split by kinase.
     """
 
+    metrics_of_numbers = DRUG_METRICS
+
     def __init__(
         self,
         split: Split = "train",
         *,
+        new_molecules: bool = False,
         k_shot: int = 16,
-        n_query: int = 15,
-        n_train_tasks: int | None = None,
-        standardize: Standardize = "train",
-        seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
     ) -> None:
         table, bits = load_kiba(folder)
         super().__init__(
@@ -74,11 +77,9 @@ class Kiba(TableTasks):
             target="kiba_score",
             inputs=bits,
             splits="split",
+            disjoint="smiles" if new_molecules else None,
             k_shot=k_shot,
-            n_query=n_query,
-            n_train_tasks=n_train_tasks,
-            standardize=standardize,
-            seed=seed,
+            **settings,
         )
 
 
@@ -94,19 +95,7 @@ def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFram
     Raises:
         MetaLensError: the table is not there or not that table, or RDKit is missing.
     """
-    return _load(_find(folder))
-
-
-def _find(folder: str | os.PathLike[str] | None) -> Path:
-    place = folder if folder is not None else os.environ.get("METALENS_DATA")
-    if place is not None:
-        for path in (Path(place).expanduser() / "tables" / FILE, Path(place).expanduser() / FILE):
-            if path.is_file():
-                return path
-    where = "METALENS_DATA names no folder" if place is None else f"{os.fspath(place)} does not"
-    raise MetaLensError(
-        f"Kiba needs a folder that holds {FILE}, and {where}; set METALENS_DATA to one, or give folder."
-    )
+    return _load(find_table("Kiba", FILE, folder))
 
 
 @lru_cache(maxsize=2)

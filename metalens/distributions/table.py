@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
+from metalens.distributions.table_inputs import Missing, TableInputs
+from metalens.distributions.table_reading import (
+    check_columns,
+    is_text,
+    numbers,
+    read_table,
+    refuse_missing,
+)
+from metalens.distributions.table_rows import LEAST_QUERY, TaskRows
+from metalens.distributions.table_splits import divided, property_of_tasks, splits_of_column
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -21,49 +32,99 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Standardize = Literal["train", "task", "none"]
+Kind = Literal["auto", "regression", "classification"]
+Duplicates = Literal["together", "refuse", "allow"]
+
+_DISJOINT_SHARES = (0.5, 0.25, 0.25)  # of values, in training, validation and testing
+
+
+class DrawSettings(TypedDict, total=False):
+    """The settings of `TableTasks` that say how tasks are drawn, for subclasses that know their table."""
+
+    n_query: int | None
+    n_train_tasks: int | None
+    standardize: Standardize
+    seed: int
 
 
 class TableTasks(TaskDistribution):
-    """Regression tasks from a table: a row is an example, and the rows that name the same task belong to it.
+    """Tasks from a table: a row is an example, and the rows that name the same task belong to it.
 
     Task number i has `k_shot + n_query` different rows of one task of the table, drawn at random. Training
     goes through the tasks of the table in a new random order each time round; validation and test tasks
     come in the order of their names, number i being the `(i mod P)`-th of P. When they come again, other
     rows are drawn.
 
+    Words as targets are classes. They mean the same in all tasks: class j of every task is `class_names[j]`,
+    one output of the network. `k_shot` counts the support rows of all classes together, among them one of
+    each class that the task has if there is room, so a task keeps its own balance of classes.
+
+    What is fitted to data (scale and categories of inputs, scale of targets) is fitted to the rows of the
+    training tasks alone. In errors rows are counted from 1, below the header.
+
     Args:
-        table: a data frame, or the path of a CSV file, which may be compressed.
+        table: a data frame, or the path of a CSV file, which may be compressed, or of a Parquet file
+            (`pip install 'metalens[parquet]'`).
         split: `"train"`, `"val"` or `"test"`.
         task: the column that names the task of a row.
-        target: the column with the number to predict.
-        inputs: columns with numbers, which are standardized by mean and deviation over the training tasks; or
-            ready-made inputs as one array, `(rows, *input_shape)`, which are used as they are.
+        target: the column to predict: numbers, or words for classes.
+        inputs: columns of numbers, which are standardized, or of words, which become an input for each
+            category; `None` for all columns that have no other role, or with `smiles` for none. Or ready-made
+            inputs as one array, `(rows, *input_shape)`, which are used as they are.
+        categorical: those among `inputs` whose numbers are names of categories.
+        smiles: a column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
+        n_bits: length of a fingerprint.
+        kind: of the targets: `"regression"`, `"classification"`, or `"auto"`, for which words and truth
+            values are classes and numbers are not.
+        missing: of empty cells in inputs: `"refuse"` them; `"mean"` puts the mean of the training tasks
+            there, with a further input that marks them, and no category for a word; `"drop"` leaves out the
+            row, as it does for an empty target, with a warning that counts them.
+        group: a column, such as the patient or the scaffold: rows of a task that say the same there are never
+            divided between support and query.
+        duplicates: rows of a task with equal inputs: kept `"together"` like a group, a mistake to
+            `"refuse"`, or `"allow"`ed on both sides.
+        roles: a column that says `support` or `query`, for rows that a benchmark has divided.
         splits: the column that says `train`, `val` or `test`; or the shares of tasks in the three, which
-            are then divided by `hashed_order` of their names, whatever the seed.
+            are then divided by `hashed_order` of their names, whatever `seed`.
+        split_seed: another division by shares for every number.
+        stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
+        disjoint: a column whose values no two splits share, such as the molecule. Half of the values belongs
+            to training, a quarter each to validation and testing, by `hashed_order`; other rows of a split's
+            tasks are left out.
+        traits: columns with properties of tasks that become their traits: words as 1 for the own one and 0
+            for others, numbers standardized by the training tasks.
         k_shot: support rows per task.
-        n_query: query rows per task.
+        n_query: query rows per task; `None` for all that are left, at least two. Tasks then differ in size,
+            and do not fit into one batch: `evaluate` takes them one by one, and to train on them set it.
         n_train_tasks: how many tasks of the table to train on, chosen at random by the seed; `None` for all.
-        standardize: of targets. `"train"`: subtract the mean and divide by the standard deviation of all
+        standardize: of real targets. `"train"`: subtract the mean and divide by the standard deviation of all
             rows of the training tasks. `"task"`: the same with those of all rows of the task itself, query
             rows included, which a truly new task does not know. `"none"`: targets as they are.
         seed: see `TaskDistribution`.
 
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
+        class_names: the classes in the order of the outputs; empty for real targets.
+        encoding: how columns become inputs, to be used for new rows; `None` for ready-made inputs.
+        input_shape: of one example.
+        n_outputs: that a network needs: the number of classes, or 1.
+        target_mean: what was subtracted from real targets by `standardize="train"`, else 0.
+        target_deviation: by what they were divided, else 1.
+        equal_sizes: whether all tasks have as many rows.
 
     Raises:
-        MetaLensError: a column is missing or has no numbers, a task is in two splits, the split has no tasks
-            with enough rows, or a setting is out of range.
+        MetaLensError: the table cannot be read, a column is missing or does not hold what it should (with the
+            row), a task is in two splits, the split has no tasks with enough rows, or a setting is out of
+            range.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"patient": list("aaaabbbbcccc"), "age": range(12), "score": range(12)})
-    >>> tasks = TableTasks(table, task="patient", target="score", inputs=["age"], splits=(0.4, 0.3, 0.3),
-    ...                    k_shot=2, n_query=1)
+    >>> tasks = TableTasks(table, task="patient", target="score", splits=(0.4, 0.3, 0.3), k_shot=2, n_query=1)
     >>> tasks.batch(range(3)).support.x.shape
     torch.Size([3, 2, 1])
     """
 
-    further_metrics = ("r2",)
+    metrics_of_numbers: ClassVar[tuple[str, ...]] = ("r2",)  # beside the usual one
 
     def __init__(
         self,
@@ -72,10 +133,22 @@ class TableTasks(TaskDistribution):
         *,
         task: str,
         target: str,
-        inputs: Sequence[str] | np.ndarray | Tensor,
+        inputs: Sequence[str] | np.ndarray | Tensor | None = None,
+        categorical: Sequence[str] = (),
+        smiles: str | None = None,
+        n_bits: int = 1024,
+        kind: Kind = "auto",
+        missing: Missing = "refuse",
+        group: str | None = None,
+        duplicates: Duplicates = "together",
+        roles: str | None = None,
         splits: str | Sequence[float] = (0.7, 0.15, 0.15),
+        split_seed: int | None = None,
+        stratify: str | None = None,
+        disjoint: str | None = None,
+        traits: Sequence[str] = (),
         k_shot: int = 5,
-        n_query: int = 15,
+        n_query: int | None = 15,
         n_train_tasks: int | None = None,
         standardize: Standardize = "train",
         seed: int = 0,
@@ -84,70 +157,144 @@ class TableTasks(TaskDistribution):
         for name, size in (("k_shot", k_shot), ("n_query", n_query), ("n_train_tasks", n_train_tasks)):
             if size is not None and size < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {size}.")
-        if standardize not in get_args(Standardize):
-            raise MetaLensError(
-                f"standardize must be one of {', '.join(get_args(Standardize))}, got {standardize!r}."
-            )
+        for name, value, choices in (
+            ("standardize", standardize, Standardize),
+            ("kind", kind, Kind),
+            ("missing", missing, Missing),
+            ("duplicates", duplicates, Duplicates),
+        ):
+            if value not in get_args(choices):
+                raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
         self.k_shot, self.n_query, self.n_train_tasks = k_shot, n_query, n_train_tasks
         self.standardize: Standardize = standardize
+        self.equal_sizes = n_query is not None
 
-        frame = _frame(table)
-        _check_columns(frame, [task, *([splits] if isinstance(splits, str) else [])])
-        if frame[task].isna().any():
-            raise MetaLensError(f"Column {task} must name a task in all rows; leave out the others first.")
-        groups = frame.groupby(frame[task].astype(str)).indices
-        rows_of = {str(name): np.asarray(rows) for name, rows in groups.items()}
-        split_of = _split_of_tasks(frame, rows_of, splits)
-        enough = {name: rows for name, rows in rows_of.items() if len(rows) >= k_shot + n_query}
-        self._check_enough([name for name in rows_of if split_of[name] == split], enough)
-        train = self._chosen(sorted(name for name in enough if split_of[name] == "train"))
-        of_split = train if split == "train" else sorted(name for name in enough if split_of[name] == split)
-        self.task_names = tuple(of_split)
-        self._rows = [enough[name] for name in self.task_names]
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        of_tasks = [name for name in (splits, stratify, *traits) if isinstance(name, str)]
+        of_rows = [name for name in (group, roles, disjoint) if name is not None]
+        molecules = [] if smiles is None else [smiles]
+        frame = read_table(table, text=[task, *of_rows, *molecules])
+        check_columns(frame, [task, target, *of_tasks, *of_rows, *molecules])
+        columns = _input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
+        array = _as_array(inputs, frame) if columns is None else np.empty(0)
+        if missing == "drop":
+            kept = _complete_rows(frame, [target, *(columns or []), *molecules])
+            frame, array = frame.iloc[kept], array[kept] if columns is None else array
+        for name in (task, *of_rows):
+            refuse_missing(frame[name], "fill it, or leave the row out")
+
+        task_codes, names = pd.factorize(frame[task].astype(str).to_numpy(), sort=True)
+        rows_of = _rows_of(task_codes, names.tolist())
+        split_of = _split_of_tasks(frame, rows_of, splits, split_seed, stratify)
+        if disjoint is not None:
+            rows_of = _apart(frame[disjoint].astype(str).to_numpy(), rows_of, split_of, split_seed)
+        y = self._class_numbers(frame[target], kind)
+        for_support = None if roles is None else _for_support(frame[roles])
+        labels = y if self.class_names else None
+
+        def rows_in(split: str, units: np.ndarray | None = None) -> dict[str, TaskRows]:
+            found = {name: rows for name, rows in rows_of.items() if split_of[name] == split}
+            return {name: TaskRows.of_table(rows, units, labels, for_support) for name, rows in found.items()}
+
+        of_train = rows_in("train")
+        train = self._chosen([name for name, rows in of_train.items() if self._is_enough(rows)])
+        if not train and (columns is not None or (standardize == "train" and labels is None)):
+            raise MetaLensError(
+                f"Scales are those of the training tasks, and of {len(of_train)} none has enough rows; lower "
+                "k_shot and n_query, or give the train split more tasks."
+            )
+        train_rows = np.concatenate([rows_of[name] for name in train]) if train else np.arange(0)
+        self.encoding: TableInputs | None = None
+        if columns is not None:
+            self.encoding = TableInputs.fit(
+                frame.iloc[train_rows], columns, categorical=categorical, smiles=smiles, n_bits=n_bits,
+                missing=missing,
+            )  # fmt: skip
+            array = self.encoding.transform(frame)
+        self.input_shape = tuple(array.shape[1:])
+
+        keys = [] if group is None else [pd.factorize(frame[group])[0]]
+        if duplicates != "allow":
+            digests = pd.factorize(_digests(array))[0]
+            keys.append(digests)
+            if duplicates == "refuse":
+                _refuse_duplicates(frame, _pairs(task_codes, digests), task)
+        units = _units([_pairs(task_codes, key) for key in keys])
+        if for_support is not None and units is not None:
+            _refuse_divided(frame, units, for_support, task)
+        of_split = rows_in(split, units)
+        enough = {name: rows for name, rows in of_split.items() if self._is_enough(rows)}
+        self._warn_of_small(len(of_split), len(enough))
+        if split == "train":
+            enough = {name: rows for name, rows in enough.items() if name in set(train)}
+
+        self.task_names = tuple(enough)
+        self._tasks = tuple(enough.values())
         self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._x = torch.from_numpy(array)
+        self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
+        self._traits = None
+        if traits:
+            known = [_traits(frame[name], rows_of, self.task_names, train) for name in traits]
+            self._traits = torch.from_numpy(np.concatenate(known, axis=1)).float()
 
-        train_rows = np.concatenate([enough[name] for name in train]) if train else np.arange(0)
-        y = _numbers(frame, [target])
-        if standardize == "task":
-            for rows in self._rows:
-                y[rows] = _standardized(y[rows], y[rows])
-        elif standardize == "train":
-            y = _standardized(y, y[train_rows])
-        self._y = torch.from_numpy(y).float()
-        self._x = self._inputs(frame, inputs, train_rows)
+    @property
+    def further_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of real targets: `metrics_of_numbers`."""
+        return () if self.class_names else self.metrics_of_numbers
 
     def task_name(self, index: int) -> str:
         """Return the name of the table's task that task number `index` is drawn from."""
         return self.task_names[self._place(index)]
 
     def facts(self) -> dict[str, Any]:
-        return {"tasks": len(self.task_names), "rows": sum(map(len, self._rows))}
+        facts = {"tasks": len(self.task_names), "rows": sum(len(task.rows) for task in self._tasks)}
+        if self.class_names:
+            return facts | {"classes": list(self.class_names)}
+        return facts | {"target_mean": self.target_mean, "target_deviation": self.target_deviation}
+
+    def pooled(self) -> TaskDistribution:
+        return self  # a class is the same in all tasks
 
     def __getitem__(self, index: int) -> Task:
-        return self.batch([index]).map(lambda examples: Examples(examples.x[0], examples.y[0]))
+        return pytree.tree_map(lambda tensor: tensor[0], self.batch([index]))
 
     def batch(self, indices: Sequence[int]) -> Task:
         if len(indices) == 0 or min(indices) < 0:
             raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        rows = torch.from_numpy(np.stack([self._draw_rows(int(index)) for index in indices]))
-        support, query = (
-            Examples(self._x[part].float(), self._y[part])
-            for part in (rows[:, : self.k_shot], rows[:, self.k_shot :])
-        )
-        return Task(support, query)
-
-    def _check_enough(self, names: Sequence[str], enough: Iterable[str]) -> None:
-        least = self.k_shot + self.n_query
-        few = len(set(names) - set(enough))
-        if few == len(names):
+        places = [self._place(int(index)) for index in indices]
+        drawn = [
+            self._tasks[place].draw(self._generator(0, int(index)), self.k_shot, self.n_query)
+            for place, index in zip(places, indices, strict=True)
+        ]
+        sizes = sorted({len(query) for _, query in drawn})
+        if len(sizes) > 1:
             raise MetaLensError(
-                f"The {self.split} split has {len(names)} tasks, and none with k_shot + n_query = {least} "
-                "rows or more; lower them, or give the split more tasks."
+                f"Tasks of one batch must have equal sizes, but with n_query=None these have {sizes[0]} to "
+                f"{sizes[-1]} query rows; set n_query, or use one task per batch."
             )
-        if few:
+        support, query = (
+            Examples(self._x[rows].float(), self._y[rows])
+            for rows in (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+        )
+        return Task(support, query, None if self._traits is None else self._traits[places])
+
+    def _is_enough(self, rows: TaskRows) -> bool:
+        return rows.is_enough(self.k_shot, self.n_query)
+
+    def _warn_of_small(self, n: int, n_enough: int) -> None:
+        least = f"k_shot + n_query = {self.k_shot + (self.n_query or LEAST_QUERY)} rows"
+        if n_enough == 0:
+            raise MetaLensError(
+                f"The {self.split} split has {n} tasks, and none with {least} or more that can be divided; "
+                "lower them, give the split more tasks or, if many rows have equal inputs, set "
+                "duplicates='allow'."
+            )
+        if n_enough < n:
             warnings.warn(
-                f"{few} of the {len(names)} tasks of the {self.split} split have fewer than k_shot + n_query "
-                f"= {least} rows and are left out.",
+                f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {least}, or "
+                "cannot be divided into them, and are left out.",
                 stacklevel=3,
             )
 
@@ -162,28 +309,41 @@ class TableTasks(TaskDistribution):
         chosen = np.random.default_rng([self.seed, 3]).permutation(len(train))[: self.n_train_tasks]
         return [train[number] for number in sorted(chosen)]
 
-    def _inputs(
-        self, frame: pd.DataFrame, inputs: Sequence[str] | np.ndarray | Tensor, train_rows: np.ndarray
-    ) -> Tensor:
-        if not isinstance(inputs, np.ndarray | Tensor):
-            x = _numbers(frame, list(inputs))
-            return torch.from_numpy(_standardized(x, x[train_rows])).float()
-        if len(inputs) != len(frame):
+    def _class_numbers(self, column: pd.Series, kind: Kind) -> np.ndarray:
+        """Return targets, `(rows, 1)`, or numbers of classes, `(rows,)`, and note the classes."""
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        refuse_missing(column, "leave the row out, or set missing='drop'")
+        self.class_names: tuple[str, ...] = ()
+        self.n_outputs = 1
+        if kind == "regression" or (
+            kind == "auto" and not pd.api.types.is_bool_dtype(column.dtype) and not is_text(column)
+        ):
+            return numbers(column)[:, None]
+        codes, classes = pd.factorize(column.astype(str) if is_text(column) else column, sort=True)
+        if len(classes) < 2:
             raise MetaLensError(
-                f"inputs must have one entry for each of the {len(frame)} rows, got {len(inputs)}."
+                f"Column {column.name} names one class, {classes[0]}, in all rows; classes need at least two."
             )
-        if isinstance(inputs, np.ndarray) and not inputs.flags.writeable:
-            inputs = inputs.copy()  # PyTorch warns about others
-        return torch.as_tensor(inputs)
+        self.class_names = tuple(map(str, classes))
+        self.n_classes = self.n_outputs = len(classes)
+        return codes.astype(np.int64)
+
+    def _scaled(self, y: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+        self.target_mean, self.target_deviation = 0.0, 1.0
+        if self.standardize == "train" and len(train_rows):
+            self.target_mean = float(y[train_rows].mean())
+            self.target_deviation = float(y[train_rows].std()) or 1.0
+        y = (y - self.target_mean) / self.target_deviation
+        if self.standardize == "task":
+            for task in self._tasks:
+                of_task = y[task.rows]
+                y[task.rows] = (of_task - of_task.mean()) / (of_task.std() or 1.0)
+        return y.astype(np.float32)
 
     def _place(self, index: int) -> int:
         number, position = divmod(index, len(self.task_names))
         return int(self._order(number)[position]) if self.split == "train" else position
-
-    def _draw_rows(self, index: int) -> np.ndarray:
-        return self._generator(0, index).choice(
-            self._rows[self._place(index)], self.k_shot + self.n_query, replace=False
-        )
 
     def _draw_order(self, number: int) -> np.ndarray:
         return self._generator(1, number).permutation(len(self.task_names))
@@ -192,67 +352,163 @@ class TableTasks(TaskDistribution):
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
 
-def hashed_order(names: Iterable[str]) -> list[str]:
-    """Return names in the order of their SHA-256 sums: as good as random, and the same everywhere.
-
-    >>> hashed_order(["a", "b", "c"])
-    ['c', 'b', 'a']
-    """
-    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-
-
-def _frame(table: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
-    import pandas as pd  # takes as long to import as all of MetaLens
-
-    if isinstance(table, pd.DataFrame):
-        return table.reset_index(drop=True)
-    try:
-        return pd.read_csv(table)
-    except (OSError, ValueError) as error:  # of pandas and of what unpacks, all errors are among these
-        raise MetaLensError(
-            f"Cannot read {os.fspath(table)} as a table ({type(error).__name__}); give a CSV file."
-        ) from error
-
-
-def _check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    if missing := [name for name in names if name not in frame.columns]:
-        raise MetaLensError(
-            f"The table has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}."
-        )
-
-
-def _numbers(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
-    _check_columns(frame, names)
-    for name in names:
-        if frame[name].dtype.kind not in "iufb" or not np.isfinite(frame[name]).all():
+def _input_columns(
+    frame: pd.DataFrame,
+    inputs: Sequence[str] | np.ndarray | Tensor | None,
+    smiles: str | None,
+    others: Sequence[str],
+) -> list[str] | None:
+    """Return the columns of numbers and words that are inputs; `None` where these come ready-made."""
+    if isinstance(inputs, np.ndarray | Tensor):
+        if smiles is not None:
             raise MetaLensError(
-                f"Column {name} must hold finite numbers in all rows; leave out or fill the others first."
+                "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
             )
-    return frame[names].to_numpy(dtype=np.float64, copy=True)
+        return None
+    if inputs is None:
+        left = [] if smiles is not None else [name for name in frame.columns if name not in others]
+        if smiles is None and not left:
+            raise MetaLensError(f"The table has no columns for inputs beside {', '.join(others)}; add some.")
+        return left
+    if known := [name for name in inputs if name in others[:2]]:
+        raise MetaLensError(f"inputs must not name the task or the target, got {', '.join(known)}.")
+    if not inputs and smiles is None:
+        raise MetaLensError("inputs must name at least one column, or smiles one; got none.")
+    check_columns(frame, list(inputs))
+    return list(inputs)
 
 
-def _standardized(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    deviation = reference.std(0)
-    return (values - reference.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+def _as_array(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.DataFrame) -> np.ndarray:
+    array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else np.asarray(inputs)
+    if len(array) != len(frame):
+        raise MetaLensError(
+            f"inputs must have one entry for each of the {len(frame)} rows, got {len(array)}."
+        )
+    if array.dtype.kind not in "iufb":
+        raise MetaLensError(f"Ready-made inputs must be numbers, got an array of {array.dtype}.")
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        raise MetaLensError(
+            f"Ready-made inputs must be finite, but row {int(finite.argmin()) + 1} is not; correct it or "
+            "leave it out."
+        )
+    return array if array.flags.writeable else array.copy()  # PyTorch warns about others
+
+
+def _complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    check_columns(frame, names)
+    empty = frame[list(names)].isna()
+    incomplete = empty.any(axis=1).to_numpy()
+    if incomplete.all():
+        raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
+    if incomplete.any():
+        counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
+        warnings.warn(
+            f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are left "
+            "out.",
+            stacklevel=3,
+        )
+    return np.flatnonzero(~incomplete)
+
+
+def _rows_of(codes: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the rows of every task, in the order of the names, which is that of the codes."""
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    return dict(zip(names, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True))
 
 
 def _split_of_tasks(
-    frame: pd.DataFrame, rows_of: dict[str, np.ndarray], splits: str | Sequence[float]
+    frame: pd.DataFrame,
+    rows_of: Mapping[str, np.ndarray],
+    splits: str | Sequence[float],
+    split_seed: int | None,
+    stratify: str | None,
 ) -> dict[str, str]:
     if isinstance(splits, str):
-        column = frame[splits].to_numpy()
-        found = {name: sorted(set(map(str, column[rows]))) for name, rows in rows_of.items()}
-        for name, values in found.items():
-            if len(values) > 1 or values[0] not in get_args(Split):
-                raise MetaLensError(
-                    f"All rows of a task must be in one split, train, val or test, but those of {name} are "
-                    f"in {', '.join(values)}; correct column {splits}."
-                )
-        return {name: values[0] for name, values in found.items()}
-    shares = list(splits)
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise MetaLensError(f"splits must be a column or three shares that add up to 1, got {shares}.")
-    names = hashed_order(rows_of)
-    n_val, n_test = (round(share * len(names)) for share in shares[1:])
-    parts = ["val"] * n_val + ["test"] * n_test
-    return dict(zip(names, parts + ["train"] * (len(names) - len(parts)), strict=True))
+        return splits_of_column(frame[splits], rows_of)
+    strata = None if stratify is None else property_of_tasks(frame[stratify], rows_of, "stratify")
+    return divided(rows_of, list(splits), strata=strata, seed=split_seed)
+
+
+def _apart(
+    values: np.ndarray, rows_of: Mapping[str, np.ndarray], split_of: Mapping[str, str], seed: int | None
+) -> dict[str, np.ndarray]:
+    """Return the rows of every task whose values belong to the split of the task."""
+    split_of_value = divided(set(values.tolist()), _DISJOINT_SHARES, seed=seed)
+    split_of_row = np.array([split_of_value[value] for value in values.tolist()])
+    return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}
+
+
+def _for_support(column: pd.Series) -> np.ndarray:
+    words = column.astype(str).to_numpy()
+    stray = np.flatnonzero(~np.isin(words, ["support", "query"]))
+    if len(stray):
+        raise MetaLensError(
+            f"Row {column.index[stray[0]] + 1} of column {column.name} must say support or query, got "
+            f"{words[stray[0]]!r}; correct it."
+        )
+    return words == "support"
+
+
+def _digests(array: np.ndarray) -> np.ndarray:
+    """Return a digest of the inputs of every row: equal where these are, and nowhere else."""
+    rows = np.ascontiguousarray(array.reshape(len(array), -1))
+    return np.array([blake2b(row, digest_size=16).digest() for row in rows], dtype=object)
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return numbers, `(rows,)`, that are equal where both codes are."""
+    return np.unique(first.astype(np.int64) * (int(second.max()) + 1) + second, return_inverse=True)[1]
+
+
+def _units(keys: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the unit of every row: rows that agree in a key, at once or through others, are of one unit."""
+    if len(keys) < 2:
+        return keys[0] if keys else None
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, second = keys
+    n, m = int(first.max()) + 1, int(second.max()) + 1
+    links = coo_array((np.ones(len(first)), (first, second + n)), shape=(n + m, n + m))
+    return connected_components(links, directed=False)[1][first]
+
+
+def _refuse_duplicates(frame: pd.DataFrame, pairs: np.ndarray, task: str) -> None:
+    order = np.argsort(pairs, kind="stable")
+    again = np.flatnonzero(np.diff(pairs[order]) == 0)
+    if len(again):
+        one, other = order[again[0]], order[again[0] + 1]
+        raise MetaLensError(
+            f"Rows {frame.index[one] + 1} and {frame.index[other] + 1} of task {frame[task].iloc[one]} have "
+            f"the same inputs, the first of {len(again)} such pairs; leave one out, or set "
+            "duplicates='together'."
+        )
+
+
+def _refuse_divided(frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str) -> None:
+    n = int(units.max()) + 1
+    both = (np.bincount(units[for_support], minlength=n) > 0) & (
+        np.bincount(units[~for_support], minlength=n) > 0
+    )
+    if both.any():
+        rows = np.flatnonzero(units == both.argmax())
+        numbers = ", ".join(str(frame.index[row] + 1) for row in rows[:5])
+        raise MetaLensError(
+            f"Rows {numbers} of task {frame[task].iloc[rows[0]]} belong together, by their group or as "
+            "duplicates, and are both support and query; correct roles, or set duplicates='allow'."
+        )
+
+
+def _traits(
+    column: pd.Series, rows_of: Mapping[str, np.ndarray], names: Sequence[str], train: Sequence[str]
+) -> np.ndarray:
+    """Return what a column says of tasks as numbers, `(tasks, p)`."""
+    refuse_missing(column, "fill it, or leave the row out")
+    of_task = property_of_tasks(column, rows_of, "traits")
+    if is_text(column):
+        words = sorted(set(of_task.values()))
+        return np.array([[of_task[name] == word for word in words] for name in names], dtype=float)
+    values = {name: float(value) for name, value in of_task.items()}
+    known = np.array([values[name] for name in train or names])
+    return ((np.array([values[name] for name in names]) - known.mean()) / (known.std() or 1.0))[:, None]

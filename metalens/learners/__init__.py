@@ -5,6 +5,8 @@ from metalens.learners.base import AdaptedModel, Learner, State, task_loss
 from metalens.learners.boil import BOIL
 from metalens.learners.deep_kernel_gp import DeepKernelGP
 from metalens.learners.from_scratch import FromScratch
+from metalens.learners.gaussian_process import GaussianProcess
+from metalens.learners.global_model import GlobalModel
 from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
 from metalens.learners.knn import KNN
@@ -12,8 +14,10 @@ from metalens.learners.linear_probe import LinearProbe
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
 from metalens.learners.matching_net import MatchingNet
+from metalens.learners.mean import Mean
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
+from metalens.learners.profile import Profile
 from metalens.learners.proto_maml import ProtoMAML
 from metalens.learners.protonet import ProtoNet
 from metalens.learners.r2d2 import R2D2
@@ -33,13 +37,17 @@ __all__ = [
     "AdaptedModel",
     "DeepKernelGP",
     "FromScratch",
+    "GaussianProcess",
+    "GlobalModel",
     "GradientLearner",
     "Learner",
     "LinearProbe",
     "MAMLPlusPlus",
     "MTNet",
     "MatchingNet",
+    "Mean",
     "MetaSGD",
+    "Profile",
     "ProtoMAML",
     "ProtoNet",
     "RandomForest",

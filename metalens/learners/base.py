@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.batching import Batching, Plan, check_batching
+from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
 from metalens.tasks import Examples
@@ -140,6 +141,12 @@ class Learner(nn.Module, ABC):
         """Take notice of the share of outer steps already made, 0 to 1; for schedules of the inner loop.
 
         `fit` calls it before every step, and with 1 at the end. A learner that was never told acts as at 1.
+        """
+
+    def prepare(self, tasks: TaskDistribution) -> None:
+        """Take notice of the training tasks, for what is not learned by descent.
+
+        `fit` calls it before the first step, also of a learner without meta-parameters.
         """
 
     @property

@@ -22,8 +22,8 @@ class PerTaskLearner(Learner):
     """A model of scikit-learn, fitted to the support set of each task alone; nothing is learned across tasks.
 
     The task state is the support set itself, and the model is fitted whenever predictions are asked for. So
-    a state stays a tree of tensors, as for every learner. Tasks are looped over. Nothing is trained, `fit`
-    returns at once, and no gradient flows through predictions.
+    a state stays a tree of tensors, as for every learner. Tasks are looped over. Nothing is descended, `fit`
+    takes no step, and no gradient flows through predictions.
 
     A subclass writes `estimate`. The network only says how many outputs or classes a task has.
 

@@ -13,7 +13,7 @@ from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
 
 ARM = ["learner", "regularizers"]  # the columns that name an arm
-FRACTIONS = frozenset({"accuracy"})  # metrics that are shown in percent
+FRACTIONS = frozenset({"accuracy", "r2_above_0.3"})  # metrics that are shown in percent
 CONFIDENCE = 0.95
 
 

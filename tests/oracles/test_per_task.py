@@ -12,6 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from metalens import (
     KNN,
     Examples,
+    GaussianProcess,
+    Mean,
     MetaLensError,
     Objective,
     RandomForest,
@@ -107,7 +109,7 @@ def test_forest_is_that_of_scikit_learn(kind):
     )
 
 
-@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest])
+@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, Mean, GaussianProcess])
 def test_few_examples_and_classes_without_any(build):
     one = Examples(torch.ones(1, 5, dtype=torch.float64), torch.tensor([[1.0, 2.0, 3.0]]).double())
     x = torch.randn(4, 5, dtype=torch.float64)
@@ -128,7 +130,7 @@ def test_with_one_example_per_class_the_nearest_one_decides():
     assert torch.equal(logits.argmax(1), task.support.y[distances.argmin(1)])
 
 
-@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest])
+@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, Mean, GaussianProcess])
 def test_inputs_of_any_shape_are_rows_of_numbers(build):
     images = classification_tasks("conv-norm")
     task = Task(*(Examples(x[0], y[0]) for x, y in images))
