@@ -5,6 +5,7 @@ from metalens.distributions.clustered_sinusoid import ClusteredSinusoid
 from metalens.distributions.curve import CurveDistribution
 from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.harmonic import Harmonic
+from metalens.distributions.image_folders import ImageFolders
 from metalens.distributions.kiba import Kiba
 from metalens.distributions.omniglot import Omniglot
 from metalens.distributions.sinusoid import Sinusoid
@@ -15,6 +16,7 @@ __all__ = [
     "ClusteredSinusoid",
     "CurveDistribution",
     "Harmonic",
+    "ImageFolders",
     "Kiba",
     "Omniglot",
     "Sinusoid",
