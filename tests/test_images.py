@@ -156,7 +156,7 @@ def test_domains_and_superclasses_are_traits(tmp_path):
         domains = set((torch.cat([numbers(task.support.x), numbers(task.query.x)]) // 12).tolist())
         assert len(domains) == 1
         assert task.traits.tolist() == [1 - min(domains), min(domains)]
-    assert tasks.facts()["domains"] == {"photo": 3, "sketch": 3}
+    assert tasks.facts()["classes_by_domain"] == {"photo": 3, "sketch": 3}
     one = ImageFolders(source, splits="train", domains=["sketch"], **SMALL)
     assert one.class_names == ("a", "b", "c")
     assert one[0].traits is None

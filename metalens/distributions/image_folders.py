@@ -101,6 +101,7 @@ class ImageFolders(TaskDistribution):
         normalize: `"symmetric"`: x in [-1, 1]; `"unit"`: in [0, 1]; `"imagenet"`: by the mean and deviation
             of ImageNet's channels, as pretrained networks expect. All are constants: nothing is fitted.
         max_images: the most images of a class, the first by their paths; `None` for all.
+        remark: what `facts` say of the data beside numbers.
         seed: see `TaskDistribution`.
 
     Attributes:
@@ -135,6 +136,7 @@ class ImageFolders(TaskDistribution):
         superclasses: Mapping[str, str] | None = None,
         normalize: Normalize = "symmetric",
         max_images: int | None = None,
+        remark: str = "",
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed)
@@ -149,6 +151,7 @@ class ImageFolders(TaskDistribution):
         self.source = Path(source).expanduser()
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.normalize: Normalize = normalize
+        self.remark = remark
 
         images = [image for image in find_images(self.source, labels) if _is_of(domains, image)]
         if not images:
@@ -161,7 +164,9 @@ class ImageFolders(TaskDistribution):
         files = [image.file for image in images]
         self._pixels, digests = load_images(self.source, files, side=image_size, color=color)
         kept = self._without_copies(images, digests)
-        of_split = [number for number in kept if split_of.get(images[number].name) == split]
+        everything = [number for number, image in enumerate(images) if split_of.get(image.name) == split]
+        of_split = [number for number in everything if number in kept]
+        self._n_copies = len(everything) - len(of_split)
         found = self._classes(images, of_split, group)
         self.classes = self._of_large_domains(self._large_enough(found))
         numbers: dict[str, list[int]] = defaultdict(list)
@@ -183,13 +188,16 @@ class ImageFolders(TaskDistribution):
         return f"{index} ({', '.join(self.task_classes(index))})"
 
     def facts(self) -> dict[str, Any]:
-        numbers = {
+        facts: dict[str, Any] = {
             "classes": self.n_classes,
             "images": sum(len(of.images) for of in self.classes),
-            "copies_left_out": self._n_copies,
         }
+        if self._n_copies:
+            facts["copies_left_out"] = self._n_copies
         domains = Counter(of.domain for of in self.classes)
-        return {**numbers, "domains": dict(domains)} if len(domains) > 1 else numbers
+        if len(domains) > 1:
+            facts["classes_by_domain"] = dict(domains)
+        return facts | ({"remark": self.remark} if self.remark else {})
 
     def pooled(self) -> ImageFolders:
         """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the whole split."""
@@ -273,7 +281,7 @@ class ImageFolders(TaskDistribution):
                 taken += int(sizes[number])
         return is_taken
 
-    def _without_copies(self, images: Sequence[LabeledImage], digests: np.ndarray) -> list[int]:
+    def _without_copies(self, images: Sequence[LabeledImage], digests: np.ndarray) -> set[int]:
         """Return the numbers of images that stay: of equal ones the first, or none if classes differ."""
         _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
         left_out: set[int] = set()
@@ -281,14 +289,13 @@ class ImageFolders(TaskDistribution):
             same = np.flatnonzero(inverse == which).tolist()
             of_one_class = len({images[number].name for number in same}) == 1
             left_out.update(same[1:] if of_one_class else same)
-        self._n_copies = len(left_out)
         if left_out:
             warnings.warn(
                 f"{len(left_out)} of the {len(images)} images in {self.source.name} are left out: they equal "
                 f"others pixel by pixel (first: {images[min(left_out)].file.path}).",
                 stacklevel=3,
             )
-        return [number for number in range(len(images)) if number not in left_out]
+        return set(range(len(images))) - left_out
 
     def _classes(
         self, images: Sequence[LabeledImage], numbers: Sequence[int], group: Group | None
