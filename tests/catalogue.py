@@ -28,6 +28,7 @@ from metalens import (
     LabelSmoothing,
     Learner,
     LinearProbe,
+    LogisticRegression,
     MAMLPlusPlus,
     MatchingNet,
     MetaAug,
@@ -35,6 +36,7 @@ from metalens import (
     MetaMix,
     MetaSGD,
     MTNet,
+    NearestMean,
     Network,
     OthersEntropy,
     ProtoMAML,
@@ -75,8 +77,10 @@ def maml_plus_plus(network: Network) -> Learner:
     return learner
 
 
-def per_task(build: Callable[[Network], Learner]) -> LearnerEntry:
-    return LearnerEntry(build, gradient_steps=False, own_head=False, trains=False, vectorizes=False)
+def per_task(build: Callable[[Network], Learner], *, classifier: bool = False) -> LearnerEntry:
+    return LearnerEntry(
+        build, classifier=classifier, gradient_steps=False, own_head=False, trains=False, vectorizes=False
+    )
 
 
 # One entry for each learner: the full table of learners, regularizers and networks.
@@ -109,6 +113,8 @@ LEARNERS = {
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
     "Ridge": per_task(Ridge),
     "KNN": per_task(KNN),
+    "NearestMean": per_task(NearestMean, classifier=True),
+    "LogisticRegression": per_task(LogisticRegression, classifier=True),
     "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
 }
 

@@ -60,7 +60,7 @@ def test_recipe_runs(name, tmp_path, request):
     assert (tmp_path / "relations.csv").exists()
 
 
-CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet"}
+CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestMean", "LogisticRegression"}
 
 
 def test_every_learner_runs_on_curves(tmp_path):
