@@ -7,6 +7,7 @@ from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.harmonic import Harmonic
 from metalens.distributions.image_folders import ImageFolders
 from metalens.distributions.kiba import Kiba
+from metalens.distributions.multi_domain import MultiDomain
 from metalens.distributions.omniglot import Omniglot
 from metalens.distributions.sinusoid import Sinusoid
 from metalens.distributions.table import TableTasks
@@ -18,6 +19,7 @@ __all__ = [
     "Harmonic",
     "ImageFolders",
     "Kiba",
+    "MultiDomain",
     "Omniglot",
     "Sinusoid",
     "Split",
