@@ -80,7 +80,7 @@ class ImageRecipe(ImagesRecipe):
         dataset: its name, see metalens data list.
     """
 
-    dataset: str
+    dataset: str = "cifarfs"
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         return self.tasks(self.dataset, split, seed)
@@ -98,8 +98,8 @@ class DomainsRecipe(ImagesRecipe):
         test_seen: whether held-out classes of the domains of training are tested on, too.
     """
 
-    domains: list[str]
-    unseen: list[str]
+    domains: list[str] = field(default_factory=lambda: ["tinyimagenet"])
+    unseen: list[str] = field(default_factory=lambda: ["cifarfs", "gtsrb", "pacs"])
     test_seen: bool = True
 
     def __post_init__(self) -> None:
@@ -139,8 +139,6 @@ IMAGE_RECIPES: list[Recipe] = [
     DomainsRecipe(
         name="cross-domain",
         description="Train on Tiny-ImageNet, test on CIFAR-FS, traffic signs and PACS, 5-way 5-shot",
-        domains=["tinyimagenet"],
-        unseen=["cifarfs", "gtsrb", "pacs"],
         test_seen=False,
         k_shot=5,
     ),

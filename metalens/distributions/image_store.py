@@ -119,7 +119,7 @@ def load_images(source: Path, files: Sequence[SourceFile], *, side: int, color: 
     return _load(source, tuple(files), side, color, digest.hexdigest()[:32])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(source: Path, files: tuple[SourceFile, ...], side: int, color: bool, key: str) -> ImageStore:
     shape = (len(files), 3 if color else 1, side, side)
     cache = cache_folder() / "images" / f"{source.stem}-{side}-{key}.npy"
