@@ -30,6 +30,7 @@ from metalens import (
     LabelSmoothing,
     Learner,
     LinearProbe,
+    LogisticRegression,
     MAMLPlusPlus,
     MatchingNet,
     Mean,
@@ -38,6 +39,7 @@ from metalens import (
     MetaMix,
     MetaSGD,
     MTNet,
+    NearestMean,
     Network,
     OthersEntropy,
     Profile,
@@ -80,8 +82,10 @@ def maml_plus_plus(network: Network) -> Learner:
     return learner
 
 
-def per_task(build: Callable[[Network], Learner]) -> LearnerEntry:
-    return LearnerEntry(build, gradient_steps=False, own_head=False, trains=False, vectorizes=False)
+def per_task(build: Callable[[Network], Learner], *, classifier: bool = False) -> LearnerEntry:
+    return LearnerEntry(
+        build, classifier=classifier, gradient_steps=False, own_head=False, trains=False, vectorizes=False
+    )
 
 
 # One entry for each learner: the full table of learners, regularizers and networks.
@@ -118,6 +122,8 @@ LEARNERS = {
     "GaussianProcess": per_task(GaussianProcess),
     "Profile": per_task(Profile),
     "GlobalModel": LearnerEntry(GlobalModel, gradient_steps=False),
+    "NearestMean": per_task(NearestMean, classifier=True),
+    "LogisticRegression": per_task(LogisticRegression, classifier=True),
     "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
     "SeasonalNaive": per_task(SeasonalNaive),
 }

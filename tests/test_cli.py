@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -262,3 +263,36 @@ def test_the_progress_bar_ends_at_the_last_step():
             watcher.step(step, 1 / step)
         assert display.tasks[1].completed == 1000
         assert display.tasks[1].fields["status"].startswith("loss 0.0010")
+
+
+# Data sets
+
+
+def test_data_sets_are_listed_checked_and_fetched(metalens_here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METALENS_DATA", str(tmp_path))
+    monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    folder = tmp_path / "pacs" / "photo"
+    for number, (name, image) in enumerate((name, i) for name in "abcd" for i in range(3)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name / f"{image}.png")
+    on_term = signal.getsignal(signal.SIGTERM)
+    for action in (["list"], ["check", "pacs"], ["fetch", "pacs"]):
+        main(["data", *action])
+    signal.signal(signal.SIGTERM, on_term)
+    told = capsys.readouterr().out
+    for words in (
+        "metadataset-dtd",
+        "not here",
+        "train: classes 0",
+        "test: classes 4, images 12, published",
+        "pacs is in",
+    ):
+        assert words in told
+    for words, sentence in (
+        (("check", "cub"), "cub is not in"),
+        (("check", "cubs"), "There is no data set 'cubs'; choose from omniglot, "),
+        (("fetch", "cub"), "cub cannot be fetched"),
+        (("check",), "are required: data.check.name"),
+    ):
+        assert_one_sentence(metalens_here("data", *words), sentence)

@@ -13,6 +13,7 @@ from metalens.benchmarks import RECIPES
 from metalens.benchmarks.arms import Arm, arms_of
 from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
 from metalens.benchmarks.experiment import run
+from metalens.datasets import DATASETS
 from metalens.results import write_report
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
@@ -29,13 +30,24 @@ def omniglot(request, monkeypatch):
 
 
 @pytest.fixture
+def images(request, monkeypatch):
+    """Recipes on images read the real zips, where they are present."""
+    monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
+    if any(DATASETS[name].find() is None for name in ("cifarfs", "tinyimagenet", "gtsrb", "pacs")):
+        pytest.skip("not all data sets of images are in METALENS_DATA")
+
+
+@pytest.fixture
 def tables(request, monkeypatch):
     """The recipes on tables read the real ones, where these and RDKit are present."""
     pytest.importorskip("rdkit", reason="RDKit is not installed; pip install 'metalens[chem]'")
     monkeypatch.setenv("METALENS_DATA", str(request.getfixturevalue("data_folder")))
 
 
-@pytest.mark.filterwarnings("ignore:Found")
+IMAGES = ("cifarfs", "tinyimagenet", "cross-domain", "multi-domain")
+
+
+@pytest.mark.filterwarnings("ignore:Found", "ignore:.*left out")
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_runs(name, tmp_path, request):
     changes = dict(TINY)
@@ -51,11 +63,16 @@ def test_recipe_runs(name, tmp_path, request):
     if name in TABLES:
         request.getfixturevalue("tables")
         changes |= {"hidden": [4], "seeds": [0], "learner": ["MAML", "Ridge"]}
+    if name.startswith(IMAGES):
+        request.getfixturevalue("images")
+        changes |= {"n_filters": 4, "n_query": 2, "image_size": 16, "seeds": [0], "meta_batch": 4}
     recipe = replace(RECIPES[name], **changes)
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
     results = pd.read_csv(tmp_path / "results.csv")
     columns = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
+    if name.endswith("-domain"):
+        columns.insert(5, "domain")
     assert list(results.columns) == columns
     assert len(results.drop_duplicates(columns[:-1])) == len(results)
     n_metrics = results.metric.nunique()
@@ -66,11 +83,11 @@ def test_recipe_runs(name, tmp_path, request):
     weights = load_file(tmp_path / "weights" / "arm0-seed0.safetensors")
     assert weights.keys() == arms[0].build(recipe, 0).state_dict().keys()
     assert write_report(tmp_path).is_file()
-    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "m4", "pose", *TABLES))
+    assert (tmp_path / "curves.csv").exists() != name.startswith(("omniglot", "m4", "pose", *TABLES, *IMAGES))
     assert (tmp_path / "relations.csv").exists()
 
 
-CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet"}
+CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestMean", "LogisticRegression"}
 
 
 def test_every_learner_runs_on_curves(tmp_path):

@@ -27,7 +27,7 @@ from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.relating import relate
 from metalens.benchmarks.workers import as_completed
-from metalens.distributions import Split
+from metalens.distributions import Split, TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
@@ -45,7 +45,7 @@ N_CURVES = 4  # test tasks drawn in the report
 N_RELATED = 20  # test tasks in the relation map
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 
-RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
+RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "domain", "task", "metric", "value"]
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
@@ -108,6 +108,8 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
     arms = arms_of(recipe)
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     fabric = fabric_of(recipe)
+    # Now, lest missing or damaged test data are found after hours.
+    data = {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)}
     started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
     outcomes: dict[Cell, Outcome] = {}
     if folder is not None:
@@ -141,7 +143,7 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
         "command": command,
         "configuration": asdict(recipe),
         "arms": descriptions,
-        "data": {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)},
+        "data": data,
         "versions": versions(),
         "commit": source,
         "device": str(fabric.device),
@@ -244,12 +246,20 @@ def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
         mean_scores(scores),
         {**labels, **facts, "test_seconds": time.perf_counter() - begin},
         {
-            "results": [scores.assign(recipe=recipe.name, split="test", **labels)[RESULT_COLUMNS]],
+            "results": [_results(scores.assign(recipe=recipe.name, **labels), test)],
             "metrics": [run.curve().assign(**labels)[CURVE_COLUMNS]],
             "curves": [frame.assign(**labels) for frame in curves],
             "relations": [frame.assign(**labels) for frame in relations],
         },
     )
+
+
+def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
+    """Return the scores with the columns of the results; those of one domain do not name it."""
+    domains: list[Any] = [test.domain(task) for task in scores["task"]]
+    splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in domains]
+    labeled = scores.assign(split=splits, domain=domains)[RESULT_COLUMNS]
+    return labeled.drop(columns="domain") if None in domains else labeled
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `relations DIR`.
+"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `relations DIR`, `data ACTION`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("metalens.cli.run", "train, test, compare, report"),
     "report": ("metalens.cli.report", "write a run's figures and report anew"),
     "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),
+    "data": ("metalens.cli.data", "data sets: list them, check one, fetch one"),
 }
 
 

@@ -27,6 +27,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
 def show(folder: Path) -> None:
     """Print the table of results or the findings of a study, and where the report is."""
     from metalens.results import (
+        by_domain,
         divergence_in_words,
         read_metrics,
         read_results,
@@ -40,7 +41,11 @@ def show(folder: Path) -> None:
         study, tables, _ = read_study(folder)
         sentences = [*study.cautions(tables), *study.findings(tables)]
     else:
-        console.print(results_table(read_results(folder)))
+        results = read_results(folder)
+        console.print(results_table(results))
+        primary = results["metric"].iloc[0]
+        for title, rows in by_domain(results[results["metric"] == primary]).items():
+            console.print(results_table(rows, title))
         metrics = read_metrics(folder)
         sentences = [*divergence_in_words(metrics), *relations_in_words(metrics)]
     for sentence in sentences:

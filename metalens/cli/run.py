@@ -33,6 +33,8 @@ LISTS: dict[str, tuple[type, str]] = {
     "regularizers": (str, "Arms to compare, for example none TRLearner 'TRLearner(weight=0.3)'."),
     "sampler": (str, "Task samplers to compare, for example Uniform 'Related(anchors=2, neighbors=3)'."),
     "seeds": (int, "One replication each."),
+    "domains": (str, "Data sets to train on, by their names in `metalens data list`."),
+    "unseen": (str, "Data sets to test on that are not trained on."),
     "hidden": (int, "Sizes of the hidden layers."),
     "weights": (float, "Strengths of TRLearner's term to compare."),
     "heads": (int, "Numbers of heads to compare."),

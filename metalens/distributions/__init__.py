@@ -8,7 +8,9 @@ from metalens.distributions.curve import CurveDistribution
 from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.functions import FunctionTasks, GeneratedTasks
 from metalens.distributions.harmonic import Harmonic
+from metalens.distributions.image_folders import ImageFolders
 from metalens.distributions.kiba import Kiba
+from metalens.distributions.multi_domain import MultiDomain
 from metalens.distributions.omniglot import Omniglot
 from metalens.distributions.parkinsons import Parkinsons
 from metalens.distributions.pose import Pose
@@ -28,8 +30,10 @@ __all__ = [
     "FunctionTasks",
     "GeneratedTasks",
     "Harmonic",
+    "ImageFolders",
     "Kiba",
     "M4Hourly",
+    "MultiDomain",
     "Omniglot",
     "Parkinsons",
     "Pose",

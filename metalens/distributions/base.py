@@ -48,6 +48,7 @@ class TaskDistribution(ABC):
 
     n_classes: int | None = None  # of the whole split, where that is known
     equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
+    unseen_domains: Sequence[str] = ()  # domains that training does not have
     further_metrics: Sequence[str] = ()  # by which `evaluate` scores these tasks, beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
@@ -70,6 +71,10 @@ class TaskDistribution(ABC):
     def task_name(self, index: int) -> str:
         """Return what people call a task; by default its number."""
         return str(index)
+
+    def domain(self, index: int) -> str | None:
+        """Return the name of the domain of a task; `None` where all tasks are of one domain."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Return what a reader must know about the data at hand, for the record of a run."""

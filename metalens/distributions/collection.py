@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from metalens.distributions.base import Split, TaskDistribution
-from metalens.distributions.table import hashed_order
+from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
 

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from metalens.download import download
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path, cache_folder
 
@@ -89,7 +88,7 @@ def _find_zips(folder: str | os.PathLike[str] | None) -> tuple[Path, ...]:
             f"from {_PAGE} into it, or leave folder out."
         )
     data = os.environ.get("METALENS_DATA")
-    return (_zips_in(Path(data)) if data else None) or _download()
+    return (_zips_in(Path(data)) if data else None) or download_zips()
 
 
 def _zips_in(folder: Path) -> tuple[Path, ...] | None:
@@ -100,17 +99,15 @@ def _zips_in(folder: Path) -> tuple[Path, ...] | None:
     return None
 
 
-def _download() -> tuple[Path, ...]:
-    import pooch
+def download_zips() -> tuple[Path, ...]:
+    """Download the two zip files into the cache, unless they are there, and return their paths.
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    Raises:
+        MetaLensError: they cannot be downloaded, or are not the published files.
+    """
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-            for name, md5 in ZIPS.items():
-                bar: Any = _Bar(display, name)  # pooch takes such objects, though it declares a bool
-                pooch.retrieve(URL + name, f"md5:{md5}", name, cache_folder() / "omniglot", progressbar=bar)
-        return tuple(cache_folder() / "omniglot" / name for name in ZIPS)
-    except OSError as error:  # All network errors of pooch derive from it.
+        return download({URL + name: md5 for name, md5 in ZIPS.items()}, cache_folder() / "omniglot")
+    except OSError as error:
         raise MetaLensError(
             f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
             f"download {' and '.join(ZIPS)} from {_PAGE} on another machine, put them in a folder, and "
@@ -122,25 +119,6 @@ def _download() -> tuple[Path, ...]:
             f"download {' and '.join(ZIPS)} from {_PAGE} yourself, put them in a folder, and set the "
             "environment variable METALENS_DATA to that folder."
         ) from error
-
-
-class _Bar:
-    """What pooch asks of a progress bar, drawn by rich so that tqdm is not needed."""
-
-    total = 0
-
-    def __init__(self, display: Progress, name: str) -> None:
-        self._display = display
-        self._task = display.add_task(name, total=None, visible=False)
-
-    def update(self, n: int) -> None:
-        self._display.update(self._task, total=self.total, advance=n, visible=True)
-
-    def reset(self) -> None:
-        self._display.reset(self._task)
-
-    def close(self) -> None:
-        self._display.stop_task(self._task)
 
 
 def _digest(zips: tuple[Path, ...]) -> str:

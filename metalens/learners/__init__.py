@@ -11,12 +11,14 @@ from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
 from metalens.learners.knn import KNN
 from metalens.learners.linear_probe import LinearProbe
+from metalens.learners.logistic_regression import LogisticRegression
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
 from metalens.learners.matching_net import MatchingNet
 from metalens.learners.mean import Mean
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
+from metalens.learners.nearest_mean import NearestMean
 from metalens.learners.profile import Profile
 from metalens.learners.proto_maml import ProtoMAML
 from metalens.learners.protonet import ProtoNet
@@ -42,11 +44,13 @@ __all__ = [
     "GradientLearner",
     "Learner",
     "LinearProbe",
+    "LogisticRegression",
     "MAMLPlusPlus",
     "MTNet",
     "MatchingNet",
     "Mean",
     "MetaSGD",
+    "NearestMean",
     "Profile",
     "ProtoMAML",
     "ProtoNet",

@@ -85,8 +85,10 @@ class Profile(PerTaskLearner):
         model = RidgeCV(alphas=STRENGTHS).fit(profile, targets)
         return model.predict(new_profile).reshape(len(new_x), -1)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         for name in ("slopes", "intercepts"):  # how many there are only the weights know
             if f"{prefix}{name}" in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[f"{prefix}{name}"]).to(self.slopes))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

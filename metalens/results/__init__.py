@@ -3,10 +3,11 @@
 from metalens.results.console import divergence_in_words, outcome, relations_in_words, results_table
 from metalens.results.reading import read_metrics, read_results
 from metalens.results.report import write_report
-from metalens.results.statistics import arm_label, paired_differences, summarize
+from metalens.results.statistics import arm_label, by_domain, paired_differences, summarize
 
 __all__ = [
     "arm_label",
+    "by_domain",
     "divergence_in_words",
     "outcome",
     "paired_differences",

@@ -142,11 +142,12 @@ def metric_title(metric: str) -> str:
     return f"{metric}{unit}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better"
 
 
-def results_table(results: pd.DataFrame) -> Table:
+def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
     """Return the arms' means and paired differences as a table for a terminal of 80 columns.
 
     Args:
         results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+        title: of the table.
 
     Returns:
         A section per metric, the primary one first; differences are to the first arm.
@@ -160,7 +161,14 @@ def results_table(results: pd.DataFrame) -> Table:
     caption += "." if paired.empty else f"; differences to {baseline}."
     if summary["n_seeds"].iloc[0] == 1:
         caption += " With one seed they are over tasks, and do not cover training anew."
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        caption=caption,
+        title=title,
+        title_justify="left",
+    )
     table.add_column("arm", no_wrap=True)
     table.add_column("mean", no_wrap=True, justify="right")
     if not paired.empty:

@@ -23,7 +23,7 @@ from metalens.results.console import (
     table_rows,
 )
 from metalens.results.reading import read_manifest, read_tables
-from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
+from metalens.results.statistics import ARM, arm_label, by_domain, paired_differences, summarize
 
 
 def write_report(directory: str | Path) -> Path:
@@ -101,6 +101,7 @@ def _render(
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
+        domains=_domains(tables["results.csv"], summary["metric"].iloc[0]),
         diverged=divergence_in_words(tables["metrics.csv"])
         + [
             f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
@@ -109,6 +110,14 @@ def _render(
         arms=_arms(manifest),
         images=images,
     )
+
+
+def _domains(results: pd.DataFrame, metric: str) -> dict[str, list[dict[str, str | bool]]]:
+    """Return the rows of a table for each part of the test domains."""
+    parts = by_domain(results[results["metric"] == metric])
+    return {
+        title: table_rows(summarize(rows), paired_differences(rows), metric) for title, rows in parts.items()
+    }
 
 
 def template(path: Path) -> jinja2.Template:

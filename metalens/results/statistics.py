@@ -36,6 +36,30 @@ def wrapped(label: str, width: int) -> str:
     return "\n".join(textwrap.wrap(breakable, width)).replace("\0 ", "").replace("\0", "")
 
 
+def by_domain(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the scores of a run by domain: first of those that training had and had not, then of each.
+
+    Args:
+        results: rows `split, domain, ...`, one per test task; the split is `test` or `test_unseen`.
+
+    Returns:
+        Rows by title; none where the results name no domains.
+
+    >>> results = pd.DataFrame({"split": ["test", "test_unseen"], "domain": ["photo", "sketch"]})
+    >>> list(by_domain(results))
+    ['domains of training', 'unseen domains', 'photo', 'sketch (unseen)']
+    """
+    if "domain" not in results:
+        return {}
+    is_unseen = results["split"] == "test_unseen"
+    parts = {}
+    if 0 < is_unseen.sum() < len(results):
+        parts = {"domains of training": results[~is_unseen], "unseen domains": results[is_unseen]}
+    for domain, rows in results.groupby("domain", sort=False):
+        parts[f"{domain} (unseen)" if is_unseen[rows.index[0]] else str(domain)] = rows
+    return parts
+
+
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """Return the mean score of every arm with its 95% interval.
 

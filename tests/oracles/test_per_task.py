@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
+from sklearn import linear_model
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.model_selection import GridSearchCV, LeaveOneOut
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
 
 from metalens import (
     KNN,
     Examples,
     GaussianProcess,
+    LogisticRegression,
     Mean,
     MetaLensError,
+    NearestMean,
     Objective,
     RandomForest,
     Ridge,
@@ -109,6 +112,42 @@ def test_forest_is_that_of_scikit_learn(kind):
     )
 
 
+@pytest.mark.parametrize("k_shot", [2, 4])
+def test_nearest_means_are_those_of_scikit_learn(k_shot):
+    task = drawn("classification", k_shot=k_shot)
+    x, y, new = arrays(task)
+    logits = predictions_of(NearestMean(NETWORK), task)
+    np.testing.assert_array_equal(logits.argmax(1), NearestCentroid().fit(x, y).predict(new))
+    means = np.stack([x[y == label].mean(0) for label in range(N_WAY)])
+    scale = np.mean([np.sum((row - x.mean(0)) ** 2) for row in x])
+    expected = np.exp([[-np.sum((row - mean) ** 2) / scale for mean in means] for row in new])
+    np.testing.assert_allclose(np.exp(logits), expected / expected.sum(1, keepdims=True), rtol=1e-9)
+
+
+@pytest.mark.parametrize("c", [1.0, 0.01])
+def test_logistic_regression_is_that_of_scikit_learn(c):
+    task = drawn("classification")
+    x, y, new = arrays(task)
+    expected = linear_model.LogisticRegression(C=c, max_iter=1000).fit(x, y).predict_log_proba(new)
+    predictions = predictions_of(LogisticRegression(NETWORK, inverse_strength=c), task)
+    np.testing.assert_allclose(predictions, expected.clip(min=np.log(1e-6)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("build", [NearestMean, LogisticRegression])
+def test_classifiers_bear_absent_classes_and_refuse_real_targets(build):
+    task = drawn("classification", k_shot=3)
+    without = Examples(task.support.x[3:], task.support.y[3:])
+    logits = build(NETWORK)(without)(task.query.x)
+    assert logits.isfinite().all()
+    assert not (logits.argmax(1) == 0).any()
+    alike = Examples(torch.ones(2, 5, dtype=torch.float64), torch.tensor([1, 1]))
+    assert (build(NETWORK)(alike)(1e3 * task.query.x).argmax(1) == 1).all()
+    with pytest.raises(MetaLensError, match=f"{build.__name__} is a classifier, got real targets"):
+        build(NETWORK)(drawn("regression").support)
+    with pytest.raises(MetaLensError, match="inverse_strength must be above 0, got 0"):
+        LogisticRegression(NETWORK, inverse_strength=0)
+
+
 @pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, Mean, GaussianProcess])
 def test_few_examples_and_classes_without_any(build):
     one = Examples(torch.ones(1, 5, dtype=torch.float64), torch.tensor([[1.0, 2.0, 3.0]]).double())
@@ -130,7 +169,9 @@ def test_with_one_example_per_class_the_nearest_one_decides():
     assert torch.equal(logits.argmax(1), task.support.y[distances.argmin(1)])
 
 
-@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, Mean, GaussianProcess])
+@pytest.mark.parametrize(
+    "build", [Ridge, KNN, NearestMean, LogisticRegression, RandomForest, Mean, GaussianProcess]
+)
 def test_inputs_of_any_shape_are_rows_of_numbers(build):
     images = classification_tasks("conv-norm")
     task = Task(*(Examples(x[0], y[0]) for x, y in images))
