@@ -256,10 +256,10 @@ def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
 
 def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
     """Return the scores with the columns of the results; those of one domain do not name it."""
-    domains: list[Any] = [test.domain(task) for task in scores["task"]]
+    domains = [test.domain(task) or "" for task in scores["task"]]
     splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in domains]
     labeled = scores.assign(split=splits, domain=domains)[RESULT_COLUMNS]
-    return labeled.drop(columns="domain") if None in domains else labeled
+    return labeled if any(domains) else labeled.drop(columns="domain")
 
 
 @contextmanager

@@ -246,17 +246,12 @@ class ImageFolders(TaskDistribution):
         n = len(of.images)
         if len(np.unique(of.groups)) == n:
             return rng.choice(of.images, self.k_shot + self.n_query, replace=False)
-        in_support = self._draw_groups(rng, np.bincount(of.groups))
-        is_support = in_support[of.groups]
-        support = rng.permutation(of.images[is_support])
+        is_support = self._draw_groups(rng, np.bincount(of.groups))[of.groups]
+        order = rng.permutation(np.flatnonzero(is_support))
+        groups = of.groups[order]
         # One image of every group in turn, so that the support set is as varied as it can be.
-        group_of = dict(zip(of.images.tolist(), of.groups.tolist(), strict=True))
-        turns: Counter[int] = Counter()
-        rank = []
-        for image in support.tolist():
-            rank.append(turns[group_of[image]])
-            turns[group_of[image]] += 1
-        support = support[np.argsort(rank, kind="stable")][: self.k_shot]
+        turn = [np.sum(groups[:place] == group) for place, group in enumerate(groups)]
+        support = of.images[order[np.argsort(turn, kind="stable")]][: self.k_shot]
         query = rng.choice(of.images[~is_support], self.n_query, replace=False)
         return np.concatenate([support, query])
 

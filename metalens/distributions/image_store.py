@@ -249,7 +249,7 @@ def _files_of_zip(source: Path) -> Iterator[SourceFile]:
         raise _unreadable(source, error) from error
     for member in members:
         path = PurePosixPath(member.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in path.parts[:1]:
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
             raise MetaLensError(
                 f"{source} names a file outside of its own folder ({member.filename}); get it from elsewhere."
             )
