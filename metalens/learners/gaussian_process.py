@@ -66,4 +66,4 @@ class GaussianProcess(PerTaskLearner):
         with warnings.catch_warnings():  # few examples often lead to a bound: no noise, or nothing else
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, targets)
-        return model.predict(new_x).reshape(len(new_x), -1)
+        return np.asarray(model.predict(new_x)).reshape(len(new_x), -1)
