@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -66,5 +66,4 @@ class GaussianProcess(PerTaskLearner):
         with warnings.catch_warnings():  # few examples often lead to a bound: no noise, or nothing else
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, targets)
-        predicted: Any = model.predict(new_x)
-        return predicted.reshape(len(new_x), -1)
+        return np.asarray(model.predict(new_x)).reshape(len(new_x), -1)

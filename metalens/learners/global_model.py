@@ -23,10 +23,11 @@ class GlobalModel(Learner):
     Deviation: it trains on the query examples only, in batches of tasks.
     """
 
+    head_only = True
     regularizer_refusal = "it adapts to no task, it learns one model for all of them."
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         return {}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
-        return self.network(z)
+        return self.network(z, start=self.network.depth)

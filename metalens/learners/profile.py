@@ -58,6 +58,7 @@ class Profile(PerTaskLearner):
         example = next(network.parameters())
         self.register_buffer("slopes", example.new_zeros(0, 0))
         self.register_buffer("intercepts", example.new_zeros(0))
+        self.register_load_state_dict_pre_hook(_make_room)
 
     def prepare(self, tasks: TaskDistribution) -> None:
         from sklearn.linear_model import RidgeCV  # takes as long to import as all of MetaLens
@@ -85,10 +86,9 @@ class Profile(PerTaskLearner):
         model = RidgeCV(alphas=STRENGTHS).fit(profile, targets)
         return model.predict(new_profile).reshape(len(new_x), -1)
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        for name in ("slopes", "intercepts"):  # how many there are only the weights know
-            if f"{prefix}{name}" in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[f"{prefix}{name}"]).to(self.slopes))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def _make_room(profile: Profile, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """Give the models of the training tasks the size that weights have, which only these know."""
+    for name in ("slopes", "intercepts"):
+        if f"{prefix}{name}" in state_dict:
+            setattr(profile, name, profile.slopes.new_empty(state_dict[f"{prefix}{name}"].shape))
