@@ -72,7 +72,9 @@ class Profile(PerTaskLearner):
             x, y = (torch.cat(parts).numpy() for parts in zip(*of_task, strict=True))
             targets = y if y.dtype.kind == "f" else np.eye(self.network.n_outputs)[y]
             models.append(RidgeCV(alphas=STRENGTHS).fit(x.reshape(len(x), -1), targets))
-        self.slopes = self.slopes.new_tensor(np.concatenate([np.atleast_2d(m.coef_) for m in models]))
+        self.slopes = self.slopes.new_tensor(
+            np.ascontiguousarray(np.concatenate([np.atleast_2d(m.coef_) for m in models]))
+        )
         self.intercepts = self.intercepts.new_tensor(np.concatenate([np.ravel(m.intercept_) for m in models]))
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
