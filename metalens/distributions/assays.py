@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from metalens.distributions.base import Split
+from metalens.distributions.finding import find_data
 from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_reading import find_table, read_table
+from metalens.distributions.table_reading import read_table
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ChemblAssays(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         super().__init__(
-            _chembl(find_table("ChemblAssays", CHEMBL_FILE, folder)),
+            _chembl(find_data("ChemblAssays", "tables", CHEMBL_FILE, folder)),
             split,
             task="assay_id",
             target="pchembl",
@@ -119,7 +120,7 @@ class PQSAR(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        activities = find_table("PQSAR", _ACTIVITIES, folder)
+        activities = find_data("PQSAR", "tables", _ACTIVITIES, folder)
         super().__init__(
             _pqsar(activities, activities.with_name(_MOLECULES)),
             split,
@@ -172,7 +173,7 @@ class FSMol(TableTasks):
     ) -> None:
         if target not in ("active", "activity"):
             raise MetaLensError(f"target must be active or activity, got {target!r}.")
-        table, bits = _fs_mol(find_table("FSMol", "fs-mol", folder))
+        table, bits = _fs_mol(find_data("FSMol", "tables", "fs-mol", folder, is_folder=True))
         super().__init__(
             table,
             split,

@@ -8,19 +8,22 @@ from pathlib import Path
 from metalens.errors import MetaLensError
 
 
-def find_file(data: str, place: str, name: str, folder: str | os.PathLike[str] | None) -> Path:
-    """Return the path of a file of a data set.
+def find_data(
+    data: str, place: str, name: str, folder: str | os.PathLike[str] | None, *, is_folder: bool = False
+) -> Path:
+    """Return the path of a data set's file or folder.
 
     Args:
         data: what the data set is called, for the error.
-        place: the folder inside the data folder in which the file is looked for first.
-        name: of the file, which may also be in the data folder itself.
+        place: the folder inside the data folder in which it is looked for first.
+        name: of the file or folder, which may also be in the data folder itself.
         folder: the data folder; `None` for the one that the environment variable METALENS_DATA names.
+        is_folder: whether it is a folder.
 
     Raises:
         MetaLensError: it is in neither place.
 
-    >>> find_file("M4", "tables", "no_such_file.csv", "/")
+    >>> find_data("M4", "tables", "no_such_file.csv", "/")
     Traceback (most recent call last):
     ...
     metalens.errors.MetaLensError: M4 needs a folder that holds no_such_file.csv, and / does not; set
@@ -29,7 +32,7 @@ def find_file(data: str, place: str, name: str, folder: str | os.PathLike[str] |
     given = folder if folder is not None else os.environ.get("METALENS_DATA")
     if given is not None:
         for path in (Path(given).expanduser() / place / name, Path(given).expanduser() / name):
-            if path.is_file():
+            if path.is_dir() if is_folder else path.is_file():
                 return path
     where = "METALENS_DATA names no folder" if given is None else f"{os.fspath(given)} does not"
     raise MetaLensError(

@@ -11,9 +11,9 @@ import numpy as np
 
 from metalens.distributions.assays import DRUG_METRICS
 from metalens.distributions.base import Split
+from metalens.distributions.finding import find_data
 from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_reading import find_table
 from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
 
@@ -95,7 +95,7 @@ def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFram
     Raises:
         MetaLensError: the table is not there or not that table, or RDKit is missing.
     """
-    return _load(find_table("Kiba", FILE, folder))
+    return _load(find_data("Kiba", "tables", FILE, folder))
 
 
 @lru_cache(maxsize=2)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from metalens.distributions.base import Split
+from metalens.distributions.finding import find_data
 from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_reading import find_table, read_table
+from metalens.distributions.table_reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ class Parkinsons(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         super().__init__(
-            _load(find_table("Parkinsons", FILE, folder)),
+            _load(find_data("Parkinsons", "tables", FILE, folder)),
             split,
             task="patient",
             target="motor_UPDRS",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalens.distributions.arrays import ArrayTasks
 from metalens.distributions.base import Split
-from metalens.distributions.finding import find_file
+from metalens.distributions.finding import find_data
 from metalens.distributions.npz import read_npz
 from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
@@ -160,7 +160,7 @@ def load_pose(folder: str | os.PathLike[str] | None = None) -> PoseObjects:
     Raises:
         MetaLensError: the file is missing or another one.
     """
-    return _load(find_file("Pose", "pose", POSE_FILE, folder))
+    return _load(find_data("Pose", "pose", POSE_FILE, folder))
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from metalens.distributions.base import Split
 from metalens.distributions.checks import as_array, check_finite
 from metalens.distributions.collection import TaskCollection, split_tasks
-from metalens.distributions.finding import find_file
+from metalens.distributions.finding import find_data
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -304,7 +304,7 @@ def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np
     Raises:
         MetaLensError: the table is missing or damaged.
     """
-    return _load_m4(find_file("M4Hourly", "tables", M4_FILE, folder))
+    return _load_m4(find_data("M4Hourly", "tables", M4_FILE, folder))
 
 
 @lru_cache(maxsize=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,28 +70,6 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
         raise MetaLensError(
             f"Cannot read {name} as a table ({type(error).__name__}); give a CSV or Parquet file."
         ) from error
-
-
-def find_table(owner: str, file: str, folder: str | os.PathLike[str] | None) -> Path:
-    """Return the path of a benchmark's file or folder, in a folder or in its folder `tables`.
-
-    Args:
-        owner: who needs it, for the error.
-        file: its name.
-        folder: where to look; `None` for the folder that METALENS_DATA names.
-
-    Raises:
-        MetaLensError: it is not there.
-    """
-    place = folder if folder is not None else os.environ.get("METALENS_DATA")
-    if place is not None:
-        for path in (Path(place).expanduser() / "tables" / file, Path(place).expanduser() / file):
-            if path.exists():
-                return path
-    where = "METALENS_DATA names no folder" if place is None else f"{os.fspath(place)} does not"
-    raise MetaLensError(
-        f"{owner} needs a folder that holds {file}, and {where}; set METALENS_DATA to one, or give folder."
-    )
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:

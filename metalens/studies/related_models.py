@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
-from safetensors.torch import load_file
 
-from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.experiment import Watcher
+from metalens.benchmarks.loading import load_objective
 from metalens.benchmarks.recipe import Recipe
 from metalens.evaluation import evaluate
 from metalens.learners import Learner
@@ -69,14 +68,11 @@ class RelatedModelsStudy(ArmStudy):
         """
         tables = super().measure(folder, watcher)
         (part,) = self.parts()
-        numbers = {arm: number for number, arm in enumerate(arms_of(part.recipe))}
         results, choices = [tables["results"]], []
         for point, arm in part.points:
             for seed in self.seeds:
-                learner = arm.build(part.recipe, seed).eval()
-                file = folder / PARTS / "0" / "weights" / f"arm{numbers[arm]}-seed{seed}.safetensors"
-                learner.load_state_dict(load_file(file))
-                for kind, scores, chosen in self._tests(part.recipe, seed, learner.learner):
+                learner = load_objective(folder / PARTS / "0", part.recipe, arm, seed).learner
+                for kind, scores, chosen in self._tests(part.recipe, seed, learner):
                     place = {
                         "panel": self.axis,
                         "series": SERIES[kind],

@@ -15,12 +15,11 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
 from metalens.benchmarks import Recipe
-from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.experiment import Watcher
+from metalens.benchmarks.loading import load_objective
 from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.learners import Learner
 from metalens.regularizers import TRLearner
@@ -73,17 +72,16 @@ class RelationStudy(ArmStudy):
         """
         tables = super().measure(folder, watcher)
         (part,) = self.parts()
-        numbers = {arm: number for number, arm in enumerate(arms_of(part.recipe))}
         trained = {point.series: arm for point, arm in part.points if point.series != self.reference}
         stages = {BEFORE: trained[LEARNED], **trained}
         stages |= {} if self.has_classes else {MUTUAL: trained[LEARNED]}
         rows = []
         for stage, arm in stages.items():
             for seed in self.seeds:
-                objective = arm.build(part.recipe, seed).eval()
-                if stage != BEFORE:
-                    file = folder / PARTS / "0" / "weights" / f"arm{numbers[arm]}-seed{seed}.safetensors"
-                    objective.load_state_dict(load_file(file))
+                if stage == BEFORE:
+                    objective = arm.build(part.recipe, seed).eval()
+                else:
+                    objective = load_objective(folder / PARTS / "0", part.recipe, arm, seed)
                 regularizer = regularizer_of(objective, "predictions" if stage == MUTUAL else None)
                 pairs = relations_of(objective.learner, regularizer, part.recipe, seed, self.n_related)
                 rows.append(pairs.assign(stage=stage, seed=seed))
