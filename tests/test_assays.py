@@ -13,7 +13,7 @@ from metalens.distributions import assays
 from metalens.distributions.assays import CHEMBL_FILE, DRUG_METRICS
 from metalens.distributions.kiba import FILE as KIBA_FILE
 from metalens.distributions.parkinsons import FILE as PARKINSONS_FILE
-from metalens.distributions.table_splits import hashed_order
+from metalens.distributions.splits import hashed_order
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
 HYPHEN = "\u2010"

@@ -22,8 +22,8 @@ from metalens import (
 )
 from metalens.distributions import fingerprints
 from metalens.distributions.kiba import FILE, load_kiba
+from metalens.distributions.splits import divided, hashed_order
 from metalens.distributions.table_rows import TaskRows
-from metalens.distributions.table_splits import divided, hashed_order
 from metalens.evaluation import squared_correlation, task_metrics
 
 NAMES = [f"assay{number}" for number in range(10)]
@@ -640,3 +640,8 @@ def test_kiba_molecules_are_their_fingerprints(kiba_folder):
     np.testing.assert_array_equal(bits[rows], expected)
     task = Kiba("val", folder=kiba_folder)[3]
     assert (task.support.x.shape, task.query.y.shape) == ((16, 1024), (15, 1))
+
+
+def test_a_division_that_rounds_up_twice_leaves_no_name_out():
+    order = hashed_order("abc")
+    assert divided("abc", (0.0, 0.5, 0.5)) == dict(zip(order, ("val", "val", "test"), strict=True))

@@ -15,7 +15,7 @@ from metalens.datasets.base import DataSet
 from metalens.distributions import ImageFolders, Split
 from metalens.distributions.image_folders import Normalize, Splits, find_images, split_classes
 from metalens.distributions.image_store import list_files, reading
-from metalens.distributions.table_splits import hashed_order
+from metalens.distributions.splits import hashed_order
 from metalens.errors import MetaLensError
 
 _N_VAL = 12  # classes that validate where a copy of CIFAR-FS has none to spare

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from metalens.distributions.base import Split, TaskDistribution
-from metalens.distributions.table_splits import hashed_order
+from metalens.distributions.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
 
@@ -158,13 +158,8 @@ def split_tasks(
                     f"(task {name}); put all its tasks into one."
                 )
         return {name: given[name] for name in names}  # pyright: ignore[reportReturnType] # checked above
-    shares = list(splits)
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise MetaLensError(f"splits must be three shares that add up to 1, got {shares}.")
-    order = hashed_order(dict.fromkeys(family_of.values()))
-    n_val, n_test = (round(share * len(order)) for share in shares[1:])
-    val, test = set(order[:n_val]), set(order[n_val : n_val + n_test])
-    return {name: "val" if of in val else "test" if of in test else "train" for name, of in family_of.items()}
+    split_of = divided(dict.fromkeys(family_of.values()), splits)
+    return {name: split_of[family] for name, family in family_of.items()}
 
 
 def divide_groups(

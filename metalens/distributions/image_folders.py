@@ -16,7 +16,7 @@ import torch
 
 from metalens.distributions.base import Split, TaskDistribution
 from metalens.distributions.image_store import SourceFile, is_image, list_files, load_images
-from metalens.distributions.table_splits import hashed_order
+from metalens.distributions.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -435,16 +435,7 @@ def split_classes(images: Sequence[LabeledImage], splits: Splits | None = None) 
         return dict.fromkeys(names, splits)
     if isinstance(splits, Mapping):
         return _listed(splits, names, "is listed in", "; list each class once")
-    shares = list(splits)
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise MetaLensError(
-            f"splits must be three shares that add up to 1, or name the classes of train, val and test, got "
-            f"{shares}."
-        )
-    n_val, n_test = (round(share * len(names)) for share in shares[1:])
-    order = hashed_order(names)
-    held_out = {"val": order[:n_val], "test": order[n_val : n_val + n_test]}
-    return _listed({"train": order[n_val + n_test :], **held_out}, names, "is in", "")
+    return divided(names, splits, instead="the names of the classes of train, val and test, or ")
 
 
 def _listed(

@@ -13,8 +13,8 @@ from metalens.distributions.assays import DRUG_METRICS
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
 from metalens.distributions.fingerprints import morgan_fingerprints
+from metalens.distributions.splits import hashed_order
 from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_splits import hashed_order
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:

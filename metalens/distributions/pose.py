@@ -16,7 +16,7 @@ from metalens.distributions.arrays import ArrayTasks
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
 from metalens.distributions.npz import read_npz
-from metalens.distributions.table_splits import hashed_order
+from metalens.distributions.splits import hashed_order
 from metalens.errors import MetaLensError
 
 POSE_FILE = "pose_objects.npz"

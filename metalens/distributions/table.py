@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
+from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
 from metalens.distributions.table_inputs import Missing, TableInputs
 from metalens.distributions.table_reading import (
     check_columns,
@@ -24,7 +25,6 @@ from metalens.distributions.table_reading import (
     refuse_missing,
 )
 from metalens.distributions.table_rows import LEAST_QUERY, TaskRows
-from metalens.distributions.table_splits import divided, property_of_tasks, splits_of_column
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -423,11 +423,11 @@ def _split_of_tasks(
     splits: str | Sequence[float],
     split_seed: int | None,
     stratify: str | None,
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     if isinstance(splits, str):
         return splits_of_column(frame[splits], rows_of)
     strata = None if stratify is None else property_of_tasks(frame[stratify], rows_of, "stratify")
-    return divided(rows_of, list(splits), strata=strata, seed=split_seed)
+    return divided(rows_of, splits, strata=strata, seed=split_seed, instead="a column or ")
 
 
 def _apart(

@@ -1,4 +1,4 @@
-"""Which split a task of a table belongs to."""
+"""Which split a task, or anything else with a name, belongs to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def divided(
     *,
     strata: Mapping[str, str] | None = None,
     seed: int | None = None,
-) -> dict[str, str]:
+    instead: str = "",
+) -> dict[str, Split]:
     """Return the split of every name, by its place in `hashed_order`.
 
     Args:
@@ -45,6 +46,7 @@ def divided(
         strata: a property of each name. Each stratum is then divided by the shares too: as well as whole
             names allow, also where a stratum has few.
         seed: of the order.
+        instead: for the error, what could be given in place of shares, as in "a column or ".
 
     Raises:
         MetaLensError: the shares are not three that add up to 1.
@@ -53,18 +55,22 @@ def divided(
     {'b': 'train', 'a': 'test', 'd': 'train', 'c': 'test', 'f': 'train', 'e': 'test'}
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise MetaLensError(f"splits must be a column or three shares that add up to 1, got {list(shares)}.")
+        raise MetaLensError(f"splits must be {instead}three shares that add up to 1, got {list(shares)}.")
     order = hashed_order(names, seed)
     _, val, test = shares
+    held_out: dict[Split, list[str]]
     if strata is None:
         n_val, n_test = (round(share * len(order)) for share in (val, test))
-        parts = ["val"] * n_val + ["test"] * n_test
-        return dict(zip(order, parts + ["train"] * (len(order) - len(parts)), strict=True))
-    order.sort(key=strata.__getitem__)  # keeps the order within a stratum
-    split_of = dict.fromkeys(order, "train")
-    split_of |= dict.fromkeys(_every(order, test), "test")
-    others = [name for name in order if split_of[name] == "train"]
-    return split_of | dict.fromkeys(_every(others, val / (1 - test) if test < 1 else 0.0), "val")
+        held_out = {"val": order[:n_val], "test": order[n_val : n_val + n_test]}
+    else:
+        order.sort(key=strata.__getitem__)  # keeps the order within a stratum
+        to_test = set(_every(order, test))
+        others = [name for name in order if name not in to_test]
+        held_out = {"test": list(to_test), "val": _every(others, val / (1 - test) if test < 1 else 0.0)}
+    split_of: dict[str, Split] = dict.fromkeys(order, "train")
+    for split, part in held_out.items():
+        split_of |= dict.fromkeys(part, split)
+    return split_of
 
 
 def _every(names: list[str], share: float) -> list[str]:
