@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate, mlp
-from metalens.distributions import npz
+from metalens.distributions.arrays import npz
 from metalens.distributions.collection import divide_groups, split_tasks
 from metalens.learners import Ridge
 

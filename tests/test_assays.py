@@ -9,11 +9,11 @@ import pytest
 
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
 from metalens.benchmarks import RECIPES
-from metalens.distributions import assays
-from metalens.distributions.assays import CHEMBL_FILE, DRUG_METRICS
-from metalens.distributions.kiba import FILE as KIBA_FILE
-from metalens.distributions.parkinsons import FILE as PARKINSONS_FILE
 from metalens.distributions.splits import hashed_order
+from metalens.distributions.tables import assays
+from metalens.distributions.tables.assays import CHEMBL_FILE, DRUG_METRICS
+from metalens.distributions.tables.kiba import FILE as KIBA_FILE
+from metalens.distributions.tables.parkinsons import FILE as PARKINSONS_FILE
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
 HYPHEN = "\u2010"

@@ -13,7 +13,7 @@ from metalens import MetaLensError
 from metalens.datasets import DATASETS, image_dataset
 from metalens.datasets.cifar100 import CIFAR_FS, FC100, SUPERCLASS_OF, write_class_folders
 from metalens.datasets.images import IMAGE_DATASETS
-from metalens.distributions import image_store
+from metalens.distributions.images import store as image_store
 
 SPLITS = ("train", "val", "test")
 

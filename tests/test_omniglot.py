@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from metalens.distributions import omniglot_images
-from metalens.distributions.omniglot import Omniglot, split_characters
-from metalens.distributions.omniglot_images import ZIPS, load_images
+from metalens.distributions.images import omniglot_images
+from metalens.distributions.images.omniglot import Omniglot, split_characters
+from metalens.distributions.images.omniglot_images import ZIPS, load_images
 from metalens.errors import MetaLensError
 
 DATA = Path(os.environ.get("METALENS_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -132,7 +132,7 @@ def test_a_run_in_which_everything_diverges_is_one_sentence(tmp_path):
         run(recipe, tmp_path)
 
 
-def test_every_learner_runs_on_images(tmp_path):
+def test_every_learner_runs_on_images(tmp_path, omniglot):
     learners = [name for name in LEARNERS if name != "SeasonalNaive"]
     changes = {**TINY, "learner": learners, "regularizers": ["none"], "seeds": [0]}
     run(replace(RECIPES["omniglot-5w1s"], n_filters=4, n_query=2, **changes), tmp_path)

@@ -16,7 +16,7 @@ from metalens import (
     evaluate,
     mlp,
 )
-from metalens.distributions.series import M4_FILE, load_m4_hourly
+from metalens.distributions.arrays.series import M4_FILE, load_m4_hourly
 from metalens.evaluation import undefined_scores
 
 P, N, LENGTH, HORIZON = 20, 60, 6, 3

@@ -20,10 +20,10 @@ from metalens import (
     mlp,
     morgan_fingerprints,
 )
-from metalens.distributions import fingerprints
-from metalens.distributions.kiba import FILE, load_kiba
 from metalens.distributions.splits import divided, hashed_order
-from metalens.distributions.table_rows import TaskRows
+from metalens.distributions.tables import fingerprints
+from metalens.distributions.tables.kiba import FILE, load_kiba
+from metalens.distributions.tables.rows import TaskRows
 from metalens.evaluation import squared_correlation, task_metrics
 
 NAMES = [f"assay{number}" for number in range(10)]

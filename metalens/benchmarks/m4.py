@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import M4Hourly, Split, TaskDistribution
-from metalens.distributions.series import Scaling
+from metalens.distributions.arrays.series import Scaling
 from metalens.networks import Network, mlp
 
 SETTINGS: dict[str, Settings] = {

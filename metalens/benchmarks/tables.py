@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import ChemblAssays, Kiba, Parkinsons, Split, TaskDistribution
-from metalens.distributions.kiba import N_BITS
-from metalens.distributions.parkinsons import N_INPUTS
-from metalens.distributions.table import Standardize
+from metalens.distributions.tables.kiba import N_BITS
+from metalens.distributions.tables.parkinsons import N_INPUTS
+from metalens.distributions.tables.table import Standardize
 from metalens.networks import Network, mlp
 
 SETTINGS: dict[str, Settings] = {

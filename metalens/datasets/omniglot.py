@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from metalens.datasets.base import DataSet
 from metalens.distributions import Split
-from metalens.distributions.omniglot import split_characters
-from metalens.distributions.omniglot_images import ZIPS, download_zips, load_images
+from metalens.distributions.images.omniglot import split_characters
+from metalens.distributions.images.omniglot_images import ZIPS, download_zips, load_images
 from metalens.files import cache_folder
 
 

@@ -1,23 +1,23 @@
 """Task distributions: data as functions from an index to a task."""
 
-from metalens.distributions.arrays import ArrayTasks
-from metalens.distributions.assays import PQSAR, ChemblAssays, FSMol
+from metalens.distributions.arrays.arrays import ArrayTasks
+from metalens.distributions.arrays.pose import Pose
+from metalens.distributions.arrays.pose_render import render_poses
+from metalens.distributions.arrays.series import M4Hourly, SeriesTasks
 from metalens.distributions.base import BlockDistribution, Split, TaskDistribution
-from metalens.distributions.clustered_sinusoid import ClusteredSinusoid
-from metalens.distributions.curve import CurveDistribution
-from metalens.distributions.fingerprints import morgan_fingerprints
+from metalens.distributions.curves.clustered_sinusoid import ClusteredSinusoid
+from metalens.distributions.curves.curve import CurveDistribution
+from metalens.distributions.curves.harmonic import Harmonic
+from metalens.distributions.curves.sinusoid import Sinusoid
 from metalens.distributions.functions import FunctionTasks, GeneratedTasks
-from metalens.distributions.harmonic import Harmonic
-from metalens.distributions.image_folders import ImageFolders
-from metalens.distributions.kiba import Kiba
+from metalens.distributions.images.folders import ImageFolders
+from metalens.distributions.images.omniglot import Omniglot
 from metalens.distributions.multi_domain import MultiDomain
-from metalens.distributions.omniglot import Omniglot
-from metalens.distributions.parkinsons import Parkinsons
-from metalens.distributions.pose import Pose
-from metalens.distributions.pose_render import render_poses
-from metalens.distributions.series import M4Hourly, SeriesTasks
-from metalens.distributions.sinusoid import Sinusoid
-from metalens.distributions.table import TableTasks
+from metalens.distributions.tables.assays import PQSAR, ChemblAssays, FSMol
+from metalens.distributions.tables.fingerprints import morgan_fingerprints
+from metalens.distributions.tables.kiba import Kiba
+from metalens.distributions.tables.parkinsons import Parkinsons
+from metalens.distributions.tables.table import TableTasks
 
 __all__ = [
     "PQSAR",

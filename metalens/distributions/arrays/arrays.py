@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
+from metalens.distributions.arrays.npz import read_npz
 from metalens.distributions.base import Split
 from metalens.distributions.checks import as_array, check_finite, chunks
 from metalens.distributions.collection import (
@@ -21,8 +22,7 @@ from metalens.distributions.collection import (
     enough_examples,
     split_tasks,
 )
-from metalens.distributions.npz import read_npz
-from metalens.distributions.table import Standardize
+from metalens.distributions.tables.table import Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from metalens.distributions.base import BlockDistribution, Split
-from metalens.distributions.omniglot_images import N_CHARACTERS, N_DRAWERS, SIDE, load_images
+from metalens.distributions.images.omniglot_images import N_CHARACTERS, N_DRAWERS, SIDE, load_images
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from metalens.distributions.fingerprints import morgan_fingerprints
-from metalens.distributions.table_reading import check_columns, is_text, numbers, refuse_missing
+from metalens.distributions.tables.fingerprints import morgan_fingerprints
+from metalens.distributions.tables.reading import check_columns, is_text, numbers, refuse_missing
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:

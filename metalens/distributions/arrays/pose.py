@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalens.distributions.arrays import ArrayTasks
+from metalens.distributions.arrays.arrays import ArrayTasks
+from metalens.distributions.arrays.npz import read_npz
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
-from metalens.distributions.npz import read_npz
 from metalens.distributions.splits import hashed_order
 from metalens.errors import MetaLensError
 

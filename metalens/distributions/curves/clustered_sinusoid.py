@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from metalens.distributions.base import Split
-from metalens.distributions.curve import CurveDistribution, Functions
+from metalens.distributions.curves.curve import CurveDistribution, Functions
 from metalens.errors import MetaLensError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metalens.distributions.curve import CurveDistribution, Functions
+from metalens.distributions.curves.curve import CurveDistribution, Functions
 
 
 class Sinusoid(CurveDistribution):

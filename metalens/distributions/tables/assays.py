@@ -14,8 +14,8 @@ import numpy as np
 
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
-from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_reading import read_table
+from metalens.distributions.tables.reading import read_table
+from metalens.distributions.tables.table import DrawSettings, TableTasks
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:

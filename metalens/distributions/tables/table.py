@@ -16,15 +16,15 @@ from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
 from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
-from metalens.distributions.table_inputs import Missing, TableInputs
-from metalens.distributions.table_reading import (
+from metalens.distributions.tables.inputs import Missing, TableInputs
+from metalens.distributions.tables.reading import (
     check_columns,
     is_text,
     numbers,
     read_table,
     refuse_missing,
 )
-from metalens.distributions.table_rows import LEAST_QUERY, TaskRows
+from metalens.distributions.tables.rows import LEAST_QUERY, TaskRows
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from metalens.distributions.base import Split, TaskDistribution
-from metalens.distributions.image_store import SourceFile, is_image, list_files, load_images
+from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
 from metalens.distributions.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
-from metalens.distributions.table import DrawSettings, TableTasks
-from metalens.distributions.table_reading import read_table
+from metalens.distributions.tables.reading import read_table
+from metalens.distributions.tables.table import DrawSettings, TableTasks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from metalens.distributions.assays import DRUG_METRICS
 from metalens.distributions.base import Split
 from metalens.distributions.finding import find_data
-from metalens.distributions.fingerprints import morgan_fingerprints
 from metalens.distributions.splits import hashed_order
-from metalens.distributions.table import DrawSettings, TableTasks
+from metalens.distributions.tables.assays import DRUG_METRICS
+from metalens.distributions.tables.fingerprints import morgan_fingerprints
+from metalens.distributions.tables.table import DrawSettings, TableTasks
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Arrays of any shape, time series, and views of objects."""

@@ -1,0 +1,1 @@
+"""Curves: tasks from a formula, without end."""

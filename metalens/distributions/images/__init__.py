@@ -1,0 +1,1 @@
+"""Images: tasks of telling classes of pictures apart."""

@@ -1,0 +1,1 @@
+"""Tables: one task per value of a column, examples by row."""
