@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from metalens.benchmarks.arms import Arm, Cell
-from metalens.cli import main
+from metalens.cli import _notes, main
 from metalens.cli.run import LiveProgress
 
 QUICK = [
@@ -263,6 +263,13 @@ def test_the_progress_bar_ends_at_the_last_step():
             watcher.step(step, 1 / step)
         assert display.tasks[1].completed == 1000
         assert display.tasks[1].fields["status"].startswith("loss 0.0010")
+
+
+def test_a_note_is_said_once(capsys):
+    note = _notes()
+    for text in ("few rows", "few rows", "few columns"):
+        note(UserWarning(text), UserWarning, "file.py", 1)
+    assert capsys.readouterr().err.splitlines() == ["metalens: note: few rows", "metalens: note: few columns"]
 
 
 # Data sets

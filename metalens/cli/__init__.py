@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from metalens.errors import MetaLensError
@@ -27,7 +27,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = _note
+    warnings.showwarning = _notes()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
     try:
         _dispatch(words)
@@ -50,8 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("interrupted; nothing was written.", 130)
 
 
-def _note(message: Warning | str, *_: object) -> None:
-    print(f"metalens: note: {message}", file=sys.stderr)
+def _notes() -> Callable[..., None]:
+    """Return what shows a warning as a note, the same one once."""
+    said = set()
+
+    def note(message: Warning | str, *_: object) -> None:
+        if (text := f"metalens: note: {message}") not in said:
+            said.add(text)
+            print(text, file=sys.stderr)
+
+    return note
 
 
 def _fail(message: str, status: int) -> None:
