@@ -19,10 +19,12 @@ from metalens import (
     Network,
     Objective,
     ProtoNet,
+    SeasonalNaive,
     Sinusoid,
     Task,
     conv4,
     drug_net,
+    forecast_mlp,
     mlp,
     pose_net,
     resnet12,
@@ -39,6 +41,7 @@ SMALL = {
     ),
     "pose_net": (lambda: pose_net(2, n_filters=2, image_size=16, activation=nn.Softplus), (1, 16, 16)),
     "drug_net": (lambda: drug_net(6, (5, 4)), (6,)),
+    "forecast_mlp": (lambda: forecast_mlp(6, 4, season=3, hidden=(5,), activation=nn.Softplus), (6,)),
     "vit": (
         lambda: vit(3, image_size=6, patch_size=3, in_channels=2, width=8, depth=2, n_heads=2),
         (2, 6, 6),
@@ -103,6 +106,7 @@ def test_meta_gradient_equals_finite_difference(name):
         (lambda: pose_net(2, n_filters=4, image_size=48), (1, 48, 48), 2, 4, 6),
         (drug_net, (1024,), 1, 500, 2),
         (lambda: drug_net(64, [8, 7, 6]), (64,), 1, 6, 3),
+        (lambda: forecast_mlp(168, 48, season=24), (168,), 48, 176, 1),
         (vit, (1, 28, 28), 5, 64, 6),
         (lambda: vit(20, image_size=84, patch_size=12, in_channels=3, width=6, depth=1, n_heads=3),
          (3, 84, 84), 20, 6, 3),
@@ -223,6 +227,18 @@ def test_drug_net_is_its_formula():
     torch.testing.assert_close(network(x), z @ network.head.weight.T + network.head.bias)
 
 
+def test_forecast_mlp_starts_as_the_seasonal_naive_forecast_and_is_its_formula():
+    torch.manual_seed(0)
+    network, x = forecast_mlp(7, 5, season=3, hidden=(4,)), torch.randn(6, 7)
+    naive = x[:, [4, 5, 6, 4, 5]]
+    assert torch.equal(network(x), naive)
+    assert torch.equal(network(x), SeasonalNaive(network, season=3)(Examples(x, naive))(x))
+    network, x = randomize(network), x.double()
+    hidden = network.backbone[0].features[0][0]
+    seen = torch.cat([F.linear(x, hidden.weight, hidden.bias).relu(), naive.double()], dim=1)
+    torch.testing.assert_close(network(x), F.linear(seen, network.head.weight, network.head.bias))
+
+
 def test_vit_equals_pytorch_encoder_layers_on_convolved_patches():
     torch.manual_seed(0)
     network = randomize(vit(3, image_size=6, patch_size=2, in_channels=2, width=8, depth=2, n_heads=2))
@@ -276,6 +292,8 @@ def test_vit_is_vectorized_by_default_and_knows_positions():
         (pose_net, {"image_size": 40}, "multiple of 16 .*image_size=40"),
         (drug_net, {"n_bits": 0}, "n_inputs=0"),
         (drug_net, {"hidden": ()}, "at least one hidden layer"),
+        (forecast_mlp, {"length": 4, "horizon": 2, "season": 5}, "season of 1 to 4 values.*got 5"),
+        (forecast_mlp, {"length": 4, "horizon": 0}, "n_outputs=0"),
         (vit, {"n_way": 1}, "n_way must be at least 2, got 1"),
         (vit, {"image_size": 0}, "vit needs sizes of at least 1.*image_size=0"),
         (vit, {"patch_size": 0}, "patch_size=0"),

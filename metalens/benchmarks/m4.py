@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from metalens.benchmarks.recipe import Recipe, Settings
 from metalens.distributions import M4Hourly, Split, TaskDistribution
 from metalens.distributions.arrays.series import Scaling
-from metalens.networks import Network, mlp
+from metalens.networks import Network, forecast_mlp
 
 SETTINGS: dict[str, Settings] = {
     "MAML": {"inner_lr": 0.01, "inner_steps": 5},
@@ -55,7 +55,8 @@ class M4Recipe(Recipe):
         )
 
     def network(self) -> Network:
-        return mlp(self.length, self._series("train", seed=0).horizon, self.hidden)
+        tasks = self._series("train", seed=0)
+        return forecast_mlp(self.length, tasks.horizon, season=tasks.season, hidden=self.hidden)
 
 
 M4_RECIPES: list[Recipe] = [

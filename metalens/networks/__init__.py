@@ -3,6 +3,7 @@
 from metalens.networks.base import Network
 from metalens.networks.conv4 import conv4
 from metalens.networks.drug_net import drug_net
+from metalens.networks.forecast_mlp import forecast_mlp
 from metalens.networks.mlp import mlp
 from metalens.networks.norm import TaskNorm
 from metalens.networks.pose_net import pose_net
@@ -16,6 +17,7 @@ __all__ = [
     "TaskNorm",
     "conv4",
     "drug_net",
+    "forecast_mlp",
     "mlp",
     "pose_net",
     "resnet12",
