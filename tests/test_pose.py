@@ -47,6 +47,23 @@ def views_of(examples):
     return (examples.x[:, 0, 0, :2] * 255).round().long().numpy()
 
 
+def test_shrunk_views_are_means_of_squares(arrays, saved):
+    folder = saved()
+    small, full = load_pose(folder, shrink=4), load_pose(folder)
+    assert small.images.shape == (N, V, SIDE // 4, SIDE // 4)
+    square = arrays["images"][3, 5, 4:8, 8:12]
+    assert small.images[3, 5, 1, 2] == square.mean().round()
+    assert np.array_equal(full.images, arrays["images"])
+    assert not small.images.flags.writeable
+    tasks = Pose("train", k_shot=4, n_query=3, shrink=4, folder=folder)
+    assert tasks[0].support.x.shape == (4, 1, SIDE // 4, SIDE // 4)
+    assert torch.equal(tasks[0].support.y, Pose("train", k_shot=4, n_query=3, folder=folder)[0].support.y)
+    with pytest.raises(
+        MetaLensError, match=r"shrink must divide the sides of the views, 16 and 16 pixels, got 3"
+    ):
+        load_pose(folder, shrink=3)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_task_has_different_views_of_one_object_on_the_published_scale(arrays, saved, split):
     tasks = Pose(split, k_shot=4, n_query=3, folder=saved())

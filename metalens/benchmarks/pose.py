@@ -23,12 +23,14 @@ class PoseRecipe(Recipe):
     Args:
         n_train_tasks: objects to train on, chosen by the seed; null for all.
         min_asymmetry: objects that look more alike from all sides are left out.
+        shrink: each square of so many pixels a side of a view becomes one; 1 for 128 x 128 pixels.
         n_filters: channels of the adapted blocks of the network.
         folder: folder with pose_objects.npz; by default METALENS_DATA.
     """
 
     n_train_tasks: int | None = None
     min_asymmetry: float = 0.0
+    shrink: int = 1
     n_filters: int = 64
     folder: str | None = None
     learner: list[str] = field(default_factory=lambda: ["MAML", "KNN", "KNN(n_neighbors=1000)"])
@@ -49,6 +51,7 @@ class PoseRecipe(Recipe):
             n_query=self.n_query,
             n_train_tasks=self.n_train_tasks,
             min_asymmetry=self.min_asymmetry,
+            shrink=self.shrink,
             seed=seed,
             folder=self.folder,
         )

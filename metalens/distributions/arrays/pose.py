@@ -48,9 +48,9 @@ class PoseObjects(NamedTuple):
 class Pose(ArrayTasks):
     """The direction from which an object is seen: one task is one object, one example one view of it.
 
-    Inputs are grey views, `(1, 128, 128)` in [0, 1]; targets are azimuths on the scale of the published
-    benchmark, `10 a / (2 pi)` in [0, 10). What counts as 0 is a convention of each object, so that a new
-    object needs its support set. The scale does not wrap around, although angles do: 9.9 and 0.1 are nearly
+    Inputs are grey views, `(1, 128, 128)` in [0, 1], or smaller by `shrink`; targets are azimuths on the
+    scale of the published benchmark, `10 a / (2 pi)` in [0, 10). What counts as 0 is a convention of each
+    object, so that a new object needs its support set. The scale does not wrap around, although angles do: 9.9 and 0.1 are nearly
     the same direction, and count as far apart. `evaluate` therefore gives `circular_error` beside `mse`: the
     mean absolute difference of directions in degrees, 90 where nothing is known.
 
@@ -65,6 +65,8 @@ class Pose(ArrayTasks):
         n_train_tasks: how many objects to train on, chosen at random by the seed; `None` for all.
         min_asymmetry: objects whose `asymmetry` is lower are left out, as an apple looks the same from
             everywhere.
+        shrink: each square of so many pixels a side becomes one, their mean; 1 for views as they are. Half
+            the side takes a quarter of the time.
         seed: see `TaskDistribution`.
         folder: a folder with `pose_objects.npz`, in itself or in its folder `pose`; `None` for the one that
             the environment variable METALENS_DATA names. `render_poses` makes such a file of meshes.
@@ -94,10 +96,11 @@ class Pose(ArrayTasks):
         n_query: int = 15,
         n_train_tasks: int | None = None,
         min_asymmetry: float = 0.0,
+        shrink: int = 1,
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        data = load_pose(folder)
+        data = load_pose(folder, shrink=shrink)
         kept = data.asymmetry >= min_asymmetry
         if not kept.any():
             raise MetaLensError(
@@ -151,16 +154,36 @@ def circular_error(predictions: Tensor, y: Tensor, *, turn: float = TURN) -> Ten
     return wrapped.abs().flatten(1).mean(1).to(predictions.dtype)
 
 
-def load_pose(folder: str | os.PathLike[str] | None = None) -> PoseObjects:
+def load_pose(folder: str | os.PathLike[str] | None = None, *, shrink: int = 1) -> PoseObjects:
     """Return the views; every caller in a process gets the same arrays, which cannot be written to.
 
     Args:
         folder: see `Pose`.
+        shrink: see `Pose`.
 
     Raises:
-        MetaLensError: the file is missing or another one.
+        MetaLensError: the file is missing or another one, or views cannot be shrunk so.
     """
-    return _load(find_data("Pose", "pose", POSE_FILE, folder))
+    return _shrunk(find_data("Pose", "pose", POSE_FILE, folder), shrink)
+
+
+@lru_cache(maxsize=2)
+def _shrunk(path: Path, shrink: int) -> PoseObjects:
+    data = _load(path)
+    if shrink == 1:
+        return data
+    n, v, *sides = data.images.shape
+    if shrink < 1 or any(side % shrink for side in sides):
+        raise MetaLensError(
+            f"shrink must divide the sides of the views, {sides[0]} and {sides[1]} pixels, got {shrink}."
+        )
+    height, width = (side // shrink for side in sides)
+    small = np.empty((n, v, height, width), np.uint8)
+    for views, shrunk in zip(data.images, small, strict=True):
+        squares = views.reshape(v, height, shrink, width, shrink)
+        shrunk[:] = squares.mean(axis=(2, 4), dtype=np.float32).round()
+    small.flags.writeable = False
+    return data._replace(images=small)
 
 
 @lru_cache(maxsize=2)
