@@ -58,9 +58,7 @@ def test_shrunk_views_are_means_of_squares(arrays, saved):
     tasks = Pose("train", k_shot=4, n_query=3, shrink=4, folder=folder)
     assert tasks[0].support.x.shape == (4, 1, SIDE // 4, SIDE // 4)
     assert torch.equal(tasks[0].support.y, Pose("train", k_shot=4, n_query=3, folder=folder)[0].support.y)
-    with pytest.raises(
-        MetaLensError, match=r"shrink must divide the sides of the views, 16 and 16 pixels, got 3"
-    ):
+    with pytest.raises(MetaLensError, match="the sides of the views, 16 and 16 pixels, got 3"):
         load_pose(folder, shrink=3)
 
 

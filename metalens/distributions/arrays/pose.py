@@ -50,9 +50,10 @@ class Pose(ArrayTasks):
 
     Inputs are grey views, `(1, 128, 128)` in [0, 1], or smaller by `shrink`; targets are azimuths on the
     scale of the published benchmark, `10 a / (2 pi)` in [0, 10). What counts as 0 is a convention of each
-    object, so that a new object needs its support set. The scale does not wrap around, although angles do: 9.9 and 0.1 are nearly
-    the same direction, and count as far apart. `evaluate` therefore gives `circular_error` beside `mse`: the
-    mean absolute difference of directions in degrees, 90 where nothing is known.
+    object, so that a new object needs its support set. The scale does not wrap around, although angles do:
+    9.9 and 0.1 are nearly the same direction, and count as far apart. `evaluate` therefore gives
+    `circular_error` beside `mse`: the mean absolute difference of directions in degrees, 90 where nothing is
+    known.
 
     The objects are 68 household things and other meshes, 100 views of each. 18 of them are held back; half of
     their families are for validation, the others for testing. Objects of one family, which have one shape,
