@@ -115,9 +115,9 @@ def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) ->
     rest = total - n_seeds * n_tasks * (means - found.mean) ** 2 - between - within
     freedoms = np.maximum((n_seeds - 1, n_tasks - 1), 1)
     parts = between / freedoms[0], within / freedoms[1], rest / freedoms.prod()
-    of_resamples, _ = _variance(*parts, values.shape)
     variance, _ = _variance(*_mean_squares(values), values.shape)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one seed only has no variance
+        of_resamples, _ = _variance(*parts, values.shape)
         pivots = np.nan_to_num((means - found.mean) / np.sqrt(of_resamples))
     limits = found.mean - np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]) * np.sqrt(
         variance

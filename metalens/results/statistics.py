@@ -218,6 +218,40 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
     return paired[DIFFERENCE]
 
 
+def worst_tasks(results: pd.DataFrame, n: int = 3) -> pd.DataFrame:
+    """Return the tasks that each arm solves worst, and those on which it falls most behind the baseline.
+
+    Args:
+        results: see `summarize`; of one metric. The first arm is the baseline.
+        n: how many tasks of each kind.
+
+    Returns:
+        Rows `learner, regularizers, kind, seed, task, value, change`, the worst first. The kind is `"worst"`
+        or, not for the baseline, `"behind"`; `task` is named by its source where it has one, and `change` is
+        the arm's value minus the baseline's. Tasks on which the arm is not behind are left out.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.5), ("ANIL", 1, 1.9)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
+    >>> results = results.assign(regularizers="none", seed=0, metric="mse")
+    >>> worst_tasks(results, 1)[["learner", "kind", "task", "value"]].values.tolist()
+    [['MAML', 'worst', 1, 2.0], ['ANIL', 'worst', 1, 1.9], ['ANIL', 'behind', 0, 1.5]]
+    """
+    indexed = results.assign(loss=_losses(results)).set_index(["seed", "task"])
+    arms = [own for _, own in indexed.groupby(ARM, sort=False)]
+    frames = []
+    for own in arms:
+        with np.errstate(invalid="ignore"):  # inf - inf: both diverged
+            change, behind = (own[name] - arms[0][name] for name in ("value", "loss"))
+        rows = own.assign(change=change, behind=behind)
+        worst = rows.sort_values("loss", ascending=False, kind="stable")
+        most = rows[behind > 0].sort_values("behind", ascending=False, kind="stable")
+        frames += [worst.head(n).assign(kind="worst"), most.head(n).assign(kind="behind")]
+    found = pd.concat(frames).reset_index()
+    if "source" in found:
+        found["task"] = found["source"].fillna(found["task"])
+    return found[[*ARM, "kind", "seed", "task", "value", "change"]]
+
+
 def _difference(own: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, float]:
     """Return the statistics of one paired difference; both are indexed by seed and task, in equal order."""
     with np.errstate(invalid="ignore"):  # inf - inf: both diverged, and the difference is nan
