@@ -73,6 +73,8 @@ def test_recipe_runs(name, tmp_path, request):
     columns = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
     if name.endswith("-domain"):
         columns.insert(5, "domain")
+    if name.startswith(("m4", "pose", *TABLES)):
+        columns.insert(6, "source")
     assert list(results.columns) == columns
     assert len(results.drop_duplicates(columns[:-1])) == len(results)
     n_metrics = results.metric.nunique()

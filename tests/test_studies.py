@@ -148,8 +148,9 @@ def test_points_are_compared_at_their_setting_or_with_the_only_reference():
 
 
 def test_verdicts_are_corrected_for_their_number():
-    rows = pd.DataFrame({"p": [0.01, 0.02, 0.001], "verdict": ["better", "better", "worse"]})
-    assert significant(rows, "better").index.tolist() == [0]
+    rows = pd.DataFrame({"p": [0.01, 0.04, 0.001], "verdict": ["better", "better", "worse"]})
+    assert significant(rows, "better").index.tolist() == [0, 1]
+    assert significant(rows.assign(p=[0.01, 0.06, 0.02]), "better").index.tolist() == [0]
     assert (any_gain(rows), every_gain(rows)) == (True, False)
     assert (any_gain(rows[2:]), any_gain(rows[1:2]), every_gain(rows[:2])) == (False, True, True)
 

@@ -45,7 +45,9 @@ N_CURVES = 4  # test tasks drawn in the report
 N_RELATED = 20  # test tasks in the relation map
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 
-RESULT_COLUMNS = ["recipe", "learner", "regularizers", "seed", "split", "domain", "task", "metric", "value"]
+RESULT_COLUMNS = [
+    "recipe", "learner", "regularizers", "seed", "split", "domain", "task", "source", "metric", "value",
+]  # fmt: skip
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
@@ -255,11 +257,14 @@ def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
 
 
 def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
-    """Return the scores with the columns of the results; those of one domain do not name it."""
-    domains = [test.domain(task) or "" for task in scores["task"]]
-    splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in domains]
-    labeled = scores.assign(split=splits, domain=domains)[RESULT_COLUMNS]
-    return labeled if any(domains) else labeled.drop(columns="domain")
+    """Return the scores with the columns of the results, those of names only where there are names."""
+    names = {
+        "domain": [test.domain(task) or "" for task in scores["task"]],
+        "source": [test.source(task) or "" for task in scores["task"]],
+    }
+    splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in names["domain"]]
+    labeled = scores.assign(split=splits, **names)[RESULT_COLUMNS]
+    return labeled.drop(columns=[name for name, of_tasks in names.items() if not any(of_tasks)])
 
 
 @contextmanager

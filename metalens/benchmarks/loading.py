@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -15,6 +17,9 @@ from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
+
+N_COMPARED = 8  # test tasks of each seed by which runs are found to be alike
+IRRELEVANT = frozenset({"name", "description", "learner", "regularizers", "sampler"})  # to the tasks
 
 
 def recipe_of(manifest: dict[str, Any]) -> Recipe:
@@ -38,6 +43,46 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
         return replace(recipe, **settings)
     except TypeError as error:  # a text where a number belongs
         raise MetaLensError(f"The manifest of the run is damaged ({error}); run it again.") from error
+
+
+def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Refuse runs that were not tested on the same tasks: seeds, number of tasks, and tasks themselves.
+
+    Of each seed the first tasks are made again and compared, number by number.
+
+    Args:
+        runs: folder and manifest of each.
+
+    Raises:
+        MetaLensError: two runs differ; their settings that do are named. Or see `recipe_of`.
+    """
+    (first, of_first), *others = ((folder, recipe_of(manifest)) for folder, manifest in runs)
+    for folder, recipe in others:
+        if _same_tests(of_first, recipe):
+            continue
+        settings = asdict(of_first), asdict(recipe)
+        names = dict.fromkeys([*settings[0], *settings[1]])
+        unlike = [
+            f"{name} ({settings[0].get(name)} and {settings[1].get(name)})"
+            for name in names
+            if name not in IRRELEVANT and settings[0].get(name) != settings[1].get(name)
+        ]
+        raise MetaLensError(
+            f"{first} and {folder} were not tested on the same tasks; their settings differ in "
+            f"{', '.join(unlike) or 'nothing, so their data must'}."
+        )
+
+
+def _same_tests(one: Recipe, other: Recipe) -> bool:
+    if (one.seeds, one.n_test_tasks) != (other.seeds, other.n_test_tasks):
+        return False
+    for seed in one.seeds:
+        tests = [recipe.distribution("test", seed) for recipe in (one, other)]
+        for number in range(min(N_COMPARED, one.n_test_tasks)):
+            pair = [list(test[number].tensors) for test in tests]
+            if len(pair[0]) != len(pair[1]) or not all(map(torch.equal, *pair)):
+                return False
+    return True
 
 
 def arm_of(recipe: Recipe, text: str | None) -> Arm:

@@ -1,4 +1,4 @@
-"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `relations DIR`, `data ACTION`.
+"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`, `data`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -18,7 +18,8 @@ from metalens.errors import MetaLensError
 COMMANDS = {
     "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
-    "report": ("metalens.cli.report", "write a run's figures and report anew"),
+    "report": ("metalens.cli.report", "write a run's figures and report anew, or its table as text"),
+    "compare": ("metalens.cli.compare", "compare the arms of several runs on the same tasks"),
     "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),
     "data": ("metalens.cli.data", "data sets: list them, check one, fetch one"),
 }

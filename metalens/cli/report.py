@@ -1,27 +1,43 @@
-"""`metalens report DIR`: figures and report of a finished run or study, anew."""
+"""`metalens report DIR`: figures and report of a finished run or study, anew; its table as text."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from metalens.errors import MetaLensError
+
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = "Write the figures and report of a run or study anew."
+    parser.description = "Write the figures and report of a run or study anew, or the table of a run as text."
     parser.add_argument("folder", type=str, help="folder of a finished run or study")
+    parser.add_argument(
+        "--format", type=Literal["html", "md", "latex", "csv"], default="html",
+        help="html: the report; or the table of a run in Markdown, LaTeX (with booktabs) or CSV.",
+    )  # fmt: skip
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Write the report and show the results."""
-    from metalens.results import write_report  # slow to import
+    from metalens.results import write_report, write_table  # slow to import
     from metalens.studies.report import is_study, write_study_report
 
     folder = Path(settings.folder)
-    (write_study_report if is_study(folder) else write_report)(folder)
-    show(folder)
+    if settings.format == "html":
+        (write_study_report if is_study(folder) else write_report)(folder)
+        show(folder)
+    elif is_study(folder):
+        raise MetaLensError(
+            f"{folder} is a study, whose table is summary.csv; {settings.format} is for a run, such as those "
+            f"in {folder / 'parts'}."
+        )
+    else:
+        path = write_table(folder, settings.format)
+        Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
 
 
 def show(folder: Path) -> None:

@@ -76,6 +76,14 @@ class TaskDistribution(ABC):
         """Return the name of the domain of a task; `None` where all tasks are of one domain."""
         return None
 
+    def source(self, index: int) -> str | None:
+        """Return the name of the one of a fixed number of tasks that a task is drawn from.
+
+        `None` where tasks are drawn without end. Statistics count draws from one source as one task, and see
+        which tasks are the same for all seeds.
+        """
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Return what a reader must know about the data at hand, for the record of a run."""
         return {}

@@ -96,6 +96,9 @@ class TaskCollection(TaskDistribution):
         """Return the name of the task that task number `index` is drawn from."""
         return self.task_names[self.place(index)]
 
+    def source(self, index: int) -> str:
+        return self.task_name(index)
+
     def place(self, index: int) -> int:
         """Return which of `task_names` task number `index` is drawn from."""
         number, position = divmod(index, len(self.task_names))

@@ -1,11 +1,13 @@
 """From the files of a finished run to intervals, figures, a report and a table for the terminal."""
 
 from metalens.results.console import divergence_in_words, outcome, relations_in_words, results_table
-from metalens.results.reading import read_metrics, read_results
-from metalens.results.report import write_report
+from metalens.results.formats import FORMATS
+from metalens.results.reading import read_metrics, read_results, read_together
+from metalens.results.report import write_report, write_table
 from metalens.results.statistics import arm_label, by_domain, paired_differences, summarize
 
 __all__ = [
+    "FORMATS",
     "arm_label",
     "by_domain",
     "divergence_in_words",
@@ -13,8 +15,10 @@ __all__ = [
     "paired_differences",
     "read_metrics",
     "read_results",
+    "read_together",
     "relations_in_words",
     "results_table",
     "summarize",
     "write_report",
+    "write_table",
 ]

@@ -12,9 +12,13 @@ from rich.text import Text
 
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
+from metalens.results.intervals import FEW_SEEDS
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
 
 FLAT = 0.1  # spread of relations, as a part of their mean, below which they count as flat
+COMPARED = (  # what `table_rows` tells of a difference
+    "difference", "difference_interval", "relative", "p_holm", "verdict", "p", "p_wilcoxon", "effect", "wins",
+)  # fmt: skip
 NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
 
 
@@ -42,10 +46,31 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         unit = "%" if metric in FRACTIONS else ""
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
         label = arm_label(row["learner"], row["regularizers"])
-        return [f"On {_size(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
+        return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
     sentences = [_comparison(row, metric) for _, row in rows.iterrows()]
-    sentences[0] = f"On {_size(rows.iloc[0], 'paired ')}, {sentences[0]}"
+    sentences[0] = f"On {size_in_words(rows.iloc[0], 'paired ')}, {sentences[0]}"
     return sentences
+
+
+def few_seeds_in_words(summary: pd.DataFrame) -> list[str]:
+    """Return a warning if seeds are too few for what they are asked.
+
+    >>> few_seeds_in_words(pd.DataFrame({"n_seeds": [2]}))
+    ['Only 2 seeds: how far seeds differ is hardly known, so intervals are wide and differences easily missed;
+    run at least 5.']
+    """
+    n_seeds = int(summary["n_seeds"].min())
+    if n_seeds >= FEW_SEEDS:
+        return []
+    if n_seeds == 1:
+        return [
+            f"A single seed: intervals are over tasks, and do not count that training again gives another "
+            f"model; run at least {FEW_SEEDS}."
+        ]
+    return [
+        f"Only {n_seeds} seeds: how far seeds differ is hardly known, so intervals are wide and differences "
+        f"easily missed; run at least {FEW_SEEDS}."
+    ]
 
 
 def relations_in_words(metrics: pd.DataFrame) -> list[str]:
@@ -99,8 +124,9 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
         metric: which of their metrics.
 
     Returns:
-        Rows with `arm, best, mean, interval, median, difference, difference_interval, relative, p, verdict`.
-        The last five are empty for the baseline. `best` marks the best finite mean.
+        Rows with `arm, best, mean, interval, median, rank, difference, difference_interval, relative, p_holm,
+        verdict, p, p_wilcoxon, effect, wins`. Those from `difference` on are empty for the baseline. `best`
+        marks the best finite mean.
     """
     summary = summary[summary["metric"] == metric]
     paired = paired[paired["metric"] == metric]
@@ -118,18 +144,72 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
             "mean": number(row["mean"] * scale, digits),
             "interval": _interval(row["low"] * scale, row["high"] * scale, digits),
             "median": number(row["median"] * scale, digits),
+            "rank": number(row["rank"], 2),
         }
-        cells |= dict.fromkeys(("difference", "difference_interval", "relative", "p", "verdict"), "")
+        cells |= dict.fromkeys(COMPARED, "")
         if isinstance(row["verdict"], str):
             cells["difference"] = number(row["difference"] * scale, change_digits, "+")
             cells["difference_interval"] = _interval(
                 row["low_difference"] * scale, row["high_difference"] * scale, change_digits, "+"
             )
             cells["relative"] = number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
-            cells["p"] = "<0.001" if row["p"] < 0.001 else number(row["p"], 3)
+            cells |= {name: _p(row[name]) for name in ("p_holm", "p", "p_wilcoxon")}
+            cells["effect"] = number(row["effect"], 2, "+")
+            cells["wins"] = f"{row['wins']:.0%}"
             cells["verdict"] = row["verdict"]
         rows.append(cells)
     return rows
+
+
+def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
+    """Return the three intervals of one metric as texts, a row per arm: `arm, t, boot, usual`.
+
+    Args:
+        intervals: from `intervals_compared`.
+        metric: which of their metrics.
+    """
+    rows = intervals[intervals["metric"] == metric]
+    scale = 100 if metric in FRACTIONS else 1
+    digits = _decimals(rows["mean"] * scale, rows["high"] * scale)
+    limits = {"t": ("low", "high"), "boot": ("boot_low", "boot_high"), "usual": ("usual_low", "usual_high")}
+    return [
+        {"arm": arm_label(row["learner"], row["regularizers"])}
+        | {
+            name: _interval(row[low] * scale, row[high] * scale, digits)
+            for name, (low, high) in limits.items()
+        }
+        for _, row in rows.iterrows()
+    ]
+
+
+def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, str]]:
+    """Return the worst tasks as texts, a row per arm: `arm, worst, behind`.
+
+    Args:
+        worst: from `worst_tasks`.
+        metric: whose values they are.
+
+    >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "kind": "worst", "seed": [0, 1],
+    ...                       "task": [7, 3], "value": [2.5, 2.25], "change": [0.0, 0.0]})
+    >>> worst_in_words(tasks, "mse")
+    [{'arm': 'MAML', 'worst': '2.500 (task 7, seed 0); 2.250 (task 3, seed 1)', 'behind': ''}]
+    """
+    scale = 100 if metric in FRACTIONS else 1
+    digits = _decimals(worst["value"] * scale, worst["value"] * scale)
+    rows = []
+    for arm, of_arm in worst.groupby(ARM, sort=False):
+        cells = {"arm": arm_label(*arm)}
+        for kind, column, sign in (("worst", "value", "-"), ("behind", "change", "+")):
+            cells[kind] = "; ".join(
+                f"{number(row[column] * scale, digits, sign)} (task {row['task']}, seed {row['seed']})"
+                for _, row in of_arm[of_arm["kind"] == kind].iterrows()
+            )
+        rows.append(cells)
+    return rows
+
+
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else number(p, 3)
 
 
 def metric_title(metric: str) -> str:
@@ -157,10 +237,9 @@ def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
     """
     summary, paired = summarize(results), paired_differences(results)
     baseline = arm_label(*summary.iloc[0][ARM])
-    caption = f"On {_size(summary.iloc[0])}; 95% intervals in brackets"
+    caption = f"On {size_in_words(summary.iloc[0])}; 95% intervals in brackets"
     caption += "." if paired.empty else f"; differences to {baseline}."
-    if summary["n_seeds"].iloc[0] == 1:
-        caption += " With one seed they are over tasks, and do not cover training anew."
+    caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -234,7 +313,12 @@ def _comparison(row: pd.Series, metric: str) -> str:
     )
 
 
-def _size(row: pd.Series, paired: str = "") -> str:
+def size_in_words(row: pd.Series, paired: str = "") -> str:
+    """Return how much data a row of `summarize` stands on.
+
+    >>> size_in_words(pd.Series({"n_seeds": 1, "n_tasks": 600}))
+    '1 seed × 600 test tasks'
+    """
     seeds, tasks = row["n_seeds"], row["n_tasks"]
     return f"{seeds} {paired}seed{'' if seeds == 1 else 's'} × {tasks} test task{'' if tasks == 1 else 's'}"
 

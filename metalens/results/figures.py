@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
-from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from metalens.errors import MetaLensError
@@ -26,6 +27,7 @@ N_TASKS = 4  # rows of the small multiples
 # Okabe and Ito's palette without its yellow, which is too pale for lines.
 BLUE, ORANGE, GRAY, BLACK = "#0072B2", "#E69F00", "#8C8C8C", "#222222"
 COLORS = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, BLACK)
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2)))
 
 STYLE = {
@@ -109,6 +111,34 @@ def differences(paired: pd.DataFrame) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
+    """Return scores against the time of training, both with 95% intervals.
+
+    Args:
+        scores: `metric, mean, low, high`, a row per arm, indexed by its label; all of one metric.
+        seconds: `mean, low, high` of the training time of one seed, by the same labels.
+    """
+    figure = Figure(figsize=(WIDTH, max(4.0, 0.4 + 0.24 * len(scores))), layout="constrained")
+    axes = figure.subplots()
+    metric = scores["metric"].iloc[0]
+    scale, unit = (100, " in %") if metric in FRACTIONS else (1, "")
+    for number, row in enumerate(scores.itertuples()):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
+        time = seconds.loc[row.Index]
+        axes.plot([max(time["low"], 0.0), time["high"]], [row.mean * scale] * 2, color=color, linewidth=1.4)
+        axes.plot([time["mean"]] * 2, [row.low * scale, row.high * scale], color=color, linewidth=1.4)
+        label = wrapped(row.Index, 30)
+        axes.plot(time["mean"], row.mean * scale, marker, color=color, markersize=6, label=label)
+    axes.set(xlabel="training time of one seed, s", ylabel=f"test {metric}{unit}")
+    corner = "upper left" if metric in HIGHER_IS_BETTER else "lower left"
+    axes.set_title(f"better and faster: {corner}", loc="right", color="#555555")
+    axes.grid(color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def predictions(curves: pd.DataFrame) -> Figure:
     """Return what adaptation does on a few one-dimensional tasks: rows are tasks, columns are arms.
 
@@ -147,11 +177,11 @@ def predictions(curves: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def relations(relations: pd.DataFrame) -> Figure:
-    """Return the relation matrix of every arm that has one, as heat maps on a common scale.
+    """Return the relation matrix of every arm that has one, as heat maps below their trees.
 
     The scale starts at 0 (or at -1, if a relation is negative) and ends at 1 whatever the values are, so
-    that a nearly flat matrix looks flat. Tasks are ordered by average-linkage clustering of `1 - m_ij`, for
-    each panel by itself.
+    that a nearly flat matrix looks flat; so does the height of trees. Tasks are ordered by average-linkage
+    clustering of `1 - m_ij`, for each panel by itself.
 
     Args:
         relations: rows `learner, regularizers, seed, row, column, relation`; the first seed is drawn.
@@ -169,20 +199,26 @@ def relations(relations: pd.DataFrame) -> Figure:
     n_columns = min(3, len(matrices))
     n_rows = math.ceil(len(matrices) / n_columns)
     layout = ConstrainedLayoutEngine(wspace=0.08, hspace=0.05)
-    figure = Figure(figsize=(1.0 + 2.13 * n_columns, 2.75 * n_rows), layout=layout)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    figure = Figure(figsize=(1.0 + 2.13 * n_columns, 3.3 * n_rows), layout=layout)
+    grid = figure.subplots(2 * n_rows, n_columns, squeeze=False, height_ratios=[1, 3] * n_rows)
+    trees, panels = grid[::2].ravel(), grid[1::2].ravel()
     smallest = 0 if first["relation"].min() >= 0 else -1
     colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
-    for axes, (label, matrix) in zip(grid, matrices.items(), strict=False):
-        order = cluster_order(matrix)
-        axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm)
+    for above, axes, (label, matrix) in zip(trees, panels, matrices.items(), strict=False):
+        tree = cluster_tree(matrix)
+        order = leaves_list(tree)
+        axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm, aspect="auto")
+        for places, heights in branches(tree):
+            above.plot(places, heights, color=BLACK, linewidth=0.8)
+        above.set(xlim=(-0.5, len(matrix) - 0.5), ylim=(0, 1 - smallest), xticks=[], yticks=[])
+        above.spines[:].set_visible(False)
         others = matrix[~np.eye(len(matrix), dtype=bool)]
         span = f"off-diagonal {others.min():.3f} to {others.max():.3f}".replace("-0", "−0")
-        axes.set_title(f"{wrapped(label, max(12, 86 // 3))}\n{span}")
+        above.set_title(f"{wrapped(label, max(12, 86 // 3))}\n{span}")
         axes.set(xticks=[], yticks=[], xlabel="test tasks, in cluster order")
-    for axes in grid[len(matrices) :]:
+    for axes in (*trees[len(matrices) :], *panels[len(matrices) :]):
         axes.remove()
-    figure.colorbar(colors, ax=list(grid[: len(matrices)]), label="relation m", shrink=0.8)
+    figure.colorbar(colors, ax=list(panels[: len(matrices)]), label="relation m", shrink=0.8)
     return figure
 
 
@@ -253,6 +289,18 @@ def cluster_order(matrix: np.ndarray) -> np.ndarray:
     >>> cluster_order(np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])).tolist()
     [1, 2, 0]
     """
+    return leaves_list(cluster_tree(matrix))
+
+
+def cluster_tree(matrix: np.ndarray) -> np.ndarray:
+    """Return SciPy's average linkage of `1 - m_ij`; relations that are not finite count as distance 0."""
     distances = np.nan_to_num(1 - (matrix + matrix.T) / 2).clip(min=0)
     np.fill_diagonal(distances, 0)
-    return leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))
+    return linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+
+
+def branches(tree: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the lines of a tree: places, the leaves being 0, 1, ... in order, and heights."""
+    lines = dendrogram(tree, no_plot=True)
+    for places, heights in zip(lines["icoord"], lines["dcoord"], strict=True):
+        yield (np.array(places) - 5) / 10, np.array(heights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,38 @@ def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
     """
     names = [name for name in COLUMNS if name not in OPTIONAL or (directory / name).is_file()]
     return {name: _read(directory / name) for name in names}
+
+
+def read_together(directories: Sequence[str | Path]) -> pd.DataFrame:
+    """Return the scores of several runs as if they were one, see `read_results`.
+
+    An arm that several runs have is named after its run, unless its scores are the same in all; it then
+    counts once.
+
+    Raises:
+        MetaLensError: as `read_results`; or the runs have equal names and share an arm.
+    """
+    scored: dict[tuple[str, str], list[tuple[str, pd.DataFrame]]] = {}
+    for directory in map(Path, directories):
+        for arm, rows in read_results(directory).groupby(ARM, sort=False):
+            of_arm = scored.setdefault(arm, [])
+            if not any(_same_scores(rows, others) for _, others in of_arm):
+                of_arm.append((directory.resolve().name, rows))
+    frames = []
+    for (learner, _), of_arm in scored.items():
+        names = [name for name, _ in of_arm]
+        if len(set(names)) < len(names):
+            raise MetaLensError(f"Several runs are named {names[0]} and have the same arm; rename a folder.")
+        frames += [
+            rows.assign(learner=learner if len(of_arm) == 1 else f"{name}: {learner}")
+            for name, rows in of_arm
+        ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _same_scores(rows: pd.DataFrame, others: pd.DataFrame) -> bool:
+    key = ["seed", "task", "metric"]
+    return rows.set_index(key)["value"].sort_index().equals(others.set_index(key)["value"].sort_index())
 
 
 def _read(path: Path) -> pd.DataFrame:

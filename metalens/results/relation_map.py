@@ -16,12 +16,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich import box
 from rich.table import Table
 from rich.text import Text
-from scipy.cluster.hierarchy import dendrogram, fcluster, leaves_list, linkage
-from scipy.spatial.distance import squareform
+from scipy.cluster.hierarchy import fcluster, leaves_list
 
 from metalens.errors import MetaLensError
 from metalens.results.console import FLAT, number
-from metalens.results.figures import BLACK, GRAY, STYLE, WIDTH
+from metalens.results.figures import BLACK, GRAY, STYLE, WIDTH, branches, cluster_tree
 from metalens.results.statistics import wrapped
 
 MOST_GROUPS = 12
@@ -102,7 +101,7 @@ def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None 
     matrix = (matrix + matrix.T) / 2
     distances = (1 - matrix).clip(min=0)
     np.fill_diagonal(distances, 0)
-    tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    tree = cluster_tree(matrix)
     if n_groups is None:
         candidates = [_cut(tree, k) for k in range(2, min(MOST_GROUPS, n - 1) + 1)]
         scored = [(_silhouette(distances, groups), groups) for groups in candidates]
@@ -263,9 +262,8 @@ def relation_figure(relations: RelationMap, title: str) -> Figure:
         axes.set_yticks([])
     axes.set_title(f"{wrapped(title, 90)}\n{n} tasks in the order of their tree", loc="left")
     axes.spines[:].set_visible(False)
-    lines = dendrogram(relations.tree, no_plot=True)
-    for heights, places in zip(lines["dcoord"], lines["icoord"], strict=True):
-        left.plot(heights, (np.array(places) - 5) / 10, color=BLACK, linewidth=0.8)
+    for places, heights in branches(relations.tree):
+        left.plot(heights, places, color=BLACK, linewidth=0.8)
     left.set(ylim=(n - 0.5, -0.5), yticks=[], xlabel="distance 1 − m")
     left.set_xlim(left.get_xlim()[1], 0)
     left.spines["left"].set_visible(False)

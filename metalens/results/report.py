@@ -17,13 +17,26 @@ from metalens.files import atomic_path
 from metalens.results import figures
 from metalens.results.console import (
     divergence_in_words,
+    few_seeds_in_words,
+    interval_rows,
     metric_title,
     outcome,
     relations_in_words,
     table_rows,
+    worst_in_words,
 )
-from metalens.results.reading import read_manifest, read_tables
-from metalens.results.statistics import ARM, arm_label, by_domain, paired_differences, summarize
+from metalens.results.formats import FORMATS
+from metalens.results.intervals import estimate
+from metalens.results.reading import read_manifest, read_results, read_tables
+from metalens.results.statistics import (
+    ARM,
+    arm_label,
+    by_domain,
+    intervals_compared,
+    paired_differences,
+    summarize,
+    worst_tasks,
+)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -50,6 +63,7 @@ def write_report(directory: str | Path) -> Path:
         drawn["learning-curves"] = figures.learning_curves(tables["metrics.csv"])
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
+        drawn["tradeoff"] = figures.tradeoff(*_scores_and_seconds(summary, manifest))
     if "curves.csv" in tables:
         drawn["predictions"] = figures.predictions(tables["curves.csv"])
     if "relations.csv" in tables:
@@ -65,6 +79,32 @@ def write_report(directory: str | Path) -> Path:
             f"Cannot write to {directory}: {error.strerror}; make it writable and try again."
         ) from error
     return report
+
+
+def write_table(directory: str | Path, kind: str) -> Path:
+    """Write the table of a finished run as text: `report.md`, `report.tex` or `summary.csv`.
+
+    Args:
+        directory: folder with `results.csv`.
+        kind: a key of `FORMATS`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        MetaLensError: as `write_report`.
+    """
+    name, text_of = FORMATS[kind]
+    target = Path(directory) / name
+    text = text_of(read_results(directory))
+    try:
+        with atomic_path(target) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MetaLensError(
+            f"Cannot write to {directory}: {error.strerror}; make it writable and try again."
+        ) from error
+    return target
 
 
 def save_figure(figure: Figure, target: Path) -> str:
@@ -88,20 +128,24 @@ def _render(
 ) -> str:
     """Fill in the template."""
     diverged = summary[summary["diverged"] > 0]
+    results, metrics = tables["results.csv"], summary["metric"].unique()
+    intervals = intervals_compared(results)
     return template(Path(__file__).parent / "report.html.j2").render(
         manifest=manifest,
         outcome=outcome(summary, paired),
+        cautions=few_seeds_in_words(summary),
         relations=relations_in_words(tables["metrics.csv"]),
         baseline=arm_label(*summary.iloc[0][ARM]),
-        seeds=tables["results.csv"]["seed"].unique().tolist(),
+        seeds=results["seed"].unique().tolist(),
+        is_crossed="source" in results and results["source"].notna().all(),
         n_tasks=int(summary["n_tasks"].iloc[0]),
         n_comparisons=len(paired),
         steps=int(tables["metrics.csv"]["step"].max()) if "learning-curves" in images else 0,
         validated=bool((tables["metrics.csv"]["split"] == "val").any()),
-        scores={
-            metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
-        },
-        domains=_domains(tables["results.csv"], summary["metric"].iloc[0]),
+        scores={metric_title(metric): table_rows(summary, paired, metric) for metric in metrics},
+        intervals={metric_title(metric): interval_rows(intervals, metric) for metric in metrics},
+        worst=worst_in_words(worst_tasks(results[results["metric"] == metrics[0]]), metrics[0]),
+        domains=_domains(results, metrics[0]),
         diverged=divergence_in_words(tables["metrics.csv"])
         + [
             f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
@@ -118,6 +162,15 @@ def _domains(results: pd.DataFrame, metric: str) -> dict[str, list[dict[str, str
     return {
         title: table_rows(summarize(rows), paired_differences(rows), metric) for title, rows in parts.items()
     }
+
+
+def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the primary scores and the training times of a seed, both indexed by the labels of arms."""
+    primary = summary[summary["metric"] == summary["metric"].iloc[0]]
+    scores = primary.set_index(pd.Index([arm_label(*arm) for arm in primary[ARM].to_numpy()]))
+    times = pd.DataFrame(manifest["cells"]).groupby(ARM, sort=False)["train_seconds"]
+    seconds = {arm_label(*arm): estimate(of_arm.to_numpy(float)[None])[:3] for arm, of_arm in times}
+    return scores, pd.DataFrame.from_dict(seconds, orient="index", columns=["mean", "low", "high"])
 
 
 def template(path: Path) -> jinja2.Template:

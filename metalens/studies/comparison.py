@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.results.statistics import CONFIDENCE, FRACTIONS, paired_differences, summarize
+from metalens.results.intervals import CONFIDENCE, estimate, holm
+from metalens.results.statistics import FRACTIONS, paired_differences, summarize
 
 POINT = ["panel", "series", "setting"]  # the columns that name a point
 
@@ -71,17 +71,17 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def significant(rows: pd.DataFrame, verdict: str) -> pd.DataFrame:
-    """Return the rows with a verdict that survives Bonferroni's correction for the number of rows.
+    """Return the rows with a verdict that survives Holm's correction for the number of rows.
 
     Args:
         rows: of `compare`, each with a difference.
         verdict: `"better"` or `"worse"`.
 
-    >>> rows = pd.DataFrame({"p": [0.02, 0.03], "verdict": ["better", "better"]})
-    >>> significant(rows, "better").p.tolist()
-    [0.02]
+    >>> rows = pd.DataFrame({"p": [0.02, 0.03, 0.03], "verdict": ["better", "better", "worse"]})
+    >>> significant(rows[:2], "better").p.tolist(), significant(rows, "better").p.tolist()
+    ([0.02, 0.03], [])
     """
-    return rows[(rows["verdict"] == verdict) & (rows["p"] * len(rows) < 1 - CONFIDENCE)]
+    return rows[(rows["verdict"] == verdict) & (holm(rows["p"]) < 1 - CONFIDENCE)]
 
 
 def in_words(row: pd.Series) -> str:
@@ -183,11 +183,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     >>> [round(number, 2) for number in mean_interval(np.array([1.0, 2.0, 3.0]))]
     [2.0, -0.48, 4.48]
     """
-    if len(values) < 2 or not np.isfinite(values).all():
-        return float(values.mean()), math.nan, math.nan
-    mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return mean, mean - reach, mean + reach
+    return estimate(values[None])[:3]
 
 
 def is_lower_better(metric: str) -> bool:

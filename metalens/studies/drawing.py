@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from metalens.results.figures import BLACK, COLORS, STYLE, WIDTH
+from metalens.results.figures import BLACK, COLORS, MARKERS, STYLE, WIDTH
 from metalens.results.statistics import FRACTIONS, wrapped
 from metalens.studies.comparison import is_lower_better, primary
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GRID = "#E6E6E6"
 OFF_SCALE = 100  # times the median width of all intervals, beyond which one would hide the others
 SPREAD = 0.5  # of the points at one setting, as a share of the distance between settings

@@ -6,17 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import matplotlib
-import pandas as pd
-from matplotlib.figure import Figure
-
 from metalens.benchmarks.calls import REGULARIZERS
 from metalens.benchmarks.experiment import Watcher
-from metalens.results.figures import COLORS, STYLE, WIDTH
-from metalens.results.statistics import FRACTIONS
+from metalens.results.figures import tradeoff
 from metalens.studies.arms import FOR_CLASSES, ArmStudy, Point
-from metalens.studies.comparison import agreement, compare, is_lower_better, outcome, primary, significant
-from metalens.studies.drawing import GRID, MARKERS, forest
+from metalens.studies.comparison import agreement, compare, outcome, primary, significant
+from metalens.studies.drawing import forest
 from metalens.studies.study import Drawing, Tables
 
 METHOD = "TRLearner"
@@ -57,7 +52,7 @@ class TradeoffStudy(ArmStudy):
         rows = primary(tables["summary"])
         return {
             "score-against-time": Drawing(
-                _scatter(rows, tables["seconds"]),
+                tradeoff(rows.set_index("series"), tables["seconds"].set_index("series")),
                 "Mean test score against training time of one seed, both with 95% intervals over seeds.",
             ),
             "differences": Drawing(
@@ -86,26 +81,3 @@ class TradeoffStudy(ArmStudy):
             f"{seconds[best] / plain:.1f} × the time of {self.reference}."
         )
         return [*found, agreement(claim, best.startswith(METHOD))]
-
-
-@matplotlib.rc_context(STYLE)
-def _scatter(rows: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
-    axes = figure.subplots()
-    metric = rows["metric"].iloc[0]
-    scale = 100 if metric in FRACTIONS else 1
-    times = seconds.set_index("series")
-    for number, row in enumerate(rows.itertuples()):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
-        time = times.loc[row.series]
-        axes.plot([max(time["low"], 0.0), time["high"]], [row.mean * scale] * 2, color=color, linewidth=1.4)
-        axes.plot([time["mean"]] * 2, [row.low * scale, row.high * scale], color=color, linewidth=1.4)
-        axes.plot(time["mean"], row.mean * scale, marker, color=color, markersize=6, label=row.series)
-    axes.set_xlabel("training time of one seed, s")
-    axes.set_ylabel(f"test {metric}{' in %' if metric in FRACTIONS else ''}")
-    corner = "lower left" if is_lower_better(metric) else "upper left"
-    axes.set_title(f"better and faster: {corner}", loc="right", color="#555555")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside right upper")
-    return figure

@@ -248,6 +248,9 @@ class TableTasks(TaskDistribution):
         """Return the name of the table's task that task number `index` is drawn from."""
         return self.task_names[self._place(index)]
 
+    def source(self, index: int) -> str:
+        return self.task_name(index)
+
     def facts(self) -> dict[str, Any]:
         facts = {"tasks": len(self.task_names), "rows": sum(len(task.rows) for task in self._tasks)}
         if self.class_names:

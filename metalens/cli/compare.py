@@ -1,0 +1,54 @@
+"""`metalens compare DIR DIR`: the arms of several runs in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from metalens.errors import MetaLensError
+
+
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the settings of the command to its parser."""
+    parser.description = (
+        "Compare the arms of several runs that were tested on the same tasks; others are refused. An arm "
+        "that several runs have is named after its folder."
+    )
+    parser.add_argument("folders", type=str, nargs="+", help="folders of finished runs, two or more")
+    parser.add_argument(
+        "--baseline", type=str | None, default=None,
+        help="The arm that the others are compared with, as the table names it; by default the first.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", type=Literal["md", "latex", "csv"] | None, default=None,
+        help="Print the table as Markdown, LaTeX (with booktabs) or CSV.",
+    )  # fmt: skip
+
+
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Show the arms of all runs, and how they differ."""
+    from metalens.benchmarks.loading import check_same_tasks  # all slow to import
+    from metalens.results import FORMATS, arm_label, read_together, results_table
+    from metalens.results.reading import read_manifest
+
+    folders = [Path(folder) for folder in settings.folders]
+    if len(folders) < 2:
+        raise MetaLensError(f"compare needs two runs or more, got {folders[0]}.")
+    check_same_tasks([(folder, read_manifest(folder)) for folder in folders])
+    results = read_together(folders)
+    if settings.baseline is not None:
+        labels = [arm_label(*arm) for arm in zip(results["learner"], results["regularizers"], strict=True)]
+        if settings.baseline not in labels:
+            arms = "; ".join(dict.fromkeys(labels))
+            raise MetaLensError(f"No arm is {settings.baseline!r}; the runs have {arms}.")
+        is_other = results.assign(is_other=[label != settings.baseline for label in labels])["is_other"]
+        results = results.loc[is_other.sort_values(kind="stable").index]
+    console = Console()
+    if settings.format is None:
+        console.print(results_table(results))
+    else:
+        _, text_of = FORMATS[settings.format]
+        console.out(text_of(results), end="", highlight=False)
