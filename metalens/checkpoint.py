@@ -87,7 +87,7 @@ class Checkpoints:
         found, self._identity = None, identity
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_partials(self.folder)
+            self._clear()
             if self.resume:
                 found = self._newest(identity)
             else:
@@ -120,9 +120,15 @@ class Checkpoints:
             name = f"step-{step}-{_digest(content)}.safetensors"
             with atomic_path(self.folder / name) as path:
                 path.write_bytes(content)
-            for old in _files(self.folder)[KEPT:]:
-                old.unlink()
+            self._clear()
         self._next = time.monotonic() + self.every
+
+    def _clear(self) -> None:
+        """Delete all but the newest files."""
+        assert self.folder is not None
+        remove_partials(self.folder)
+        for old in _files(self.folder)[KEPT:]:
+            old.unlink()
 
     def _newest(self, identity: Identity) -> State | None:
         """Return the content of the newest file that is not damaged."""
