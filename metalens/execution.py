@@ -64,7 +64,12 @@ class Execution:
 
 
 def prepare(
-    objective: Objective | Replicas, tasks: Task, *, steps: int, compile: Compile = "auto"
+    objective: Objective | Replicas,
+    tasks: Task,
+    *,
+    steps: int,
+    compile: Compile = "auto",
+    chosen: Execution | None = None,
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a run, and return the module that does it.
 
@@ -87,6 +92,7 @@ def prepare(
         tasks: a batch as in training, on the same device.
         steps: number of outer steps of the run.
         compile: `True` compiles, `False` does not.
+        chosen: what was chosen before, where a training goes on: nothing is decided then.
 
     Returns:
         The module `tasks -> loss terms`, and the choice.
@@ -98,6 +104,9 @@ def prepare(
     >>> str(prepare(Objective(MAML(mlp())), Sinusoid().batch(range(4)), steps=10)[1])
     'vmap (by rule, as the run is short)'
     """
+    if chosen is not None:
+        objective.batching, objective.chunk = chosen.batching, chosen.chunk
+        return CompiledObjective(objective) if chosen.compiled else objective, chosen
     module, execution = _prepare(objective, tasks, steps, compile)
     chunk = objective.chunk if isinstance(objective.chunk, int) else None
     replicas = len(objective.objectives) if isinstance(objective, Replicas) else 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from metalens.errors import MetaLensError
+from filelock import FileLock, Timeout
+
+from metalens.errors import DivergenceError, MetaLensError
 
 MANIFEST = "manifest.json"  # what makes a folder that of a run
 
@@ -28,9 +31,27 @@ def atomic_path(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # else a loss of power may leave the name without the content
         os.replace(partial, target)
+        _sync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, where nobody else writes."""
+    for path in folder.glob(".*.partial"):
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def cache_folder() -> Path:
@@ -40,23 +61,43 @@ def cache_folder() -> Path:
     return Path(os.environ.get("METALENS_CACHE") or pooch.os_cache("metalens")).expanduser()
 
 
+def writable_folder(path: str | Path) -> Path:
+    """Return a folder, made where it is missing, that can be written to.
+
+    Raises:
+        MetaLensError: it cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # an existing folder may still refuse
+            pass
+    except OSError as error:
+        raise MetaLensError(f"Cannot write to {folder}: {error.strerror}; choose another folder.") from error
+    return folder
+
+
 def is_replaceable(folder: Path) -> bool:
     """Tell whether a folder is empty or that of a run, and so may be replaced by another run."""
     return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
     """Give a folder to fill, and put it in the target's place when the block has succeeded.
 
-    Whatever ends the block early, an interruption included, leaves the target as it was.
+    Whatever ends the block early, an interruption included, leaves the target as it was. What is unfinished
+    is kept beside it, as `.NAME.unfinished`, if trained weights are in it that did not diverge.
 
     Args:
         target: where the folder shall stand; its parents are made.
-        overwrite: replace what stands there, if it is an empty folder or that of a run.
+        overwrite: replace what stands there, if it is an empty folder or that of a run, and unless `resume`
+            also what is unfinished.
+        resume: give the unfinished folder with what is in it, if there is one.
 
     Raises:
-        MetaLensError: the target exists and may not be replaced, or cannot be written.
+        MetaLensError: the target exists and may not be replaced, or cannot be written; something unfinished
+            is neither to be resumed nor to be replaced, or another process is at it.
 
     >>> folder = Path(tempfile.mkdtemp()) / "run"
     >>> with new_folder(folder) as path:
@@ -64,30 +105,68 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     >>> [p.name for p in folder.iterdir()]
     ['a.txt']
     """
-    if target.exists() and not overwrite:
-        raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
-    if target.is_symlink() or (target.exists() and not is_replaceable(target)):
-        raise MetaLensError(f"{target} is no folder of a run and is not replaced; choose another --out.")
-    missing = [parent for parent in target.parents if not parent.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise MetaLensError(f"Cannot write to {target}: {error.strerror}; choose another --out.") from error
-    try:
-        filled = staging / "new"
-        filled.mkdir()
-        yield filled
+    with _staging(target) as (filled, old):
+        if old.exists() and not target.exists():
+            os.rename(old, target)  # killed between the two steps of a replacement
+        if target.exists() and not overwrite:
+            raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
+        if target.is_symlink() or (target.exists() and not is_replaceable(target)):
+            raise MetaLensError(f"{target} is no folder of a run and is not replaced; choose another --out.")
+        if _has_weights(filled) and not (resume or overwrite):
+            raise MetaLensError(
+                f"A run into {target} is unfinished; go on with --resume, or begin anew with --overwrite."
+            )
+        if not resume:
+            shutil.rmtree(filled, ignore_errors=True)
+        filled.mkdir(exist_ok=True)
+        try:
+            yield filled
+        except DivergenceError:
+            shutil.rmtree(filled)  # it would come to the same again
+            raise
+        except KeyboardInterrupt as error:
+            if _has_weights(filled):
+                raise KeyboardInterrupt("go on with --resume") from error
+            raise
+        except Exception:
+            if _has_weights(filled):
+                warnings.warn("What is trained is kept; go on with --resume.", stacklevel=3)
+            raise
         if target.exists():
-            os.rename(target, staging / "old")
+            os.rename(target, old)
         try:
             os.rename(filled, target)
         except BaseException:
-            if (staging / "old").exists() and not target.exists():
-                os.rename(staging / "old", target)
+            if old.exists() and not target.exists():
+                os.rename(old, target)
             raise
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the folders for a new run and an old one, to this process alone, and keep what has weights."""
+    staging = target.with_name(f".{target.name}.unfinished")
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MetaLensError(
+                f"Cannot write to {target}: {error.strerror}; choose another --out."
+            ) from error
+        with FileLock(staging / "lock", timeout=0):
+            try:
+                yield staging / "new", staging / "old"
+            finally:
+                if not _has_weights(staging / "new"):
+                    shutil.rmtree(staging, ignore_errors=True)
+    except Timeout:
+        raise MetaLensError(f"Another process writes {target} now; choose another --out.") from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         with suppress(OSError):  # parents made for nothing; those that hold the target stay
             for parent in missing:
                 parent.rmdir()
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.rglob("*.safetensors"))

@@ -11,6 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from metalens.checkpoint import (
+    Checkpoints,
+    State,
+    load_optimizer_state,
+    optimizer_state,
+    plain_settings,
+    random_streams,
+    set_random_streams,
+    tensor_digest,
+)
 from metalens.distributions import TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
@@ -87,7 +97,13 @@ class OuterLoop:
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, shares[self.schedule])
 
     def descend(
-        self, module: nn.Module, runs: Sequence[Run], fabric: Fabric, progress: Progress | None
+        self,
+        module: nn.Module,
+        runs: Sequence[Run],
+        fabric: Fabric,
+        progress: Progress | None,
+        checkpoints: Checkpoints | None = None,
+        saved: State | None = None,
     ) -> None:
         """Train what the module computes, and write the learning curves of the runs.
 
@@ -99,6 +115,8 @@ class OuterLoop:
             fabric: device, precision and strategy.
             progress: called with the step's number and its loss, a mean over the runs that go on, after every
                 step.
+            checkpoints: where the state is kept now and then, and after the last step.
+            saved: the state to go on from; by default training begins.
 
         Raises:
             DivergenceError: no run has a finite loss any more.
@@ -107,11 +125,12 @@ class OuterLoop:
         fused = fabric.device.type in ("cpu", "cuda") and fabric.strategy.precision.precision != "16-mixed"
         optimizer, scheduler = self.optimizer(module, fused=fused)
         processes = runs[0].objective.processes
+        position = _Position(runs, optimizer, scheduler, fabric)
         module, optimizer = fabric.setup(module, optimizer)
         module.train()
         log_every = max(1, self.steps // 200)
-        sums: dict[str, Tensor] = {}
-        for step in range(1, self.steps + 1):
+        first, sums = (1, {}) if saved is None else position.restore(saved)
+        for step in range(first, self.steps + 1):
             for run in runs:
                 run.objective.learner.set_progress((step - 1) / self.steps)
             choices = [run.choose(step - 1, self.meta_batch) for run in runs]
@@ -157,8 +176,46 @@ class OuterLoop:
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
                 progress(step, sum(values[number] for number in going_on) / len(going_on))
+            if checkpoints is not None and (checkpoints.is_due(step, processes) or step == self.steps):
+                checkpoints.write(step, position.state(step, sums))
         for run in runs:
             run.keep_best()
+
+
+@dataclass(frozen=True)
+class _Position:
+    """Where a training is, as far as it changes from step to step."""
+
+    runs: Sequence[Run]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    fabric: Fabric
+
+    def state(self, step: int, sums: dict[str, Tensor]) -> State:
+        """Return everything on which the steps after this one depend; `sums` of terms since the last row."""
+        processes = self.runs[0].objective.processes
+        return {
+            "step": step,
+            "sums": sums,
+            "runs": [run.state() for run in self.runs],
+            "optimizer": optimizer_state(self.optimizer),
+            "schedule": self.scheduler.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "streams": processes.collect([random_streams(self.fabric.device)]),
+        }
+
+    def restore(self, state: State) -> tuple[int, dict[str, Tensor]]:
+        """Go where `state` was taken, and return the step that comes next, and the sums of terms."""
+        device = self.fabric.device
+        for run, of_run in zip(self.runs, state["runs"], strict=True):
+            run.load(of_run)
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.scheduler.load_state_dict(state["schedule"])
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        set_random_streams(state["streams"][self.runs[0].objective.processes.rank], device)
+        return state["step"] + 1, {name: total.to(device) for name, total in state["sums"].items()}
 
 
 @dataclass
@@ -234,6 +291,41 @@ class Run:
         if score > self._best_score:
             self._best_score = score
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+
+    def identity(self, meta_batch: int) -> State:
+        """Return what tells this run from others, as plain values: settings and data, not weights."""
+        found: State = {}
+        for name, module in self.objective.named_modules():
+            if name:  # of the objective itself, what is settled at the start of training stands elsewhere
+                found |= {f"{name}.{key}": value for key, value in plain_settings(module).items()}
+        found |= {f"tasks.{name}": value for name, value in plain_settings(self.tasks).items()}
+        found |= {f"sampler.{name}": value for name, value in plain_settings(self.sampler).items()}
+        found["tasks.data"] = tensor_digest(self.tasks.batch(range(meta_batch)).tensors)
+        if self.validation is not None:
+            held_out = self.validation.tasks
+            found |= {f"validation.tasks.{name}": value for name, value in plain_settings(held_out).items()}
+            found["validation.tasks.data"] = tensor_digest(held_out.batch([0]).tensors)
+            found |= {f"validation.{name}": getattr(self.validation, name) for name in ("n_tasks", "every")}
+        return found
+
+    def state(self) -> State:
+        """Return everything of it that training changes."""
+        return {
+            "weights": self.objective.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "rows": self.rows,
+            "diverged": self.diverged,
+            "best_score": self._best_score,
+            "best_weights": self._best_weights,
+        }
+
+    def load(self, state: State) -> None:
+        """Take over what `state` returned."""
+        self.objective.load_state_dict(state["weights"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.rows[:] = [tuple(row) for row in state["rows"]]
+        self.diverged, self._best_score = state["diverged"], state["best_score"]
+        self._best_weights = state["best_weights"]
 
     def keep_best(self) -> None:
         """Return to the best weights, where there was a validation."""

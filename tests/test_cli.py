@@ -225,7 +225,7 @@ def test_interruption_leaves_nothing_half_written(kind, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".run.partial-*/new/weights")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".run.unfinished/new/weights")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(kind)

@@ -353,13 +353,13 @@ def test_the_scheduler_prefers_what_brings_more_than_usual(monkeypatch, usual):
     objective, tasks, order = objective_of(), Sinusoid(), torch.tensor([2, 5, 7, 1])
     monkeypatch.setattr(ats, "drawn", lambda logits, k, rng: order)
     sampler = ATS(lr=0.01)
-    sampler.usual_reward = usual
+    sampler._usual_reward = usual
     assert sampler.choose(objective, tasks, 0, T).numbers == [1, 2, 5, 7]
     with asking(objective, tasks, sampler.candidates(tasks, 0, T)) as episode:
         logits = sampler.weighting(ats.scheduler_scores(episode)).detach()
     now, before = (ats.log_probability(each, order) for each in (logits, torch.zeros(4 * T)))
     assert (now > before) == (usual < 0)
-    assert sampler.usual_reward == pytest.approx(0.9 * usual, rel=1e-3)
+    assert sampler._usual_reward == pytest.approx(0.9 * usual, rel=1e-3)
 
 
 def test_chosen_examples_are_as_many_as_asked_for():

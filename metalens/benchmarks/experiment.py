@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -17,26 +16,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import build_sampler, parse_calls
 from metalens.benchmarks.devices import fabric_of, n_processes
+from metalens.benchmarks.outcomes import Outcome, Outcomes
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.relating import relate
 from metalens.benchmarks.workers import as_completed
+from metalens.checkpoint import Checkpoints, source_digest
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
-from metalens.files import MANIFEST
+from metalens.files import MANIFEST, atomic_path
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import Run
 from metalens.regularizers import TRLearner
-from metalens.training import prepared, processes_of, train, training_tasks
+from metalens.training import CHECKPOINT_EVERY, prepared, processes_of, train, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,19 +50,18 @@ RESULT_COLUMNS = [
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
-class Outcome(NamedTuple):
-    """What is written about a cell that was trained and tested."""
+class Job(NamedTuple):
+    """Cells that are trained side by side.
 
-    cell: Cell
-    weights: dict[str, Tensor]
-    scores: dict[str, float]
-    facts: dict[str, Any]
-    tables: dict[str, list[pd.DataFrame]]
+    Attributes:
+        cells: all of them.
+        left: those that are not yet tested.
+        checkpoints: where the training is kept; `None` in a process that does not write.
+    """
 
-    @property
-    def is_scored(self) -> bool:
-        """Whether training came to weights that could be tested."""
-        return self.facts["diverged"] is None or not all(map(math.isnan, self.scores.values()))
+    cells: Sequence[Cell]
+    left: Sequence[Cell]
+    checkpoints: Path | None
 
 
 class Watcher:
@@ -88,46 +86,72 @@ class Watcher:
         """
 
 
-def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watcher | None = None) -> None:
+def run(
+    recipe: Recipe,
+    folder: Path | None,
+    *,
+    command: str = "",
+    watcher: Watcher | None = None,
+    checkpoint_every: float = CHECKPOINT_EVERY,
+) -> None:
     """Train and test every arm with every seed, and write the run's files into a folder.
+
+    In a folder where the same run was interrupted, cells that are done stay, and a training goes on from its
+    last checkpoint. The results are those of a run without interruption, to the last bit.
 
     A training that diverges is a result: it is scored with the best weights that were validated before, and
     without any, its test scores are not numbers.
 
     Args:
         recipe: what to run.
-        folder: an empty folder, filled with `results.csv`, `metrics.csv`, `manifest.json`,
-            `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`; `None` in
-            all but the first of several processes, which alone writes.
+        folder: an empty folder or that of an interrupted run, filled with `results.csv`, `metrics.csv`,
+            `manifest.json`, `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`;
+            `None` in all but the first of several processes, which alone writes.
         command: the command that repeats the run, for the manifest.
         watcher: told about progress.
+        checkpoint_every: seconds between two checkpoints of a training.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled.
+        MetaLensError: the recipe cannot be assembled; the folder is that of another run.
         DivergenceError: every training diverged.
     """
     watcher = watcher or Watcher()
     arms = arms_of(recipe)
     descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
     fabric = fabric_of(recipe)
+    processes = processes_of(fabric)
+    outcomes = None if folder is None else Outcomes(folder, arms)
+    if processes.collect([outcomes is not None and outcomes.are_complete(asdict(recipe))])[0]:
+        return
     # Now, lest missing or damaged test data are found after hours.
     data = {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)}
-    started, clock, source = datetime.now(UTC), time.perf_counter(), commit()
-    outcomes: dict[Cell, Outcome] = {}
-    if folder is not None:
-        (folder / "weights").mkdir()
+    now, clock, source = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), commit()
     with _threads(recipe.threads):
-        for outcome in _outcomes(recipe, fabric, watcher):
-            if folder is None:
-                continue
-            outcomes[outcome.cell] = outcome
-            arm, seed = outcome.cell
-            name = f"arm{arms.index(arm)}-seed{seed}.safetensors"
-            save_file(outcome.weights, folder / "weights" / name)
-            watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
-    if folder is None:
+        identity = {**asdict(recipe), **versions(), "source": source_digest()}
+        identity["threads"] = torch.get_num_threads()
+        divide = partial(groups_of, recipe, fabric)
+        plan = processes.collect([outcomes and outcomes.plan(identity, now, divide)])[0]
+        assert plan is not None  # that of the first process
+        for cell in plan.done:
+            if outcomes is not None:
+                done = outcomes.read(cell)
+                watcher.end_cell(cell, done.scores, done.facts["diverged"])
+        jobs = [
+            Job(
+                group,
+                [cell for cell in group if cell not in plan.done],
+                None if outcomes is None else outcomes.checkpoints(group),
+            )
+            for group in plan.groups
+        ]
+        jobs = [job for job in jobs if job.left]
+        for outcome in _outcomes(recipe, jobs, fabric, watcher, checkpoint_every):
+            if outcomes is not None:
+                outcomes.write(outcome, plan.seconds + time.perf_counter() - clock)
+                watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
+    if folder is None or outcomes is None:
         return
-    in_order = [outcomes[Cell(arm, seed)] for arm in arms for seed in recipe.seeds]
+    in_order = [outcomes.read(Cell(arm, seed)) for arm in arms for seed in recipe.seeds]
     if not any(outcome.is_scored for outcome in in_order):
         cell, step = in_order[0].cell, in_order[0].facts["diverged"]
         raise DivergenceError(
@@ -137,7 +161,8 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
     for name in in_order[0].tables:
         frames = [frame for outcome in in_order for frame in outcome.tables[name]]
         if frames:
-            pd.concat(frames, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
+            with atomic_path(folder / f"{name}.csv") as path:
+                pd.concat(frames, ignore_index=True).to_csv(path, index=False)
     manifest = {
         "metalens": version("metalens"),
         "recipe": recipe.name,
@@ -152,11 +177,13 @@ def run(recipe: Recipe, folder: Path | None, *, command: str = "", watcher: Watc
         "processes": fabric.world_size,
         "processor": platform.processor() or platform.machine(),
         "threads": recipe.threads or torch.get_num_threads(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - clock,
+        "started": plan.started,
+        "seconds": plan.seconds + time.perf_counter() - clock,
         "cells": [outcome.facts for outcome in in_order],
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    with atomic_path(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    outcomes.forget()
 
 
 def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
@@ -179,32 +206,38 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
             told |= set(arms)
 
 
-def _outcomes(recipe: Recipe, fabric: Fabric, watcher: Watcher) -> Iterator[Outcome]:
-    """Train and test all cells, here or in the recipe's workers; yield what came out as it does."""
-    groups = groups_of(recipe, fabric)
+def _outcomes(
+    recipe: Recipe, jobs: Sequence[Job], fabric: Fabric, watcher: Watcher, checkpoint_every: float
+) -> Iterator[Outcome]:
+    """Do the jobs, here or in the recipe's workers; yield what came out as it does."""
     if recipe.workers == 1:
-        for group in groups:
-            yield from _train_and_test(recipe, group, fabric, watcher)
+        for job in jobs:
+            yield from _train_and_test(recipe, job, fabric, watcher, checkpoint_every)
     else:
         n = 1 if recipe.workers == "ray" else recipe.workers
         threads = recipe.threads or max(1, torch.get_num_threads() // n)
-        work = partial(_in_a_worker, replace(recipe, threads=threads))
-        for of_group in as_completed(work, groups, workers=recipe.workers, threads=threads):
+        work = partial(_in_a_worker, replace(recipe, threads=threads), checkpoint_every)
+        for of_group in as_completed(work, jobs, workers=recipe.workers, threads=threads):
             yield from of_group
 
 
-def _in_a_worker(recipe: Recipe, cells: Sequence[Cell]) -> list[Outcome]:
+def _in_a_worker(recipe: Recipe, checkpoint_every: float, job: Job) -> list[Outcome]:
     with _threads(recipe.threads):
-        return list(_train_and_test(recipe, cells, fabric_of(recipe), Watcher()))
+        return list(_train_and_test(recipe, job, fabric_of(recipe), Watcher(), checkpoint_every))
 
 
 def _train_and_test(
-    recipe: Recipe, cells: Sequence[Cell], fabric: Fabric, watcher: Watcher
+    recipe: Recipe, job: Job, fabric: Fabric, watcher: Watcher, checkpoint_every: float
 ) -> Iterator[Outcome]:
-    """Train cells side by side, and test each."""
+    """Train cells side by side, and test those that are left."""
+    cells = job.cells
     watcher.start_training(cells, recipe.steps)
     runs = runs_of(recipe, cells)
     loop = recipe.outer_loop()
+    # On other machines of a cluster there is no such folder.
+    checkpoints = None
+    if recipe.workers != "ray":
+        checkpoints = Checkpoints(job.checkpoints, every=checkpoint_every, resume=True)
     facts: dict[str, Any] = {}
 
     def note(execution: Execution) -> None:
@@ -214,12 +247,14 @@ def _train_and_test(
     begin = time.perf_counter()
     with suppress(DivergenceError):  # which the runs know of
         train(
-            runs, loop, compile=recipe.compile, seed=cells[0].seed, fabric=fabric, progress=watcher.step,
-            on_execution=note,
+            runs, loop, compile=recipe.compile, seed=cells[0].seed, checkpoints=checkpoints, fabric=fabric,
+            progress=watcher.step, on_execution=note,
         )  # fmt: skip
-    facts["train_seconds"] = (time.perf_counter() - begin) / len(cells)
+    seconds = time.perf_counter() - begin + (0.0 if checkpoints is None else checkpoints.seconds)
+    facts["train_seconds"] = seconds / len(cells)
     for cell, run in zip(cells, runs, strict=True):
-        yield _test(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
+        if cell in job.left:
+            yield _test(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
 
 
 def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> Outcome:

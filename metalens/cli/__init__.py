@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         # `python -m` ends by the signal, whatever is raised here, if the interrupt met code made from text,
         # as data classes are; further code made from text makes it forget that.
         exec("")
-        _fail("interrupted; nothing was written.", 130)
+        _fail(f"interrupted; {interruption or 'nothing was written'}.", 130)
 
 
 def _notes() -> Callable[..., None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
 from metalens.benchmarks.experiment import Watcher, explain, run
+from metalens.benchmarks.outcomes import is_complete
 from metalens.cli.launch import other_processes
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
@@ -50,6 +52,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "similarities": (float, "Cosines between the directions of two tasks, 0 to 1."),
 }
 FIXED: set[str | int] = {"name", "description"}
+OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain"}  # settings of the command
 REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
 
 
@@ -74,7 +77,7 @@ def _check_config(words: list[str]) -> None:
     if len(words) < 2 or words[1] not in {*RECIPES, *STUDIES}:
         return
     experiment = _experiment(words[1])
-    known = {field.name for field in fields(experiment)} - FIXED | {"out", "overwrite", "explain"}
+    known = {field.name for field in fields(experiment)} - FIXED | OWN
     lists = _list_fields(experiment)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -113,7 +116,13 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
     )
+    parser.add_argument(
+        "--resume", action=ActionYesNo, default=False, help="Go on with the run that was interrupted there."
+    )
     if isinstance(experiment, Recipe):
+        parser.add_argument(
+            "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
+        )
         parser.add_argument(
             "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
         )
@@ -134,8 +143,11 @@ def execute(settings: Namespace, words: list[str]) -> None:
     names = {field.name for field in fields(experiment)} - FIXED
     chosen = replace(experiment, **{name: values[name] for name in names})
     out = Path(choices.out or f"runs/{experiment.name}")
+    if choices.resume and not choices.overwrite and is_complete(out, asdict(chosen)):
+        show(out)
+        return
     if not isinstance(chosen, Recipe):
-        _run_study(chosen, out, choices.overwrite, words)
+        _run_study(chosen, out, choices, words)
         return
     if choices.explain:
         for arm, execution in explain(chosen):
@@ -143,23 +155,29 @@ def execute(settings: Namespace, words: list[str]) -> None:
         return
     with other_processes(chosen.devices, words) as rank:
         if rank > 0:
-            run(chosen, None)
+            run(chosen, None, checkpoint_every=choices.checkpoint_every)
             return
-        with new_folder(out, overwrite=choices.overwrite) as folder, _progress(Console()) as progress:
+        with _folder(out, choices) as folder, _progress(Console()) as progress:
             watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
             # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
             from metalens.results import write_report
 
-            run(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
+            command = shlex.join(["metalens", *words])
+            every = choices.checkpoint_every
+            run(chosen, folder, command=command, watcher=watcher, checkpoint_every=every)
             write_report(folder)
     show(out)
 
 
-def _run_study(chosen: Study, out: Path, overwrite: bool, words: list[str]) -> None:
+def _folder(out: Path, choices: Namespace) -> AbstractContextManager[Path]:
+    return new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
+
+
+def _run_study(chosen: Study, out: Path, choices: Namespace, words: list[str]) -> None:
     from metalens.studies.report import write_study_report
     from metalens.studies.study import run_study
 
-    with new_folder(out, overwrite=overwrite) as folder, _progress(Console()) as progress:
+    with _folder(out, choices) as folder, _progress(Console()) as progress:
         watcher = LiveProgress(progress, chosen.n_trainings)
         run_study(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
         write_study_report(folder)

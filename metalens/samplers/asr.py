@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,14 @@ class ASr(CandidateSampler):
         n_query = len(tasks[0].query.y)
         if self.n_query_hat is not None and self.n_query_hat > n_query:
             raise MetaLensError(f"ASr: n_query_hat is {self.n_query_hat}, but a task has {n_query} queries.")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.weighting is None else self.weighting.memory()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            self.weighting = Weighting(3, hidden=self.hidden, lr=self.lr, seed=0)
+            self.weighting.remember(state)
 
     def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
         if self.weighting is None:

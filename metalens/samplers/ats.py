@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,18 @@ class ATS(CandidateSampler):
         self.held_out, self.memory = held_out, memory
         self.lookahead, self.lr, self.hidden = lookahead, lr, hidden
         self.weighting: Weighting | None = None
-        self.usual_reward: float | None = None
+        self._usual_reward: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.weighting is None:
+            return {}
+        return {"weighting": self.weighting.memory(), "usual_reward": self._usual_reward}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            self.weighting = Weighting(2, hidden=self.hidden, lr=self.lr, seed=0)
+            self.weighting.remember(state["weighting"])
+            self._usual_reward = state["usual_reward"]
 
     def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
         if self.weighting is None:
@@ -103,9 +115,9 @@ class ATS(CandidateSampler):
             ahead = weights_of(episode.learner) - self.lookahead * gradient
             reward = -task_losses(held_out, adapted_loss, ahead).mean().item()
         if math.isfinite(reward):
-            usual = reward if self.usual_reward is None else self.usual_reward
+            usual = reward if self._usual_reward is None else self._usual_reward
             self.weighting.descend((usual - reward) * log_probability(self.weighting(scores), tried))
-            self.usual_reward = self.memory * usual + (1 - self.memory) * reward
+            self._usual_reward = self.memory * usual + (1 - self.memory) * reward
         final = drawn(self.weighting(scores).detach(), meta_batch, rng)
         return Choice([numbers[place] for place in sorted(final.tolist())])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,6 +74,18 @@ class TaskSampler(ABC):
             step: number of the step, from 0.
             meta_batch: T, the number of tasks in the batch.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it has learned, as a tree of tensors and plain values: what a checkpoint keeps of it.
+
+        A sampler whose choices depend on earlier ones overrides this and `load_state_dict`.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__} has a state_dict, and no load_state_dict.")
 
 
 class CandidateSampler(TaskSampler):

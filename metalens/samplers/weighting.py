@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from metalens.checkpoint import load_optimizer_state, optimizer_state
 
 
 class Weighting(nn.Module):
@@ -39,6 +43,15 @@ class Weighting(nn.Module):
         scores = scores.detach().cpu().float()
         centered = scores - scores.mean(-2, keepdim=True)
         return self.layers(centered / (centered.square().mean(-2, keepdim=True).sqrt() + 1e-6)).squeeze(-1)
+
+    def memory(self) -> dict[str, Any]:
+        """Return weights and optimizer, as a tree of tensors."""
+        return {"weights": self.state_dict(), "optimizer": optimizer_state(self.optimizer)}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Take over what `memory` returned."""
+        self.load_state_dict(memory["weights"])
+        load_optimizer_state(self.optimizer, memory["optimizer"])
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of a loss, unless that diverged."""

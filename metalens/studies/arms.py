@@ -145,7 +145,7 @@ class ArmStudy(Study):
         gathered: dict[str, list[pd.DataFrame]] = {"results": [], "curves": [], "times": []}
         for number, part in enumerate(self.parts()):
             target = folder / PARTS / str(number)
-            target.mkdir(parents=True)
+            target.mkdir(parents=True, exist_ok=True)
             run(part.recipe, target, watcher=watcher)
             for name, frame in self._rows(part, target):
                 gathered[name].append(frame)
