@@ -12,6 +12,7 @@ from pathlib import Path
 from metalens.errors import MetaLensError
 
 MANIFEST = "manifest.json"  # what makes a folder that of a run
+MODEL = "model.json"  # and what makes it that of a trained estimator
 
 
 @contextmanager
@@ -41,8 +42,10 @@ def cache_folder() -> Path:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Tell whether a folder is empty or that of a run, and so may be replaced by another run."""
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    """Tell whether a folder is empty or that of a run or a model, and so may be replaced by another."""
+    if not folder.is_dir():
+        return False
+    return any((folder / name).is_file() for name in (MANIFEST, MODEL)) or not any(folder.iterdir())
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         target: where the folder shall stand; its parents are made.
-        overwrite: replace what stands there, if it is an empty folder or that of a run.
+        overwrite: replace what stands there, if it is an empty folder or that of a run or a model.
 
     Raises:
         MetaLensError: the target exists and may not be replaced, or cannot be written.

@@ -35,17 +35,19 @@ class Validation:
         tasks: the distribution to validate on.
         n_tasks: how many of its tasks, always the same ones.
         every: steps between two validations.
+        patience: validations without a new best score after which training ends; `None` to make all steps.
     """
 
     tasks: TaskDistribution
     n_tasks: int = 200
     every: int = 500
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_tasks < 1 or self.every < 1:
-            raise MetaLensError(
-                f"Validation needs n_tasks and every of at least 1, got {self.n_tasks} and {self.every}."
-            )
+        for name in ("n_tasks", "every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MetaLensError(f"Validation needs {name} of at least 1, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,8 @@ class OuterLoop:
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
                 progress(step, sum(values[number] for number in going_on) / len(going_on))
+            if all(runs[number].is_out_of_patience for number in going_on):
+                break
         for run in runs:
             run.keep_best()
 
@@ -182,6 +186,13 @@ class Run:
     diverged: int | None = None
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
+    _n_worse: int = 0
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many validations as its patience have passed without a new best score."""
+        patience = None if self.validation is None else self.validation.patience
+        return patience is not None and self._n_worse >= patience
 
     @property
     def has_weights(self) -> bool:
@@ -231,8 +242,9 @@ class Run:
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
         metric, mean = next(iter(means.items()))
         score = mean if metric in HIGHER_IS_BETTER else -mean
+        self._n_worse += 1
         if score > self._best_score:
-            self._best_score = score
+            self._best_score, self._n_worse = score, 0
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
 
     def keep_best(self) -> None:

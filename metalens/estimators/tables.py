@@ -1,0 +1,166 @@
+"""Tables as people have them: from columns to tasks, and from new rows to what a model takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalens.distributions import TableTasks
+from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
+from metalens.distributions.tables.reading import check_columns, numbers, read_table, refuse_missing
+from metalens.distributions.tables.table import Duplicates
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = pd.DataFrame | str | os.PathLike[str]
+
+_FEWEST, _MOST = 1, 16  # support rows, where nobody says how many
+_PER_SUPPORT = 3  # query rows in training for each support row, where tasks have them
+_SMALL = 0.1  # share of tasks that may be too small for the sizes that are chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of a table are; see `TableTasks` for each."""
+
+    task: str
+    target: str
+    inputs: Sequence[str] | None = None
+    categorical: Sequence[str] = ()
+    smiles: str | None = None
+    missing: Missing = "refuse"
+    group: str | None = None
+    duplicates: Duplicates = "together"
+
+    def read(self, table: Table) -> pd.DataFrame:
+        """Return a table, whose names are text even where they look like numbers."""
+        names = (self.task, self.group, self.smiles, *self.categorical)
+        return read_table(table, text=[name for name in names if name is not None])
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as settings of `TableTasks`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def sizes(self, frame: pd.DataFrame, k_shot: int | None, n_query: int | None) -> tuple[int, int]:
+        """Return how many support and query rows a training task has.
+
+        Where it is not said, both are as large as nine in ten tasks allow: half of the rows, and at most 16,
+        for support; of what is left, at most three times as many for queries.
+        """
+        check_columns(frame, [self.task])
+        rows = int(frame[self.task].value_counts().quantile(_SMALL))
+        support = k_shot or min(max(rows // 2, _FEWEST), _MOST)
+        return support, n_query or min(max(rows - support, 1), _PER_SUPPORT * support)
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """How the rows of a table become examples, as fitted to the rows of the training tasks.
+
+    Attributes:
+        columns: what each column is.
+        encoding: of the inputs.
+        mean: of real targets.
+        deviation: of real targets.
+    """
+
+    columns: Columns
+    encoding: TableInputs
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of_tasks(cls, columns: Columns, tasks: TableTasks) -> Self:
+        """Return the reader with what was fitted by a distribution of training tasks."""
+        assert tasks.encoding is not None  # of named columns
+        mean, deviation = (0.0, 1.0) if tasks.class_names else (tasks.target_mean, tasks.target_deviation)
+        return cls(columns, tasks.encoding, mean, deviation)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The columns that new rows must have."""
+        names = [column.name for column in self.encoding.columns]
+        return (*names, self.encoding.smiles) if self.encoding.smiles is not None else tuple(names)
+
+    def inputs(self, table: Table) -> Tensor:
+        """Return the inputs of rows, `(n, d)`."""
+        return torch.from_numpy(self.encoding.transform(self.columns.read(table)))
+
+    def support(self, table: Table) -> tuple[Tensor, pd.Series]:
+        """Return the inputs of the rows of one task, and the column with their targets.
+
+        Raises:
+            MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
+        """
+        frame = self.columns.read(table)
+        check_columns(frame, [self.columns.target])
+        if self.columns.task in frame.columns and (found := frame[self.columns.task].nunique()) > 1:
+            raise MetaLensError(
+                f"The support has rows of {found} tasks by its column {self.columns.task}; give those of one."
+            )
+        target = frame[self.columns.target]
+        refuse_missing(target, "leave the row out")
+        return torch.from_numpy(self.encoding.transform(frame)), target
+
+    def standardized(self, target: pd.Series) -> np.ndarray:
+        """Return real targets as the model has them, `(n, 1)`."""
+        return ((numbers(target) - self.mean) / self.deviation).astype(np.float32)[:, None]
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return standardized targets in their own units."""
+        return values * self.deviation + self.mean
+
+    def tasks(
+        self, table: Table, k_shot: int, n_query: int | None, *, classes: bool, seed: int
+    ) -> TableTasks:
+        """Return new tasks, all that the table has, with inputs and targets as the model takes them."""
+        frame, columns = self.columns.read(table), self.columns
+        check_columns(frame, [columns.task, columns.target])
+        refuse_missing(frame[columns.target], "leave the row out")
+        array = self.encoding.transform(frame)
+        if not classes:
+            frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
+        return TableTasks(
+            frame,
+            "test",
+            task=columns.task,
+            target=columns.target,
+            inputs=array,
+            kind="classification" if classes else "regression",
+            group=columns.group,
+            duplicates=columns.duplicates,
+            splits=(0.0, 0.0, 1.0),
+            k_shot=k_shot,
+            n_query=n_query,
+            standardize="none",
+            seed=seed,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` understands."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `as_json` wrote."""
+        encoding = dict(values["encoding"])
+        fitted = [
+            CategoryColumn(column["name"], tuple(column["categories"]))
+            if "categories" in column
+            else NumberColumn(**column)
+            for column in encoding.pop("columns")
+        ]
+        return cls(
+            Columns(**values["columns"]),
+            TableInputs(tuple(fitted), **encoding),
+            values["mean"],
+            values["deviation"],
+        )
