@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -19,22 +18,28 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler, parse_calls
-from metalens.distributions import TableTasks
+from metalens.benchmarks.relating import regularizer_of, relate
+from metalens.distributions import TaskDistribution
+from metalens.distributions.base import Split
 from metalens.errors import MetaLensError
-from metalens.estimators.candidates import Candidate
+from metalens.estimators.candidates import Candidate, Ensemble
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
 from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
 from metalens.outer_loop import Progress, Validation
 from metalens.replicas import ReplicationError
-from metalens.tasks import Task
 from metalens.training import fit_together
+
+if TYPE_CHECKING:
+    from metalens.results.relation_map import RelationMap
 
 EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
-DRAWN = 60  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
-MOST_DRAWS = 5  # of one task
+DRAWN = 30  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
+MOST_DRAWS = 4  # of one task
+SHOWN = 20  # episodes in a map of relations
 TUNED: dict[str, dict[str, Any]] = {
     "MAML": {"inner_lr": 0.03, "inner_steps": 5},
     "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
@@ -43,31 +48,36 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 class MetaEstimator(BaseEstimator):
-    """Base of the estimators: a learner that is trained on tasks, and adapts to new ones.
+    """Base of the estimators: settings, and what is done with a trained one.
+
+    The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
+    `sklearn.base.clone` work. What `fit` finds has a name that ends in `_`.
 
     Args:
-        learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`.
-        regularizers: any number of them in the same way.
-        hidden: sizes of the hidden layers of the perceptron.
-        k_shot: support rows of a training task; `None` for half of what nine in ten tasks have, at most 16.
-        n_query: query rows of a training task; `None` for what is left, at most three times `k_shot`.
+        learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
+        regularizers: any number of them in the same way, and at most one task sampler.
+        hidden: sizes of the hidden layers of the perceptron for tables.
+        k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
+        n_query: query rows of a training task; `None` as well.
         steps: outer steps, at most.
-        patience: validations, one every 50 steps, without a new best score, after which training ends.
+        patience: how many validations, one every 50 steps, may bring no new best score before training ends.
         meta_batch: tasks per step.
         outer_lr: step size of the outer optimizer.
         seeds: how many models are trained, from different initializations; their predictions are averaged.
         fallback: whether a classical model adapts where it is better on the held-out tasks.
-        random_state: of everything random.
+        random_state: of everything random: the first seed.
     """
 
     classical: ClassVar[tuple[str, ...]]
+    score_metric: ClassVar[str]
     comparison_: pd.DataFrame
     chosen_: str
-    _n_outputs: int
+    _reader: Any  # how the data of `fit`, and new ones, become examples
+    _is_fitted: bool = False
 
     def __init__(
         self,
-        learner: str = "ANIL",
+        learner: str | None = None,
         *,
         regularizers: Sequence[str] = (),
         hidden: Sequence[int] = (128, 128),
@@ -93,6 +103,65 @@ class MetaEstimator(BaseEstimator):
         self.seeds = seeds
         self.fallback = fallback
         self.random_state = random_state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_fitted
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """The columns that new rows must have; none for images."""
+        return np.array(self._reader.input_names, dtype=object)
+
+    def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
+        """Score the trained learner and the classical models on the tasks of new data.
+
+        Rows of each task are divided at random: to some of them every model adapts, on others it is judged.
+
+        Args:
+            data: of the same kind as those of `fit`; all tasks in it count as new.
+            k_shot: support rows of a task, or of a class; `None` for as many as in training.
+            n_query: the same for query rows; `None` for all that are left, or as in training for classes.
+
+        Returns:
+            Rows `model, task, metric, value`, all models on the same support and query rows.
+
+        Raises:
+            MetaLensError: the data cannot be used.
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        tasks, n_outputs = self._new_tasks(data, k_shot, n_query)
+        return self._compare(tasks, self._candidates(n_outputs))
+
+    def score(self, data: Any) -> float:
+        """Return the mean score over the tasks of new data of the model that adapts; see `evaluate`.
+
+        It is the squared correlation in regression, and accuracy in classification.
+        """
+        check_is_fitted(self)
+        tasks, n_outputs = self._new_tasks(data, None, None)
+        rows = self._compare(tasks, [self._chosen(n_outputs)])
+        return float(rows.value[rows.metric == self.score_metric].mean())
+
+    def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
+        """Return which tasks of new data are alike, as the trained learner sees them.
+
+        Args:
+            data: see `evaluate`; at least 3 tasks.
+            n_groups: see `relation_map`.
+
+        Raises:
+            MetaLensError: the data cannot be used, or the learner has no vectors of tasks.
+            NotFittedError: there was no `fit`.
+        """
+        from metalens.results.relation_map import relation_map  # draws, and so is slow to import
+
+        check_is_fitted(self)
+        tasks, _ = self._new_tasks(data, None, None)
+        objective = self._objectives[0]
+        n = len(getattr(tasks, "task_names", ())) or SHOWN
+        found = relate(objective.learner, regularizer_of(objective), tasks, n)
+        return relation_map(found.matrix, found.names, n_groups)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the trained estimator into a new folder, whole or not at all.
@@ -141,6 +210,7 @@ class MetaEstimator(BaseEstimator):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
+        model._is_fitted = True
         return model
 
     @abstractmethod
@@ -152,17 +222,48 @@ class MetaEstimator(BaseEstimator):
         """Take what `_fitted` returned."""
 
     @abstractmethod
-    def _judge(self, candidate: Candidate, task: Task) -> tuple[dict[str, float], np.ndarray]:
-        """Return scores on a task by name, the primary one first, and by how much each query is missed."""
+    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
+        """Return all tasks of new data as held-out tasks, and how many outputs they need."""
+
+    @abstractmethod
+    def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
+        """Return predictions for inputs: targets in their own units, or probabilities of classes."""
+
+    @abstractmethod
+    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the scores of predictions on a task by name, the primary one first."""
 
     @abstractmethod
     def _network(self) -> Network:
         """Return a network for the tasks that were met."""
 
-    def _train(self, train: TableTasks, held_out: TableTasks, progress: Progress | None) -> None:
+    @abstractmethod
+    def _learner(self) -> str:
+        """Return the learner as it is written, or the usual one."""
+
+    def _resized(self, learner: Learner, n_outputs: int) -> Learner:
+        """Return a trained learner for tasks with so many outputs."""
+        return learner
+
+    def _check(self) -> None:
+        """Refuse settings that are out of range, and forget an earlier training."""
+        self._is_fitted = False
+        for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
+            value = getattr(self, name, None)
+            if value is not None and value < least:
+                raise MetaLensError(f"{name} must be at least {least}, got {value}.")
+
+    def _finish(
+        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: Progress | None
+    ) -> None:
+        """Train on the tasks of the training split, compare on those of the test split, and choose."""
+        self._train(tasks["train"], tasks["val"], progress)
+        self.comparison_ = self._compare(tasks["test"], self._candidates(n_outputs))
+        self._choose()
+        self._is_fitted = True
+
+    def _train(self, train: TaskDistribution, held_out: TaskDistribution, progress: Progress | None) -> None:
         """Train the models of all seeds."""
-        if self.seeds < 1:
-            raise MetaLensError(f"seeds must be at least 1, got {self.seeds}.")
         validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=self.patience)
         objectives = self._build()
         try:
@@ -178,7 +279,7 @@ class MetaEstimator(BaseEstimator):
     def _fit(
         self,
         objectives: Sequence[Objective],
-        train: TableTasks,
+        train: TaskDistribution,
         validation: Validation,
         progress: Progress | None,
     ) -> list[pd.DataFrame]:
@@ -202,45 +303,39 @@ class MetaEstimator(BaseEstimator):
         for seed in range(self.random_state, self.random_state + self.seeds):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                learner = build_learner(self.learner, self._network(), _tuned)
+                learner = build_learner(self._learner(), self._network(), _tuned)
                 objectives.append(Objective(learner, build_regularizers(self._text(), learner)))
         return objectives
 
-    def _candidates(self) -> list[Candidate]:
-        """Return the meta-learner, then the classical models."""
-        (call,) = parse_calls(self.learner)
-        meta = Candidate(call.name, tuple(objective.learner.eval() for objective in self._objectives))
-        outputs = mlp(1, self._n_outputs, [1])  # all that a classical model takes of a network
+    def _candidates(self, n_outputs: int) -> list[Candidate]:
+        """Return the meta-learner, then the classical models, for tasks with so many outputs."""
+        (call,) = parse_calls(self._learner())
+        learners = [objective.learner.eval() for objective in self._objectives]
+        meta = Candidate(call.name, tuple(self._resized(learner, n_outputs) for learner in learners))
+        outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
         others = [name for name in self.classical if name != meta.name]
         return [meta, *(Candidate(name, (build_learner(name, outputs, _tuned),)) for name in others)]
 
-    def _compare(
-        self, tasks: TableTasks, candidates: Sequence[Candidate]
-    ) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    def _compare(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> pd.DataFrame:
         """Adapt every candidate to the same support sets, and score it on the same queries.
 
         Returns:
-            Rows `model, task, metric, value`, the mean over the draws of a task; and by how much each query
-            is missed, by model and task.
+            Rows `model, task, metric, value`, the mean over the draws of a task.
         """
         rows: list[tuple[str, str, str, float]] = []
-        missed: dict[str, dict[str, list[np.ndarray]]] = {of.name: defaultdict(list) for of in candidates}
         for number in range(n_drawn(tasks)):
             task, name = tasks[number], tasks.task_name(number)
             for candidate in candidates:
-                scores, by = self._judge(candidate, task)
+                scores = self._scores(
+                    self._predict(candidate.adapt(task.support), task.query.x), task.query.y
+                )
                 rows += [(candidate.name, name, metric, value) for metric, value in scores.items()]
-                missed[candidate.name][name].append(by)
         frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-        means = frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()
-        return means, {
-            model: {name: np.concatenate(parts) for name, parts in of_tasks.items()}
-            for model, of_tasks in missed.items()
-        }
+        return frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()
 
-    def _chosen(self) -> Candidate:
+    def _chosen(self, n_outputs: int) -> Candidate:
         """Return the candidate that adapts."""
-        return next(candidate for candidate in self._candidates() if candidate.name == self.chosen_)
+        return next(of for of in self._candidates(n_outputs) if of.name == self.chosen_)
 
     def _choose(self) -> None:
         """Decide by the comparison which candidate adapts, and say so where it is not the meta-learner."""
@@ -260,7 +355,7 @@ class MetaEstimator(BaseEstimator):
                 f"{found}, so {best} adapts; set fallback=False to use {meta} all the same."
                 if self.fallback
                 else f"{found}; set fallback=True to use {best}.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _text(self) -> str:
@@ -269,10 +364,10 @@ class MetaEstimator(BaseEstimator):
         return " + ".join(texts) or "none"
 
 
-def n_drawn(tasks: TableTasks) -> int:
-    """Return how many tasks of a held-out split are drawn: each once, or a few times where there are few."""
-    n = len(tasks.task_names)
-    return n * min(MOST_DRAWS, -(-DRAWN // n))
+def n_drawn(tasks: TaskDistribution) -> int:
+    """Return how many held-out tasks are drawn: each once, or a few times where there are few."""
+    n = len(getattr(tasks, "task_names", ()))
+    return n * min(MOST_DRAWS, -(-DRAWN // n)) if n else DRAWN
 
 
 def _tuned(learner: str) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metalens.learners import AdaptedModel, Learner
+from metalens.errors import MetaLensError
+from metalens.learners import R2D2, AdaptedModel, Learner
 from metalens.tasks import Examples
 
 _AT_A_TIME = 2**22  # numbers in inputs that are predicted for together; bounds memory
@@ -57,3 +59,30 @@ class Ensemble:
             of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
             parts.append((of_all.softmax(-1) if classes else of_all).mean(0))
         return torch.cat(parts)
+
+
+def takes_any_classes(learner: Learner) -> bool:
+    """Tell whether a trained learner can adapt to another number of classes than it was trained with."""
+    return hasattr(learner, "n_way") or isinstance(learner, R2D2)
+
+
+def for_classes(learner: Learner, n: int) -> Learner:
+    """Return a trained learner for tasks of n classes; it shares all that was learned.
+
+    Raises:
+        MetaLensError: it was trained for another number of classes, and its head is part of what it learned.
+
+    >>> from metalens import ProtoNet, mlp
+    >>> for_classes(ProtoNet(mlp(4, 5)), 3).n_way
+    3
+    """
+    if takes_any_classes(learner):
+        twin = copy(learner)
+        setattr(twin, "n_outputs" if isinstance(learner, R2D2) else "n_way", n)
+        return twin
+    if learner.network.n_outputs != n:
+        raise MetaLensError(
+            f"{type(learner).__name__} was trained for {learner.network.n_outputs} classes, got {n}; use one "
+            "that takes any number: ProtoNet, MatchingNet, ProtoMAML or R2D2."
+        )
+    return learner

@@ -55,6 +55,27 @@ def write_model(
         (path / MODEL).write_text(json.dumps({"format": FORMAT, **facts}, indent=1) + "\n", encoding="utf-8")
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return the plain values of a saved estimator; see `Saved`.
+
+    Raises:
+        MetaLensError: the folder is missing, damaged, or of another version.
+    """
+    if not (folder / MODEL).is_file():
+        raise MetaLensError(f"{folder} is no saved model, as it has no {MODEL}; give one that save wrote.")
+    try:
+        facts = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        found = facts["format"], str(facts["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, error) from error
+    if found[0] != FORMAT:
+        raise MetaLensError(
+            f"{folder} is in format {found[0]}, and this version of MetaLens reads format {FORMAT}; load it "
+            "with the version that saved it, or save the model again."
+        )
+    return facts
+
+
 def read_model(folder: Path, kind: str) -> Saved:
     """Read the folder of a trained estimator.
 
@@ -65,18 +86,9 @@ def read_model(folder: Path, kind: str) -> Saved:
     Raises:
         MetaLensError: the folder is missing, damaged, or of something else.
     """
-    if not (folder / MODEL).is_file():
-        raise MetaLensError(f"{folder} has no {MODEL}, so it is no saved model; give one that save wrote.")
-    try:
-        facts = json.loads((folder / MODEL).read_text(encoding="utf-8"))
-        found = (facts["format"], facts["kind"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, error) from error
-    if found != (FORMAT, kind):
-        raise MetaLensError(
-            f"{folder} holds a {found[1]} in format {found[0]}, and this is {kind} in format {FORMAT}; load "
-            "it with the class and the version of MetaLens that saved it."
-        )
+    facts = read_facts(folder)
+    if facts["kind"] != kind:
+        raise MetaLensError(f"{folder} holds a {facts['kind']}, and this is {kind}; load it with its class.")
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"task": str}) for name in _TABLES}
         return Saved(facts, load_file(folder / _WEIGHTS), tables)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metalens.distributions import TableTasks
+from metalens.distributions.base import Split
 from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
-from metalens.distributions.tables.reading import check_columns, numbers, read_table, refuse_missing
+from metalens.distributions.tables.reading import (
+    check_columns,
+    is_text,
+    numbers,
+    read_table,
+    refuse_missing,
+)
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
 
@@ -31,7 +38,7 @@ _SMALL = 0.1  # share of tasks that may be too small for the sizes that are chos
 class Columns:
     """What the columns of a table are; see `TableTasks` for each."""
 
-    task: str
+    task: str | None
     target: str
     inputs: Sequence[str] | None = None
     categorical: Sequence[str] = ()
@@ -39,6 +46,12 @@ class Columns:
     missing: Missing = "refuse"
     group: str | None = None
     duplicates: Duplicates = "together"
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "categorical"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
 
     def read(self, table: Table) -> pd.DataFrame:
         """Return a table, whose names are text even where they look like numbers."""
@@ -70,19 +83,21 @@ class TableReader:
         encoding: of the inputs.
         mean: of real targets.
         deviation: of real targets.
+        classes: that all tasks share, in the order of the outputs; empty where there are none.
     """
+
+    kind: ClassVar[str] = "table"
 
     columns: Columns
     encoding: TableInputs
     mean: float = 0.0
     deviation: float = 1.0
+    classes: tuple[str | int | float | bool, ...] = ()
 
-    @classmethod
-    def of_tasks(cls, columns: Columns, tasks: TableTasks) -> Self:
-        """Return the reader with what was fitted by a distribution of training tasks."""
-        assert tasks.encoding is not None  # of named columns
-        mean, deviation = (0.0, 1.0) if tasks.class_names else (tasks.target_mean, tasks.target_deviation)
-        return cls(columns, tasks.encoding, mean, deviation)
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return (len(self.encoding.names),)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -102,7 +117,11 @@ class TableReader:
         """
         frame = self.columns.read(table)
         check_columns(frame, [self.columns.target])
-        if self.columns.task in frame.columns and (found := frame[self.columns.task].nunique()) > 1:
+        if (
+            self.columns.task is not None
+            and self.columns.task in frame.columns
+            and (found := frame[self.columns.task].nunique()) > 1
+        ):
             raise MetaLensError(
                 f"The support has rows of {found} tasks by its column {self.columns.task}; give those of one."
             )
@@ -118,15 +137,13 @@ class TableReader:
         """Return standardized targets in their own units."""
         return values * self.deviation + self.mean
 
-    def tasks(
-        self, table: Table, k_shot: int, n_query: int | None, *, classes: bool, seed: int
-    ) -> TableTasks:
+    def tasks(self, table: Table, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
         """Return new tasks, all that the table has, with inputs and targets as the model takes them."""
         frame, columns = self.columns.read(table), self.columns
         check_columns(frame, [columns.task, columns.target])
         refuse_missing(frame[columns.target], "leave the row out")
         array = self.encoding.transform(frame)
-        if not classes:
+        if not self.classes:
             frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
         return TableTasks(
             frame,
@@ -134,7 +151,8 @@ class TableReader:
             task=columns.task,
             target=columns.target,
             inputs=array,
-            kind="classification" if classes else "regression",
+            kind="classification" if self.classes else "regression",
+            classes=self.classes or None,
             group=columns.group,
             duplicates=columns.duplicates,
             splits=(0.0, 0.0, 1.0),
@@ -163,4 +181,63 @@ class TableReader:
             TableInputs(tuple(fitted), **encoding),
             values["mean"],
             values["deviation"],
+            tuple(values["classes"]),
         )
+
+
+def fit_reader(
+    columns: Columns,
+    frame: pd.DataFrame,
+    splits: str | Sequence[float],
+    *,
+    k_shot: int | None,
+    n_query: int | None,
+    seed: int,
+    classes: bool,
+) -> tuple[TableReader, dict[Split, TableTasks]]:
+    """Return the reader that training tasks make, and the tasks of each split.
+
+    Args:
+        columns: what each column is.
+        frame: from `columns.read`.
+        splits: see `TableTasks`.
+        k_shot: support rows of a task, see `Columns.sizes`.
+        n_query: query rows of a task.
+        seed: of the rows that are drawn.
+        classes: whether the targets are classes, which all tasks share.
+    """
+    k_shot, n_query = columns.sizes(frame, k_shot, n_query)
+    known = ()
+    if classes:
+        check_columns(frame, [columns.target])
+        known = tuple(classes_of(frame[columns.target]).tolist())
+    splits_of: tuple[Split, ...] = get_args(Split)
+    tasks = {
+        split: TableTasks(
+            frame,
+            split,
+            kind="classification" if classes else "regression",
+            classes=known or None,
+            splits=splits,
+            k_shot=k_shot,
+            n_query=n_query,
+            seed=seed,
+            **columns.settings(),
+        )
+        for split in splits_of
+    }
+    train = tasks["train"]
+    assert train.encoding is not None  # of named columns
+    scale = () if classes else (train.target_mean, train.target_deviation)
+    return TableReader(columns, train.encoding, *scale, classes=known), tasks
+
+
+def classes_of(target: pd.Series) -> np.ndarray:
+    """Return the classes that a column names, sorted: words, numbers or truth values as they are.
+
+    >>> import pandas as pd
+    >>> classes_of(pd.Series(["no", "yes", "no"])).tolist(), classes_of(pd.Series([3, 1])).tolist()
+    (['no', 'yes'], [1, 3])
+    """
+    refuse_missing(target, "leave the row out")
+    return np.unique(target.astype(str) if is_text(target) else target.to_numpy())

@@ -143,3 +143,30 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
         raise MetaLensError(
             f"Row {row} of column {column.name} is empty, the first of {int(empty.sum())}; {remedy}."
         )
+
+
+def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:
+    """Return which of some classes the cells of a column name, `(n,)` int64.
+
+    Args:
+        column: of words, numbers or truth values, none missing.
+        classes: of the same type; words stand for any.
+
+    Raises:
+        MetaLensError: a cell names another class; with its row and column.
+
+    >>> import pandas as pd
+    >>> class_numbers(pd.Series(["no", "yes"]), ["no", "yes"])
+    array([0, 1])
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    words = column.astype(str) if isinstance(classes[0], str) else column
+    found = pd.Index(classes).get_indexer(pd.Index(words))
+    if (stray := found < 0).any():
+        row = int(stray.argmax())
+        raise MetaLensError(
+            f"Row {column.index[row] + 1} of column {column.name} must be one of the classes "
+            f"{', '.join(map(str, classes))}, got {str(column.iloc[row])!r}; correct it or leave it out."
+        )
+    return found.astype(np.int64)

@@ -19,6 +19,7 @@ from metalens.distributions.splits import divided, property_of_tasks, splits_of_
 from metalens.distributions.tables.inputs import Missing, TableInputs
 from metalens.distributions.tables.reading import (
     check_columns,
+    class_numbers,
     is_text,
     numbers,
     read_table,
@@ -76,6 +77,8 @@ class TableTasks(TaskDistribution):
         n_bits: length of a fingerprint.
         kind: of the targets: `"regression"`, `"classification"`, or `"auto"`, for which words and truth
             values are classes and numbers are not.
+        classes: the classes in the order of the outputs, where a model knows them already; `None` for those
+            of the table.
         missing: of empty cells in inputs: `"refuse"` them; `"mean"` puts the mean of the training tasks
             there, with a further input that marks them, and no category for a word; `"drop"` leaves out the
             row, as it does for an empty target, with a warning that counts them.
@@ -138,6 +141,7 @@ class TableTasks(TaskDistribution):
         smiles: str | None = None,
         n_bits: int = 1024,
         kind: Kind = "auto",
+        classes: Sequence[Any] | None = None,
         missing: Missing = "refuse",
         group: str | None = None,
         duplicates: Duplicates = "together",
@@ -176,10 +180,10 @@ class TableTasks(TaskDistribution):
         molecules = [] if smiles is None else [smiles]
         frame = read_table(table, text=[task, *of_rows, *molecules])
         check_columns(frame, [task, target, *of_tasks, *of_rows, *molecules])
-        columns = _input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
+        columns = input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
         array = _as_array(inputs, frame) if columns is None else np.empty(0)
         if missing == "drop":
-            kept = _complete_rows(frame, [target, *(columns or []), *molecules])
+            kept = complete_rows(frame, [target, *(columns or []), *molecules])
             frame, array = frame.iloc[kept], array[kept] if columns is None else array
         for name in (task, *of_rows):
             refuse_missing(frame[name], "fill it, or leave the row out")
@@ -189,7 +193,7 @@ class TableTasks(TaskDistribution):
         split_of = _split_of_tasks(frame, rows_of, splits, split_seed, stratify)
         if disjoint is not None:
             rows_of = _apart(frame[disjoint].astype(str).to_numpy(), rows_of, split_of, split_seed)
-        y = self._class_numbers(frame[target], kind)
+        y = self._class_numbers(frame[target], kind, classes)
         for_support = None if roles is None else _for_support(frame[roles])
         labels = y if self.class_names else None
 
@@ -309,7 +313,7 @@ class TableTasks(TaskDistribution):
         chosen = np.random.default_rng([self.seed, 3]).permutation(len(train))[: self.n_train_tasks]
         return [train[number] for number in sorted(chosen)]
 
-    def _class_numbers(self, column: pd.Series, kind: Kind) -> np.ndarray:
+    def _class_numbers(self, column: pd.Series, kind: Kind, known: Sequence[Any] | None) -> np.ndarray:
         """Return targets, `(rows, 1)`, or numbers of classes, `(rows,)`, and note the classes."""
         import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -320,7 +324,10 @@ class TableTasks(TaskDistribution):
             kind == "auto" and not pd.api.types.is_bool_dtype(column.dtype) and not is_text(column)
         ):
             return numbers(column)[:, None]
-        codes, classes = pd.factorize(column.astype(str) if is_text(column) else column, sort=True)
+        if known is None:
+            codes, classes = pd.factorize(column.astype(str) if is_text(column) else column, sort=True)
+        else:
+            codes, classes = class_numbers(column, known), known
         if len(classes) < 2:
             raise MetaLensError(
                 f"Column {column.name} names one class, {classes[0]}, in all rows; classes need at least two."
@@ -352,7 +359,7 @@ class TableTasks(TaskDistribution):
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
 
-def _input_columns(
+def input_columns(
     frame: pd.DataFrame,
     inputs: Sequence[str] | np.ndarray | Tensor | None,
     smiles: str | None,
@@ -395,7 +402,8 @@ def _as_array(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.Data
     return array if array.flags.writeable else array.copy()  # PyTorch warns about others
 
 
-def _complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Return which rows have no empty cell in some columns, with a warning that counts the others."""
     check_columns(frame, names)
     empty = frame[list(names)].isna()
     incomplete = empty.any(axis=1).to_numpy()
