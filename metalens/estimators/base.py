@@ -140,7 +140,7 @@ class MetaEstimator(BaseEstimator):
         """
         check_is_fitted(self)
         tasks, n_outputs = self._new_tasks(data, None, None)
-        rows = self._compare(tasks, [self._chosen(n_outputs)])
+        rows = self._compare(tasks, [self._candidate(self.chosen_, n_outputs)])
         return float(rows.value[rows.metric == self.score_metric].mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
@@ -200,8 +200,11 @@ class MetaEstimator(BaseEstimator):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            model = cls(**saved.facts["settings"])
+            settings = saved.facts["settings"].items()  # JSON has no tuples
+            model = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings})
             model._restore(saved)
+            if model.chosen_ not in model._names():
+                raise ValueError(f"there is no model {model.chosen_}")
             model._objectives = model._build()
             for seed, objective in enumerate(model._objectives):
                 mark = f"{seed}."
@@ -307,14 +310,22 @@ class MetaEstimator(BaseEstimator):
                 objectives.append(Objective(learner, build_regularizers(self._text(), learner)))
         return objectives
 
-    def _candidates(self, n_outputs: int) -> list[Candidate]:
-        """Return the meta-learner, then the classical models, for tasks with so many outputs."""
+    def _names(self) -> list[str]:
+        """Return the names of the candidates: the meta-learner, then the classical models."""
         (call,) = parse_calls(self._learner())
+        return [call.name, *(name for name in self.classical if name != call.name)]
+
+    def _candidate(self, name: str, n_outputs: int) -> Candidate:
+        """Return a candidate for tasks with so many outputs."""
+        if name != self._names()[0]:
+            outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
+            return Candidate(name, (build_learner(name, outputs, _tuned),))
         learners = [objective.learner.eval() for objective in self._objectives]
-        meta = Candidate(call.name, tuple(self._resized(learner, n_outputs) for learner in learners))
-        outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
-        others = [name for name in self.classical if name != meta.name]
-        return [meta, *(Candidate(name, (build_learner(name, outputs, _tuned),)) for name in others)]
+        return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
+
+    def _candidates(self, n_outputs: int) -> list[Candidate]:
+        """Return all candidates for tasks with so many outputs."""
+        return [self._candidate(name, n_outputs) for name in self._names()]
 
     def _compare(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> pd.DataFrame:
         """Adapt every candidate to the same support sets, and score it on the same queries.
@@ -332,10 +343,6 @@ class MetaEstimator(BaseEstimator):
                 rows += [(candidate.name, name, metric, value) for metric, value in scores.items()]
         frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
         return frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()
-
-    def _chosen(self, n_outputs: int) -> Candidate:
-        """Return the candidate that adapts."""
-        return next(of for of in self._candidates(n_outputs) if of.name == self.chosen_)
 
     def _choose(self) -> None:
         """Decide by the comparison which candidate adapts, and say so where it is not the meta-learner."""

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from metalens.benchmarks.calls import parse_calls
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.distributions.images.folders import SHARES, Splits
@@ -34,6 +35,7 @@ from metalens.tasks import Examples
 
 N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
 _LEAST_PROBABILITY = 1e-6
+_NEED_ALL_CLASSES = ("ProtoNet", "ProtoMAML")  # in each support: they have nothing to say of another
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
 }
@@ -199,7 +201,7 @@ class MetaClassifier(MetaEstimator):
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
         y = torch.from_numpy(class_numbers(labels, classes.tolist()))
-        models = self._chosen(len(classes)).adapt(Examples(x.float(), y))
+        models = self._candidate(self.chosen_, len(classes)).adapt(Examples(x.float(), y))
         return AdaptedClassifier(self, classes, len(x), models)
 
     def _table_tasks(
@@ -217,6 +219,11 @@ class MetaClassifier(MetaEstimator):
             columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
+        if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
+            raise MetaLensError(
+                f"{self.learner} needs every class in each support, and tasks that share their classes may lack "
+                "some; use ANIL, MatchingNet or R2D2, or set new_classes=True."
+            )
         train = tasks["train"]
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks

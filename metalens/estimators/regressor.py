@@ -134,7 +134,7 @@ class MetaRegressor(MetaEstimator):
         check_is_fitted(self)
         x, target = self._reader.support(support)
         y = torch.from_numpy(self._reader.standardized(target))
-        return AdaptedRegressor(self, len(x), self._chosen(1).adapt(Examples(x.float(), y)))
+        return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
@@ -151,7 +151,7 @@ class MetaRegressor(MetaEstimator):
 
     def _missed(self, tasks: TaskDistribution) -> list[np.ndarray]:
         """Return by how much the model that adapts misses the queries of every task."""
-        candidate, missed = self._chosen(1), defaultdict(list)
+        candidate, missed = self._candidate(self.chosen_, 1), defaultdict(list)
         for number in range(n_drawn(tasks)):
             support, query = tasks[number][:2]
             by = self._predict(candidate.adapt(support), query.x) - self._reader.in_units(query.y.double())
