@@ -221,8 +221,8 @@ class MetaClassifier(MetaEstimator):
         )  # fmt: skip
         if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
             raise MetaLensError(
-                f"{self.learner} needs every class in each support, and tasks that share their classes may lack "
-                "some; use ANIL, MatchingNet or R2D2, or set new_classes=True."
+                f"{self.learner} needs every class in each support, and tasks that share their classes may "
+                "lack some; use ANIL, MatchingNet or R2D2, or set new_classes=True."
             )
         train = tasks["train"]
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
