@@ -19,12 +19,13 @@ from metalens.tasks import Examples, Task, stack_tasks
 from metalens.training import fit, fit_together
 
 if TYPE_CHECKING:
-    from metalens.estimators import MetaRegressor
+    from metalens.estimators import MetaClassifier, MetaRegressor
 
 __all__ = [
     "DivergenceError",
     "Episode",
     "Examples",
+    "MetaClassifier",
     "MetaLensError",
     "MetaRegressor",
     "Objective",

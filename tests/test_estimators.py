@@ -37,18 +37,17 @@ def fitted(frame=None, roles=ROLES, **settings):
         return MetaRegressor(**{**TINY, **settings}).fit(sensors() if frame is None else frame, **roles)
 
 
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    monkeypatch.setattr(base, "DRAWN", 3)
-    monkeypatch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_do():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "DRAWN", 3)
+        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        yield
 
 
 @pytest.fixture(scope="module")
 def model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
-        return fitted(regularizers=["trlearner"])
+    return fitted(regularizers=["trlearner"])
 
 
 def test_settings_are_those_of_scikit_learn():
@@ -342,6 +341,26 @@ def test_missing_cells_are_filled_where_that_is_asked_for():
     adapted = model.adapt(new)
     hole = pd.DataFrame({"voltage": [math.nan], "kind": ["flat"]})
     assert np.isfinite(adapted.predict(hole)).all()
+
+
+def test_arrays_are_tables_too():
+    frame = sensors().drop(columns="kind")
+    arrays = {
+        "sensor": frame.sensor,
+        "x": frame[["voltage", "pressure"]].to_numpy(),
+        "pressure": frame.pressure,
+    }
+    model = fitted(arrays)
+    assert model.feature_names_in_.tolist() == ["x 0", "x 1"]
+    few = {name: values[:8] for name, values in arrays.items()}
+    adapted = model.adapt(few)
+    np.testing.assert_array_equal(adapted.predict(few), adapted.predict(few["x"]))
+    with pytest.raises(MetaLensError, match=r"must have the 2 columns x 0, x 1, got the shape \(8, 1\)"):
+        adapted.predict(few["x"][:, :1])
+    with pytest.raises(MetaLensError, match=r"one or two axes, got \(8, 1, 2\)"):
+        adapted.predict({"x": few["x"][:, None]})
+    with pytest.raises(MetaLensError, match=r"the lengths \[7, 8\]"):
+        model.adapt({**few, "pressure": few["pressure"][:7]})
 
 
 def test_progress_is_told():

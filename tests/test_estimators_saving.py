@@ -24,11 +24,17 @@ def sensors(n=20, rows=8, seed=0):
     return frame
 
 
-def fitted(**settings):
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-        warnings.simplefilter("ignore")
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_do():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "DRAWN", 3)
         patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        yield
+
+
+def fitted(**settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the fall-back
         model = MetaRegressor(hidden=(8,), steps=2, k_shot=4, n_query=4, **settings)
         return model.fit(sensors(), task="sensor", target="pressure", categorical=["kind"])
 

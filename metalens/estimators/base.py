@@ -23,6 +23,7 @@ from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.errors import MetaLensError
 from metalens.estimators.candidates import Candidate, Ensemble
+from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.learners import Learner
@@ -159,7 +160,7 @@ class MetaEstimator(BaseEstimator):
         check_is_fitted(self)
         tasks, _ = self._new_tasks(data, None, None)
         objective = self._objectives[0]
-        n = len(getattr(tasks, "task_names", ())) or SHOWN
+        n = n_named(tasks) or SHOWN
         found = relate(objective.learner, regularizer_of(objective), tasks, n)
         return relation_map(found.matrix, found.names, n_groups)
 
@@ -371,9 +372,14 @@ class MetaEstimator(BaseEstimator):
         return " + ".join(texts) or "none"
 
 
+def n_named(tasks: TaskDistribution) -> int:
+    """Return how many tasks have a name of their own; none of episodes, whose number has no end."""
+    return 0 if isinstance(tasks, Episodes) else len(getattr(tasks, "task_names", ()))
+
+
 def n_drawn(tasks: TaskDistribution) -> int:
     """Return how many held-out tasks are drawn: each once, or a few times where there are few."""
-    n = len(getattr(tasks, "task_names", ()))
+    n = n_named(tasks)
     return n * min(MOST_DRAWS, -(-DRAWN // n)) if n else DRAWN
 
 

@@ -143,7 +143,7 @@ class MetaClassifier(MetaEstimator):
         """Train on the tasks of a table or of class folders.
 
         Args:
-            data: a data frame, or the path of a CSV or Parquet file; or of a directory or zip file with a
+            data: a table as for `MetaRegressor.fit`; or the path of a directory or zip file with a
                 folder of images for each class, see `ImageFolders`.
             target: the column with the classes; none for images.
             task: the column that names the task of a row; `None` where a task is any few classes.

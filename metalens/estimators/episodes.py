@@ -117,7 +117,7 @@ def fit_episodes(
         molecules = [] if columns.smiles is None else [columns.smiles]
         frame = frame.iloc[complete_rows(frame, [target, *names, *molecules])]
     labels, owner = _labels(frame, target), _labels(frame, task or target)
-    rows_of = {str(name): np.flatnonzero(owner == name) for name in np.unique(owner)}
+    rows_of = {str(name): rows for name, rows in frame.groupby(owner).indices.items()}
     if isinstance(splits, str):
         check_columns(frame, [splits])
         split_of = splits_of_column(frame[splits], rows_of)
@@ -132,12 +132,15 @@ def fit_episodes(
         missing=columns.missing,
     )
     reader = TableReader(columns, encoding)
-    places = owner if task is not None else of_rows
-    counts = [_counts(labels[places == place]) for place in np.unique(places)]
-    spared = 0.0 if task is None else _SPARED
-    sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=spared)
-    array = encoding.transform(frame)
     splits_of_all: tuple[Split, ...] = get_args(Split)
+    places = owner if task is not None else of_rows
+    by_place = frame.groupby([places, labels]).size().groupby(level=0)
+    counts = {place: of_place.tolist() for place, of_place in by_place}
+    if task is None:
+        counts = dict.fromkeys(splits_of_all, []) | counts
+    spared = 0.0 if task is None else _SPARED
+    sizes = episode_sizes(list(counts.values()), n_way, k_shot, n_query, spared=spared)
+    array = encoding.transform(frame)
     tasks = {split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all}
     return reader, tasks, sizes
 
@@ -186,7 +189,3 @@ def _labels(frame: pd.DataFrame, name: str) -> np.ndarray:
     check_columns(frame, [name])
     refuse_missing(frame[name], "fill it, or leave the row out")
     return frame[name].astype(str).to_numpy(dtype=str)
-
-
-def _counts(labels: np.ndarray) -> list[int]:
-    return np.unique(labels, return_counts=True)[1].tolist()

@@ -87,7 +87,8 @@ class MetaRegressor(MetaEstimator):
         """Train on the tasks of a table.
 
         Args:
-            data: a data frame, or the path of a CSV or Parquet file.
+            data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array with d numbers
+                a row is d columns, `x 0`, `x 1` and so on.
             task: the column that names the task of a row.
             target: the column to predict, of numbers.
             inputs: columns of inputs; `None` for all without another role, or with `smiles` for none.
@@ -199,7 +200,7 @@ class AdaptedRegressor:
         """Return predicted targets in their own units, `(n,)`.
 
         Args:
-            data: rows of the task with the columns of the inputs.
+            data: rows of the task with the columns of the inputs, or an array of these columns.
 
         Raises:
             MetaLensError: a column is missing, or a cell is not what the column holds.
@@ -217,7 +218,7 @@ class AdaptedRegressor:
         chosen on the same held-out tasks, the probability is slightly less.
 
         Args:
-            data: rows of the task with the columns of the inputs.
+            data: rows of the task with the columns of the inputs, or an array of these columns.
             coverage: the probability.
 
         Raises:

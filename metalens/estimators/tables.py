@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalens.distributions import TableTasks
 from metalens.distributions.base import Split
+from metalens.distributions.checks import as_array
 from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
 from metalens.distributions.tables.reading import (
     check_columns,
@@ -27,7 +28,7 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
-    Table = pd.DataFrame | str | os.PathLike[str]
+    Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
 
 _FEWEST, _MOST = 1, 16  # support rows, where nobody says how many
 _PER_SUPPORT = 3  # query rows in training for each support row, where tasks have them
@@ -55,6 +56,8 @@ class Columns:
 
     def read(self, table: Table) -> pd.DataFrame:
         """Return a table, whose names are text even where they look like numbers."""
+        if isinstance(table, Mapping):
+            table = frame_of_arrays(table)
         names = (self.task, self.group, self.smiles, *self.categorical)
         return read_table(table, text=[name for name in names if name is not None])
 
@@ -105,8 +108,10 @@ class TableReader:
         names = [column.name for column in self.encoding.columns]
         return (*names, self.encoding.smiles) if self.encoding.smiles is not None else tuple(names)
 
-    def inputs(self, table: Table) -> Tensor:
-        """Return the inputs of rows, `(n, d)`."""
+    def inputs(self, table: Table | np.ndarray) -> Tensor:
+        """Return the inputs of rows, `(n, d)`, which may come as an array of the columns in their order."""
+        if isinstance(table, np.ndarray):
+            table = self._named(table)
         return torch.from_numpy(self.encoding.transform(self.columns.read(table)))
 
     def support(self, table: Table) -> tuple[Tensor, pd.Series]:
@@ -128,6 +133,14 @@ class TableReader:
         target = frame[self.columns.target]
         refuse_missing(target, "leave the row out")
         return torch.from_numpy(self.encoding.transform(frame)), target
+
+    def _named(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        if array.ndim != 2 or array.shape[1] != len(self.input_names):
+            raise MetaLensError(
+                f"An array of rows must have the {len(self.input_names)} columns "
+                f"{', '.join(self.input_names)}, got the shape {array.shape}."
+            )
+        return dict(zip(self.input_names, array.T, strict=True))
 
     def standardized(self, target: pd.Series) -> np.ndarray:
         """Return real targets as the model has them, `(n, 1)`."""
@@ -183,6 +196,31 @@ class TableReader:
             values["deviation"],
             tuple(values["classes"]),
         )
+
+
+def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
+    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
+
+    Raises:
+        MetaLensError: an array has another shape or length, or holds objects.
+
+    >>> frame_of_arrays({"x": np.zeros((3, 2)), "y": [1, 2, 3]}).columns.tolist()
+    ['x 0', 'x 1', 'y']
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        array = as_array(values, str(name))
+        if array.ndim == 2:
+            columns |= {f"{name} {place}": column for place, column in enumerate(array.T)}
+        elif array.ndim == 1:
+            columns[str(name)] = array
+        else:
+            raise MetaLensError(f"Array {name} must have one or two axes, got {array.shape}; flatten it.")
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise MetaLensError(f"Arrays must have one entry for each row, got the lengths {sorted(lengths)}.")
+    return pd.DataFrame(columns)
 
 
 def fit_reader(
