@@ -457,6 +457,19 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
     assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "loss"}
 
 
+def test_classes_that_a_model_knows_keep_their_outputs(table):
+    tasks = classified(table, classes=["toxic", "unknown", "active", "inactive"])
+    assert tasks.class_names == ("toxic", "unknown", "active", "inactive")
+    assert tasks.n_outputs == 4
+    task = tasks[0]
+    place = rows_of(task.query) % ROWS
+    np.testing.assert_array_equal(task.query.y, np.where(place < 8, 3, np.where(place < 11, 2, 0)))
+    with pytest.raises(
+        MetaLensError, match=r"Row \d+ of column outcome must be one of the classes active, ina"
+    ):
+        classified(table, classes=["active", "inactive"])
+
+
 def test_kinds_of_targets(table):
     frame = table.assign(hit=table.row % 2, truth=table.row % 2 == 0, same="yes")
     assert tasks_of(frame, target="hit").class_names == ()

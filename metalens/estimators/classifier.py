@@ -128,7 +128,7 @@ class MetaClassifier(MetaEstimator):
         *,
         target: str | None = None,
         task: str | None = None,
-        new_classes: bool | None = None,
+        new_classes: bool = False,
         inputs: Sequence[str] | None = None,
         categorical: Sequence[str] = (),
         smiles: str | None = None,
@@ -147,7 +147,7 @@ class MetaClassifier(MetaEstimator):
                 folder of images for each class, see `ImageFolders`.
             target: the column with the classes; none for images.
             task: the column that names the task of a row; `None` where a task is any few classes.
-            new_classes: whether each task of the column has classes of its own; by default all share theirs.
+            new_classes: whether each task of the column has classes of its own, or all share theirs.
             inputs: see `MetaRegressor.fit`, as `categorical`, `smiles`, `missing` and `duplicates`.
             categorical: those among the inputs whose numbers are names.
             smiles: a column with molecules.
@@ -167,8 +167,7 @@ class MetaClassifier(MetaEstimator):
 
         Raises:
             MetaLensError: the data cannot be used, there are too few tasks, classes or examples, or a setting
-            is
-                out of range.
+                is out of range.
         """
         self._check()
         if target is None:

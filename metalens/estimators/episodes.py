@@ -137,7 +137,7 @@ def fit_episodes(
     by_place = frame.groupby([places, labels]).size().groupby(level=0)
     counts = {place: of_place.tolist() for place, of_place in by_place}
     if task is None:
-        counts = dict.fromkeys(splits_of_all, []) | counts
+        counts = {split: [] for split in splits_of_all} | counts
     spared = 0.0 if task is None else _SPARED
     sizes = episode_sizes(list(counts.values()), n_way, k_shot, n_query, spared=spared)
     array = encoding.transform(frame)
