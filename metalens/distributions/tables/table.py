@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
+from metalens.distributions.checks import warn_of_constants
 from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
 from metalens.distributions.tables.inputs import Missing, TableInputs
 from metalens.distributions.tables.reading import (
@@ -180,6 +181,8 @@ class TableTasks(TaskDistribution):
         molecules = [] if smiles is None else [smiles]
         frame = read_table(table, text=[task, *of_rows, *molecules])
         check_columns(frame, [task, target, *of_tasks, *of_rows, *molecules])
+        if target in (task, smiles, *of_tasks, *of_rows):
+            raise MetaLensError(f"Column {target} is the target and has another role too; name two columns.")
         columns = input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
         array = _as_array(inputs, frame) if columns is None else np.empty(0)
         if missing == "drop":
@@ -205,8 +208,8 @@ class TableTasks(TaskDistribution):
         train = self._chosen([name for name, rows in of_train.items() if self._is_enough(rows)])
         if not train and (columns is not None or (standardize == "train" and labels is None)):
             raise MetaLensError(
-                f"Scales are those of the training tasks, and of {len(of_train)} none has enough rows; lower "
-                "k_shot and n_query, or give the train split more tasks."
+                f"Scales are those of the training tasks, and of {len(of_train)} none has {self._least}; "
+                "lower them, or give the train split more tasks."
             )
         train_rows = np.concatenate([rows_of[name] for name in train]) if train else np.arange(0)
         self.encoding: TableInputs | None = None
@@ -237,6 +240,7 @@ class TableTasks(TaskDistribution):
         self._tasks = tuple(enough.values())
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self._x = torch.from_numpy(array)
+        warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
         self._traits = None
         if traits:
@@ -284,21 +288,24 @@ class TableTasks(TaskDistribution):
         )
         return Task(support, query, None if self._traits is None else self._traits[places])
 
+    @property
+    def _least(self) -> str:
+        return f"k_shot + n_query = {self.k_shot + (self.n_query or LEAST_QUERY)} rows"
+
     def _is_enough(self, rows: TaskRows) -> bool:
         return rows.is_enough(self.k_shot, self.n_query)
 
     def _warn_of_small(self, n: int, n_enough: int) -> None:
-        least = f"k_shot + n_query = {self.k_shot + (self.n_query or LEAST_QUERY)} rows"
         if n_enough == 0:
             raise MetaLensError(
-                f"The {self.split} split has {n} tasks, and none with {least} or more that can be divided; "
-                "lower them, give the split more tasks or, if many rows have equal inputs, set "
+                f"The {self.split} split has {n} tasks, and none with {self._least} or more that can be "
+                "divided; lower them, give the split more tasks or, if many rows have equal inputs, set "
                 "duplicates='allow'."
             )
         if n_enough < n:
             warnings.warn(
-                f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {least}, or "
-                "cannot be divided into them, and are left out.",
+                f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {self._least}, "
+                "or cannot be divided into them, and are left out.",
                 stacklevel=3,
             )
 
@@ -331,6 +338,11 @@ class TableTasks(TaskDistribution):
         if len(classes) < 2:
             raise MetaLensError(
                 f"Column {column.name} names one class, {classes[0]}, in all rows; classes need at least two."
+            )
+        if kind == "auto" and 2 * len(classes) > len(column):
+            raise MetaLensError(
+                f"Column {column.name} names {len(classes)} classes in {len(column)} rows, such as "
+                f"{classes[0]!r}; correct it if these are numbers, or set kind='classification'."
             )
         self.class_names = tuple(map(str, classes))
         self.n_classes = self.n_outputs = len(classes)
