@@ -17,8 +17,10 @@ else:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        exports = vars(import_module("metalens.exports"))
-        for names in (exports, globals()):  # the import has added the modules of MetaLens to the globals
+        exports = import_module("metalens.exports")
+        if name in exports.__all__:
+            return getattr(exports, name)
+        for names in (vars(exports), globals()):  # the import has added the modules of MetaLens to these
             if name in names:
                 return names[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

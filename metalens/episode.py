@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -171,8 +171,7 @@ class Episode:
         if self._is_begun or self._plan != "loop" or not torch.is_grad_enabled():
             return self.mean(self.last_outer_losses())
         examples = self.tasks.tensors[:4]
-        of_task = partial(adapted_loss, self.learner)
-        return looped_mean(of_task, *examples, weights=self.weights, parameters=self._parameters)
+        return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
 
     def last_outer_losses(self) -> Tensor:
         """Return `outer_losses`, as the last that are asked of the episode.
@@ -182,13 +181,19 @@ class Episode:
         """
         if self._is_begun:
             return self.outer_losses
-        return self.map(partial(adapted_loss, self.learner), *self.tasks.tensors[:4])
+        return self.map(self._task_loss, *self.tasks.tensors[:4])
 
     @property
     def _is_begun(self) -> bool:
         """Whether somebody has asked for a part of what the outer loss takes."""
         views = vars(self)
         return "states" in views or (self.learner.head_only and "support_encoding" in views)
+
+    def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
+        state = self.learner.adapt(Examples(x_support, y_support))
+        z_query = self.learner.encode(x_query)
+        predictions = self.learner.predict_encoded(state, z_query)
+        return self.learner.outer_loss(state, predictions, z_query, y_query)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a value of every task, `(T,)`, by the tasks' weights; a scalar."""

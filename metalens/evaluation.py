@@ -138,10 +138,17 @@ def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:
     >>> squared_correlation(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [-1.0], [-2.0]]]))
     tensor([1.])
     """
-    p, t = (values - values.mean(1, keepdim=True) for values in (predictions, y))
+    p, t = _deviations(predictions), _deviations(y)
     product = p.square().sum(1) * t.square().sum(1)
     share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
     return share.clamp(max=1).mean(1)
+
+
+def _deviations(values: Tensor) -> Tensor:
+    """Return values minus their mean over axis 1; 0 where rounding alone tells them apart."""
+    deviations = values - values.mean(1, keepdim=True)
+    rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
+    return deviations.masked_fill(deviations.abs() <= rounding, 0.0)
 
 
 def is_correlated(predictions: Tensor, y: Tensor) -> Tensor:

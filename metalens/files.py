@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from metalens.errors import DivergenceError, MetaLensError
 
 MANIFEST = "manifest.json"  # what makes a folder that of a run
+MODEL = "model.json"  # and what makes it that of a trained estimator
 
 
 @contextmanager
@@ -78,8 +79,10 @@ def writable_folder(path: str | Path) -> Path:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Tell whether a folder is empty or that of a run, and so may be replaced by another run."""
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    """Tell whether a folder is empty or that of a run or a model, and so may be replaced by another."""
+    if not folder.is_dir():
+        return False
+    return any((folder / name).is_file() for name in (MANIFEST, MODEL)) or not any(folder.iterdir())
 
 
 @contextmanager
@@ -91,8 +94,8 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -
 
     Args:
         target: where the folder shall stand; its parents are made.
-        overwrite: replace what stands there, if it is an empty folder or that of a run, and unless `resume`
-            also what is unfinished.
+        overwrite: replace what stands there, if it is an empty folder or that of a run or a model, and
+            unless `resume` also what is unfinished.
         resume: give the unfinished folder with what is in it, if there is one.
 
     Raises:

@@ -45,17 +45,19 @@ class Validation:
         tasks: the distribution to validate on.
         n_tasks: how many of its tasks, always the same ones.
         every: steps between two validations.
+        patience: validations without a new best score after which training ends; `None` to make all steps.
     """
 
     tasks: TaskDistribution
     n_tasks: int = 200
     every: int = 500
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_tasks < 1 or self.every < 1:
-            raise MetaLensError(
-                f"Validation needs n_tasks and every of at least 1, got {self.n_tasks} and {self.every}."
-            )
+        for name in ("n_tasks", "every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MetaLensError(f"Validation needs {name} of at least 1, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,8 @@ class OuterLoop:
         log_every = max(1, self.steps // 200)
         first, sums = (1, {}) if saved is None else position.restore(saved)
         for step in range(first, self.steps + 1):
+            if all(run.is_out_of_patience for run in runs if run.diverged is None):
+                break
             for run in runs:
                 run.objective.learner.set_progress((step - 1) / self.steps)
             choices = [run.choose(step - 1, self.meta_batch) for run in runs]
@@ -176,7 +180,8 @@ class OuterLoop:
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
                 progress(step, sum(values[number] for number in going_on) / len(going_on))
-            if checkpoints is not None and (checkpoints.is_due(step, processes) or step == self.steps):
+            is_over = step == self.steps or all(runs[number].is_out_of_patience for number in going_on)
+            if checkpoints is not None and (checkpoints.is_due(step, processes) or is_over):
                 checkpoints.write(step, position.state(step, sums))
         for run in runs:
             run.keep_best()
@@ -239,6 +244,13 @@ class Run:
     diverged: int | None = None
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
+    _n_worse: int = 0
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many validations as its patience have passed without a new best score."""
+        patience = None if self.validation is None else self.validation.patience
+        return patience is not None and self._n_worse >= patience
 
     @property
     def has_weights(self) -> bool:
@@ -288,8 +300,9 @@ class Run:
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
         metric, mean = next(iter(means.items()))
         score = mean if metric in HIGHER_IS_BETTER else -mean
+        self._n_worse += 1
         if score > self._best_score:
-            self._best_score = score
+            self._best_score, self._n_worse = score, 0
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
 
     def identity(self, meta_batch: int) -> State:
@@ -305,7 +318,10 @@ class Run:
             held_out = self.validation.tasks
             found |= {f"validation.tasks.{name}": value for name, value in plain_settings(held_out).items()}
             found["validation.tasks.data"] = tensor_digest(held_out.batch([0]).tensors)
-            found |= {f"validation.{name}": getattr(self.validation, name) for name in ("n_tasks", "every")}
+            found |= {
+                f"validation.{name}": getattr(self.validation, name)
+                for name in ("n_tasks", "every", "patience")
+            }
         return found
 
     def state(self) -> State:
@@ -316,6 +332,7 @@ class Run:
             "rows": self.rows,
             "diverged": self.diverged,
             "best_score": self._best_score,
+            "n_worse": self._n_worse,
             "best_weights": self._best_weights,
         }
 
@@ -325,7 +342,7 @@ class Run:
         self.sampler.load_state_dict(state["sampler"])
         self.rows[:] = [tuple(row) for row in state["rows"]]
         self.diverged, self._best_score = state["diverged"], state["best_score"]
-        self._best_weights = state["best_weights"]
+        self._n_worse, self._best_weights = state["n_worse"], state["best_weights"]
 
     def keep_best(self) -> None:
         """Return to the best weights, where there was a validation."""

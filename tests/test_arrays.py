@@ -248,6 +248,11 @@ def with_value(array, place, value):
         (lambda d: {"x": d["task"]}, "Array x must hold numbers, got <U"),
         (lambda d: {"task": d["y"]}, "task must hold one text or whole number for each example, got float64"),
         (lambda d: {"y": np.ones(N, int)}, "all are 1; give two classes or more, or real numbers"),
+        (
+            lambda d: {"y": np.ones(N)},
+            "Within each training task, such as t0, y is the same in all rows; give",
+        ),
+        (lambda d: {"task": np.full(N, b"\xff")}, "Array task holds text that is not in UTF-8"),
         (lambda d: {"y": np.ones((N, 2, 2))}, r"Real targets y must be \(N,\) or \(N, c\), got"),
         (lambda d: {"split": np.full(N, "dev")}, "Task t0 must be in the split train, val or test, got dev"),
         (lambda d: {"split": np.full(N, "val")}, "The train split has no tasks; give it a larger share"),

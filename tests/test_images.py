@@ -1,6 +1,7 @@
 """Class folders of images: small synthetic ones, and the real files where they are."""
 
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -387,6 +388,44 @@ def test_a_zip_that_escapes_is_refused(tmp_path, path):
     source = write_zip(tmp_path / "a.zip", class_folders("ab") | {path: photo(1)})
     with pytest.raises(MetaLensError, match="names a file outside of its own folder"):
         ImageFolders(source, **SMALL)
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../b"])
+def test_links_to_folders_that_are_there_are_refused_at_once(tmp_path, target):
+    source = write(tmp_path / "a", class_folders("abcdefghijkl"))
+    for name in "abcdefghijkl":  # who follows them all never ends
+        if name != "b" or target != "../b":
+            (source / name / "link").symlink_to(target)
+    with pytest.raises(MetaLensError, match=r"/a/\w(/link)* is a link to .*; delete the link"):
+        ImageFolders(source, splits="train", **SMALL)
+    (tmp_path / "elsewhere").symlink_to(write(tmp_path / "c", class_folders("abc")))
+    assert ImageFolders(tmp_path / "elsewhere", splits="train", **SMALL).n_classes == 3
+
+
+def test_zips_may_name_their_own_folder_and_not_be_encrypted(tmp_path):
+    members = {f"./{name}": content for name, content in class_folders("abc").items()}
+    source = write_zip(tmp_path / "a.zip", members)
+    assert ImageFolders(source, splits="train", **SMALL).class_names == ("a", "b", "c")
+    entry = b"PK\x01\x02" + bytes([20, 3, 20, 0])  # versions, before the flags
+    assert source.read_bytes().count(entry) == 12
+    source.write_bytes(source.read_bytes().replace(entry + b"\0", entry + b"\1"))
+    with pytest.raises(MetaLensError, match=r"a\.zip is encrypted; unpack it"):
+        ImageFolders(source, splits="train", **SMALL)
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (class_folders("abc") | {"a/big.png": bytes(2**26)}).items():
+            archive.writestr(name, content)
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace((2**26).to_bytes(4, "little"), bytes([9, 0, 0, 0])))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MetaLensError, match=r"a/big\.png in .* cannot be read as an image"):
+            ImageFolders(tmp_path / "a.zip", splits="train", **SMALL)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_small_classes_are_counted_or_refused(tmp_path):

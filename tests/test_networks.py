@@ -35,6 +35,7 @@ from metalens import (
 # Small networks, smooth but for max-pooling, with the shape of their input.
 SMALL = {
     "conv4": (lambda: conv4(3, n_filters=2, in_channels=2, image_size=16), (2, 16, 16)),
+    "conv4-group": (lambda: conv4(3, n_filters=2, in_channels=2, image_size=16, norm="group"), (2, 16, 16)),
     "resnet12": (
         lambda: resnet12(3, widths=(2, 3, 2, 4), in_channels=2, image_size=16, activation=nn.Softplus),
         (2, 16, 16),
@@ -155,6 +156,14 @@ def test_conv4_is_its_formula():
         z = standardized(F.conv2d(z, convolution.weight, convolution.bias, padding=1), norm)
         z = F.max_pool2d(z.relu(), 2)
     torch.testing.assert_close(network(x), F.linear(z.flatten(1), network.head.weight, network.head.bias))
+
+
+def test_conv4_with_group_normalization_sees_each_image_by_itself():
+    torch.manual_seed(0)
+    network, x = conv4(3, n_filters=16, in_channels=2, image_size=16, norm="group"), torch.randn(4, 2, 16, 16)
+    torch.testing.assert_close(network(x)[:1], network(x[:1]))
+    with pytest.raises(MetaLensError, match="norm must be one of task, group, got 'batch'"):
+        conv4(norm="batch")  # pyright: ignore[reportArgumentType]
 
 
 def test_activations_of_adapted_conv4_have_channels_last():

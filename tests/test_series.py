@@ -201,16 +201,16 @@ def changed(table, row, column, value):
     [
         (lambda t: t.drop(columns="time"), "The table has no column time; it has series, value"),
         (lambda t: t.iloc[:0], "The table has no rows"),
-        (lambda t: changed(t, 7, "value", "n/a"), "Row 7 of column value must be a finite number, got 'n/a'"),
-        (lambda t: changed(t, 7, "value", np.inf), "Row 7 of column value must be a finite number, got inf"),
-        (lambda t: changed(t, 8, "series", None), "Row 8 of column series must be a name, got None"),
+        (lambda t: changed(t, 7, "value", "n/a"), "Row 8 of column value must be a finite number, got 'n/a'"),
+        (lambda t: changed(t, 7, "value", np.inf), "Row 8 of column value must be a finite number, got inf"),
+        (lambda t: changed(t, 8, "series", None), "Row 9 of column series must be a name, got None"),
         (
             lambda t: changed(t, 9, "time", "soon"),
-            "Row 9 of column time must be a number or date, got 'soon'",
+            "Row 10 of column time must be a number or date, got 'soon'",
         ),
         (
             lambda t: pd.concat([t, t.tail(1)]),
-            r"Series \d+ has two values at time \d+ \(row 1200 is the second",
+            r"Series \d+ has two values at time \d+ \(row 1201 is the second",
         ),
         (lambda t: {"a": np.array([1.0, np.nan])}, r"Series a: value\[1\] is nan, and must be finite"),
         (lambda t: {"a": ["x"]}, "Series a must be numbers along one axis, got <U1"),
@@ -245,8 +245,12 @@ def test_wrong_settings_are_refused(numbers, changes, words):
 def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
     (tmp_path / "table.csv.gz").write_bytes(b"no gzip")
     (tmp_path / "empty.csv").write_bytes(b"")
-    for name in ("table.csv.gz", "empty.csv", "missing.csv"):
-        with pytest.raises(MetaLensError, match=r"Cannot read .* as a table"):
+    for name, words in (
+        ("table.csv.gz", r"Cannot read .* as a table \(BadGzipFile\)"),
+        ("empty.csv", "is empty; give a CSV file"),
+        ("missing.csv", "There is no file .*missing.csv"),
+    ):
+        with pytest.raises(MetaLensError, match=words):
             tasks_of(tmp_path / name)
     with pytest.raises(
         MetaLensError, match=r"M4Hourly needs a folder that holds m4_hourly.csv.gz, and .* does"

@@ -21,7 +21,7 @@ from metalens import (
     morgan_fingerprints,
 )
 from metalens.distributions.splits import divided, hashed_order
-from metalens.distributions.tables import fingerprints
+from metalens.distributions.tables import fingerprints, reading
 from metalens.distributions.tables.kiba import FILE, load_kiba
 from metalens.distributions.tables.rows import TaskRows
 from metalens.evaluation import squared_correlation, task_metrics
@@ -170,7 +170,7 @@ def test_small_tasks_are_left_out_with_a_warning(table):
     ("changes", "words"),
     [
         ({"task": "assays"}, "The table has no column assays; it has assay, row, split"),
-        ({"target": "assay", "kind": "regression"}, "Row 1 of column assay must be a number, got 'assay"),
+        ({"target": "assay"}, "Column assay is the target and has another role too; name two columns"),
         ({"inputs": ["dose", "mass"]}, "The table has no column mass"),
         ({"inputs": np.zeros((3, 2))}, "one entry for each of the 120 rows, got 3"),
         ({"splits": "assay"}, "in one split, train, val or test, but those of assay0 are in assay0"),
@@ -457,6 +457,19 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
     assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "loss"}
 
 
+def test_classes_that_a_model_knows_keep_their_outputs(table):
+    tasks = classified(table, classes=["toxic", "unknown", "active", "inactive"])
+    assert tasks.class_names == ("toxic", "unknown", "active", "inactive")
+    assert tasks.n_outputs == 4
+    task = tasks[0]
+    place = rows_of(task.query) % ROWS
+    np.testing.assert_array_equal(task.query.y, np.where(place < 8, 3, np.where(place < 11, 2, 0)))
+    with pytest.raises(
+        MetaLensError, match=r"Row \d+ of column outcome must be one of the classes active, ina"
+    ):
+        classified(table, classes=["active", "inactive"])
+
+
 def test_kinds_of_targets(table):
     frame = table.assign(hit=table.row % 2, truth=table.row % 2 == 0, same="yes")
     assert tasks_of(frame, target="hit").class_names == ()
@@ -487,15 +500,94 @@ def test_names_that_look_like_numbers_stay_names(table, tmp_path):
     [
         (b"", "is empty; give a CSV file with a header and rows"),
         (b"assay,activity,x\n", "has no rows"),
-        ("assay,activity\nKöln,1\n".encode("latin-1"), "is not in UTF-8 .*; save it as UTF-8"),
+        ("assay,activity\nKöln,1\n".encode("latin-1"), "is not in UTF-8 .*; save it as a CSV"),
         (b"assay,activity\na,1\na,1,2,3\n", r"Cannot read .* line 3, saw 4\); correct that line"),
         (b"activity,x\n1,2\n", "The table has no column assay; it has activity, x"),
+        (
+            b"assay;activity;x\na;1,5;2\n",
+            "has ';' between its columns; save it with commas there, and points",
+        ),
+        (b"assay\tactivity\na\t1\n", r"has '\\t' between its columns"),
+        (b"assay,activity,x, x \na,1,2,3\n", "has several columns named x; rename them"),
+        (b"assay,activity,x\na,1,2,3\nb,1,2,3\n", "has rows with more cells than its header has names"),
+        (b"\x89PNG\r\n", "is not in UTF-8 .*; save it as a CSV file in UTF-8"),
+        ("assay,activity\na,1\n".encode("utf-16"), "is not in UTF-8"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(tmp_path, content, words):
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(MetaLensError, match=words):
         TableTasks(tmp_path / "table.csv", task="assay", target="activity")
+
+
+def test_spaces_and_byte_order_marks_do_not_count_and_nameless_columns_are_left_out(table, tmp_path):
+    expected = TableTasks(table, task="assay", target="activity", splits="split", k_shot=4, n_query=3)
+    table.to_csv(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "a.csv").read_bytes().replace(b",", b", ").replace(b"\n", b" \r\n")
+    )
+    for name in ("a.csv", "b.csv"):
+        with pytest.warns(
+            UserWarning, match=r"1 of the 7 columns of .* \(the first is column 1\) and are left"
+        ):
+            tasks = TableTasks(
+                tmp_path / name, task="assay", target="activity", splits="split", k_shot=4, n_query=3
+            )
+        assert tasks.encoding == expected.encoding
+        torch.testing.assert_close(tasks[3], expected[3])
+    numbered = table[["assay", "activity", "half"]].rename(columns={"half": 0})
+    tasks = TableTasks(numbered, task="assay", target="activity", k_shot=4, n_query=3)
+    assert tasks.encoding.names == ("0",)
+
+
+def test_numbers_that_are_written_otherwise_are_no_words(table, tmp_path):
+    few = table.assign(half=(table.row % 7).astype(str) + ",5")
+    with pytest.raises(
+        MetaLensError, match=r"Row \d+ of column half must be a number, .*; write numbers with"
+    ):
+        tasks_of(few, inputs=["half"])
+    table.assign(activity=table.activity.round(3)).to_csv(tmp_path / "a.csv", index=False, decimal=",")
+    with pytest.raises(
+        MetaLensError, match=r"Row 1 of column activity must be a number, got '.*,.*'; write num"
+    ):
+        TableTasks(tmp_path / "a.csv", task="assay", target="activity", inputs=["half"])
+    above = table.assign(activity=[f">{value}" for value in table.activity])
+    with pytest.raises(MetaLensError, match="Column activity names 120 classes in 120 rows, such as '>"):
+        tasks_of(above)
+    assert tasks_of(above, kind="classification").n_classes == 120
+
+
+def test_targets_that_never_differ_are_counted_or_refused(table):
+    level = table.activity.where(table.assay != "assay3", 2.0)
+    with pytest.warns(
+        UserWarning, match=r"In 1 of the 6 tasks of the train split \(such as assay3\), activity"
+    ):
+        tasks_of(table.assign(activity=level))
+    with pytest.warns(UserWarning, match="In 2 of the 2 tasks of the test split"):
+        tasks_of(table.assign(activity=table.activity.where(table.split != "test", 1.0)), "test")
+    with pytest.raises(
+        MetaLensError, match="Within each training task, such as assay0, activity is the same"
+    ):
+        tasks_of(table.assign(activity=table.assay.str[5:].astype(float)))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.bz2", "a.csv.xz", "a.csv.zip"])
+def test_damaged_files_and_decompression_bombs_are_refused(table, tmp_path, monkeypatch, name):
+    settings = {"task": "assay", "target": "activity", "splits": "split", "k_shot": 4, "n_query": 3}
+    path = tmp_path / name
+    table.to_csv(path, index=False)
+    TableTasks(path, **settings)
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:60] + bytes(60) + content[120:]):
+        path.write_bytes(damaged)
+        with pytest.raises(MetaLensError, match=r"Cannot read .* as a table|is empty"):
+            TableTasks(path, **settings)
+    pd.DataFrame({"assay": ["a" * 10**6]}).to_csv(path, index=False)
+    monkeypatch.setattr(reading, "MAX_UNPACKED", 1000)
+    with pytest.raises(
+        MetaLensError, match=r"unpacks to more than .* and may be a decompression bomb; unpack"
+    ):
+        TableTasks(path, **settings)
 
 
 def test_a_missing_file_and_equal_names_are_refused(table, tmp_path):
@@ -546,6 +638,8 @@ def test_constants_explain_nothing_and_divergence_is_no_score():
     y = torch.tensor([[[1.0], [2.0], [4.0]]])
     assert squared_correlation(torch.full_like(y, 3.0), y).tolist() == [0.0]
     assert squared_correlation(y, torch.full_like(y, 3.0)).tolist() == [0.0]
+    constant = torch.full((1, 7, 1), 0.1, dtype=torch.float64)  # whose mean is not exactly 0.1
+    assert squared_correlation(constant, torch.randn(1, 7, 1).double()).item() == 0
     assert squared_correlation(y / 0, y).isnan().all()
     assert list(task_metrics(y, y, ["r2"])) == ["mse", "r2"]
 
@@ -589,8 +683,8 @@ def test_fingerprints_are_those_of_rdkit_and_kept(own_cache, monkeypatch):
 
 def test_what_is_no_molecule_is_refused(own_cache):
     pytest.importorskip("rdkit", reason="RDKit is not installed; pip install 'metalens[chem]'")
-    with pytest.raises(MetaLensError, match="cannot read the molecule 'not one'"):
-        morgan_fingerprints(["CCO", "not one"])
+    with pytest.raises(MetaLensError, match="cannot read the molecule 'not one', nor 1 others; correct"):
+        morgan_fingerprints(["CCO", "not one", "neither"])
     assert not own_cache.exists()
     with pytest.raises(MetaLensError, match="n_bits of at least 1"):
         morgan_fingerprints(["CCO"], n_bits=0)

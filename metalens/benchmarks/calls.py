@@ -39,6 +39,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
 }
 
+_SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS)}
+
 # Settings that are not plain values: they come from the network or from Python.
 _NOT_SETTABLE: set[str | int] = {"network", "loss", "n_features"}
 
@@ -59,7 +61,8 @@ def parse_calls(text: str) -> list[Call]:
     """Parse calls joined by `+`.
 
     Args:
-        text: for example `"TRLearner(weight=0.3, relations=uniform)"`; `"none"` stands for no calls.
+        text: for example `"TRLearner(weight=0.3, relations=uniform)"`, in capitals or not; `"none"` stands
+            for no calls.
 
     Returns:
         The calls in their order.
@@ -67,7 +70,7 @@ def parse_calls(text: str) -> list[Call]:
     Raises:
         MetaLensError: the text is no such list.
 
-    >>> [str(call) for call in parse_calls("TRLearner( weight=.3, relations=uniform )")]
+    >>> [str(call) for call in parse_calls("trlearner( weight=.3, relations=uniform )")]
     ['TRLearner(weight=0.3, relations=uniform)']
     """
     if text == "none":
@@ -85,9 +88,10 @@ def _calls(node: ast.expr) -> list[Call]:
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return [*_calls(left), *_calls(right)]
         case ast.Name(id=name):
-            return [Call(name, {})]
+            return [Call(_SPELLED.get(name.lower(), name), {})]
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            return [Call(name, {_name(k.arg): _value(k.value) for k in keywords})]
+            settings = {_name(k.arg): _value(k.value) for k in keywords}
+            return [Call(_SPELLED.get(name.lower(), name), settings)]
         case _:
             raise ValueError
 

@@ -1,4 +1,7 @@
-"""The command line: `metalens list`, `run RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`, `data`.
+"""The command line.
+
+`metalens list`, `run RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`, `data ACTION`; for people's
+own data `train`, `predict` and `evaluate`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -22,6 +25,9 @@ COMMANDS = {
     "compare": ("metalens.cli.compare", "compare the arms of several runs on the same tasks"),
     "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),
     "data": ("metalens.cli.data", "data sets: list them, check one, fetch one"),
+    "train": ("metalens.cli.train", "your own tasks: train a model that adapts to new ones, report"),
+    "predict": ("metalens.cli.predict", "your own tasks: predict rows of a new task from a few others"),
+    "evaluate": ("metalens.cli.evaluate", "your own tasks: score a trained model on further ones"),
 }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from metalens.cli.report import is_model
 from metalens.errors import MetaLensError
 from metalens.files import atomic_path
+
+if TYPE_CHECKING:
+    from metalens.results.relation_map import RelationMap
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -18,7 +22,12 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "Show which tasks a trained model finds alike: nearest tasks, groups, a heat map with the tree of "
         "tasks (PNG), and all relations as a table (CSV)."
     )
-    parser.add_argument("folder", type=str, help="folder of a finished run")
+    parser.add_argument("folder", type=str, help="folder of a finished run, or of a trained model")
+    parser.add_argument(
+        "--data", type=str | None, default=None,
+        help="For a trained model: tasks to relate; by default those that were held out. Of the other "
+        "settings, --groups and --out apply.",
+    )  # fmt: skip
     parser.add_argument(
         "--arm", type=str | None, default=None,
         help="Arm by its name, its regularizers or its number; by default the first with TRLearner.",
@@ -45,14 +54,19 @@ def execute(settings: Namespace, words: list[str]) -> None:
     from metalens.benchmarks.loading import arm_of, load_objective, recipe_of
     from metalens.benchmarks.relating import regularizer_of, relate
     from metalens.results.reading import read_manifest
-    from metalens.results.relation_map import (
-        relation_figure,
-        relation_map,
-        relations_as_table,
-        relations_summary,
-    )
+    from metalens.results.relation_map import relation_map
 
     folder = Path(settings.folder)
+    if is_model(folder):
+        title = "Tasks held out in training" if settings.data is None else f"Tasks of {settings.data}"
+        relations = _of_model(folder, settings.data, settings.groups)
+        stem = "held-out" if settings.data is None else Path(settings.data).stem
+        _show(
+            relations, title, [], folder / "relations" if settings.out is None else Path(settings.out), stem
+        )
+        return
+    if settings.data is not None:
+        raise MetaLensError(f"{folder} is no folder of a trained model, which --data is for; leave it out.")
     recipe = recipe_of(read_manifest(folder))
     if settings.tasks < 3:
         raise MetaLensError(f"--tasks must be at least 3, got {settings.tasks}.")
@@ -63,19 +77,42 @@ def execute(settings: Namespace, words: list[str]) -> None:
     found = relate(objective.learner, regularizer, recipe.distribution(settings.split, seed), settings.tasks)
     relations = relation_map(found.matrix, found.names, settings.groups)
 
-    console = Console()
-    title = f"{arm}, seed {seed}, {settings.split} tasks: {found.kind}"
-    console.print(title, style="bold", highlight=False, markup=False)
-    for part in relations_summary(relations):
-        console.print(part, highlight=False)
-    if found.agreement is not None:
-        console.print(
-            f"Rank correlation with what is known about the tasks: {found.agreement:.2f}", highlight=False
-        )
-    out = folder / "relations" if settings.out is None else Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
+    known = (
+        []
+        if found.agreement is None
+        else [f"Rank correlation with what is known about the tasks: {found.agreement:.2f}"]
+    )
     by = "" if settings.by is None else f"-{settings.by}"
     stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{by}"
+    title = f"{arm}, seed {seed}, {settings.split} tasks: {found.kind}"
+    _show(relations, title, known, folder / "relations" if settings.out is None else Path(settings.out), stem)
+
+
+def _of_model(folder: Path, data: str | None, n_groups: int | None) -> RelationMap:
+    """Return the relations of new tasks, or those of the tasks that were held out in training."""
+    from metalens.results.relation_map import RelationMap, relation_map
+
+    if data is not None:
+        from metalens.estimators import load_model
+
+        return load_model(folder).relations(data, n_groups=n_groups)
+    from metalens.results.model_report import read_model_folder
+
+    relations = read_model_folder(folder).relations
+    if not isinstance(relations, RelationMap):
+        raise MetaLensError(f"{relations} Give --data with more of them.")
+    return relation_map(relations.matrix, relations.names, n_groups)
+
+
+def _show(relations: RelationMap, title: str, known: list[str], out: Path, stem: str) -> None:
+    """Print relations, and write them as a table and a picture."""
+    from metalens.results.relation_map import relation_figure, relations_as_table, relations_summary
+
+    console = Console()
+    console.print(title, style="bold", highlight=False, markup=False)
+    for part in [*relations_summary(relations), *known]:
+        console.print(part, highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / f"{stem}.csv") as path:
         relations_as_table(relations).to_csv(path, index=False)
     with atomic_path(out / f"{stem}.png") as path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields, replace
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
 from metalens.benchmarks.experiment import Watcher, explain, run
 from metalens.benchmarks.outcomes import is_complete
 from metalens.cli.launch import other_processes
+from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
@@ -53,7 +53,6 @@ LISTS: dict[str, tuple[type, str]] = {
 }
 FIXED: set[str | int] = {"name", "description"}
 OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain"}  # settings of the command
-REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -157,7 +156,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         if rank > 0:
             run(chosen, None, checkpoint_every=choices.checkpoint_every)
             return
-        with _folder(out, choices) as folder, _progress(Console()) as progress:
+        with _folder(out, choices) as folder, progress_bars(Console()) as progress:
             watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
             # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
             from metalens.results import write_report
@@ -177,25 +176,11 @@ def _run_study(chosen: Study, out: Path, choices: Namespace, words: list[str]) -
     from metalens.studies.report import write_study_report
     from metalens.studies.study import run_study
 
-    with _folder(out, choices) as folder, _progress(Console()) as progress:
+    with _folder(out, choices) as folder, progress_bars(Console()) as progress:
         watcher = LiveProgress(progress, chosen.n_trainings)
         run_study(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
         write_study_report(folder)
     show(out)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        refresh_per_second=REFRESH_RATE,
-    )
 
 
 class LiveProgress(Watcher):
@@ -204,12 +189,11 @@ class LiveProgress(Watcher):
     def __init__(self, progress: Progress, n_cells: int) -> None:
         self.progress = progress
         self.executions: dict[Arm, Execution] = {}
-        self.next_update = 0.0
         self.cells = progress.add_task("all runs", total=n_cells, status="")
-        self.steps = progress.add_task("training", total=1, status="")
+        self.steps = StepBar(progress)
 
     def start_training(self, cells: Sequence[Cell], steps: int) -> None:
-        self.progress.reset(self.steps, total=steps, description=_names(cells), status="")
+        self.steps.start(_names(cells), steps)
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         arms = dict.fromkeys(cell.arm for cell in cells)
@@ -220,13 +204,7 @@ class LiveProgress(Watcher):
             self.executions |= dict.fromkeys(arms, execution)
 
     def step(self, step: int, loss: float) -> None:
-        now = time.monotonic()
-        if now < self.next_update and step < (self.progress.tasks[1].total or 0):
-            return
-        self.next_update = now + 1 / REFRESH_RATE
-        speed = self.progress.tasks[1].speed
-        status = f"loss {loss:.4f}" + (f"  {speed:.0f} steps/s" if speed else "")
-        self.progress.update(self.steps, completed=step, status=status)
+        self.steps(step, loss)
 
     def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,38 @@ def check_finite(array: np.ndarray, name: str) -> None:
                 f"{name}[{where}] is {values[tuple(place)]}, and must be finite; correct it or leave the "
                 "example out."
             )
+
+
+def warn_of_constants(y: np.ndarray, rows_of: Mapping[str, np.ndarray], name: str, split: str) -> None:
+    """Warn of tasks whose targets are all the same, and refuse where all training tasks are such.
+
+    Args:
+        y: targets, `(N,)` or `(N, c)`.
+        rows_of: the rows of every task by its name.
+        name: of the targets.
+        split: of the tasks.
+
+    Raises:
+        MetaLensError: no training task has two different targets.
+
+    >>> warn_of_constants(np.ones(4), {"a": np.arange(2), "b": np.arange(2, 4)}, "dose", "train")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: Within each training task, such as a, dose is the same in all rows; give
+    tasks in which it differs.
+    """
+    constant = [task for task, rows in rows_of.items() if (y[rows] == y[rows[:1]]).all()]
+    if split == "train" and len(constant) == len(rows_of):
+        raise MetaLensError(
+            f"Within each training task, such as {constant[0]}, {name} is the same in all rows; give "
+            "tasks in which it differs."
+        )
+    if constant:
+        warnings.warn(
+            f"In {len(constant)} of the {len(rows_of)} tasks of the {split} split (such as {constant[0]}), "
+            f"{name} is the same in all rows; their scores say little.",
+            stacklevel=4,
+        )
 
 
 def chunks(array: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -139,6 +139,45 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+def per_task(results: pd.DataFrame) -> Figure:
+    """Return the scores of single tasks in the primary metric: a row of dots per arm, with their median.
+
+    Args:
+        results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+
+    Returns:
+        A figure with one row per arm; losses that span a factor of 10 are on a logarithmic axis.
+    """
+    metric = results["metric"].iloc[0]
+    rows = results[(results["metric"] == metric) & np.isfinite(results["value"])]
+    arms = [arm_label(*arm) for arm in results[ARM].drop_duplicates().itertuples(index=False, name=None)]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.5 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    rng = np.random.default_rng(0)  # only spreads the dots
+    for arm, group in rows.groupby(ARM, sort=False):
+        place, values = arms.index(arm_label(*arm)), group["value"].to_numpy()
+        color = COLORS[place % len(COLORS)]
+        heights = place + rng.uniform(-0.25, 0.25, len(values))
+        axes.plot(values, heights, "o", color=color, markersize=3.5, alpha=0.5, markeredgewidth=0)
+        axes.plot([np.median(values)] * 2, [place - 0.36, place + 0.36], color=BLACK, linewidth=1.6)
+    if metric in FRACTIONS:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    elif len(rows) and rows["value"].min() > 0 and rows["value"].max() > 10 * rows["value"].min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    better = "higher" if metric in HIGHER_IS_BETTER else "lower"
+    axes.set(xlabel=f"{metric} of a task, {better} is better", ylim=(len(arms) - 0.5, -0.5))
+    axes.set_yticks(range(len(arms)), arms)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def predictions(curves: pd.DataFrame) -> Figure:
     """Return what adaptation does on a few one-dimensional tasks: rows are tasks, columns are arms.
 

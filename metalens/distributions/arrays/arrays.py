@@ -14,7 +14,7 @@ import torch
 
 from metalens.distributions.arrays.npz import read_npz
 from metalens.distributions.base import Split
-from metalens.distributions.checks import as_array, check_finite, chunks
+from metalens.distributions.checks import as_array, check_finite, chunks, warn_of_constants
 from metalens.distributions.collection import (
     TaskCollection,
     divide_groups,
@@ -153,6 +153,7 @@ class ArrayTasks(TaskCollection):
             [name for name in members if split_of[name] == split],
         )
         self._members_of = [members[name] for name in self.task_names]
+        warn_of_constants(self._y, {name: members[name].rows for name in self.task_names}, y, split)
         self._pooled = False
 
         train_rows = np.sort(np.concatenate([members[name].rows for name in train] or [np.arange(0)]))
@@ -280,7 +281,10 @@ def _labels(array: np.ndarray, name: str) -> np.ndarray:
             f"Array {name} must hold one text or whole number for each example, got {array.dtype} of shape "
             f"{array.shape}."
         )
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    except UnicodeDecodeError as error:
+        raise MetaLensError(f"Array {name} holds text that is not in UTF-8 ({error.reason}).") from error
 
 
 def _inputs(array: np.ndarray, name: str) -> np.ndarray:

@@ -81,7 +81,8 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: st
                 f"{MAX_UNPACKED / 2**30:.0f}; save it by numpy.savez, which does not pack, so that it need "
                 "not be read at once."
             )
-        return np.frombuffer(member.read(), dtype).reshape(shape, order=order)
+        content = member.read(max(1, info.file_size - start))  # a member may unpack to more than it says
+        return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 def _version(member: IO[bytes]) -> tuple[int, int]:

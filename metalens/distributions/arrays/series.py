@@ -17,6 +17,7 @@ from metalens.distributions.base import Split
 from metalens.distributions.checks import as_array, check_finite
 from metalens.distributions.collection import TaskCollection, split_tasks
 from metalens.distributions.finding import find_data
+from metalens.distributions.tables.reading import check_columns, read_table
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -336,19 +337,8 @@ def _read_table(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     import pandas as pd  # takes as long to import as all of MetaLens
 
-    if not isinstance(table, pd.DataFrame):
-        try:
-            table = pd.read_csv(table)
-        except (OSError, ValueError, EOFError) as error:  # of pandas and of what unpacks
-            raise MetaLensError(
-                f"Cannot read {os.fspath(table)} as a table ({type(error).__name__}); give a CSV file."
-            ) from error
-    if missing := [name for name in (series, time, value) if name not in table.columns]:
-        raise MetaLensError(
-            f"The table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}."
-        )
-    if len(table) == 0:
-        raise MetaLensError("The table has no rows; give some.")
+    table = read_table(table, text=[series])
+    check_columns(table, [series, time, value])
     values = pd.to_numeric(table[value], errors="coerce").to_numpy(np.float64)
     times = table[time]
     if times.dtype.kind not in "iuf":
@@ -359,8 +349,8 @@ def _read_table(
             row = int(np.asarray(bad).argmax())
             needed = {series: "a name", time: "a number or date", value: "a finite number"}[name]
             raise MetaLensError(
-                f"Row {row} of column {name} must be {needed}, got {table[name].iloc[row]!r}; correct it or "
-                "leave the row out."
+                f"Row {row + 1} of column {name} must be {needed}, got {table[name].iloc[row]!r}; correct it "
+                "or leave the row out."
             )
     clock = times.to_numpy()
     clock = (clock - clock.min()).astype(np.float64)
@@ -373,8 +363,8 @@ def _read_table(
         if (steps == 0).any():
             row = rows[1:][steps == 0][0]
             raise MetaLensError(
-                f"Series {name} has two values at {time} {table[time].iloc[row]} (row {row} is the second); "
-                "leave one out, or name two series."
+                f"Series {name} has two values at {time} {table[time].iloc[row]} (row {row + 1} is the "
+                "second); leave one out, or name two series."
             )
         gaps = np.flatnonzero(steps > _GAP * np.median(steps)) if len(steps) else np.arange(0)
         found[name] = (values[rows], gaps)

@@ -23,7 +23,6 @@ from metalens.files import atomic_path, cache_folder
 _FORMAT = 1
 
 _MAX_BYTES = 256 * 1024**2  # of one image file
-_MAX_DEPTH = 12  # folders in folders; a link to a parent would have no end
 
 # What Pillow lists among its formats but leaves to other programs.
 _FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"})
@@ -92,7 +91,15 @@ def reading(source: Path) -> Iterator[Callable[[str], bytes]]:
     except (OSError, zipfile.BadZipFile) as error:
         raise _unreadable(source, error) from error
     with archive:
-        yield archive.read
+        members = {PurePosixPath(info.filename).as_posix(): info for info in archive.infolist()}
+
+        def read(path: str) -> bytes:
+            with archive.open(members[path]) as member:
+                return member.read(
+                    max(1, members[path].file_size)
+                )  # a member may unpack to more than it says
+
+        yield read
 
 
 def load_images(source: Path, files: Sequence[SourceFile], *, side: int, color: bool) -> ImageStore:
@@ -223,11 +230,16 @@ def _reason(error: Exception) -> str:
 
 
 def _files_of_folder(folder: Path) -> Iterator[SourceFile]:
+    seen: dict[str, str] = {}  # paths of folders by what they are: links may lead in circles
     try:
         for place, names, files in os.walk(folder, onerror=_refuse, followlinks=True):
+            if (other := seen.setdefault(os.path.realpath(place), place)) != place:
+                link, other = sorted((place, other), key=os.path.islink, reverse=True)
+                raise MetaLensError(
+                    f"{link} is a link to {other}, which is in {folder} too; delete the link."
+                )
+            names.sort()
             inside = Path(place).relative_to(folder)
-            if len(inside.parts) > _MAX_DEPTH:
-                names.clear()
             for name in files:
                 path = Path(place) / name
                 if path.is_file():
@@ -253,6 +265,8 @@ def _files_of_zip(source: Path) -> Iterator[SourceFile]:
             raise MetaLensError(
                 f"{source} names a file outside of its own folder ({member.filename}); get it from elsewhere."
             )
+        if member.flag_bits & 1:
+            raise MetaLensError(f"{source} is encrypted; unpack it, and give the folder.")
         if not member.is_dir():
             stamp = f"{member.CRC} {member.date_time}"  # the checksums of PNG files alone are few
             yield SourceFile(path.as_posix(), member.file_size, stamp)

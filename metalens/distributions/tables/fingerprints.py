@@ -60,12 +60,19 @@ def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
         ) from error
     generator = GetMorganGenerator(radius=radius, fpSize=n_bits)
     bits = np.zeros((len(smiles), n_bits), dtype=np.uint8)
+    unreadable = []
     with rdBase.BlockLogs():
         for row, text in zip(bits, smiles, strict=True):
             molecule = Chem.MolFromSmiles(text)
             if molecule is None:
-                raise MetaLensError(f"RDKit cannot read the molecule {text!r}; correct it or leave it out.")
-            row[:] = generator.GetFingerprintAsNumPy(molecule)
+                unreadable.append(text)
+            else:
+                row[:] = generator.GetFingerprintAsNumPy(molecule)
+    if unreadable:
+        others = f", nor {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+        raise MetaLensError(
+            f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it or leave it out."
+        )
     return bits
 
 

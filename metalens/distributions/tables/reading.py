@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +19,28 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be packed 100 times tighter
+
 _PARQUET = (".parquet", ".pq")
+_PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DAMAGE = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_OTHER_SEPARATORS = ";\t|"
 
 
 def read_table(table: pd.DataFrame | str | os.PathLike[str], *, text: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table with its rows numbered from 0.
 
+    Columns of a CSV file without a name, such as the row numbers that data frames write, are left out with a
+    warning. Spaces around names, and in front of cells, do not count.
+
     Args:
-        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`) or of a CSV file, which may be
-            compressed.
+        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`) or of a CSV file in UTF-8, with
+            a header and commas between columns, which may be compressed.
         text: columns of a CSV file that are names, even where they look like numbers, such as `007`.
 
     Raises:
-        MetaLensError: the file cannot be read as a table, has no rows, or has two columns of one name.
+        MetaLensError: the file cannot be read as a table, has no rows, has two columns of one name, or
+            unpacks to far more than a table.
 
     >>> import pandas as pd
     >>> read_table(pd.DataFrame({"a": [1, 2]}, index=[5, 6])).index.tolist()
@@ -37,9 +52,14 @@ def read_table(table: pd.DataFrame | str | os.PathLike[str], *, text: Sequence[s
     name = "The table" if isinstance(table, pd.DataFrame) else os.fspath(table)
     if len(frame) == 0:
         raise MetaLensError(f"{name} has no rows; give a table with at least one.")
-    if twice := [str(column) for column in frame.columns[frame.columns.duplicated()]]:
-        raise MetaLensError(f"{name} has several columns named {', '.join(twice)}; rename them.")
+    frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
+    _refuse_equal(name, frame.columns.tolist())
     return frame.reset_index(drop=True)
+
+
+def _refuse_equal(name: str, columns: Sequence[str]) -> None:
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        raise MetaLensError(f"{name} has several columns named {', '.join(twice)}; rename them.")
 
 
 def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFrame:
@@ -49,7 +69,10 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
     try:
         if name.endswith(_PARQUET):
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=dict.fromkeys(text, str), low_memory=False)
+        _refuse_bomb(name)
+        return _read_csv(path, text)
+    except MetaLensError:
+        raise
     except ImportError as error:
         raise MetaLensError(
             f"To read {name}, Parquet needs pyarrow, which is not installed; install it by "
@@ -59,17 +82,68 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
         raise MetaLensError(f"There is no file {name}; correct the path.") from error
     except UnicodeDecodeError as error:
         raise MetaLensError(
-            f"{name} is not in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
+            f"{name} is not in UTF-8 ({error.reason} at byte {error.start}); save it as a CSV file in UTF-8."
         ) from error
     except pd.errors.EmptyDataError as error:
         raise MetaLensError(f"{name} is empty; give a CSV file with a header and rows.") from error
     except pd.errors.ParserError as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise MetaLensError(f"Cannot read {name} as a table ({reason}); correct that line.") from error
-    except (OSError, ValueError, EOFError) as error:  # of what unpacks, all errors are among these
+    except pd.errors.ParserWarning as error:
+        raise MetaLensError(
+            f"{name} has rows with more cells than its header has names; name every column."
+        ) from error
+    except _DAMAGE as error:
         raise MetaLensError(
             f"Cannot read {name} as a table ({type(error).__name__}); give a CSV or Parquet file."
         ) from error
+
+
+def _read_csv(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    file = os.fspath(path)
+    # pandas would give equal names numbers, and take cells beyond the header for a shift of all others.
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False,
+                         encoding="utf-8-sig", skipinitialspace=True)  # fmt: skip
+    names = [str(name).strip() for name in header.iloc[0]]
+    if len(names) == 1 and (mark := next((mark for mark in _OTHER_SEPARATORS if mark in names[0]), None)):
+        raise MetaLensError(
+            f"{file} has {mark!r} between its columns; save it with commas there, and points in numbers."
+        )
+    nameless = [place for place, name in enumerate(names, 1) if not name]
+    names = [name or f"column {place}" for place, name in enumerate(names, 1)]
+    _refuse_equal(file, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(path, header=0, names=names, index_col=False, dtype=dict.fromkeys(text, str),
+                            low_memory=False, encoding="utf-8-sig", skipinitialspace=True)  # fmt: skip
+    if nameless:
+        warnings.warn(
+            f"{len(nameless)} of the {len(names)} columns of {file} have no name in the header (the first is "
+            f"column {nameless[0]}) and are left out; name them to use them.",
+            stacklevel=4,
+        )
+    return frame.drop(columns=[f"column {place}" for place in nameless])
+
+
+def _refuse_bomb(name: str) -> None:
+    """Refuse a compressed file that unpacks to far more than a table of its size."""
+    extension = os.path.splitext(name)[1]
+    if extension not in {*_PACKED, ".zip"}:
+        return
+    size, most = 0, max(MAX_UNPACKED, 100 * os.path.getsize(name))
+    if extension == ".zip":
+        with zipfile.ZipFile(name) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    else:
+        with _PACKED[extension](name) as file:
+            while size <= most and (part := file.read(2**20)):
+                size += len(part)
+    if size > most:
+        raise MetaLensError(
+            f"{name} unpacks to more than {most:,} bytes and may be a decompression bomb; unpack it to use."
+        )
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
@@ -87,8 +161,10 @@ def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
 def is_text(column: pd.Series) -> bool:
     """Tell whether a column holds words: no numbers by its type, and none in most of its cells.
 
+    Numbers with a decimal comma are not words: who reads them as numbers then says what is wrong.
+
     >>> import pandas as pd
-    >>> is_text(pd.Series(["red", "2"])), is_text(pd.Series(["1", "2", "?"])), is_text(pd.Series([1, 2]))
+    >>> is_text(pd.Series(["red", "2"])), is_text(pd.Series(["1", "2,5", "?"])), is_text(pd.Series([1, 2]))
     (True, False, False)
     """
     import pandas as pd  # takes as long to import as all of MetaLens
@@ -96,7 +172,10 @@ def is_text(column: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return False
     cells = column.dropna()
-    return 2 * int(pd.to_numeric(cells, errors="coerce").notna().sum()) <= len(cells)
+    found = pd.to_numeric(cells, errors="coerce")
+    if 2 * int(found.notna().sum()) <= len(cells):
+        found = pd.to_numeric(cells.astype(str).str.replace(",", "."), errors="coerce")
+    return 2 * int(found.notna().sum()) <= len(cells)
 
 
 def numbers(column: pd.Series) -> np.ndarray:
@@ -123,10 +202,10 @@ def numbers(column: pd.Series) -> np.ndarray:
     wrong = (np.isnan(found) & column.notna().to_numpy()) | np.isinf(found)
     if wrong.any():
         row = int(wrong.argmax())
-        what = "a finite number" if np.isinf(found[row]) else "a number"
+        what, cell = "a finite number" if np.isinf(found[row]) else "a number", str(column.iloc[row])
+        remedy = "write numbers with a point" if "," in cell else "correct it or leave the row out"
         raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} must be {what}, got "
-            f"{str(column.iloc[row])!r}; correct it or leave the row out."
+            f"Row {column.index[row] + 1} of column {column.name} must be {what}, got {cell!r}; {remedy}."
         )
     return found
 
@@ -143,3 +222,30 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
         raise MetaLensError(
             f"Row {row} of column {column.name} is empty, the first of {int(empty.sum())}; {remedy}."
         )
+
+
+def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:
+    """Return which of some classes the cells of a column name, `(n,)` int64.
+
+    Args:
+        column: of words, numbers or truth values, none missing.
+        classes: of the same type; words stand for any.
+
+    Raises:
+        MetaLensError: a cell names another class; with its row and column.
+
+    >>> import pandas as pd
+    >>> class_numbers(pd.Series(["no", "yes"]), ["no", "yes"])
+    array([0, 1])
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    words = column.astype(str) if isinstance(classes[0], str) else column
+    found = pd.Index(classes).get_indexer(pd.Index(words))
+    if (stray := found < 0).any():
+        row = int(stray.argmax())
+        raise MetaLensError(
+            f"Row {column.index[row] + 1} of column {column.name} must be one of the classes "
+            f"{', '.join(map(str, classes))}, got {str(column.iloc[row])!r}; correct it or leave it out."
+        )
+    return found.astype(np.int64)

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
+from metalens.distributions.checks import warn_of_constants
 from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
 from metalens.distributions.tables.inputs import Missing, TableInputs
 from metalens.distributions.tables.reading import (
     check_columns,
+    class_numbers,
     is_text,
     numbers,
     read_table,
@@ -76,6 +78,8 @@ class TableTasks(TaskDistribution):
         n_bits: length of a fingerprint.
         kind: of the targets: `"regression"`, `"classification"`, or `"auto"`, for which words and truth
             values are classes and numbers are not.
+        classes: the classes in the order of the outputs, where a model knows them already; `None` for those
+            of the table.
         missing: of empty cells in inputs: `"refuse"` them; `"mean"` puts the mean of the training tasks
             there, with a further input that marks them, and no category for a word; `"drop"` leaves out the
             row, as it does for an empty target, with a warning that counts them.
@@ -138,6 +142,7 @@ class TableTasks(TaskDistribution):
         smiles: str | None = None,
         n_bits: int = 1024,
         kind: Kind = "auto",
+        classes: Sequence[Any] | None = None,
         missing: Missing = "refuse",
         group: str | None = None,
         duplicates: Duplicates = "together",
@@ -176,10 +181,12 @@ class TableTasks(TaskDistribution):
         molecules = [] if smiles is None else [smiles]
         frame = read_table(table, text=[task, *of_rows, *molecules])
         check_columns(frame, [task, target, *of_tasks, *of_rows, *molecules])
-        columns = _input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
+        if target in (task, smiles, *of_tasks, *of_rows):
+            raise MetaLensError(f"Column {target} is the target and has another role too; name two columns.")
+        columns = input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
         array = _as_array(inputs, frame) if columns is None else np.empty(0)
         if missing == "drop":
-            kept = _complete_rows(frame, [target, *(columns or []), *molecules])
+            kept = complete_rows(frame, [target, *(columns or []), *molecules])
             frame, array = frame.iloc[kept], array[kept] if columns is None else array
         for name in (task, *of_rows):
             refuse_missing(frame[name], "fill it, or leave the row out")
@@ -189,7 +196,7 @@ class TableTasks(TaskDistribution):
         split_of = _split_of_tasks(frame, rows_of, splits, split_seed, stratify)
         if disjoint is not None:
             rows_of = _apart(frame[disjoint].astype(str).to_numpy(), rows_of, split_of, split_seed)
-        y = self._class_numbers(frame[target], kind)
+        y = self._class_numbers(frame[target], kind, classes)
         for_support = None if roles is None else _for_support(frame[roles])
         labels = y if self.class_names else None
 
@@ -201,8 +208,8 @@ class TableTasks(TaskDistribution):
         train = self._chosen([name for name, rows in of_train.items() if self._is_enough(rows)])
         if not train and (columns is not None or (standardize == "train" and labels is None)):
             raise MetaLensError(
-                f"Scales are those of the training tasks, and of {len(of_train)} none has enough rows; lower "
-                "k_shot and n_query, or give the train split more tasks."
+                f"Scales are those of the training tasks, and of {len(of_train)} none has {self._least}; "
+                "lower them, or give the train split more tasks."
             )
         train_rows = np.concatenate([rows_of[name] for name in train]) if train else np.arange(0)
         self.encoding: TableInputs | None = None
@@ -233,6 +240,7 @@ class TableTasks(TaskDistribution):
         self._tasks = tuple(enough.values())
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self._x = torch.from_numpy(array)
+        warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
         self._traits = None
         if traits:
@@ -283,21 +291,24 @@ class TableTasks(TaskDistribution):
         )
         return Task(support, query, None if self._traits is None else self._traits[places])
 
+    @property
+    def _least(self) -> str:
+        return f"k_shot + n_query = {self.k_shot + (self.n_query or LEAST_QUERY)} rows"
+
     def _is_enough(self, rows: TaskRows) -> bool:
         return rows.is_enough(self.k_shot, self.n_query)
 
     def _warn_of_small(self, n: int, n_enough: int) -> None:
-        least = f"k_shot + n_query = {self.k_shot + (self.n_query or LEAST_QUERY)} rows"
         if n_enough == 0:
             raise MetaLensError(
-                f"The {self.split} split has {n} tasks, and none with {least} or more that can be divided; "
-                "lower them, give the split more tasks or, if many rows have equal inputs, set "
+                f"The {self.split} split has {n} tasks, and none with {self._least} or more that can be "
+                "divided; lower them, give the split more tasks or, if many rows have equal inputs, set "
                 "duplicates='allow'."
             )
         if n_enough < n:
             warnings.warn(
-                f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {least}, or "
-                "cannot be divided into them, and are left out.",
+                f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {self._least}, "
+                "or cannot be divided into them, and are left out.",
                 stacklevel=3,
             )
 
@@ -312,7 +323,7 @@ class TableTasks(TaskDistribution):
         chosen = np.random.default_rng([self.seed, 3]).permutation(len(train))[: self.n_train_tasks]
         return [train[number] for number in sorted(chosen)]
 
-    def _class_numbers(self, column: pd.Series, kind: Kind) -> np.ndarray:
+    def _class_numbers(self, column: pd.Series, kind: Kind, known: Sequence[Any] | None) -> np.ndarray:
         """Return targets, `(rows, 1)`, or numbers of classes, `(rows,)`, and note the classes."""
         import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -323,10 +334,18 @@ class TableTasks(TaskDistribution):
             kind == "auto" and not pd.api.types.is_bool_dtype(column.dtype) and not is_text(column)
         ):
             return numbers(column)[:, None]
-        codes, classes = pd.factorize(column.astype(str) if is_text(column) else column, sort=True)
+        if known is None:
+            codes, classes = pd.factorize(column.astype(str) if is_text(column) else column, sort=True)
+        else:
+            codes, classes = class_numbers(column, known), known
         if len(classes) < 2:
             raise MetaLensError(
                 f"Column {column.name} names one class, {classes[0]}, in all rows; classes need at least two."
+            )
+        if kind == "auto" and 2 * len(classes) > len(column):
+            raise MetaLensError(
+                f"Column {column.name} names {len(classes)} classes in {len(column)} rows, such as "
+                f"{classes[0]!r}; correct it if these are numbers, or set kind='classification'."
             )
         self.class_names = tuple(map(str, classes))
         self.n_classes = self.n_outputs = len(classes)
@@ -355,7 +374,7 @@ class TableTasks(TaskDistribution):
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
 
-def _input_columns(
+def input_columns(
     frame: pd.DataFrame,
     inputs: Sequence[str] | np.ndarray | Tensor | None,
     smiles: str | None,
@@ -398,7 +417,8 @@ def _as_array(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.Data
     return array if array.flags.writeable else array.copy()  # PyTorch warns about others
 
 
-def _complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Return which rows have no empty cell in some columns, with a warning that counts the others."""
     check_columns(frame, names)
     empty = frame[list(names)].isna()
     incomplete = empty.any(axis=1).to_numpy()

@@ -1,0 +1,57 @@
+"""`metalens evaluate`: score a trained model on further tasks, beside classical models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metalens.cli.predict import refuse_existing
+from metalens.files import atomic_path
+
+
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the settings of the command to its parser."""
+    parser.description = (
+        "Divide the rows of every task of new data: to some all models adapt, on others they are scored."
+    )
+    parser.add_argument("--model", type=str, required=True, help="Folder that `metalens train` has written.")
+    parser.add_argument("--data", type=str, required=True, help="Of the same kind as in training.")
+    parser.add_argument(
+        "--k_shot", type=int | None, default=None, help="Support rows of a task, or of each new class."
+    )
+    parser.add_argument("--n_query", type=int | None, default=None, help="The same for query rows.")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="Table (CSV) of all scores to write, by model and task."
+    )
+
+
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Evaluate, show the results, and write them where that is asked for."""
+    refuse_existing(settings.out)
+    from metalens.estimators import load_model  # slow to import
+    from metalens.results import results_table
+    from metalens.results.model_report import as_results, best_and_worst
+
+    model = load_model(settings.model)
+    scores = model.evaluate(settings.data, k_shot=settings.k_shot, n_query=settings.n_query)
+    results = as_results(scores)
+    console = Console()
+    console.print(results_table(results))
+    names, rows, note = best_and_worst(scores, model.chosen_)
+    table = Table(box=None, pad_edge=False, title=f"Best and worst tasks of {model.chosen_}",
+                  title_justify="left")  # fmt: skip
+    table.add_column("task", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for name, cells in rows:
+        table.add_row(Text(name), *cells)
+    console.print("", table, note, highlight=False, markup=False)
+    console.print(f"New tasks are predicted by {model.chosen_}.", highlight=False, markup=False)
+    if settings.out is not None:
+        with atomic_path(Path(settings.out)) as path:
+            scores.to_csv(path, index=False)
+        console.print(f"Scores: {Path(settings.out).resolve()}", soft_wrap=True, markup=False)

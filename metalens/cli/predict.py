@@ -1,0 +1,179 @@
+"""`metalens predict`: predictions for rows or images of new tasks, from a few others with known answers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from rich.console import Console
+
+from metalens.errors import MetaLensError
+from metalens.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from metalens.estimators import MetaClassifier, MetaRegressor
+    from metalens.estimators.tables import TableReader
+
+    Estimator = MetaRegressor | MetaClassifier
+
+
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the settings of the command to its parser."""
+    parser.description = (
+        "Adapt a trained model to a new task by its support, and predict the query. Both may hold several "
+        "tasks where they have the column that names them: each is predicted by its own support."
+    )
+    add = parser.add_argument
+    add("--model", type=str, required=True, help="Folder that `metalens train` has written.")
+    add("--support", type=str, required=True,
+        help="Table with known targets, or class folders of images (directory or zip).")  # fmt: skip
+    add("--query", type=str, required=True, help="Table or images to predict.")
+    add("--out", type=str, default="predictions.csv", help="Table (CSV) to write.")
+    add("--overwrite", action=ActionYesNo, default=False, help="Replace it where it exists.")
+    add("--coverage", type=float, default=0.9,
+        help="Share of targets that shall lie between the columns lower and upper.")  # fmt: skip
+
+
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Predict, and write the table whole or not at all."""
+    out = Path(settings.out)
+    if out.resolve() in (Path(settings.support).resolve(), Path(settings.query).resolve()):
+        raise MetaLensError(f"{out} is the support or the query; choose another --out.")
+    refuse_existing(None if settings.overwrite else settings.out, ", or pass --overwrite")
+    if not 0 < settings.coverage < 1:
+        raise MetaLensError(f"--coverage must be between 0 and 1, got {settings.coverage}.")
+    from metalens.estimators import load_model  # slow to import
+
+    model = load_model(settings.model)
+    predict = _predict_table if hasattr(model._reader, "columns") else _predict_images
+    table, n_tasks = predict(model, settings.support, settings.query, settings.coverage)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as path:
+        table.to_csv(path, index=False, float_format="%.6g")
+    console = Console()
+    tasks = "1 task" if n_tasks == 1 else f"{n_tasks} tasks"
+    console.print(
+        f"{len(table)} rows of {tasks}, predicted by {model.chosen_}.", highlight=False, markup=False
+    )
+    console.print(f"Predictions: {out.resolve()}", soft_wrap=True, highlight=False, markup=False)
+
+
+def refuse_existing(out: str | None, instead: str = "") -> None:
+    """Refuse to write to a file that is there.
+
+    Raises:
+        MetaLensError: it is.
+    """
+    if out is not None and Path(out).exists():
+        raise MetaLensError(f"{out} exists already; choose another --out{instead}.")
+
+
+def _predict_images(model: Estimator, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+    import pandas as pd  # slow to import
+
+    from metalens.distributions.images.store import is_image, list_files
+
+    source = Path(query).expanduser()
+    paths = [file.path for file in list_files(source) if is_image(file.path)]
+    found, _ = _predictions(model.adapt(support), query, coverage)
+    return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), 1
+
+
+def _predict_table(model: Estimator, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+    import pandas as pd  # slow to import
+
+    from metalens.distributions.tables.reading import check_columns, read_table
+
+    reader = model._reader
+    known, asked = reader.columns.read(support), reader.columns.read(query)
+    for path, frame, others in ((support, known, [reader.columns.target]), (query, asked, [])):
+        try:  # here, as the rows of one task do not know where they stand in the file
+            check_columns(frame, [*reader.input_names, *others])
+            reader.encoding.transform(frame)
+        except MetaLensError as error:
+            raise MetaLensError(f"{path}: {error}") from error
+    _warn_of_copies(known, asked, reader)
+    parts, reasons = [], []
+    for name, few, new in _by_task(known, asked, reader.columns.task, support, query):
+        try:
+            found, reason = _predictions(model.adapt(few), new, coverage)
+        except MetaLensError as error:
+            raise MetaLensError(f"{name} of {support}: {error}" if name else f"{support}: {error}") from error
+        parts.append(pd.DataFrame(found, index=new.index))
+        reasons += [] if reason is None else [reason]
+    if reasons:
+        warnings.warn(f"{len(reasons)} of {len(parts)} tasks have no intervals: {reasons[0]}", stacklevel=2)
+    predicted = pd.concat(parts).loc[asked.index]
+    rows = read_table(query, text=asked.columns.tolist())  # cells as they are written
+    if taken := [name for name in predicted.columns if name in rows.columns]:
+        raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
+    return pd.concat([rows, predicted], axis=1), len(parts)
+
+
+def _by_task(
+    known: pd.DataFrame, asked: pd.DataFrame, task: str | None, support: str, query: str
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Yield what to call a task in errors, its support rows and its query rows."""
+    if task not in known.columns or (task not in asked.columns and known[task].nunique() == 1):
+        if task in asked.columns and asked[task].nunique() > 1:
+            raise MetaLensError(
+                f"{query} has rows of several tasks by its column {task}, which {support} lacks; add it."
+            )
+        yield "", known, asked
+        return
+    if task not in asked.columns:
+        raise MetaLensError(
+            f"{support} has rows of {known[task].nunique()} tasks by its column {task}; add it to {query}, "
+            "to say which row is of which."
+        )
+    for path, frame in ((support, known), (query, asked)):
+        if frame[task].isna().any():
+            row = int(frame[task].isna().to_numpy().argmax()) + 1
+            raise MetaLensError(
+                f"Row {row} of column {task} of {path} is empty; fill it, or leave the row out."
+            )
+    supports = dict(tuple(known.groupby(known[task].astype(str), sort=False)))
+    queries = dict(tuple(asked.groupby(asked[task].astype(str), sort=False)))
+    if alone := [name for name in queries if name not in supports]:
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        raise MetaLensError(
+            f"{support} has no rows of {', '.join(alone[:3])}{more}, which {query} asks for; add some with "
+            "known targets."
+        )
+    for name, rows in queries.items():
+        yield f"Task {name}", supports[name], rows
+
+
+def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, Any], str | None]:
+    """Return the columns of predictions by name, and why numbers have no intervals where they have none."""
+    if hasattr(adapted, "classes_"):
+        chances = adapted.predict_proba(data)
+        names = [f"probability of {label}" for label in adapted.classes_]
+        best = adapted.classes_[chances.argmax(1)]
+        return {"prediction": best, **dict(zip(names, chances.T, strict=True))}, None
+    found = {"prediction": adapted.predict(data)}
+    try:
+        lower, upper = adapted.predict_interval(data, coverage).T
+    except MetaLensError as error:
+        return found, str(error)
+    return {**found, "lower": lower, "upper": upper}, None
+
+
+def _warn_of_copies(known: pd.DataFrame, asked: pd.DataFrame, reader: TableReader) -> None:
+    import pandas as pd  # slow to import
+
+    task = reader.columns.task
+    names = [*reader.input_names, *([task] if {task} <= {*known.columns} & {*asked.columns} else [])]
+    own, new = (pd.MultiIndex.from_frame(frame[names].astype(str)) for frame in (known, asked))
+    copies = int(new.isin(own).sum())
+    if copies:
+        warnings.warn(
+            f"{copies} of the {len(asked)} query rows have the inputs of a support row; what is predicted "
+            "for them says little about rows that are new.",
+            stacklevel=2,
+        )

@@ -1,0 +1,47 @@
+"""Live progress in the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
+
+
+def progress_bars(console: Console) -> Progress:
+    """Return a display of bars that is gone when it ends."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=REFRESH_RATE,
+    )
+
+
+class StepBar:
+    """The bar of a training: call it after each step with the step's number and loss."""
+
+    def __init__(self, progress: Progress, steps: int = 1) -> None:
+        self.progress = progress
+        self.next_update = 0.0
+        self.bar = progress.add_task("training", total=steps, status="")
+
+    def start(self, description: str, steps: int) -> None:
+        """Begin anew, for another training."""
+        self.progress.reset(self.bar, total=steps, description=description, status="")
+
+    def __call__(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        (task,) = (task for task in self.progress.tasks if task.id == self.bar)
+        if now < self.next_update and step < (task.total or 0):
+            return
+        self.next_update = now + 1 / REFRESH_RATE
+        status = f"loss {loss:.4f}" + (f"  {task.speed:.0f} steps/s" if task.speed else "")
+        self.progress.update(self.bar, completed=step, status=status)

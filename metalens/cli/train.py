@@ -1,0 +1,219 @@
+"""`metalens train`: learn from your own tasks how to learn a new one, and report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from rich.console import Console
+
+from metalens.cli.progress import StepBar, progress_bars
+from metalens.cli.report import show_model
+from metalens.errors import MetaLensError
+from metalens.files import new_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from metalens.estimators import MetaClassifier, MetaRegressor
+    from metalens.outer_loop import Progress
+
+    Estimator = MetaRegressor | MetaClassifier
+
+_TRAINING = ("learner", "regularizers", "k_shot", "n_query", "steps", "patience", "meta_batch", "outer_lr",
+             "seeds", "fallback", "random_state")  # fmt: skip
+_COLUMNS = ("task", "target", "inputs", "categorical", "smiles", "missing", "group", "duplicates")
+_OF_TABLES = ("task", "inputs", "smiles")
+_MOST_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
+
+
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the settings of the command to its parser."""
+    parser.description = (
+        "Train a model on many small tasks, and compare it on held-out tasks with classical models of single "
+        "tasks. The best of them then adapts to new tasks by `metalens predict`."
+    )
+    # fmt: off
+    add = parser.add_argument
+    add("--data", type=str, required=True,
+        help="Table (CSV or Parquet), or images in class folders (directory or zip).")
+    add("--task", type=str | None, default=None, help="Column that names the task of a row.")
+    add("--target", type=str | None, default=None, help="Column to predict: numbers, or words for classes.")
+    add("--out", type=str, default="model", help="Folder for the model and its report.")
+    add("--overwrite", action=ActionYesNo, default=False, help="Replace the model in the folder.")
+    add("--kind", type=Literal["auto", "regression", "classification"], default="auto",
+        help="What to predict; by default words and truth values are classes and numbers are not.")
+    add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
+    add("--categorical", type=str, nargs="*", default=[],
+        help="Those among them whose numbers are names of categories.")
+    add("--smiles", type=str | None, default=None,
+        help="Column with molecules, whose fingerprints are inputs (needs the extra chem).")
+    add("--missing", type=Literal["refuse", "mean", "drop"], default="refuse",
+        help="Empty cells: a mistake, the mean with a mark, or a reason to leave out the row.")
+    add("--group", type=str | None, default=None,
+        help="Column (of images: expression on the path) of what is never on both sides of a task.")
+    add("--duplicates", type=Literal["together", "refuse", "allow"], default="together",
+        help="Rows of a task with equal inputs: kept on one side, a mistake, or allowed on both.")
+    add("--splits", type=str, nargs="*",
+        help="Shares of tasks to train on, validate on and hold out, such as 0.7 0.15 0.15; or a column that "
+        "says train, val or test.")
+    add("--new_classes", action=ActionYesNo, default=False,
+        help="Whether new tasks of a table bring classes of their own, as those of images do.")
+    add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
+    add("--image_size", type=int, default=32, help="Height and width of images in pixels.")
+    add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
+    add("--learner", type=str | None, default=None, help="For example ANIL or 'MAML(inner_steps=3)'.")
+    add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
+    add("--k_shot", type=int | None, default=None,
+        help="Support rows of a training task, or of each new class; by default by the data.")
+    add("--n_query", type=int | None, default=None, help="The same for query rows.")
+    add("--steps", type=int, default=2000, help="Outer steps, at most.")
+    add("--patience", type=int, default=10,
+        help="Validations (every 50 steps) without a new best score, after which training ends.")
+    add("--meta_batch", type=int, default=8, help="Tasks per step.")
+    add("--outer_lr", type=float, default=0.001, help="Step size of the outer optimizer.")
+    add("--seeds", type=int, default=1, help="Models to train and to average.")
+    add("--fallback", action=ActionYesNo, default=True,
+        help="Whether a classical model adapts where it is better on held-out tasks.")
+    add("--random_state", type=int, default=0, help="Of everything random.")
+    # fmt: on
+
+
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Train, compare, write the model and its report, and show the results."""
+    out, data = Path(settings.out), Path(settings.data).expanduser()
+    started, clock = datetime.now(UTC), time.perf_counter()
+    if not data.exists():
+        raise MetaLensError(f"There is no file or folder {data}; correct --data.")
+    with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
+        from metalens.benchmarks.experiment import versions  # slow to import, so under the progress bar
+        from metalens.results.model_report import TRAINING, write_model_report
+
+        train = _train_on_images if settings.target is None else _train_on_table
+        model, relations = train(settings, data, StepBar(progress, settings.steps))
+        model.save(folder, overwrite=True)
+        if not isinstance(relations, str):
+            relations.to_csv(folder / "relations.csv", index=False)
+        facts = {
+            "metalens": version("metalens"),
+            "title": _title(settings, data),
+            "command": shlex.join(["metalens", *words]),
+            "commands": _commands(out, "" if settings.target is None else ".csv"),
+            "chosen": model.chosen_,
+            "k_shot": model.k_shot_,
+            "no_relations": relations if isinstance(relations, str) else None,
+            "configuration": {name: settings[name] for name in ("data", *_COLUMNS)} | model.get_params(),
+            "versions": versions(),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": time.perf_counter() - clock,
+        }
+        (folder / TRAINING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_model_report(folder)
+    show_model(out)
+    Console().print(f"Next: {facts['commands'][0]}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _train_on_images(settings: Namespace, data: Path, progress: Progress) -> tuple[Estimator, str]:
+    if data.is_file() and data.suffix != ".zip":
+        raise MetaLensError(
+            f"{data} is a table, so --target must name the column to predict, and --task that of the tasks."
+        )
+    if stray := [f"--{name}" for name in _OF_TABLES if settings[name] is not None]:
+        raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
+    from metalens.estimators import MetaClassifier  # slow to import
+
+    model = MetaClassifier(n_way=settings.n_way, **{name: settings[name] for name in _TRAINING})
+    model.fit(
+        data,
+        group=settings.group,
+        image_size=settings.image_size,
+        color=settings.color,
+        splits=_splits(settings.splits),
+        progress=progress,
+    )
+    return model, "Tasks of images are drawn from their classes, and have no names to be related by."
+
+
+def _train_on_table(
+    settings: Namespace, data: Path, progress: Progress
+) -> tuple[Estimator, pd.DataFrame | str]:
+    from metalens.distributions.tables.reading import check_columns
+    from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
+    from metalens.estimators.tables import Columns
+
+    columns = {name: settings[name] for name in _COLUMNS}
+    frame = Columns(**columns).read(data)
+    check_columns(frame, [settings.target])
+    training = {name: settings[name] for name in _TRAINING if settings[name] is not None}
+    splits = {} if settings.splits is None else {"splits": _splits(settings.splits)}
+    if _is_classes(settings.kind, frame[settings.target]):
+        model = MetaClassifier(n_way=settings.n_way, **training)
+        model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
+    else:
+        if settings.task is None:
+            raise MetaLensError(
+                "Numbers are predicted task by task; give --task, the column that names them."
+            )
+        model = MetaRegressor(**training)
+        model.fit(frame, progress=progress, **columns, **splits)
+    return model, _relations(model, frame, settings.task)
+
+
+def _is_classes(kind: str, target: pd.Series) -> bool:
+    from metalens.distributions.tables.reading import is_text
+
+    return kind == "classification" or (kind == "auto" and (is_text(target) or target.dtype == bool))
+
+
+def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
+    """Return the relations between held-out tasks, or why there are none."""
+    from metalens.results.relation_map import relations_as_table
+
+    held_out = model.comparison_["task"].unique()[:_MOST_RELATED]
+    of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]
+    if len(of_tasks) == 0:
+        return "Tasks with new classes are drawn anew each time, and have no names to be related by."
+    try:
+        return relations_as_table(model.relations(of_tasks))
+    except MetaLensError as error:
+        return str(error)
+
+
+def _splits(words: list[str] | None) -> str | list[float] | None:
+    """Return the column or the shares that were given.
+
+    >>> _splits(["part"]), _splits(["0.8", "0.1", "0.1"]), _splits(None)
+    ('part', [0.8, 0.1, 0.1], None)
+    """
+    if words is None or len(words) == 1:
+        return None if words is None else words[0]
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise MetaLensError(
+            f"--splits must be a column, or three shares such as 0.7 0.15 0.15, got {' '.join(words)}."
+        ) from None
+
+
+def _title(settings: Namespace, data: Path) -> str:
+    if settings.target is None:
+        return f"Classes of {data.stem}"
+    return settings.target if settings.task is None else f"{settings.target} by {settings.task}"
+
+
+def _commands(out: Path, extension: str) -> list[str]:
+    """Return what can be done with a model."""
+    model, few, new, other = (
+        shlex.quote(str(path)) for path in (out, f"few{extension}", f"new{extension}", f"other{extension}")
+    )
+    return [
+        f"metalens predict --model {model} --support {few} --query {new} --out predictions.csv",
+        f"metalens evaluate --model {model} --data {other}",
+        f"metalens relations {model} --data {other}",
+    ]

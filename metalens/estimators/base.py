@@ -1,0 +1,387 @@
+"""What the estimators share: training, comparison with classical models, and the choice between them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler, parse_calls
+from metalens.benchmarks.relating import regularizer_of, relate
+from metalens.distributions import TaskDistribution
+from metalens.distributions.base import Split
+from metalens.errors import MetaLensError
+from metalens.estimators.candidates import Candidate, Ensemble
+from metalens.estimators.episodes import Episodes
+from metalens.estimators.saving import Saved, damaged, read_model, write_model
+from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.learners import Learner
+from metalens.networks import Network, mlp
+from metalens.objective import Objective
+from metalens.outer_loop import Progress, Validation
+from metalens.replicas import ReplicationError
+from metalens.training import fit_together
+
+if TYPE_CHECKING:
+    from metalens.results.relation_map import RelationMap
+
+EVERY = 50  # steps between two validations
+CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
+DRAWN = 30  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
+MOST_DRAWS = 4  # of one task
+SHOWN = 20  # episodes in a map of relations
+TUNED: dict[str, dict[str, Any]] = {
+    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
+    "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
+    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+}
+
+
+class MetaEstimator(BaseEstimator):
+    """Base of the estimators: settings, and what is done with a trained one.
+
+    The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
+    `sklearn.base.clone` work. What `fit` finds has a name that ends in `_`.
+
+    Args:
+        learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
+        regularizers: any number of them in the same way, and at most one task sampler.
+        hidden: sizes of the hidden layers of the perceptron for tables.
+        k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
+        n_query: query rows of a training task; `None` as well.
+        steps: outer steps, at most.
+        patience: how many validations, one every 50 steps, may bring no new best score before training ends.
+        meta_batch: tasks per step.
+        outer_lr: step size of the outer optimizer.
+        seeds: how many models are trained, from different initializations; their predictions are averaged.
+        fallback: whether a classical model adapts where it is better on the held-out tasks.
+        random_state: of everything random: the first seed.
+    """
+
+    classical: ClassVar[tuple[str, ...]]
+    score_metric: ClassVar[str]
+    comparison_: pd.DataFrame
+    chosen_: str
+    _reader: Any  # how the data of `fit`, and new ones, become examples
+    _is_fitted: bool = False
+
+    def __init__(
+        self,
+        learner: str | None = None,
+        *,
+        regularizers: Sequence[str] = (),
+        hidden: Sequence[int] = (128, 128),
+        k_shot: int | None = None,
+        n_query: int | None = None,
+        steps: int = 2000,
+        patience: int = 10,
+        meta_batch: int = 8,
+        outer_lr: float = 1e-3,
+        seeds: int = 1,
+        fallback: bool = True,
+        random_state: int = 0,
+    ) -> None:
+        self.learner = learner
+        self.regularizers = regularizers
+        self.hidden = hidden
+        self.k_shot = k_shot
+        self.n_query = n_query
+        self.steps = steps
+        self.patience = patience
+        self.meta_batch = meta_batch
+        self.outer_lr = outer_lr
+        self.seeds = seeds
+        self.fallback = fallback
+        self.random_state = random_state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_fitted
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """The columns that new rows must have; none for images."""
+        return np.array(self._reader.input_names, dtype=object)
+
+    def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
+        """Score the trained learner and the classical models on the tasks of new data.
+
+        Rows of each task are divided at random: to some of them every model adapts, on others it is judged.
+
+        Args:
+            data: of the same kind as those of `fit`; all tasks in it count as new.
+            k_shot: support rows of a task, or of a class; `None` for as many as in training.
+            n_query: the same for query rows; `None` for all that are left, or as in training for classes.
+
+        Returns:
+            Rows `model, task, metric, value`, all models on the same support and query rows.
+
+        Raises:
+            MetaLensError: the data cannot be used.
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        tasks, n_outputs = self._new_tasks(data, k_shot, n_query)
+        return self._compare(tasks, self._candidates(n_outputs))
+
+    def score(self, data: Any) -> float:
+        """Return the mean score over the tasks of new data of the model that adapts; see `evaluate`.
+
+        It is the squared correlation in regression, and accuracy in classification.
+        """
+        check_is_fitted(self)
+        tasks, n_outputs = self._new_tasks(data, None, None)
+        rows = self._compare(tasks, [self._candidate(self.chosen_, n_outputs)])
+        return float(rows.value[rows.metric == self.score_metric].mean())
+
+    def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
+        """Return which tasks of new data are alike, as the trained learner sees them.
+
+        Args:
+            data: see `evaluate`; at least 3 tasks.
+            n_groups: see `relation_map`.
+
+        Raises:
+            MetaLensError: the data cannot be used, or the learner has no vectors of tasks.
+            NotFittedError: there was no `fit`.
+        """
+        from metalens.results.relation_map import relation_map  # draws, and so is slow to import
+
+        check_is_fitted(self)
+        tasks, _ = self._new_tasks(data, None, None)
+        objective = self._objectives[0]
+        n = n_named(tasks) or SHOWN
+        found = relate(objective.learner, regularizer_of(objective), tasks, n)
+        return relation_map(found.matrix, found.names, n_groups)
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the trained estimator into a new folder, whole or not at all.
+
+        The folder holds `model.json` with settings, columns and scales, `weights.safetensors`, and
+        `comparison.csv` and `curve.csv` for people: no training data, and nothing that runs on loading.
+
+        Args:
+            folder: where it shall stand.
+            overwrite: replace a model that stands there.
+
+        Raises:
+            MetaLensError: the folder exists and may not be replaced, or cannot be written.
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        facts, tensors = self._fitted()
+        for seed, objective in enumerate(self._objectives):
+            tensors |= {f"{seed}.{name}": tensor for name, tensor in objective.state_dict().items()}
+        write_model(
+            Path(folder),
+            {"kind": type(self).__name__, "metalens": version("metalens"), "settings": self.get_params()}
+            | facts,
+            tensors,
+            {"comparison": self.comparison_, "curve": self.curve_},
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Return an estimator that `save` wrote, on the CPU.
+
+        Raises:
+            MetaLensError: the folder is missing, damaged, or of another estimator.
+        """
+        folder = Path(folder)
+        saved = read_model(folder, cls.__name__)
+        try:
+            settings = saved.facts["settings"].items()  # JSON has no tuples
+            model = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings})
+            model._restore(saved)
+            if model.chosen_ not in model._names():
+                raise ValueError(f"there is no model {model.chosen_}")
+            model._objectives = model._build()
+            for seed, objective in enumerate(model._objectives):
+                mark = f"{seed}."
+                own = {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)}
+                objective.load_state_dict(own)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(folder, error) from error
+        model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
+        model._is_fitted = True
+        return model
+
+    @abstractmethod
+    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what was found in training beside the weights: plain values, and tensors."""
+
+    @abstractmethod
+    def _restore(self, saved: Saved) -> None:
+        """Take what `_fitted` returned."""
+
+    @abstractmethod
+    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
+        """Return all tasks of new data as held-out tasks, and how many outputs they need."""
+
+    @abstractmethod
+    def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
+        """Return predictions for inputs: targets in their own units, or probabilities of classes."""
+
+    @abstractmethod
+    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the scores of predictions on a task by name, the primary one first."""
+
+    @abstractmethod
+    def _network(self) -> Network:
+        """Return a network for the tasks that were met."""
+
+    @abstractmethod
+    def _learner(self) -> str:
+        """Return the learner as it is written, or the usual one."""
+
+    def _resized(self, learner: Learner, n_outputs: int) -> Learner:
+        """Return a trained learner for tasks with so many outputs."""
+        return learner
+
+    def _check(self) -> None:
+        """Refuse settings that are out of range, and forget an earlier training."""
+        self._is_fitted = False
+        for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
+            value = getattr(self, name, None)
+            if value is not None and value < least:
+                raise MetaLensError(f"{name} must be at least {least}, got {value}.")
+
+    def _finish(
+        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: Progress | None
+    ) -> None:
+        """Train on the tasks of the training split, compare on those of the test split, and choose."""
+        self._train(tasks["train"], tasks["val"], progress)
+        self.comparison_ = self._compare(tasks["test"], self._candidates(n_outputs))
+        self._choose()
+        self._is_fitted = True
+
+    def _train(self, train: TaskDistribution, held_out: TaskDistribution, progress: Progress | None) -> None:
+        """Train the models of all seeds."""
+        validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=self.patience)
+        objectives = self._build()
+        try:
+            curves = self._fit(objectives, train, validation, progress)
+        except ReplicationError:
+            objectives = self._build()
+            curves = [self._fit([one], train, validation, progress)[0] for one in objectives]
+        self._objectives = objectives
+        seeds = range(self.random_state, self.random_state + self.seeds)
+        self.curve_ = pd.concat(dict(zip(seeds, curves, strict=True)), names=["seed", None])
+        self.curve_ = self.curve_.reset_index("seed").reset_index(drop=True)
+
+    def _fit(
+        self,
+        objectives: Sequence[Objective],
+        train: TaskDistribution,
+        validation: Validation,
+        progress: Progress | None,
+    ) -> list[pd.DataFrame]:
+        n = len(objectives)
+        return fit_together(
+            objectives,
+            [train] * n,
+            steps=self.steps,
+            meta_batch=self.meta_batch,
+            outer_lr=self.outer_lr,
+            clip_norm=CLIP_NORM,
+            validations=[validation] * n,
+            samplers=[build_sampler(self._text()) for _ in objectives],
+            seed=self.random_state,
+            progress=progress,
+        )
+
+    def _build(self) -> list[Objective]:
+        """Return a freshly initialized objective for every seed."""
+        objectives = []
+        for seed in range(self.random_state, self.random_state + self.seeds):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                learner = build_learner(self._learner(), self._network(), _tuned)
+                objectives.append(Objective(learner, build_regularizers(self._text(), learner)))
+        return objectives
+
+    def _names(self) -> list[str]:
+        """Return the names of the candidates: the meta-learner, then the classical models."""
+        (call,) = parse_calls(self._learner())
+        return [call.name, *(name for name in self.classical if name != call.name)]
+
+    def _candidate(self, name: str, n_outputs: int) -> Candidate:
+        """Return a candidate for tasks with so many outputs."""
+        if name != self._names()[0]:
+            outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
+            return Candidate(name, (build_learner(name, outputs, _tuned),))
+        learners = [objective.learner.eval() for objective in self._objectives]
+        return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
+
+    def _candidates(self, n_outputs: int) -> list[Candidate]:
+        """Return all candidates for tasks with so many outputs."""
+        return [self._candidate(name, n_outputs) for name in self._names()]
+
+    def _compare(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> pd.DataFrame:
+        """Adapt every candidate to the same support sets, and score it on the same queries.
+
+        Returns:
+            Rows `model, task, metric, value`, the mean over the draws of a task.
+        """
+        rows: list[tuple[str, str, str, float]] = []
+        for number in range(n_drawn(tasks)):
+            task, name = tasks[number], tasks.task_name(number)
+            for candidate in candidates:
+                scores = self._scores(
+                    self._predict(candidate.adapt(task.support), task.query.x), task.query.y
+                )
+                rows += [(candidate.name, name, metric, value) for metric, value in scores.items()]
+        frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
+        return frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()
+
+    def _choose(self) -> None:
+        """Decide by the comparison which candidate adapts, and say so where it is not the meta-learner."""
+        metric = self.comparison_.metric.iloc[0]
+        of_metric = self.comparison_[self.comparison_.metric == metric]
+        means = of_metric.groupby("model", sort=False).value.mean()
+        meta = means.index[0]
+        ranked = (-means if metric in HIGHER_IS_BETTER else means).fillna(np.inf).sort_values(kind="stable")
+        best = ranked.index[0]
+        self.chosen_ = best if self.fallback else meta
+        if best != meta:
+            found = (
+                f"On {of_metric.task.nunique()} held-out tasks {meta} does not beat {best} (mean {metric} "
+                f"{means[meta]:.4g} against {means[best]:.4g})"
+            )
+            warnings.warn(
+                f"{found}, so {best} adapts; set fallback=False to use {meta} all the same."
+                if self.fallback
+                else f"{found}; set fallback=True to use {best}.",
+                stacklevel=4,
+            )
+
+    def _text(self) -> str:
+        """Return regularizers and sampler as one text."""
+        texts = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
+        return " + ".join(texts) or "none"
+
+
+def n_named(tasks: TaskDistribution) -> int:
+    """Return how many tasks have a name of their own; none of episodes, whose number has no end."""
+    return 0 if isinstance(tasks, Episodes) else len(getattr(tasks, "task_names", ()))
+
+
+def n_drawn(tasks: TaskDistribution) -> int:
+    """Return how many held-out tasks are drawn: each once, or a few times where there are few."""
+    n = n_named(tasks)
+    return n * min(MOST_DRAWS, -(-DRAWN // n)) if n else DRAWN
+
+
+def _tuned(learner: str) -> dict[str, Any]:
+    return TUNED.get(learner, {})

@@ -1,0 +1,88 @@
+"""What can adapt to a task: the meta-learner, and the classical models that stand beside it."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+from metalens.learners import R2D2, AdaptedModel, Learner
+from metalens.tasks import Examples
+
+_AT_A_TIME = 2**22  # numbers in inputs that are predicted for together; bounds memory
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Learners of one kind, whose predictions are averaged.
+
+    Attributes:
+        name: what people call it.
+        learners: one for each seed; a classical model has no seeds, and is one.
+    """
+
+    name: str
+    learners: tuple[Learner, ...]
+
+    @torch.no_grad()
+    def adapt(self, support: Examples) -> Ensemble:
+        """Return the models that are adapted to a support set."""
+        return Ensemble(tuple(learner(support) for learner in self.learners))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models adapted to one task: call them on inputs.
+
+    Attributes:
+        models: one for each seed.
+    """
+
+    models: tuple[AdaptedModel, ...]
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, *, classes: bool = False) -> Tensor:
+        """Return predictions, the mean over the models, in double precision on the CPU.
+
+        Args:
+            x: inputs `(n, *input_shape)`.
+            classes: whether the models give logits.
+
+        Returns:
+            Targets `(n, c)`, or probabilities of classes.
+        """
+        parts = []
+        for part in x.split(max(1, _AT_A_TIME // max(1, x[0].numel()))):
+            of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
+            parts.append((of_all.softmax(-1) if classes else of_all).mean(0))
+        return torch.cat(parts)
+
+
+def takes_any_classes(learner: Learner) -> bool:
+    """Tell whether a trained learner can adapt to another number of classes than it was trained with."""
+    return hasattr(learner, "n_way") or isinstance(learner, R2D2)
+
+
+def for_classes(learner: Learner, n: int) -> Learner:
+    """Return a trained learner for tasks of n classes; it shares all that was learned.
+
+    Raises:
+        MetaLensError: it was trained for another number of classes, and its head is part of what it learned.
+
+    >>> from metalens import ProtoNet, mlp
+    >>> for_classes(ProtoNet(mlp(4, 5)), 3).n_way
+    3
+    """
+    if takes_any_classes(learner):
+        twin = copy(learner)
+        setattr(twin, "n_outputs" if isinstance(learner, R2D2) else "n_way", n)
+        return twin
+    if learner.network.n_outputs != n:
+        raise MetaLensError(
+            f"{type(learner).__name__} was trained for {learner.network.n_outputs} classes, got {n}; use one "
+            "that takes any number: ProtoNet, MatchingNet, ProtoMAML or R2D2."
+        )
+    return learner

@@ -1,0 +1,333 @@
+"""Classification on people's own tasks: of tables and of images, with classes that may be new."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from metalens.benchmarks.calls import parse_calls
+from metalens.distributions import TaskDistribution
+from metalens.distributions.base import Split
+from metalens.distributions.images.folders import SHARES, Splits
+from metalens.distributions.tables.inputs import Missing
+from metalens.distributions.tables.reading import check_columns, class_numbers
+from metalens.distributions.tables.table import Duplicates
+from metalens.errors import MetaLensError
+from metalens.estimators.base import MetaEstimator
+from metalens.estimators.candidates import Ensemble, for_classes
+from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
+from metalens.estimators.images import ImageReader, class_counts
+from metalens.estimators.saving import Saved
+from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
+from metalens.evaluation import task_metrics
+from metalens.learners import Learner
+from metalens.networks import Network, conv4, mlp
+from metalens.outer_loop import Progress
+from metalens.tasks import Examples
+
+N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
+_LEAST_PROBABILITY = 1e-6
+_NEED_ALL_CLASSES = ("ProtoNet", "ProtoMAML")  # in each support: they have nothing to say of another
+_READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
+    reader.kind: reader for reader in (TableReader, ImageReader)
+}
+
+
+class MetaClassifier(MetaEstimator):
+    """Learn from many small tasks how to tell classes apart in a new one, from few examples.
+
+    There are three kinds of data:
+
+    - Class folders of images, or a table without a column of tasks. A task is then to tell a few of the
+      classes apart; training, validation and comparison have different classes, and those of a new task are
+      new.
+    - A table with a column of tasks that share their classes, such as active and inactive.
+    - The same with `new_classes=True`: each task has classes of its own.
+
+    The rest is as in `MetaRegressor`; models are compared by accuracy, and the classical ones are the most
+    frequent class, nearest class mean, logistic regression, nearest neighbors and random forest.
+
+    Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
+    new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
+        Where all
+    tasks share their classes it is ANIL, as a support may lack a class there. A learner with a head for a
+    fixed number of classes adapts to tasks with that number alone.
+    Images are seen by `conv4` with 32 filters and group normalization.
+
+    Args:
+        n_way: classes of an episode; `None` for 5, or as many as the data have.
+
+    Attributes:
+        chosen_: which model adapts to new tasks.
+        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
+        curve_: learning curves: rows `seed, step, split, metric, value`.
+        k_shot_: support rows of a training task, or of each class where classes are new.
+        feature_names_in_: columns that new rows must have; none for images.
+
+    >>> import warnings
+    >>> rng = np.random.default_rng(0)
+    >>> kind = np.repeat([f"kind {number}" for number in range(12)], 8)
+    >>> table = pd.DataFrame({"kind": kind, "length": rng.random(96) + np.arange(96) // 8})
+    >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
+    ...     warnings.simplefilter("ignore")
+    ...     model = MetaClassifier(steps=2, hidden=[8], fallback=False).fit(table, target="kind")
+    >>> task = model.adapt(pd.DataFrame({"kind": ["oak", "elm", "fir"], "length": [20.0, 30.0, 40.0]}))
+    >>> task.classes_.tolist(), task.predict_proba(pd.DataFrame({"length": [21.0]})).shape
+    (['elm', 'fir', 'oak'], (1, 3))
+    """
+
+    classical: ClassVar[tuple[str, ...]] = (
+        "Mean", "NearestMean", "LogisticRegression", "KNN", "RandomForest"
+    )  # fmt: skip
+    score_metric: ClassVar[str] = "accuracy"
+
+    def __init__(
+        self,
+        learner: str | None = None,
+        *,
+        regularizers: Sequence[str] = (),
+        hidden: Sequence[int] = (128, 128),
+        n_way: int | None = None,
+        k_shot: int | None = None,
+        n_query: int | None = None,
+        steps: int = 2000,
+        patience: int = 10,
+        meta_batch: int = 8,
+        outer_lr: float = 1e-3,
+        seeds: int = 1,
+        fallback: bool = True,
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(
+            learner,
+            regularizers=regularizers,
+            hidden=hidden,
+            k_shot=k_shot,
+            n_query=n_query,
+            steps=steps,
+            patience=patience,
+            meta_batch=meta_batch,
+            outer_lr=outer_lr,
+            seeds=seeds,
+            fallback=fallback,
+            random_state=random_state,
+        )
+        self.n_way = n_way
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        target: str | None = None,
+        task: str | None = None,
+        new_classes: bool = False,
+        inputs: Sequence[str] | None = None,
+        categorical: Sequence[str] = (),
+        smiles: str | None = None,
+        missing: Missing = "refuse",
+        group: str | None = None,
+        duplicates: Duplicates = "together",
+        image_size: int = 32,
+        color: bool = True,
+        splits: str | Sequence[float] | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train on the tasks of a table or of class folders.
+
+        Args:
+            data: a table as for `MetaRegressor.fit`; or the path of a directory or zip file with a
+                folder of images for each class, see `ImageFolders`.
+            target: the column with the classes; none for images.
+            task: the column that names the task of a row; `None` where a task is any few classes.
+            new_classes: whether each task of the column has classes of its own, or all share theirs.
+            inputs: see `MetaRegressor.fit`, as `categorical`, `smiles`, `missing` and `duplicates`.
+            categorical: those among the inputs whose numbers are names.
+            smiles: a column with molecules.
+            missing: of empty cells in inputs.
+            group: a column whose rows of one value are never divided between support and query; for images a
+                regular expression on their paths.
+            duplicates: rows of a task with equal inputs.
+            image_size: height and width in pixels to which images are brought, at least 16. Larger ones show
+                more, and take time in proportion to their area.
+            color: whether images have three channels, or one of grey.
+            splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. Folders of images may
+                say train, val and test themselves.
+            progress: called with the step's number and its loss after every step.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            MetaLensError: the data cannot be used, there are too few tasks, classes or examples, or a setting
+                is out of range.
+        """
+        self._check()
+        if target is None:
+            tasks = self._image_tasks(data, ImageReader(image_size, color, group), splits)
+        else:
+            columns = Columns(
+                task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles,
+                missing=missing, group=group, duplicates=duplicates,
+            )  # fmt: skip
+            frame = columns.read(data)
+            check_columns(frame, [target])
+            _refuse_real(frame[target])
+            tasks = self._table_tasks(columns, frame, splits or SHARES, task is not None and not new_classes)
+        self._finish(tasks, self._sizes.n_way, progress)
+        return self
+
+    def adapt(self, support: Any) -> AdaptedClassifier:
+        """Return the model of one new task, adapted to its labeled rows or images.
+
+        Args:
+            support: rows of one task with their classes, at least one row; or class folders with images.
+
+        Raises:
+            MetaLensError: the support cannot be used, or has a single class.
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        x, labels = self._reader.support(support)
+        classes = np.array(self._shared_classes()) if self._shared_classes() else classes_of(labels)
+        if len(classes) < 2:
+            raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
+        y = torch.from_numpy(class_numbers(labels, classes.tolist()))
+        models = self._candidate(self.chosen_, len(classes)).adapt(Examples(x.float(), y))
+        return AdaptedClassifier(self, classes, len(x), models)
+
+    def _table_tasks(
+        self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
+    ) -> Mapping[Split, TaskDistribution]:
+        if not shared:
+            self._reader, tasks, self._sizes = fit_episodes(
+                columns, frame, splits, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
+                seed=self.random_state,
+            )  # fmt: skip
+            return tasks
+        if self.n_way is not None:
+            raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
+        self._reader, tasks = fit_reader(
+            columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
+            classes=True,
+        )  # fmt: skip
+        if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
+            raise MetaLensError(
+                f"{self.learner} needs every class in each support, and tasks that share their classes may "
+                "lack some; use ANIL, MatchingNet or R2D2, or set new_classes=True."
+            )
+        train = tasks["train"]
+        self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
+        return tasks
+
+    def _image_tasks(
+        self, source: Any, reader: ImageReader, splits: Splits | None
+    ) -> Mapping[Split, TaskDistribution]:
+        if not isinstance(source, str | os.PathLike):
+            raise MetaLensError("target must name the column with the classes of a table, got none.")
+        counts = class_counts(source, splits)
+        self._reader = reader
+        self._sizes = episode_sizes(list(counts.values()), self.n_way, self.k_shot, self.n_query)
+        return {
+            split: reader.tasks(source, split, splits, **self._sizes._asdict(), seed=self.random_state)
+            for split in counts
+        }
+
+    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
+        reader, sizes = self._reader, self._sizes
+        k_shot = sizes.k_shot if k_shot is None else k_shot
+        if isinstance(reader, TableReader) and reader.classes:
+            return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
+        if isinstance(reader, ImageReader):
+            n = len(class_counts(data, "test")["test"])
+            sizes = Sizes(min(sizes.n_way, n), k_shot, sizes.n_query if n_query is None else n_query)
+            return reader.tasks(data, "test", "test", **sizes._asdict(), seed=self.random_state), sizes.n_way
+        frame = reader.columns.read(data)
+        check_columns(frame, [reader.columns.target])
+        n = frame[reader.columns.target].nunique()
+        sizes = Sizes(min(sizes.n_way, n), k_shot, sizes.n_query if n_query is None else n_query)
+        return new_episodes(reader, frame, sizes, self.random_state), sizes.n_way
+
+    def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
+        return models(x, classes=True)
+
+    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        logits = predictions.clamp(min=_LEAST_PROBABILITY).log()
+        return {name: value.item() for name, value in task_metrics(logits[None], y[None]).items()}
+
+    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        facts = {"data": self._reader.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
+        return {**facts, "reader": self._reader.as_json()}, {}
+
+    def _restore(self, saved: Saved) -> None:
+        facts = saved.facts
+        self._reader = _READERS[facts["data"]].from_json(facts["reader"])
+        self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
+
+    def _network(self) -> Network:
+        shape, n_way = self._reader.input_shape, self._sizes.n_way
+        if len(shape) == 1:
+            return mlp(*shape, n_way, self.hidden)
+        # Normalized image by image: what is predicted for one must not depend on the others that are asked.
+        return conv4(n_way, n_filters=N_FILTERS, in_channels=shape[0], image_size=shape[1], norm="group")
+
+    def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
+        return self._reader.classes if isinstance(self._reader, TableReader) else ()
+
+    def _learner(self) -> str:
+        return self.learner or ("ANIL" if self._shared_classes() else "ProtoNet")
+
+    def _resized(self, learner: Learner, n_outputs: int) -> Learner:
+        return learner if self._shared_classes() else for_classes(learner, n_outputs)
+
+    @property
+    def k_shot_(self) -> int:
+        """Support rows of a training task, or of each class where classes are new."""
+        return self._sizes.k_shot
+
+
+@dataclass(frozen=True)
+class AdaptedClassifier:
+    """A model of one task, adapted to its support.
+
+    Attributes:
+        estimator: that it comes from.
+        classes_: the classes, in the order of the columns of `predict_proba`.
+        n_support: examples that it has adapted to.
+    """
+
+    estimator: MetaClassifier
+    classes_: np.ndarray
+    n_support: int
+    _models: Ensemble
+
+    def predict(self, data: Any) -> np.ndarray:
+        """Return the most probable class of every row or image, as it is written in the support.
+
+        Args:
+            data: rows with the columns of the inputs; or a folder or zip file of images, which come in the
+                order of their paths, or a list of image files.
+
+        Raises:
+            MetaLensError: the data cannot be used.
+        """
+        return self.classes_[self.predict_proba(data).argmax(1)]
+
+    def predict_proba(self, data: Any) -> np.ndarray:
+        """Return the probabilities of `classes_`, `(n, classes)`; see `predict`."""
+        return self._models(self.estimator._reader.inputs(data), classes=True).numpy()
+
+
+def _refuse_real(target: pd.Series) -> None:
+    if target.dtype.kind == "f" and (target.dropna() % 1 != 0).any():
+        raise MetaLensError(
+            f"Column {target.name} holds real numbers, and classes must be words or whole numbers; use "
+            "MetaRegressor for real numbers."
+        )

@@ -1,0 +1,47 @@
+"""Intervals that hold a stated share of new targets, calibrated on tasks that took no part in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metalens.errors import MetaLensError
+
+
+def conformal_radius(residuals: Sequence[np.ndarray], coverage: float) -> float:
+    """Return how far from its prediction a target of a new task is, at most, with the given probability.
+
+    The least r with `sum_k (share of |residuals_k| <= r) / (K + 1) >= coverage`, over K calibration tasks.
+
+    Each task counts as one, whatever its number of residuals. The guarantee: if a new task is drawn as these
+    K were, and its support as theirs, then `P(|y - f(x)| <= r) >= coverage` for a query drawn as theirs. That
+    is an average over new tasks: within one task, more or fewer targets can be covered.
+
+    Args:
+        residuals: of each calibration task, targets minus predictions, any number above 0.
+        coverage: the probability, above 0 and below 1.
+
+    Raises:
+        MetaLensError: coverage is out of range, or needs more tasks: `K / (K + 1)` must reach it.
+
+    >>> conformal_radius([np.array([0.1, 0.2]), np.array([-0.3]), np.array([0.5])], coverage=0.5)
+    0.3
+
+    Source: Y. Lee, R. Barber, R. Willett, "Distribution-free inference with hierarchical data", 2023, arXiv
+    2306.06342.
+    """
+    if not 0 < coverage < 1:
+        raise MetaLensError(f"coverage must be above 0 and below 1, got {coverage}.")
+    n = len(residuals)
+    needed = coverage * (n + 1) - 1e-9  # rounding must not ask for one task more
+    if n < needed:
+        raise MetaLensError(
+            f"Intervals with coverage={coverage} need {int(np.ceil(coverage / (1 - coverage) - 1e-9))} "
+            f"calibration tasks, and there were {n}; ask for less, or fit with more held-out tasks."
+        )
+    sizes = np.concatenate([np.abs(of_task) for of_task in residuals])
+    weights = np.concatenate([np.full(len(of_task), 1 / len(of_task)) for of_task in residuals])
+    order = np.argsort(sizes)
+    reached = np.searchsorted(np.cumsum(weights[order]), needed)
+    return float(sizes[order][min(reached, len(sizes) - 1)])

@@ -1,0 +1,191 @@
+"""Tables whose tasks have classes of their own: episodes of some classes, which mean nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+import numpy as np
+
+from metalens.distributions import ArrayTasks
+from metalens.distributions.base import Split
+from metalens.distributions.splits import divided, splits_of_column
+from metalens.distributions.tables.inputs import TableInputs
+from metalens.distributions.tables.reading import check_columns, refuse_missing
+from metalens.distributions.tables.table import complete_rows, input_columns
+from metalens.errors import MetaLensError
+from metalens.estimators.tables import Columns, TableReader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_WAY, MOST_SHOT, MOST_QUERY = 5, 5, 10  # where nobody says how many
+_SMALL = 0.1  # share of classes that may be too small for the sizes that are chosen
+_SPARED = 0.25  # share of tasks that may have too few classes of that size
+
+
+class Sizes(NamedTuple):
+    """The sizes of an episode.
+
+    Attributes:
+        n_way: classes.
+        k_shot: support examples of each.
+        n_query: query examples of each.
+    """
+
+    n_way: int
+    k_shot: int
+    n_query: int
+
+
+class Episodes(ArrayTasks):
+    """Episodes of the classes of a split, which are one task to `ArrayTasks`; their names are numbers."""
+
+    def task_name(self, index: int) -> str:
+        return str(index)
+
+
+def episode_sizes(
+    counts: Sequence[Sequence[int]],
+    n_way: int | None,
+    k_shot: int | None,
+    n_query: int | None,
+    *,
+    spared: float = 0.0,
+) -> Sizes:
+    """Return the sizes of episodes that nine in ten classes allow, where they are not given.
+
+    Args:
+        counts: of each place that episodes are drawn from, how many examples its classes have.
+        n_way: classes; by default 5, or as many as each place has.
+        k_shot: support examples of a class; by default half of them, at most 5.
+        n_query: query examples of a class; by default what is left, at most 10.
+        spared: share of places that may have too few classes, and then are left out.
+
+    Raises:
+        MetaLensError: a place has fewer than two classes with enough examples.
+
+    >>> episode_sizes([[20, 30, 4, 12], [12, 12, 40]], None, None, None)
+    Sizes(n_way=3, k_shot=4, n_query=4)
+    """
+    everywhere = [n for of_place in counts for n in of_place]
+    least = int(np.quantile(everywhere, _SMALL)) if everywhere else 0
+    k_shot = k_shot or min(max(least // 2, 1), MOST_SHOT)
+    n_query = n_query or min(max(least - k_shot, 1), MOST_QUERY)
+    fits = int(np.quantile([sum(n >= k_shot + n_query for n in of_place) for of_place in counts], spared))
+    if n_way is None and fits < 2:
+        raise MetaLensError(
+            f"Episodes need at least 2 classes with k_shot + n_query = {k_shot + n_query} examples in each "
+            f"{'task' if spared else 'split'}, got {fits}; give more classes or examples, or lower k_shot "
+            "and n_query."
+        )
+    return Sizes(n_way or min(MOST_WAY, fits), k_shot, n_query)
+
+
+def fit_episodes(
+    columns: Columns,
+    frame: pd.DataFrame,
+    splits: str | Sequence[float],
+    *,
+    n_way: int | None,
+    k_shot: int | None,
+    n_query: int | None,
+    seed: int,
+) -> tuple[TableReader, dict[Split, ArrayTasks], Sizes]:
+    """Return the reader that the training part of a table makes, the episodes of each split, and their sizes.
+
+    With a column of tasks, these are divided, and an episode has classes of one task. Without it, classes are
+    divided, and an episode has any of them.
+
+    Args:
+        columns: what each column is.
+        frame: from `columns.read`.
+        splits: shares of tasks or classes, or a column that says train, val or test.
+        n_way: see `episode_sizes`.
+        k_shot: see `episode_sizes`.
+        n_query: see `episode_sizes`.
+        seed: of the examples that are drawn.
+    """
+    target, task = columns.target, columns.task
+    check_columns(frame, [name for name in (target, task, columns.group) if name is not None])
+    if columns.duplicates == "refuse":
+        raise MetaLensError("duplicates='refuse' is for tasks that share classes; use 'together' or 'allow'.")
+    others = [name for name in (target, task, columns.group) if name is not None]
+    others += [splits] if isinstance(splits, str) else []
+    names = input_columns(frame, columns.inputs, columns.smiles, others) or []
+    if columns.missing == "drop":
+        molecules = [] if columns.smiles is None else [columns.smiles]
+        frame = frame.iloc[complete_rows(frame, [target, *names, *molecules])]
+    labels, owner = _labels(frame, target), _labels(frame, task or target)
+    rows_of = {str(name): rows for name, rows in frame.groupby(owner).indices.items()}
+    if isinstance(splits, str):
+        check_columns(frame, [splits])
+        split_of = splits_of_column(frame[splits], rows_of)
+    else:
+        split_of = divided(rows_of, splits, instead="a column or ")
+    of_rows = np.array([split_of[name] for name in owner.tolist()])
+    encoding = TableInputs.fit(
+        frame[of_rows == "train"],
+        names,
+        categorical=columns.categorical,
+        smiles=columns.smiles,
+        missing=columns.missing,
+    )
+    reader = TableReader(columns, encoding)
+    splits_of_all: tuple[Split, ...] = get_args(Split)
+    places = owner if task is not None else of_rows
+    by_place = frame.groupby([places, labels]).size().groupby(level=0)
+    counts = {place: of_place.tolist() for place, of_place in by_place}
+    if task is None:
+        counts = {split: [] for split in splits_of_all} | counts
+    spared = 0.0 if task is None else _SPARED
+    sizes = episode_sizes(list(counts.values()), n_way, k_shot, n_query, spared=spared)
+    array = encoding.transform(frame)
+    tasks = {split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all}
+    return reader, tasks, sizes
+
+
+def new_episodes(reader: TableReader, frame: pd.DataFrame, sizes: Sizes, seed: int) -> ArrayTasks:
+    """Return episodes of all classes of a new table, with inputs as the model takes them."""
+    check_columns(frame, [reader.columns.target])
+    array, split_of = reader.encoding.transform(frame), np.full(len(frame), "test")
+    return _episodes(reader.columns, frame, array, split_of, "test", sizes, seed)
+
+
+def _episodes(
+    columns: Columns,
+    frame: pd.DataFrame,
+    array: np.ndarray,
+    split_of: np.ndarray,
+    split: Split,
+    sizes: Sizes,
+    seed: int,
+) -> ArrayTasks:
+    task, group = columns.task, columns.group
+    data = {
+        "x": array,
+        "y": _labels(frame, columns.target),
+        "task": split_of if task is None else _labels(frame, task),
+        "split": split_of,
+    }
+    if group is not None:
+        data["group"] = _labels(frame, group)
+    return (Episodes if task is None else ArrayTasks)(
+        data,
+        split,
+        group=None if group is None else "group",
+        duplicates="allow" if columns.duplicates == "allow" else "together",
+        splits="split",
+        n_way=sizes.n_way,
+        k_shot=sizes.k_shot,
+        n_query=sizes.n_query,
+        scale_inputs=False,
+        seed=seed,
+    )
+
+
+def _labels(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column as text."""
+    check_columns(frame, [name])
+    refuse_missing(frame[name], "fill it, or leave the row out")
+    return frame[name].astype(str).to_numpy(dtype=str)

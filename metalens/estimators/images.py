@@ -1,0 +1,136 @@
+"""Images as people have them: class folders, zip files and single files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from metalens.distributions import ImageFolders
+from metalens.distributions.base import Split
+from metalens.distributions.images.folders import Splits, find_images, split_classes
+from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
+from metalens.errors import MetaLensError
+
+Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """How image files become examples. Nothing is fitted: pixels are in [-1, 1].
+
+    Attributes:
+        image_size: height and width in pixels.
+        color: whether there are three channels, or one of grey.
+        group: see `ImageFolders`.
+    """
+
+    kind: ClassVar[str] = "images"
+
+    image_size: int
+    color: bool
+    group: str | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return (3 if self.color else 1, self.image_size, self.image_size)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """None: images have no columns."""
+        return ()
+
+    def inputs(self, images: Images) -> Tensor:
+        """Return images as inputs.
+
+        Args:
+            images: a folder or a zip file, whose images come in the order of their paths; or paths of files.
+
+        Raises:
+            MetaLensError: there are no images, or some cannot be read.
+        """
+        if isinstance(images, str | os.PathLike):
+            source = Path(images).expanduser()
+            files = [file for file in list_files(source) if is_image(file.path)]
+            if not files:
+                raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
+            return self._load(source, files)
+        paths = [Path(path).expanduser() for path in images]
+        if not paths:
+            raise MetaLensError("There are no images to predict for; give at least one path.")
+        return torch.cat([self._load(path.parent, [_file(path)]) for path in paths])
+
+    def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
+        """Return the images of class folders as inputs, and the names of their classes."""
+        folder = Path(source).expanduser()
+        images = find_images(folder)
+        if not images:
+            raise MetaLensError(f"{folder} has no images; it must hold class folders with image files.")
+        return self._load(folder, [image.file for image in images]), pd.Series(
+            [image.name for image in images]
+        )
+
+    def tasks(
+        self,
+        source: str | os.PathLike[str],
+        split: Split,
+        splits: Splits | None,
+        *,
+        n_way: int,
+        k_shot: int,
+        n_query: int,
+        seed: int,
+    ) -> ImageFolders:
+        """Return episodes of the classes of a split."""
+        return ImageFolders(
+            source,
+            split,
+            n_way=n_way,
+            k_shot=k_shot,
+            n_query=n_query,
+            image_size=self.image_size,
+            color=self.color,
+            splits=splits,
+            group=self.group,
+            seed=seed,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` understands."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `as_json` wrote."""
+        return cls(**values)
+
+    def _load(self, source: Path, files: Sequence[SourceFile]) -> Tensor:
+        pixels = load_images(source, files, side=self.image_size, color=self.color).pixels
+        return torch.from_numpy(np.asarray(pixels).astype(np.float32)).div_(255).mul_(2).sub_(1)
+
+
+def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, list[int]]:
+    """Return how many images the classes of each split have."""
+    images = find_images(Path(source).expanduser())
+    split_of = split_classes(images, splits)
+    counts: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
+    for (_, name), n in Counter((image.domain, image.name) for image in images).items():
+        if name in split_of:
+            counts[split_of[name]].append(n)
+    return counts
+
+
+def _file(path: Path) -> SourceFile:
+    if not path.is_file():
+        raise MetaLensError(f"There is no image {path}; correct the path.")
+    facts = path.stat()
+    return SourceFile(path.name, facts.st_size, str(facts.st_mtime_ns))

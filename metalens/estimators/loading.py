@@ -1,0 +1,29 @@
+"""Loading an estimator of whichever kind a folder holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from metalens.errors import MetaLensError
+from metalens.estimators.classifier import MetaClassifier
+from metalens.estimators.regressor import MetaRegressor
+from metalens.estimators.saving import read_facts
+
+
+def load_model(folder: str | os.PathLike[str]) -> MetaRegressor | MetaClassifier:
+    """Return the estimator that a folder holds, on the CPU.
+
+    Raises:
+        MetaLensError: the folder is missing, damaged, or of something else.
+
+    >>> load_model("missing")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: missing is no saved model, as it has no model.json; give ...
+    """
+    kinds = {kind.__name__: kind for kind in (MetaRegressor, MetaClassifier)}
+    name = read_facts(Path(folder))["kind"]
+    if name not in kinds:
+        raise MetaLensError(f"{folder} holds a {name}, which is not among {', '.join(kinds)}.")
+    return kinds[name].load(folder)

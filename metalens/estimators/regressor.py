@@ -1,0 +1,236 @@
+"""Regression on people's own tasks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from metalens.distributions import TaskDistribution
+from metalens.distributions.tables.inputs import Missing
+from metalens.distributions.tables.table import Duplicates
+from metalens.errors import MetaLensError
+from metalens.estimators.base import MetaEstimator, n_drawn
+from metalens.estimators.candidates import Ensemble
+from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.saving import Saved
+from metalens.estimators.tables import Columns, TableReader, fit_reader
+from metalens.evaluation import task_metrics
+from metalens.networks import Network, mlp
+from metalens.outer_loop import Progress
+from metalens.tasks import Examples
+
+if TYPE_CHECKING:
+    from metalens.estimators.tables import Table
+
+
+class MetaRegressor(MetaEstimator):
+    """Learn from many small tasks how to predict numbers in a new one, from few of its rows.
+
+    `fit` divides the tasks of a table into three parts. It trains a learner on the first, until the error on
+    the second does not fall any more. On the third, the held-out tasks, it compares the learner with
+    classical models, fitted to the support of each task alone: mean, ridge regression, random forest and
+    Gaussian process. What is best there by mean squared error adapts to new tasks (`chosen_`); where that is
+    a classical model, a warning says so.
+
+    Settings that both estimators have: see `MetaEstimator`. The usual learner is ANIL, with five steps of
+    0.1: it takes any number of rows, and little time. `k_shot` is by default half of the rows that nine in
+    ten tasks have, at most 16, and `n_query` what is left, at most three times as many.
+
+    Attributes:
+        chosen_: which model adapts to new tasks.
+        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first,
+            in units of the target.
+        curve_: learning curves: rows `seed, step, split, metric, value`, in standardized units.
+        k_shot_: support rows of a training task.
+        feature_names_in_: columns that new rows must have.
+
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> table = pd.DataFrame({"sensor": np.repeat(np.arange(20), 8), "voltage": rng.random(160)})
+    >>> table["pressure"] = table.voltage * (1 + table.sensor % 3) + 100
+    >>> model = MetaRegressor(steps=2, hidden=[8], fallback=False)
+    >>> import warnings
+    >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
+    ...     warnings.simplefilter("ignore")
+    ...     _ = model.fit(table, task="sensor", target="pressure")
+    >>> sensor = model.adapt(pd.DataFrame({"voltage": [0.1, 0.9], "pressure": [100.1, 100.9]}))
+    >>> sensor.predict(pd.DataFrame({"voltage": [0.2, 0.5, 0.7]})).shape
+    (3,)
+    """
+
+    classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "RandomForest", "GaussianProcess")
+    score_metric: ClassVar[str] = "r2"
+    _reader: TableReader
+
+    def fit(
+        self,
+        data: Table,
+        *,
+        task: str,
+        target: str,
+        inputs: Sequence[str] | None = None,
+        categorical: Sequence[str] = (),
+        smiles: str | None = None,
+        missing: Missing = "refuse",
+        group: str | None = None,
+        duplicates: Duplicates = "together",
+        splits: str | Sequence[float] = (0.7, 0.15, 0.15),
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train on the tasks of a table.
+
+        Args:
+            data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array with d numbers
+                a row is d columns, `x 0`, `x 1` and so on.
+            task: the column that names the task of a row.
+            target: the column to predict, of numbers.
+            inputs: columns of inputs; `None` for all without another role, or with `smiles` for none.
+            categorical: those among them whose numbers are names.
+            smiles: a column with molecules (`pip install 'metalens[chem]'`).
+            missing: of empty cells in inputs: `"refuse"`, `"mean"` or `"drop"`, see `TableTasks`.
+            group: a column whose rows of one value are never divided between support and query.
+            duplicates: rows of a task with equal inputs: `"together"`, `"refuse"` or `"allow"`.
+            splits: shares of tasks for training, validation and comparison, which are divided by the hashes
+                of their names; or a column that says train, val or test.
+            progress: called with the step's number and its loss after every step.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            MetaLensError: the table cannot be used (with the row and the column), there are too few tasks or
+                rows, or a setting is out of range.
+        """
+        self._check()
+        columns = Columns(
+            task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles, missing=missing,
+            group=group, duplicates=duplicates,
+        )  # fmt: skip
+        self._reader, tasks = fit_reader(
+            columns, columns.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
+            seed=self.random_state, classes=False,
+        )  # fmt: skip
+        self.k_shot_ = tasks["train"].k_shot
+        self._finish(tasks, 1, progress)
+        self._residuals = self._missed(tasks["test"])
+        return self
+
+    def adapt(self, support: Table) -> AdaptedRegressor:
+        """Return the model of one new task, adapted to its rows.
+
+        Args:
+            support: rows of one task with their targets, at least one.
+
+        Raises:
+            MetaLensError: a column is missing, a cell is not what it should be, or rows are of several tasks.
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        x, target = self._reader.support(support)
+        y = torch.from_numpy(self._reader.standardized(target))
+        return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
+
+    def _new_tasks(
+        self, data: Table, k_shot: int | None, n_query: int | None
+    ) -> tuple[TaskDistribution, int]:
+        k_shot = self.k_shot_ if k_shot is None else k_shot
+        return self._reader.tasks(data, k_shot, n_query, self.random_state), 1
+
+    def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
+        return self._reader.in_units(models(x))
+
+    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        of_task = task_metrics(predictions[None], self._reader.in_units(y.double())[None], ("r2", "rmse"))
+        return {name: value.item() for name, value in of_task.items()}
+
+    def _missed(self, tasks: TaskDistribution) -> list[np.ndarray]:
+        """Return by how much the model that adapts misses the queries of every task."""
+        candidate, missed = self._candidate(self.chosen_, 1), defaultdict(list)
+        for number in range(n_drawn(tasks)):
+            support, query = tasks[number][:2]
+            by = self._predict(candidate.adapt(support), query.x) - self._reader.in_units(query.y.double())
+            missed[tasks.task_name(number)].append(by.abs().flatten().numpy())
+        return [np.concatenate(of_task) for of_task in missed.values()]
+
+    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        facts = {
+            "reader": self._reader.as_json(),
+            "k_shot": self.k_shot_,
+            "chosen": self.chosen_,
+        }
+        residuals = torch.from_numpy(np.concatenate(self._residuals))
+        sizes = torch.tensor([len(of_task) for of_task in self._residuals])
+        return facts, {"residuals": residuals, "residuals.sizes": sizes}
+
+    def _restore(self, saved: Saved) -> None:
+        facts, tensors = saved.facts, saved.tensors
+        self._reader = TableReader.from_json(facts["reader"])
+        self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
+        parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())
+        self._residuals = [part.numpy() for part in parts]
+
+    def _learner(self) -> str:
+        return self.learner or "ANIL"
+
+    def _network(self) -> Network:
+        return mlp(*self._reader.input_shape, 1, self.hidden)
+
+
+@dataclass(frozen=True)
+class AdaptedRegressor:
+    """A model of one task, adapted to its support rows.
+
+    Attributes:
+        estimator: that it comes from.
+        n_support: rows that it has adapted to.
+    """
+
+    estimator: MetaRegressor
+    n_support: int
+    _models: Ensemble
+
+    def predict(self, data: Table) -> np.ndarray:
+        """Return predicted targets in their own units, `(n,)`.
+
+        Args:
+            data: rows of the task with the columns of the inputs, or an array of these columns.
+
+        Raises:
+            MetaLensError: a column is missing, or a cell is not what the column holds.
+        """
+        reader = self.estimator._reader
+        return reader.in_units(self._models(reader.inputs(data))).numpy().ravel()
+
+    def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
+        """Return the ends of intervals that hold the targets, `(n, 2)`, in units of the target.
+
+        The half width is `conformal_radius` of the residuals on the held-out tasks, which took no part in
+        training. So a target of a new task is inside with at least the given probability, if new tasks are
+        like the held-out ones and their support has `k_shot_` rows. That is an average over tasks, and not
+        true of each. More support rows make the intervals wider than needed. Where a classical model was
+        chosen on the same held-out tasks, the probability is slightly less.
+
+        Args:
+            data: rows of the task with the columns of the inputs, or an array of these columns.
+            coverage: the probability.
+
+        Raises:
+            MetaLensError: coverage is out of range or more than so many held-out tasks can tell, the support
+                had fewer than `k_shot_` rows, or the rows cannot be used.
+        """
+        k_shot = self.estimator.k_shot_
+        if self.n_support < k_shot:
+            raise MetaLensError(
+                f"Intervals were calibrated with k_shot={k_shot} support rows, and this task has "
+                f"{self.n_support}; give {k_shot}, or fit with k_shot={self.n_support}."
+            )
+        radius = conformal_radius(self.estimator._residuals, coverage)
+        center = self.predict(data)
+        return np.stack([center - radius, center + radius], axis=1)

@@ -1,0 +1,102 @@
+"""Trained estimators in folders: JSON for what was decided, safetensors for numbers, nothing that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from metalens.errors import MetaLensError
+from metalens.files import MODEL, new_folder
+
+FORMAT = 1  # raise it when the layout of the files changes
+_WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
+
+
+class Saved(NamedTuple):
+    """What a folder of a trained estimator holds.
+
+    Attributes:
+        facts: plain values.
+        tensors: by name, on the CPU.
+        tables: data frames by name: `comparison` and `curve`.
+    """
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tables: dict[str, pd.DataFrame]
+
+
+def write_model(
+    folder: Path,
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the folder of a trained estimator, whole or not at all; see `Saved`.
+
+    Raises:
+        MetaLensError: the folder exists and may not be replaced, or cannot be written.
+    """
+    with new_folder(folder, overwrite=overwrite) as path:
+        # Copies: parameters that were trained side by side share their memory.
+        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(own, path / _WEIGHTS)
+        for name in _TABLES:
+            tables[name].to_csv(path / f"{name}.csv", index=False)
+        (path / MODEL).write_text(json.dumps({"format": FORMAT, **facts}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return the plain values of a saved estimator; see `Saved`.
+
+    Raises:
+        MetaLensError: the folder is missing, damaged, or of another version.
+    """
+    if not (folder / MODEL).is_file():
+        raise MetaLensError(f"{folder} is no saved model, as it has no {MODEL}; give one that save wrote.")
+    try:
+        facts = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        found = facts["format"], str(facts["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, error) from error
+    if found[0] != FORMAT:
+        raise MetaLensError(
+            f"{folder} is in format {found[0]}, and this version of MetaLens reads format {FORMAT}; load it "
+            "with the version that saved it, or save the model again."
+        )
+    return facts
+
+
+def read_model(folder: Path, kind: str) -> Saved:
+    """Read the folder of a trained estimator.
+
+    Args:
+        folder: that `write_model` wrote.
+        kind: name of the estimator that it must be of.
+
+    Raises:
+        MetaLensError: the folder is missing, damaged, or of something else.
+    """
+    facts = read_facts(folder)
+    if facts["kind"] != kind:
+        raise MetaLensError(f"{folder} holds a {facts['kind']}, and this is {kind}; load it with its class.")
+    try:
+        tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"task": str}) for name in _TABLES}
+        return Saved(facts, load_file(folder / _WEIGHTS), tables)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged(folder, error) from error
+
+
+def damaged(folder: Path, error: Exception) -> MetaLensError:
+    """Return the error that says that a folder of a model cannot be used."""
+    reason = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
+    return MetaLensError(f"{folder} is damaged ({reason}); save the model again.")

@@ -1,0 +1,281 @@
+"""Tables as people have them: from columns to tasks, and from new rows to what a model takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalens.distributions import TableTasks
+from metalens.distributions.base import Split
+from metalens.distributions.checks import as_array
+from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
+from metalens.distributions.tables.reading import (
+    check_columns,
+    is_text,
+    numbers,
+    read_table,
+    refuse_missing,
+)
+from metalens.distributions.tables.table import Duplicates
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
+
+_FEWEST, _MOST = 1, 16  # support rows, where nobody says how many
+_PER_SUPPORT = 3  # query rows in training for each support row, where tasks have them
+_SMALL = 0.1  # share of tasks that may be too small for the sizes that are chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of a table are; see `TableTasks` for each."""
+
+    task: str | None
+    target: str
+    inputs: Sequence[str] | None = None
+    categorical: Sequence[str] = ()
+    smiles: str | None = None
+    missing: Missing = "refuse"
+    group: str | None = None
+    duplicates: Duplicates = "together"
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "categorical"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
+
+    def read(self, table: Table) -> pd.DataFrame:
+        """Return a table, whose names are text even where they look like numbers."""
+        if isinstance(table, Mapping):
+            table = frame_of_arrays(table)
+        names = (self.task, self.group, self.smiles, *self.categorical)
+        return read_table(table, text=[name for name in names if name is not None])
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as settings of `TableTasks`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def sizes(self, frame: pd.DataFrame, k_shot: int | None, n_query: int | None) -> tuple[int, int]:
+        """Return how many support and query rows a training task has.
+
+        Where it is not said, both are as large as nine in ten tasks allow: half of the rows, and at most 16,
+        for support; of what is left, at most three times as many for queries.
+        """
+        check_columns(frame, [self.task])
+        rows = int(frame[self.task].value_counts().quantile(_SMALL))
+        support = k_shot or min(max(rows // 2, _FEWEST), _MOST)
+        return support, n_query or min(max(rows - support, 1), _PER_SUPPORT * support)
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """How the rows of a table become examples, as fitted to the rows of the training tasks.
+
+    Attributes:
+        columns: what each column is.
+        encoding: of the inputs.
+        mean: of real targets.
+        deviation: of real targets.
+        classes: that all tasks share, in the order of the outputs; empty where there are none.
+    """
+
+    kind: ClassVar[str] = "table"
+
+    columns: Columns
+    encoding: TableInputs
+    mean: float = 0.0
+    deviation: float = 1.0
+    classes: tuple[str | int | float | bool, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return (len(self.encoding.names),)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The columns that new rows must have."""
+        names = [column.name for column in self.encoding.columns]
+        return (*names, self.encoding.smiles) if self.encoding.smiles is not None else tuple(names)
+
+    def inputs(self, table: Table | np.ndarray) -> Tensor:
+        """Return the inputs of rows, `(n, d)`, which may come as an array of the columns in their order."""
+        if isinstance(table, np.ndarray):
+            table = self._named(table)
+        return torch.from_numpy(self.encoding.transform(self.columns.read(table)))
+
+    def support(self, table: Table) -> tuple[Tensor, pd.Series]:
+        """Return the inputs of the rows of one task, and the column with their targets.
+
+        Raises:
+            MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
+        """
+        frame = self.columns.read(table)
+        check_columns(frame, [self.columns.target])
+        if (
+            self.columns.task is not None
+            and self.columns.task in frame.columns
+            and (found := frame[self.columns.task].nunique()) > 1
+        ):
+            raise MetaLensError(
+                f"The support has rows of {found} tasks by its column {self.columns.task}; give those of one."
+            )
+        target = frame[self.columns.target]
+        refuse_missing(target, "leave the row out")
+        return torch.from_numpy(self.encoding.transform(frame)), target
+
+    def _named(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        if array.ndim != 2 or array.shape[1] != len(self.input_names):
+            raise MetaLensError(
+                f"An array of rows must have the {len(self.input_names)} columns "
+                f"{', '.join(self.input_names)}, got the shape {array.shape}."
+            )
+        return dict(zip(self.input_names, array.T, strict=True))
+
+    def standardized(self, target: pd.Series) -> np.ndarray:
+        """Return real targets as the model has them, `(n, 1)`."""
+        return ((numbers(target) - self.mean) / self.deviation).astype(np.float32)[:, None]
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return standardized targets in their own units."""
+        return values * self.deviation + self.mean
+
+    def tasks(self, table: Table, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
+        """Return new tasks, all that the table has, with inputs and targets as the model takes them."""
+        frame, columns = self.columns.read(table), self.columns
+        check_columns(frame, [columns.task, columns.target])
+        refuse_missing(frame[columns.target], "leave the row out")
+        array = self.encoding.transform(frame)
+        if not self.classes:
+            frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
+        return TableTasks(
+            frame,
+            "test",
+            task=columns.task,
+            target=columns.target,
+            inputs=array,
+            kind="classification" if self.classes else "regression",
+            classes=self.classes or None,
+            group=columns.group,
+            duplicates=columns.duplicates,
+            splits=(0.0, 0.0, 1.0),
+            k_shot=k_shot,
+            n_query=n_query,
+            standardize="none",
+            seed=seed,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` understands."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `as_json` wrote."""
+        encoding = dict(values["encoding"])
+        fitted = [
+            CategoryColumn(column["name"], tuple(column["categories"]))
+            if "categories" in column
+            else NumberColumn(**column)
+            for column in encoding.pop("columns")
+        ]
+        return cls(
+            Columns(**values["columns"]),
+            TableInputs(tuple(fitted), **encoding),
+            values["mean"],
+            values["deviation"],
+            tuple(values["classes"]),
+        )
+
+
+def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
+    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
+
+    Raises:
+        MetaLensError: an array has another shape or length, or holds objects.
+
+    >>> frame_of_arrays({"x": np.zeros((3, 2)), "y": [1, 2, 3]}).columns.tolist()
+    ['x 0', 'x 1', 'y']
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        array = as_array(values, str(name))
+        if array.ndim == 2:
+            columns |= {f"{name} {place}": column for place, column in enumerate(array.T)}
+        elif array.ndim == 1:
+            columns[str(name)] = array
+        else:
+            raise MetaLensError(f"Array {name} must have one or two axes, got {array.shape}; flatten it.")
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise MetaLensError(f"Arrays must have one entry for each row, got the lengths {sorted(lengths)}.")
+    return pd.DataFrame(columns)
+
+
+def fit_reader(
+    columns: Columns,
+    frame: pd.DataFrame,
+    splits: str | Sequence[float],
+    *,
+    k_shot: int | None,
+    n_query: int | None,
+    seed: int,
+    classes: bool,
+) -> tuple[TableReader, dict[Split, TableTasks]]:
+    """Return the reader that training tasks make, and the tasks of each split.
+
+    Args:
+        columns: what each column is.
+        frame: from `columns.read`.
+        splits: see `TableTasks`.
+        k_shot: support rows of a task, see `Columns.sizes`.
+        n_query: query rows of a task.
+        seed: of the rows that are drawn.
+        classes: whether the targets are classes, which all tasks share.
+    """
+    k_shot, n_query = columns.sizes(frame, k_shot, n_query)
+    known = ()
+    if classes:
+        check_columns(frame, [columns.target])
+        known = tuple(classes_of(frame[columns.target]).tolist())
+    splits_of: tuple[Split, ...] = get_args(Split)
+    tasks = {
+        split: TableTasks(
+            frame,
+            split,
+            kind="classification" if classes else "regression",
+            classes=known or None,
+            splits=splits,
+            k_shot=k_shot,
+            n_query=n_query,
+            seed=seed,
+            **columns.settings(),
+        )
+        for split in splits_of
+    }
+    train = tasks["train"]
+    assert train.encoding is not None  # of named columns
+    scale = () if classes else (train.target_mean, train.target_deviation)
+    return TableReader(columns, train.encoding, *scale, classes=known), tasks
+
+
+def classes_of(target: pd.Series) -> np.ndarray:
+    """Return the classes that a column names, sorted: words, numbers or truth values as they are.
+
+    >>> import pandas as pd
+    >>> classes_of(pd.Series(["no", "yes", "no"])).tolist(), classes_of(pd.Series([3, 1])).tolist()
+    (['no', 'yes'], [1, 3])
+    """
+    refuse_missing(target, "leave the row out")
+    return np.unique(target.astype(str) if is_text(target) else target.to_numpy())

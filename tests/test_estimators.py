@@ -1,0 +1,371 @@
+"""Regression estimators: scikit-learn's manners, units, splits, intervals, mistakes."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from metalens import MetaLensError, MetaRegressor
+from metalens.estimators import base
+from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.tables import Columns
+
+TINY = {"hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
+ROLES = {"task": "sensor", "target": "pressure"}
+
+
+def sensors(n=20, rows=8, seed=0, start=0):
+    """Lines with a slope and an offset of their own, in large units, and words that add to them."""
+    rng = np.random.default_rng(seed)
+    sensor = np.repeat(np.arange(n), rows)
+    frame = pd.DataFrame({"sensor": [f"s{start + i}" for i in sensor], "voltage": rng.normal(size=n * rows)})
+    frame["kind"] = rng.choice(["round", "flat"], n * rows)
+    slope, offset = rng.normal(size=(2, n))
+    frame["pressure"] = 1000 + 50 * (slope[sensor] * frame.voltage + offset[sensor])
+    frame["pressure"] += 20 * (frame.kind == "flat") + rng.normal(size=n * rows)
+    return frame
+
+
+def fitted(frame=None, roles=ROLES, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the fall-back, which has its own test
+        return MetaRegressor(**{**TINY, **settings}).fit(sensors() if frame is None else frame, **roles)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_do():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "DRAWN", 3)
+        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fitted(regularizers=["trlearner"])
+
+
+def test_settings_are_those_of_scikit_learn():
+    model = MetaRegressor("anil(inner_lr=0.2)", regularizers=["TRLearner"], hidden=[4], seeds=2)
+    twin = clone(model)
+    assert twin is not model
+    assert twin.get_params() == model.get_params()
+    assert twin.set_params(steps=7, patience=3).get_params()["steps"] == 7
+    assert repr(model).startswith("MetaRegressor(hidden=[4], learner='anil(inner_lr=0.2)'")
+    assert not hasattr(model, "feature_names_in_")
+
+
+@pytest.mark.parametrize("use", ["adapt", "evaluate", "score", "relations", "save"])
+def test_nothing_works_before_fit(use, tmp_path):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(MetaRegressor(), use)(tmp_path / "model" if use == "save" else sensors())
+
+
+def test_a_clone_of_a_fitted_estimator_is_not_fitted(model):
+    with pytest.raises(NotFittedError):
+        clone(model).adapt(sensors(1))
+
+
+def test_a_failed_fit_leaves_no_half_fitted_estimator():
+    model = fitted()
+    with pytest.raises(MetaLensError, match="no column weight"):
+        model.fit(sensors(), task="sensor", target="weight")
+    with pytest.raises(NotFittedError):
+        model.adapt(sensors(1))
+
+
+def test_the_fall_back_is_chosen_with_one_warning_and_predicts_in_units_of_the_target():
+    with pytest.warns(UserWarning, match="does not beat Ridge.*so Ridge adapts") as warned:
+        model = MetaRegressor(**TINY, outer_lr=1e-9).fit(sensors(), **ROLES)
+    assert len(warned) == 1
+    assert model.chosen_ == "Ridge"
+    new = sensors(1, rows=40, seed=1)
+    predicted = model.adapt(new[:30]).predict(new[30:])
+    assert predicted.shape == (10,)
+    assert np.abs(predicted - new.pressure[30:]).max() < 10  # the noise has a deviation of 1, targets of 50
+
+
+def test_without_a_fall_back_the_learner_adapts_and_a_warning_says_what_is_better():
+    with pytest.warns(UserWarning, match="does not beat Ridge.*set fallback=True"):
+        model = MetaRegressor(**TINY, outer_lr=1e-9, fallback=False).fit(sensors(), **ROLES)
+    assert model.chosen_ == "ANIL"
+
+
+def test_a_better_learner_is_chosen_without_a_warning(monkeypatch):
+    monkeypatch.setattr(MetaRegressor, "classical", ("Mean",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settings = {**TINY, "hidden": (16,), "steps": 120}
+        model = MetaRegressor("R2D2", **settings, outer_lr=0.01).fit(sensors(40), **ROLES)
+    assert model.chosen_ == "R2D2"
+
+
+def test_all_models_are_scored_on_the_same_held_out_tasks_in_units(model):
+    rows = model.comparison_
+    tasks = {name: set(of_model.task) for name, of_model in rows.groupby("model", sort=False)}
+    assert list(tasks) == ["ANIL", "Mean", "Ridge"]
+    assert tasks["ANIL"] == tasks["Mean"] == tasks["Ridge"]
+    assert rows.metric.unique().tolist() == ["mse", "r2", "rmse"]
+    means = rows.pivot_table(index="model", columns="metric", values="value")
+    assert 20 < means.rmse["Mean"] < 200  # the targets of a task have a deviation of about 50
+
+
+def test_held_out_tasks_teach_nothing():
+    frame = sensors()
+    frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
+    changed = frame.copy()
+    held_out = changed.split == "test"
+    changed.loc[held_out, ["pressure", "voltage"]] *= 1e3
+    changed.loc[held_out, "kind"] = "square"
+    one, other = (fitted(data, {**ROLES, "splits": "split"}, fallback=False) for data in (frame, changed))
+    assert one._reader == other._reader
+    weights, others = (of._objectives[0].state_dict() for of in (one, other))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert set(one.comparison_.task) == set(frame.sensor[held_out])
+    assert "split" not in one.feature_names_in_
+
+
+def test_scales_are_those_of_training_tasks_alone():
+    frame = sensors()
+    frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
+    model = fitted(frame, {**ROLES, "splits": "split"})
+    train = frame[frame.split == "train"]
+    reader = model._reader
+    assert reader.mean == pytest.approx(train.pressure.mean())
+    assert reader.deviation == pytest.approx(train.pressure.std(ddof=0))
+    (voltage,) = [column for column in reader.encoding.columns if column.name == "voltage"]
+    assert voltage.mean == pytest.approx(train.voltage.mean())
+
+
+def test_training_ends_when_patience_does(monkeypatch):
+    monkeypatch.setattr(base, "EVERY", 1)
+    curve = fitted(steps=20, patience=2, outer_lr=1e-12).curve_
+    # The first validation is the best one, if only by rounding; two more are not better.
+    assert curve.step.max() < 20
+    assert set(curve.split) == {"train", "val"}
+
+
+def test_sizes_are_chosen_by_those_of_tasks():
+    frame = pd.DataFrame({"t": [f"a{i}" for i in range(20) for _ in range(10)]})
+    columns = Columns(task="t", target="y")
+    assert columns.sizes(frame, None, None) == (5, 5)
+    assert columns.sizes(pd.concat([frame] * 10), None, None) == (16, 48)
+    assert columns.sizes(frame, 3, None) == (3, 7)
+    assert columns.sizes(frame, 3, 2) == (3, 2)
+    assert columns.sizes(frame[::5], None, None) == (1, 1)
+
+
+def test_any_number_of_support_rows_will_do(model):
+    new = sensors(1, rows=60, seed=2)
+    for n in (1, 2, 30):
+        predicted = model.adapt(new[:n]).predict(new[30:])
+        assert np.isfinite(predicted).all()
+        assert model.adapt(new[:n]).n_support == n
+
+
+def test_rows_are_predicted_one_by_one_as_together(model):
+    new = sensors(1, rows=12, seed=3)
+    adapted = model.adapt(new[:6])
+    together = adapted.predict(new[6:])
+    alone = [adapted.predict(new[row : row + 1])[0] for row in range(6, 12)]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_new_rows_may_have_new_categories_and_further_columns_in_any_order(model):
+    new = sensors(1, rows=12, seed=4)
+    adapted = model.adapt(new[:6])
+    other = new[6:].assign(kind="hexagonal", color="red")[["color", "kind", "voltage"]]
+    neither = adapted.predict(other)
+    assert np.isfinite(neither).all()
+    assert model.feature_names_in_.tolist() == ["voltage", "kind"]
+
+
+def test_files_are_read_as_frames_are(model, tmp_path):
+    new = sensors(1, rows=12, seed=5)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    again = pd.read_csv(tmp_path / "new.csv")
+    expected = model.adapt(again).predict(again)
+    np.testing.assert_array_equal(model.adapt(tmp_path / "new.csv").predict(tmp_path / "new.csv"), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="voltage"), "no column voltage; it has sensor, kind, pressure"),
+        (lambda f: f.drop(columns="pressure"), "no column pressure"),
+        (lambda f: f.assign(voltage=f.voltage.astype(object).where(f.index != 2, "high")), "Row 3 of colu"),
+        (lambda f: f.assign(voltage=f.voltage.where(f.index != 2, math.inf)), "Row 3 .* a finite number"),
+        (lambda f: f.assign(voltage=f.voltage.where(f.index != 2)), "Row 3 of column voltage is empty"),
+        (lambda f: f.assign(pressure=f.pressure.where(f.index != 1)), "Row 2 of column pressure is empty"),
+        (lambda f: f.assign(pressure=["low"] * len(f)), "Row 1 .* must be a number, got 'low'"),
+        (lambda f: f.assign(sensor=["a", "b"] * (len(f) // 2)), "rows of 2 tasks by its column sensor"),
+        (lambda f: f[:0], "has no rows"),
+    ],
+)  # fmt: skip
+def test_a_support_that_cannot_be_used_is_refused_with_its_place(model, change, message):
+    with pytest.raises(MetaLensError, match=message):
+        model.adapt(change(sensors(1)))
+
+
+def test_queries_that_cannot_be_used_are_refused_with_their_place(model):
+    adapted = model.adapt(sensors(1))
+    with pytest.raises(MetaLensError, match="no column kind"):
+        adapted.predict(sensors(1)[["voltage"]])
+    with pytest.raises(MetaLensError, match="Row 2 of column voltage must be a number"):
+        adapted.predict(pd.DataFrame({"voltage": [1, "x", 2], "kind": "flat"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_shot": 0}, "k_shot must be at least 1, got 0"),
+        ({"n_query": -1}, "n_query must be at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"patience": 0}, "patience of at least 1, got 0"),
+        ({"learner": "MAMBA"}, "There is no learner 'MAMBA'; choose from"),
+        ({"learner": "ANIL(speed=3)"}, "ANIL has no setting 'speed'"),
+        ({"regularizers": ["TR"]}, "There is no regularizer 'TR'"),
+        ({"k_shot": 8}, "none has enough rows; lower k_shot and n_query"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(MetaLensError, match=message):
+        fitted(**settings)
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"task": "patient", "target": "pressure"}, "no column patient"),
+        ({"task": "sensor", "target": "kind"}, "column kind must be a number"),
+        ({**ROLES, "inputs": "voltage"}, "inputs must be a list of columns, got the text 'voltage'"),
+        ({**ROLES, "splits": (0.9, 0.1)}, "three shares"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_refused(roles, message):
+    with pytest.raises(MetaLensError, match=message):
+        fitted(roles=roles)
+
+
+def test_too_few_tasks_are_one_sentence():
+    with pytest.raises(MetaLensError, match=r"The val split has 0 tasks"):
+        fitted(sensors(3))
+
+
+def test_the_radius_is_the_least_that_the_formula_allows():
+    rng = np.random.default_rng(0)
+    residuals = [rng.normal(size=n) for n in (1, 4, 9, 2, 7)]
+
+    def share(r):
+        return sum(np.mean(np.abs(of_task) <= r) for of_task in residuals) / 6
+
+    for coverage in (0.1, 0.5, 0.8):
+        radius = conformal_radius(residuals, coverage)
+        assert share(radius) >= coverage - 1e-9
+        assert share(radius * (1 - 1e-9)) < coverage
+
+
+@pytest.mark.parametrize(("coverage", "needed"), [(0.9, 9), (0.5, 1), (0.95, 19)])
+def test_coverage_needs_enough_tasks(coverage, needed):
+    residuals = [np.array([1.0])] * needed
+    assert conformal_radius(residuals, coverage) == 1
+    with pytest.raises(MetaLensError, match=f"need {needed} calibration tasks, and there were {needed - 1}"):
+        conformal_radius(residuals[1:], coverage)
+    with pytest.raises(MetaLensError, match="coverage must be"):
+        conformal_radius(residuals, 1.0)
+
+
+def test_intervals_cover_what_they_promise_over_tasks_of_different_noise_and_size():
+    # 2,000 times: calibrate on 20 tasks, ask one query of a new one. If 0.8 are covered in truth, the share
+    # is below the limit with a probability of 0.001 (3.1 standard errors of 0.009).
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        noise = rng.gamma(1, size=21)
+        residuals = [rng.normal(size=rng.integers(1, 30)) * of_task for of_task in noise[:-1]]
+        inside.append(abs(rng.normal() * noise[-1]) <= conformal_radius(residuals, 0.8))
+    assert 0.8 - 3.1 * 0.009 < np.mean(inside) < 0.9
+
+
+def test_intervals_of_an_estimator_cover_new_tasks():
+    # 20 held-out tasks and 100 new ones, one query each: the share inside has a standard error of 0.08, of
+    # which 0.07 are of the calibration. Below 0.8 - 3.1 * 0.08 with a probability of 0.001 if they cover 0.8.
+    train = sensors(60).assign(
+        split=lambda f: f.sensor.map(lambda s: ["train", "val", "test"][int(s[1:]) % 3])
+    )
+    model = fitted(train, {**ROLES, "splits": "split"}, k_shot=4)
+    inside = []
+    for number in range(60):
+        new = sensors(1, rows=5, seed=100 + number)
+        ((low, high),) = model.adapt(new[:4]).predict_interval(new[4:], coverage=0.8)
+        assert low < high
+        inside.append(low <= new.pressure[4] <= high)
+    assert np.mean(inside) > 0.8 - 3.1 * 0.1
+
+
+def test_intervals_are_refused_where_they_were_not_calibrated(model):
+    with pytest.raises(MetaLensError, match="k_shot=4 support rows, and this task has 3"):
+        model.adapt(sensors(1)[:3]).predict_interval(sensors(1))
+    with pytest.raises(MetaLensError, match="need 9 calibration tasks, and there were 3"):
+        model.adapt(sensors(1)).predict_interval(sensors(1))
+
+
+def test_new_tables_are_evaluated_as_held_out_tasks_are(model):
+    new = sensors(6, seed=7, start=100)
+    rows = model.evaluate(new)
+    assert set(rows.task) == {f"s{i}" for i in range(100, 106)}
+    assert set(rows.model) == {"ANIL", "Mean", "Ridge"}
+    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "r2")]
+    assert model.score(new) == pytest.approx(of_chosen.value.mean())
+    assert not rows.equals(model.evaluate(new, k_shot=2, n_query=1))
+
+
+def test_relations_of_new_tasks_are_mapped_by_name(model):
+    found = model.relations(sensors(6, seed=8, start=100), n_groups=2)
+    assert set(found.names) == {f"s{i}" for i in range(100, 106)}
+    assert found.matrix.shape == (6, 6)
+    assert found.n_groups == 2
+
+
+def test_missing_cells_are_filled_where_that_is_asked_for():
+    frame = sensors()
+    frame.loc[::7, "voltage"] = math.nan
+    model = fitted(frame, {**ROLES, "missing": "mean"})
+    new = sensors(1)
+    adapted = model.adapt(new)
+    hole = pd.DataFrame({"voltage": [math.nan], "kind": ["flat"]})
+    assert np.isfinite(adapted.predict(hole)).all()
+
+
+def test_arrays_are_tables_too():
+    frame = sensors().drop(columns="kind")
+    arrays = {
+        "sensor": frame.sensor,
+        "x": frame[["voltage", "pressure"]].to_numpy(),
+        "pressure": frame.pressure,
+    }
+    model = fitted(arrays)
+    assert model.feature_names_in_.tolist() == ["x 0", "x 1"]
+    few = {name: values[:8] for name, values in arrays.items()}
+    adapted = model.adapt(few)
+    np.testing.assert_array_equal(adapted.predict(few), adapted.predict(few["x"]))
+    with pytest.raises(MetaLensError, match=r"must have the 2 columns x 0, x 1, got the shape \(8, 1\)"):
+        adapted.predict(few["x"][:, :1])
+    with pytest.raises(MetaLensError, match=r"one or two axes, got \(8, 1, 2\)"):
+        adapted.predict({"x": few["x"][:, None]})
+    with pytest.raises(MetaLensError, match=r"the lengths \[7, 8\]"):
+        model.adapt({**few, "pressure": few["pressure"][:7]})
+
+
+def test_progress_is_told():
+    steps = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=lambda step, loss: steps.append(step))
+    assert steps == [1, 2]

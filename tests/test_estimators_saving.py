@@ -1,0 +1,154 @@
+"""Saved estimators: whole, the same after loading, refused where they are damaged, and never code."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from metalens import MetaClassifier, MetaLensError, MetaRegressor
+from metalens.estimators import base, load_model
+
+FILES = {"model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
+
+
+def sensors(n=20, rows=8, seed=0):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"sensor": np.repeat(np.arange(n), rows), "voltage": rng.normal(size=n * rows)})
+    frame["kind"] = rng.choice(["round", "flat"], n * rows)
+    frame["pressure"] = 1000 + 50 * frame.voltage * (1 + frame.sensor % 3) + rng.normal(size=n * rows)
+    return frame
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_do():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "DRAWN", 3)
+        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        yield
+
+
+def fitted(**settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the fall-back
+        model = MetaRegressor(hidden=(8,), steps=2, k_shot=4, n_query=4, **settings)
+        return model.fit(sensors(), task="sensor", target="pressure", categorical=["kind"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fitted(seeds=2, regularizers=("TRLearner(weight=0.1)",), fallback=False)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_predictions_and_intervals_after_loading_are_the_same_bit_by_bit(fallback, tmp_path):
+    model = fitted(seeds=2, outer_lr=1e-9, fallback=fallback)
+    assert model.chosen_ == ("Ridge" if fallback else "ANIL")
+    model.save(tmp_path / "model")
+    again = MetaRegressor.load(tmp_path / "model")
+    new = sensors(1, rows=20, seed=1)
+    one, other = (of.adapt(new[:10]) for of in (model, again))
+    np.testing.assert_array_equal(one.predict(new[10:]), other.predict(new[10:]))
+    np.testing.assert_array_equal(one.predict_interval(new, 0.5), other.predict_interval(new, 0.5))
+
+
+def test_all_that_was_found_is_loaded(model, folder):
+    again = load_model(folder)
+    assert isinstance(again, MetaRegressor)
+    assert again.get_params() == model.get_params()
+    assert (again.chosen_, again.k_shot_) == (model.chosen_, model.k_shot_)
+    assert again.feature_names_in_.tolist() == ["voltage", "kind"]
+    pd.testing.assert_frame_equal(again.comparison_, model.comparison_.astype({"task": str}))
+    pd.testing.assert_frame_equal(again.curve_, model.curve_)
+    new = sensors(6, seed=2)
+    pd.testing.assert_frame_equal(again.evaluate(new), model.evaluate(new))
+    np.testing.assert_array_equal(again.relations(new).matrix, model.relations(new).matrix)
+
+
+def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
+    MetaRegressor.load(folder).save(tmp_path / "again")
+    for name in ("model.json", "weights.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_folder_holds_no_rows_of_the_data_and_nothing_that_runs(folder, monkeypatch):
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert "1000" not in (folder / "model.json").read_text()
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    load_model(folder)
+
+
+def test_an_existing_folder_is_replaced_only_if_that_is_asked_for(model, folder, tmp_path):
+    with pytest.raises(MetaLensError, match="exists already"):
+        model.save(folder)
+    model.save(folder, overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(MetaLensError, match="is not replaced"):
+        model.save(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_nothing_is_left_where_saving_fails(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("metalens.estimators.saving.json.dumps", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.json").unlink(), "is no saved model, as it has no model.json"),
+        (lambda f: (f / "model.json").write_text("{"), "is damaged"),
+        (lambda f: (f / "model.json").write_text("[1]"), "is damaged"),
+        (lambda f: (f / "weights.safetensors").unlink(), "is damaged"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b"PK\x03\x04 no tensors"), "is damaged"),
+        (lambda f: (f / "curve.csv").unlink(), "is damaged"),
+        (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 1"),
+        (lambda f: edit(f, kind="Run"), "holds a Run"),
+        (lambda f: edit(f, reader={}), "is damaged"),
+        (lambda f: edit(f, chosen="Oracle"), "is damaged"),
+        (lambda f: edit(f, settings={"speed": 3}), "is damaged"),
+        (lambda f: edit(f, settings={"hidden": [9]}), "is damaged"),
+        (lambda f: shorten(f), "is damaged"),
+    ],
+)  # fmt: skip
+def test_damaged_and_foreign_folders_are_refused_in_one_sentence(folder, damage, message):
+    damage(folder)
+    with pytest.raises(MetaLensError, match=message) as refused:
+        load_model(folder)
+    assert "\n" not in str(refused.value)
+
+
+def edit(folder, **changes):
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**facts, **changes}))
+
+
+def shorten(folder):
+    """Take a tensor away."""
+    tensors = load_file(folder / "weights.safetensors")
+    tensors.pop(next(name for name in tensors if name.startswith("1.")))
+    save_file(tensors, folder / "weights.safetensors")
+
+
+def test_a_model_of_another_class_is_refused(folder):
+    with pytest.raises(MetaLensError, match="holds a MetaRegressor, and this is MetaClassifier"):
+        MetaClassifier.load(folder)
