@@ -205,6 +205,7 @@ def test_files_are_read_as_frames_are(model, tmp_path):
         (lambda f: f.assign(pressure=["low"] * len(f)), "Row 1 .* must be a number, got 'low'"),
         (lambda f: f.assign(sensor=["a", "b"] * (len(f) // 2)), "rows of 2 tasks by its column sensor"),
         (lambda f: f[:0], "has no rows"),
+        (lambda f: f.to_numpy(), "must be a data frame, the path of a file, or arrays by name, got ndarray"),
     ],
 )  # fmt: skip
 def test_a_support_that_cannot_be_used_is_refused_with_its_place(model, change, message):
