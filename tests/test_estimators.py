@@ -344,6 +344,28 @@ def test_missing_cells_are_filled_where_that_is_asked_for():
     assert np.isfinite(adapted.predict(hole)).all()
 
 
+def test_small_tasks_are_left_out_with_a_count():
+    frame = sensors(40)
+    small = frame.sensor.isin([f"s{i}" for i in range(10)])
+    frame = frame[~small | (frame.groupby("sensor").cumcount() < 3)]
+    with pytest.warns(
+        UserWarning, match=r"of the 28 tasks of the train split have fewer than k_shot \+ n_query"
+    ):
+        MetaRegressor(**TINY).fit(frame, **ROLES)
+
+
+def test_molecules_are_inputs(monkeypatch, tmp_path):
+    pytest.importorskip("rdkit")
+    monkeypatch.setenv("METALENS_CACHE", str(tmp_path))
+    frame = sensors().assign(molecule=lambda f: ["C" * (1 + i % 9) + "O" * (i % 2) for i in f.index])
+    model = fitted(frame, {**ROLES, "smiles": "molecule", "duplicates": "allow"})
+    assert model.feature_names_in_.tolist() == ["molecule"]
+    adapted = model.adapt(frame[:8])
+    assert adapted.predict(pd.DataFrame({"molecule": ["CCN", "c1ccccc1"]})).shape == (2,)
+    with pytest.raises(MetaLensError, match="RDKit cannot read the molecule 'water'"):
+        adapted.predict(pd.DataFrame({"molecule": ["water"]}))
+
+
 def test_arrays_are_tables_too():
     frame = sensors().drop(columns="kind")
     arrays = {

@@ -201,10 +201,8 @@ class MetaEstimator(BaseEstimator):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            settings: dict[str, Any] = saved.facts["settings"]
-            model = cls(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-            )  # as given
+            settings: dict[str, Any] = saved.facts["settings"]  # JSON has no tuples
+            model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
             model._restore(saved)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")

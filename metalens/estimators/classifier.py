@@ -300,7 +300,7 @@ class MetaClassifier(MetaEstimator):
         return self._sizes.k_shot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedClassifier:
     """A model of one task, adapted to its support.
 

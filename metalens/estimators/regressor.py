@@ -180,7 +180,7 @@ class MetaRegressor(MetaEstimator):
         return mlp(len(self._reader.encoding.names), 1, self.hidden)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedRegressor:
     """A model of one task, adapted to its support rows.
 

@@ -62,7 +62,8 @@ class Columns:
             table = frame_of_arrays(table)
         if not isinstance(table, pd.DataFrame | str | os.PathLike):
             raise MetaLensError(
-                f"A table must be a data frame, the path of a file, or arrays by name, got {type(table).__name__}."
+                "A table must be a data frame, the path of a file, or arrays by name, got "
+                f"{type(table).__name__}."
             )
         names = (self.task, self.group, self.smiles, *self.categorical)
         return read_table(table, text=[name for name in names if name is not None])
