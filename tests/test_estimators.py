@@ -205,6 +205,7 @@ def test_files_are_read_as_frames_are(model, tmp_path):
         (lambda f: f.assign(pressure=["low"] * len(f)), "Row 1 .* must be a number, got 'low'"),
         (lambda f: f.assign(sensor=["a", "b"] * (len(f) // 2)), "rows of 2 tasks by its column sensor"),
         (lambda f: f[:0], "has no rows"),
+        (lambda f: f.to_numpy(), "must be a data frame, the path of a file, or arrays by name, got ndarray"),
     ],
 )  # fmt: skip
 def test_a_support_that_cannot_be_used_is_refused_with_its_place(model, change, message):
@@ -341,6 +342,28 @@ def test_missing_cells_are_filled_where_that_is_asked_for():
     adapted = model.adapt(new)
     hole = pd.DataFrame({"voltage": [math.nan], "kind": ["flat"]})
     assert np.isfinite(adapted.predict(hole)).all()
+
+
+def test_small_tasks_are_left_out_with_a_count():
+    frame = sensors(40)
+    small = frame.sensor.isin([f"s{i}" for i in range(10)])
+    frame = frame[~small | (frame.groupby("sensor").cumcount() < 3)]
+    with pytest.warns(
+        UserWarning, match=r"of the 28 tasks of the train split have fewer than k_shot \+ n_query"
+    ):
+        MetaRegressor(**TINY).fit(frame, **ROLES)
+
+
+def test_molecules_are_inputs(monkeypatch, tmp_path):
+    pytest.importorskip("rdkit")
+    monkeypatch.setenv("METALENS_CACHE", str(tmp_path))
+    frame = sensors().assign(molecule=lambda f: ["C" * (1 + i % 9) + "O" * (i % 2) for i in f.index])
+    model = fitted(frame, {**ROLES, "smiles": "molecule", "duplicates": "allow"})
+    assert model.feature_names_in_.tolist() == ["molecule"]
+    adapted = model.adapt(frame[:8])
+    assert adapted.predict(pd.DataFrame({"molecule": ["CCN", "c1ccccc1"]})).shape == (2,)
+    with pytest.raises(MetaLensError, match="RDKit cannot read the molecule 'water'"):
+        adapted.predict(pd.DataFrame({"molecule": ["water"]}))
 
 
 def test_arrays_are_tables_too():

@@ -162,6 +162,7 @@ def test_a_learner_with_a_head_says_that_it_has_learned_another_number_of_classe
         ),
         (lambda: assays(words=("x", "x")), SHARED, "names one class, x, in all rows"),
         (lambda: "missing", {}, "There is no folder or zip file missing"),
+        (lambda: assays(), {**SHARED, "splits": {"train": ["1"]}}, "a column or three shares, got a mapping"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused(data, roles, message):
@@ -202,6 +203,8 @@ def test_images_from_folders_to_labels_and_back_from_a_file(tmp_path):
     assert again.feature_names_in_.size == 0
     with pytest.raises(MetaLensError, match=r"There is no image .*missing\.png"):
         adapted.predict([few / "missing.png"])
+    with pytest.raises(MetaLensError, match="by the path of a folder, a zip file or files, got DataFrame"):
+        model.adapt(assays())
     with pytest.raises(MetaLensError, match="has no images"):
         adapted.predict(tmp_path / "model")
 

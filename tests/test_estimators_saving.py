@@ -75,6 +75,16 @@ def test_all_that_was_found_is_loaded(model, folder):
     np.testing.assert_array_equal(again.relations(new).matrix, model.relations(new).matrix)
 
 
+def test_a_classical_learner_and_settings_of_numpy_are_saved_as_well(tmp_path):
+    model = fitted(learner="Ridge", random_state=np.int64(3))
+    assert model.chosen_ == "Ridge"
+    assert set(model.comparison_.model) == {"Ridge", "Mean"}
+    model.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.random_state == 3
+    np.testing.assert_array_equal(*(of.adapt(sensors(1)).predict(sensors(1)) for of in (model, again)))
+
+
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
     MetaRegressor.load(folder).save(tmp_path / "again")
     for name in ("model.json", "weights.safetensors"):

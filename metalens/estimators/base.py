@@ -201,8 +201,8 @@ class MetaEstimator(BaseEstimator):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            settings = saved.facts["settings"].items()  # JSON has no tuples
-            model = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings})
+            settings: dict[str, Any] = saved.facts["settings"]  # JSON has no tuples
+            model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
             model._restore(saved)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from metalens.benchmarks.calls import parse_calls
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.distributions.images.folders import SHARES, Splits
+from metalens.distributions.images.folders import SHARES
 from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.reading import check_columns, class_numbers
 from metalens.distributions.tables.table import Duplicates
@@ -88,6 +88,7 @@ class MetaClassifier(MetaEstimator):
         "Mean", "NearestMean", "LogisticRegression", "KNN", "RandomForest"
     )  # fmt: skip
     score_metric: ClassVar[str] = "accuracy"
+    _reader: TableReader | ImageReader
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class MetaClassifier(MetaEstimator):
         duplicates: Duplicates = "together",
         image_size: int = 32,
         color: bool = True,
-        splits: str | Sequence[float] | None = None,
+        splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Train on the tasks of a table or of class folders.
@@ -159,7 +160,7 @@ class MetaClassifier(MetaEstimator):
                 more, and take time in proportion to their area.
             color: whether images have three channels, or one of grey.
             splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. Folders of images may
-                say train, val and test themselves.
+                say train, val and test themselves, or a mapping names the classes of each.
             progress: called with the step's number and its loss after every step.
 
         Returns:
@@ -172,6 +173,8 @@ class MetaClassifier(MetaEstimator):
         self._check()
         if target is None:
             tasks = self._image_tasks(data, ImageReader(image_size, color, group), splits)
+        elif isinstance(splits, Mapping):
+            raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
             columns = Columns(
                 task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles,
@@ -227,9 +230,7 @@ class MetaClassifier(MetaEstimator):
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
 
-    def _image_tasks(
-        self, source: Any, reader: ImageReader, splits: Splits | None
-    ) -> Mapping[Split, TaskDistribution]:
+    def _image_tasks(self, source: Any, reader: ImageReader, splits: Any) -> Mapping[Split, TaskDistribution]:
         if not isinstance(source, str | os.PathLike):
             raise MetaLensError("target must name the column with the classes of a table, got none.")
         counts = class_counts(source, splits)
@@ -272,11 +273,17 @@ class MetaClassifier(MetaEstimator):
         self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
 
     def _network(self) -> Network:
-        shape, n_way = self._reader.input_shape, self._sizes.n_way
-        if len(shape) == 1:
-            return mlp(*shape, n_way, self.hidden)
+        reader, n_way = self._reader, self._sizes.n_way
+        if isinstance(reader, TableReader):
+            return mlp(len(reader.encoding.names), n_way, self.hidden)
         # Normalized image by image: what is predicted for one must not depend on the others that are asked.
-        return conv4(n_way, n_filters=N_FILTERS, in_channels=shape[0], image_size=shape[1], norm="group")
+        return conv4(
+            n_way,
+            n_filters=N_FILTERS,
+            in_channels=3 if reader.color else 1,
+            image_size=reader.image_size,
+            norm="group",
+        )
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
         return self._reader.classes if isinstance(self._reader, TableReader) else ()
@@ -293,7 +300,7 @@ class MetaClassifier(MetaEstimator):
         return self._sizes.k_shot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedClassifier:
     """A model of one task, adapted to its support.
 

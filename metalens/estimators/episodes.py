@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def fit_episodes(
         molecules = [] if columns.smiles is None else [columns.smiles]
         frame = frame.iloc[complete_rows(frame, [target, *names, *molecules])]
     labels, owner = _labels(frame, target), _labels(frame, task or target)
-    rows_of = {str(name): rows for name, rows in frame.groupby(owner).indices.items()}
+    rows_of = {str(name): np.asarray(rows) for name, rows in frame.groupby(owner).indices.items()}
     if isinstance(splits, str):
         check_columns(frame, [splits])
         split_of = splits_of_column(frame[splits], rows_of)
@@ -135,13 +135,14 @@ def fit_episodes(
     splits_of_all: tuple[Split, ...] = get_args(Split)
     places = owner if task is not None else of_rows
     by_place = frame.groupby([places, labels]).size().groupby(level=0)
-    counts = {place: of_place.tolist() for place, of_place in by_place}
-    if task is None:
-        counts = {split: [] for split in splits_of_all} | counts
+    counts: dict[Any, list[int]] = {} if task is not None else {split: [] for split in splits_of_all}
+    counts |= {place: of_place.tolist() for place, of_place in by_place}
     spared = 0.0 if task is None else _SPARED
     sizes = episode_sizes(list(counts.values()), n_way, k_shot, n_query, spared=spared)
     array = encoding.transform(frame)
-    tasks = {split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all}
+    tasks: dict[Split, ArrayTasks] = {
+        split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all
+    }
     return reader, tasks, sizes
 
 

@@ -40,11 +40,6 @@ class ImageReader:
     group: str | None = None
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
-        return (3 if self.color else 1, self.image_size, self.image_size)
-
-    @property
     def input_names(self) -> tuple[str, ...]:
         """None: images have no columns."""
         return ()
@@ -59,19 +54,19 @@ class ImageReader:
             MetaLensError: there are no images, or some cannot be read.
         """
         if isinstance(images, str | os.PathLike):
-            source = Path(images).expanduser()
+            source = _path(images)
             files = [file for file in list_files(source) if is_image(file.path)]
             if not files:
                 raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
             return self._load(source, files)
-        paths = [Path(path).expanduser() for path in images]
+        paths = [_path(path) for path in images]
         if not paths:
             raise MetaLensError("There are no images to predict for; give at least one path.")
         return torch.cat([self._load(path.parent, [_file(path)]) for path in paths])
 
     def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
         """Return the images of class folders as inputs, and the names of their classes."""
-        folder = Path(source).expanduser()
+        folder = _path(source)
         images = find_images(folder)
         if not images:
             raise MetaLensError(f"{folder} has no images; it must hold class folders with image files.")
@@ -120,13 +115,21 @@ class ImageReader:
 
 def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, list[int]]:
     """Return how many images the classes of each split have."""
-    images = find_images(Path(source).expanduser())
+    images = find_images(_path(source))
     split_of = split_classes(images, splits)
     counts: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
     for (_, name), n in Counter((image.domain, image.name) for image in images).items():
         if name in split_of:
             counts[split_of[name]].append(n)
     return counts
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise MetaLensError(
+            f"Images must be given by the path of a folder, a zip file or files, got {type(path).__name__}."
+        )
+    return Path(path).expanduser()
 
 
 def _file(path: Path) -> SourceFile:

@@ -67,6 +67,7 @@ class MetaRegressor(MetaEstimator):
 
     classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "RandomForest", "GaussianProcess")
     score_metric: ClassVar[str] = "r2"
+    k_shot_: int
     _reader: TableReader
 
     def fit(
@@ -160,11 +161,7 @@ class MetaRegressor(MetaEstimator):
         return [np.concatenate(of_task) for of_task in missed.values()]
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {
-            "reader": self._reader.as_json(),
-            "k_shot": self.k_shot_,
-            "chosen": self.chosen_,
-        }
+        facts = {"reader": self._reader.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
         residuals = torch.from_numpy(np.concatenate(self._residuals))
         sizes = torch.tensor([len(of_task) for of_task in self._residuals])
         return facts, {"residuals": residuals, "residuals.sizes": sizes}
@@ -180,10 +177,10 @@ class MetaRegressor(MetaEstimator):
         return self.learner or "ANIL"
 
     def _network(self) -> Network:
-        return mlp(*self._reader.input_shape, 1, self.hidden)
+        return mlp(len(self._reader.encoding.names), 1, self.hidden)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedRegressor:
     """A model of one task, adapted to its support rows.
 

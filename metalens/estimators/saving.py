@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -52,7 +53,8 @@ def write_model(
         save_file(own, path / _WEIGHTS)
         for name in _TABLES:
             tables[name].to_csv(path / f"{name}.csv", index=False)
-        (path / MODEL).write_text(json.dumps({"format": FORMAT, **facts}, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps({"format": FORMAT, **facts}, indent=1, default=np.generic.item)
+        (path / MODEL).write_text(text + "\n", encoding="utf-8")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

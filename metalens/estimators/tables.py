@@ -56,8 +56,15 @@ class Columns:
 
     def read(self, table: Table) -> pd.DataFrame:
         """Return a table, whose names are text even where they look like numbers."""
+        import pandas as pd  # takes as long to import as all of MetaLens
+
         if isinstance(table, Mapping):
             table = frame_of_arrays(table)
+        if not isinstance(table, pd.DataFrame | str | os.PathLike):
+            raise MetaLensError(
+                "A table must be a data frame, the path of a file, or arrays by name, got "
+                f"{type(table).__name__}."
+            )
         names = (self.task, self.group, self.smiles, *self.categorical)
         return read_table(table, text=[name for name in names if name is not None])
 
@@ -96,11 +103,6 @@ class TableReader:
     mean: float = 0.0
     deviation: float = 1.0
     classes: tuple[str | int | float | bool, ...] = ()
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
-        return (len(self.encoding.names),)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -153,6 +155,7 @@ class TableReader:
     def tasks(self, table: Table, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
         """Return new tasks, all that the table has, with inputs and targets as the model takes them."""
         frame, columns = self.columns.read(table), self.columns
+        assert columns.task is not None  # else there are episodes
         check_columns(frame, [columns.task, columns.target])
         refuse_missing(frame[columns.target], "leave the row out")
         array = self.encoding.transform(frame)
@@ -250,7 +253,7 @@ def fit_reader(
         check_columns(frame, [columns.target])
         known = tuple(classes_of(frame[columns.target]).tolist())
     splits_of: tuple[Split, ...] = get_args(Split)
-    tasks = {
+    tasks: dict[Split, TableTasks] = {
         split: TableTasks(
             frame,
             split,
