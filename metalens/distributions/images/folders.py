@@ -148,21 +148,21 @@ class ImageFolders(TaskDistribution):
                 f"normalize must be one of {', '.join(get_args(Normalize))}, the last for color images only, "
                 f"got {normalize!r} and color={color}."
             )
-        self.source = Path(source).expanduser()
+        self.path = Path(source).expanduser()
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.normalize: Normalize = normalize
         self.remark = remark
 
-        images = [image for image in find_images(self.source, labels) if _is_of(domains, image)]
+        images = [image for image in find_images(self.path, labels) if _is_of(domains, image)]
         if not images:
             raise MetaLensError(
-                f"{self.source} has no images" + (f" of the domains {', '.join(domains)}" if domains else "")
+                f"{self.path} has no images" + (f" of the domains {', '.join(domains)}" if domains else "")
                 + "; it must hold class folders with image files."
             )  # fmt: skip
         images = _first_of_classes(images, max_images)
         split_of = split_classes(images, splits)
         files = [image.file for image in images]
-        self._pixels, digests = load_images(self.source, files, side=image_size, color=color)
+        self._pixels, digests = load_images(self.path, files, side=image_size, color=color)
         kept = self._without_copies(images, digests)
         everything = [number for number, image in enumerate(images) if split_of.get(image.name) == split]
         of_split = [number for number in everything if number in kept]
@@ -286,7 +286,7 @@ class ImageFolders(TaskDistribution):
             left_out.update(same[1:] if of_one_class else same)
         if left_out:
             warnings.warn(
-                f"{len(left_out)} of the {len(images)} images in {self.source.name} are left out: they equal "
+                f"{len(left_out)} of the {len(images)} images in {self.path.name} are left out: they equal "
                 f"others pixel by pixel (first: {images[min(left_out)].file.path}).",
                 stacklevel=3,
             )
@@ -313,14 +313,14 @@ class ImageFolders(TaskDistribution):
             (kept if self._has_both_sets(np.bincount(of.groups)) else small).append(of)
         if not classes:
             raise MetaLensError(
-                f"{self.source.name} has no classes in its {self.split} split; take another, or give splits."
+                f"{self.path.name} has no classes in its {self.split} split; take another, or give splits."
             )
         what = f"k_shot + n_query = {self.k_shot + self.n_query} images, or groups that give both sets"
         names = _some([of.name for of in small])
         if len(kept) < self.n_way:
             too_small = f"; these lack {what}: {names}" if small else ""
             raise MetaLensError(
-                f"The {self.split} split of {self.source.name} has {len(kept)} classes for tasks, and n_way "
+                f"The {self.split} split of {self.path.name} has {len(kept)} classes for tasks, and n_way "
                 f"is {self.n_way}{too_small}; lower n_way, k_shot or n_query, or give it more."
             )
         if small:
@@ -342,7 +342,7 @@ class ImageFolders(TaskDistribution):
         small = [domain for domain, size in sizes.items() if size < self.n_way]
         if len(small) == len(sizes):
             raise MetaLensError(
-                f"No domain of {self.source.name} has n_way={self.n_way} classes in its {self.split} split; "
+                f"No domain of {self.path.name} has n_way={self.n_way} classes in its {self.split} split; "
                 "lower n_way, or give splits with more of them."
             )
         if small:
