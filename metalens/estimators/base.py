@@ -201,8 +201,9 @@ class MetaEstimator(BaseEstimator, ABC):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            settings: dict[str, Any] = saved.facts["settings"]  # JSON has no tuples
-            model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+            given = saved.facts["settings"].items()  # JSON has no tuples
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
+            model = cls(**settings)
             model._restore(saved)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")
