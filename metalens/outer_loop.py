@@ -368,7 +368,7 @@ def side_by_side(batches: Sequence[Task]) -> Task:
 def _clip_each(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
     """Scale the gradient of each replica to at most this norm, as PyTorch does for one objective."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp(max=1)
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -35,7 +35,8 @@ def _little_to_do():
 def fitted(**settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the fall-back
-        model = MetaRegressor(hidden=(8,), steps=2, k_shot=4, n_query=4, **settings)
+        settings = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4} | settings
+        model = MetaRegressor(**settings)
         return model.fit(sensors(), task="sensor", target="pressure", categorical=["kind"])
 
 

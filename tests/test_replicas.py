@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from metalens import (
     ANIL,
     MAML,
+    R2D2,
     DivergenceError,
     Episode,
     FromScratch,
@@ -62,6 +63,11 @@ def from_scratch(seed):
     return Objective(FromScratch(mlp(hidden=[8]), inner_steps=2)).double()
 
 
+def r2d2(seed):
+    torch.manual_seed(seed)
+    return Objective(R2D2(mlp(hidden=[8]))).double()
+
+
 class Doubled(Sinusoid):
     """Sinusoids in double precision."""
 
@@ -80,10 +86,11 @@ def distributions(n, split="train"):
         (lambda r: maml(seed=r, weight=0.1), {"outer_optimizer": "sgd", "schedule": "cosine"}),
         (lambda r: maml(inner_lr=[0.01, 0.03, 0.1][r], weight=[0.1, 1, 0.5][r]), {"clip_norm": 0.5}),
         (meta_sgd, {"clip_norm": 0.5}),
+        (r2d2, {"clip_norm": 0.5}),
         (scheduled, {}),
         (from_scratch, {}),
     ],
-    ids=["seeds", "sgd", "numbers", "meta-sgd", "schedule", "nothing-to-train"],
+    ids=["seeds", "sgd", "numbers", "meta-sgd", "scalars", "schedule", "nothing-to-train"],
 )
 def test_together_is_as_alone(make, settings):
     tasks, held_out = distributions(3), distributions(3, "val")

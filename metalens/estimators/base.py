@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,7 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 
 
-class MetaEstimator(BaseEstimator):
+class MetaEstimator(BaseEstimator, ABC):
     """Base of the estimators: settings, and what is done with a trained one.
 
     The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
@@ -201,8 +201,9 @@ class MetaEstimator(BaseEstimator):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            settings: dict[str, Any] = saved.facts["settings"]  # JSON has no tuples
-            model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+            given = saved.facts["settings"].items()  # JSON has no tuples
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
+            model = cls(**settings)
             model._restore(saved)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")
@@ -319,7 +320,8 @@ class MetaEstimator(BaseEstimator):
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
         """Return a candidate for tasks with so many outputs."""
         if name != self._names()[0]:
-            outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
+            with torch.random.fork_rng(devices=[]):
+                outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
             return Candidate(name, (build_learner(name, outputs, _tuned),))
         learners = [objective.learner.eval() for objective in self._objectives]
         return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
@@ -338,9 +340,8 @@ class MetaEstimator(BaseEstimator):
         for number in range(n_drawn(tasks)):
             task, name = tasks[number], tasks.task_name(number)
             for candidate in candidates:
-                scores = self._scores(
-                    self._predict(candidate.adapt(task.support), task.query.x), task.query.y
-                )
+                predictions = self._predict(candidate.adapt(task.support), task.query.x)
+                scores = self._scores(predictions, task.query.y)
                 rows += [(candidate.name, name, metric, value) for metric, value in scores.items()]
         frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
         return frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()

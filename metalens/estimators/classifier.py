@@ -57,9 +57,8 @@ class MetaClassifier(MetaEstimator):
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
     new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
-        Where all
-    tasks share their classes it is ANIL, as a support may lack a class there. A learner with a head for a
-    fixed number of classes adapts to tasks with that number alone.
+    Where all tasks share their classes it is R2D2, as a support may lack a class there. A learner with a head
+    for a fixed number of classes adapts to tasks with that number alone.
     Images are seen by `conv4` with 32 filters and group normalization.
 
     Args:
@@ -224,7 +223,7 @@ class MetaClassifier(MetaEstimator):
         if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
             raise MetaLensError(
                 f"{self.learner} needs every class in each support, and tasks that share their classes may "
-                "lack some; use ANIL, MatchingNet or R2D2, or set new_classes=True."
+                "lack some; use R2D2, MatchingNet or ANIL, or set new_classes=True."
             )
         train = tasks["train"]
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
@@ -289,7 +288,7 @@ class MetaClassifier(MetaEstimator):
         return self._reader.classes if isinstance(self._reader, TableReader) else ()
 
     def _learner(self) -> str:
-        return self.learner or ("ANIL" if self._shared_classes() else "ProtoNet")
+        return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)

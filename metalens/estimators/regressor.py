@@ -39,9 +39,10 @@ class MetaRegressor(MetaEstimator):
     Gaussian process. What is best there by mean squared error adapts to new tasks (`chosen_`); where that is
     a classical model, a warning says so.
 
-    Settings that both estimators have: see `MetaEstimator`. The usual learner is ANIL, with five steps of
-    0.1: it takes any number of rows, and little time. `k_shot` is by default half of the rows that nine in
-    ten tasks have, at most 16, and `n_query` what is left, at most three times as many.
+    Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
+    regression on learned features: it takes any number of rows, little time, and no step size that would have
+    to be chosen. `k_shot` is by default half of the rows that nine in ten tasks have, at most 16, and
+    `n_query` what is left, at most three times as many.
 
     Attributes:
         chosen_: which model adapts to new tasks.
@@ -174,7 +175,7 @@ class MetaRegressor(MetaEstimator):
         self._residuals = [part.numpy() for part in parts]
 
     def _learner(self) -> str:
-        return self.learner or "ANIL"
+        return self.learner or "R2D2"
 
     def _network(self) -> Network:
         return mlp(len(self._reader.encoding.names), 1, self.hidden)
