@@ -180,6 +180,9 @@ def test_new_rows_are_predicted_with_intervals(here):
         folder, *predict, "--support", "few.csv", "--query", "new.csv"
     )
     done(folder, *predict, "--support", "few.csv", "--query", "new.csv", "--overwrite")
+    assert "--out must be the path of a table, ending in .csv, got new.csv.gz" in refused(
+        folder, *predict, "--support", "few.csv", "--query", "new.csv", "--out", "new.csv.gz"
+    )
     assert "new.csv is the support or the query" in refused(
         folder, *predict, "--support", "few.csv", "--query", "new.csv", "--out", "new.csv", "--overwrite"
     )
@@ -340,6 +343,10 @@ def test_folders_of_images_are_trained_on_and_predicted(tmp_path):
             ["--data", "other.csv", "--target", "y", "--task", "assay"],
             "Row 3 of column dose must be a number",
         ),
+        (
+            ["--data", "above.csv", "--target", "y", "--task", "assay"],
+            "different words in 80 rows, such as '>",
+        ),
         (["--data", "images", "--task", "assay"], "Images need no --task; leave it out"),
         (["--data", "images"], "images has no images; it must hold class folders"),
         ([*TABLE, "--splits", "1", "x", "2"], "--splits must be a column, or three shares"),
@@ -354,6 +361,7 @@ def test_mistakes_in_training_are_one_sentence_and_leave_nothing(tmp_path, words
     frame.astype({"dose": object}).replace({"dose": {frame.dose[2]: "n/b"}}).to_csv(
         tmp_path / "other.csv", index=False
     )
+    frame.assign(y=[f">{value}" for value in frame.y]).to_csv(tmp_path / "above.csv", index=False)
     (tmp_path / "latin.csv").write_bytes("assay,y\nKöln,1\n".encode("latin-1"))
     (tmp_path / "empty.csv").write_bytes(b"")
     (tmp_path / "images").mkdir()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metalens.cli.predict import refuse_existing
+from metalens.cli.predict import check_out
 from metalens.files import atomic_path
 
 
@@ -27,11 +27,13 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     parser.add_argument(
         "--out", type=str | None, default=None, help="Table (CSV) of all scores to write, by model and task."
     )
+    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace it where it exists.")
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Evaluate, show the results, and write them where that is asked for."""
-    refuse_existing(settings.out)
+    if settings.out is not None:
+        check_out(settings.out, overwrite=settings.overwrite)
     from metalens.estimators import load_model  # slow to import
     from metalens.results import results_table
     from metalens.results.model_report import as_results, best_and_worst

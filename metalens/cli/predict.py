@@ -44,7 +44,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     out = Path(settings.out)
     if out.resolve() in (Path(settings.support).resolve(), Path(settings.query).resolve()):
         raise MetaLensError(f"{out} is the support or the query; choose another --out.")
-    refuse_existing(None if settings.overwrite else settings.out, ", or pass --overwrite")
+    check_out(settings.out, overwrite=settings.overwrite)
     if not 0 < settings.coverage < 1:
         raise MetaLensError(f"--coverage must be between 0 and 1, got {settings.coverage}.")
     from metalens.estimators import load_model  # slow to import
@@ -63,14 +63,16 @@ def execute(settings: Namespace, words: list[str]) -> None:
     console.print(f"Predictions: {out.resolve()}", soft_wrap=True, highlight=False, markup=False)
 
 
-def refuse_existing(out: str | None, instead: str = "") -> None:
-    """Refuse to write to a file that is there.
+def check_out(out: str, *, overwrite: bool) -> None:
+    """Refuse a file to write to that is there, or no CSV file by its name.
 
     Raises:
-        MetaLensError: it is.
+        MetaLensError: it is such a file.
     """
-    if out is not None and Path(out).exists():
-        raise MetaLensError(f"{out} exists already; choose another --out{instead}.")
+    if Path(out).suffix != ".csv":
+        raise MetaLensError(f"--out must be the path of a table, ending in .csv, got {out}.")
+    if Path(out).exists() and not overwrite:
+        raise MetaLensError(f"{out} exists already; choose another --out, or pass --overwrite.")
 
 
 def _predict_images(model: Estimator, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:

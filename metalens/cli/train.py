@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
@@ -147,11 +147,11 @@ def _train_on_table(
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
     from metalens.estimators.tables import Columns
 
-    columns = {name: settings[name] for name in _COLUMNS}
+    columns: dict[str, Any] = {name: settings[name] for name in _COLUMNS}
     frame = Columns(**columns).read(data)
     check_columns(frame, [settings.target])
     training = {name: settings[name] for name in _TRAINING if settings[name] is not None}
-    splits = {} if settings.splits is None else {"splits": _splits(settings.splits)}
+    splits: dict[str, Any] = {} if settings.splits is None else {"splits": _splits(settings.splits)}
     if _is_classes(settings.kind, frame[settings.target]):
         model = MetaClassifier(n_way=settings.n_way, **training)
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
@@ -162,13 +162,20 @@ def _train_on_table(
             )
         model = MetaRegressor(**training)
         model.fit(frame, progress=progress, **columns, **splits)
-    return model, _relations(model, frame, settings.task)
+    return model, _relations(model, frame, None if settings.new_classes else settings.task)
 
 
 def _is_classes(kind: str, target: pd.Series) -> bool:
     from metalens.distributions.tables.reading import is_text
 
-    return kind == "classification" or (kind == "auto" and (is_text(target) or target.dtype == bool))
+    if kind != "auto":
+        return kind == "classification"
+    if is_text(target) and 2 * target.nunique() > len(target):
+        raise MetaLensError(
+            f"Column {target.name} holds {target.nunique()} different words in {len(target)} rows, such as "
+            f"{target.iloc[0]!r}; correct it if these are numbers, or give --kind classification."
+        )
+    return is_text(target) or target.dtype == bool
 
 
 def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalens.distributions import ImageFolders
 from metalens.distributions.base import Split
-from metalens.distributions.images.folders import Splits, find_images, split_classes
+from metalens.distributions.images.folders import LabeledImage, Splits, find_images, split_classes
 from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
 
@@ -67,9 +67,7 @@ class ImageReader:
     def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
         """Return the images of class folders as inputs, and the names of their classes."""
         folder = _path(source)
-        images = find_images(folder)
-        if not images:
-            raise MetaLensError(f"{folder} has no images; it must hold class folders with image files.")
+        images = _labeled(folder)
         return self._load(folder, [image.file for image in images]), pd.Series(
             [image.name for image in images]
         )
@@ -115,13 +113,20 @@ class ImageReader:
 
 def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, list[int]]:
     """Return how many images the classes of each split have."""
-    images = find_images(_path(source))
+    images = _labeled(_path(source))
     split_of = split_classes(images, splits)
     counts: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
     for (_, name), n in Counter((image.domain, image.name) for image in images).items():
         if name in split_of:
             counts[split_of[name]].append(n)
     return counts
+
+
+def _labeled(source: Path) -> list[LabeledImage]:
+    images = find_images(source)
+    if not images:
+        raise MetaLensError(f"{source} has no images; it must hold class folders with image files.")
+    return images
 
 
 def _path(path: str | os.PathLike[str]) -> Path:

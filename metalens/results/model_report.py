@@ -129,7 +129,7 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     >>> comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     >>> choice_in_words(comparison, "Ridge")[0]
     'Ridge adapts to new tasks, a classical model: on 3 held-out tasks the meta-learner ANIL does not beat it
-    (mean mse 0.6111 against 0.3611).'
+    (mean mse 0.61 against 0.36).'
     """
     results = as_results(comparison)
     summary, paired = summarize(results), paired_differences(results)
