@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.faults import FAULTS
 from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
 
@@ -205,6 +206,55 @@ def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
         sentences.append(
             f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
             "validated before; without any, the scores of all test tasks are not numbers."
+        )
+    return sentences
+
+
+def faults_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return how many steps of training were skipped or clipped, a sentence for every arm with such.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    >>> metrics = pd.DataFrame({"seed": 1, "step": [87, 90, 2000], "metric": ["skipped", "skipped", "query"]})
+    >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    ['MAML: 2 steps of training were skipped, as their loss or gradient was not finite (seed 1: 2 of 2000, the
+    first at step 87).']
+    """
+    sentences = []
+    found = metrics[metrics["metric"].isin(FAULTS.values())]
+    for (*arm, name), rows in found.groupby([*ARM, "metric"], sort=False):
+        steps = metrics.loc[(metrics[ARM] == arm).all(axis=1), "step"].max()
+        where = ", ".join(
+            f"seed {seed}: {len(of_seed)} of {steps}, the first at step {of_seed.min()}"
+            for seed, of_seed in rows.groupby("seed")["step"]
+        )
+        sentences.append(
+            f"{arm_label(*arm)}: {len(rows)} step{'s' * (len(rows) > 1)} of training "
+            f"{'were' if len(rows) > 1 else 'was'} {name}, as their loss or gradient was not finite ({where})."
+        )
+    return sentences
+
+
+def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
+    """Return on how many test tasks adaptation diverged, a sentence for every arm and metric with such.
+
+    Args:
+        summary: from `summarize`.
+
+    >>> summary = pd.DataFrame({"learner": ["MAML"], "regularizers": "none", "metric": "mse",
+    ...                         "mean": math.inf, "median": 0.512, "diverged": 0.03, "n_seeds": 2, "n_tasks": 50})
+    >>> lost_tasks_in_words(summary)
+    ['MAML: 3 of 100 test tasks (3.0%) have no finite mse, as adaptation diverged, so its mean is ∞; the median
+    is 0.512.']
+    """
+    sentences = []
+    for _, row in summary[summary["diverged"] > 0].iterrows():
+        n = row["n_seeds"] * row["n_tasks"]
+        sentences.append(
+            f"{arm_label(row['learner'], row['regularizers'])}: {round(row['diverged'] * n)} of {n} test tasks "
+            f"({row['diverged']:.1%}) have no finite {row['metric']}, as adaptation diverged, so its mean is "
+            f"{number(row['mean'], 3)}; the median is {number(row['median'], 3)}."
         )
     return sentences
 

@@ -17,6 +17,8 @@ from metalens.files import atomic_path
 from metalens.results import figures
 from metalens.results.console import (
     divergence_in_words,
+    faults_in_words,
+    lost_tasks_in_words,
     metric_title,
     outcome,
     relations_in_words,
@@ -87,7 +89,6 @@ def _render(
     images: dict[str, str],
 ) -> str:
     """Fill in the template."""
-    diverged = summary[summary["diverged"] > 0]
     return template(Path(__file__).parent / "report.html.j2").render(
         manifest=manifest,
         outcome=outcome(summary, paired),
@@ -102,10 +103,10 @@ def _render(
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
         domains=_domains(tables["results.csv"], summary["metric"].iloc[0]),
-        diverged=divergence_in_words(tables["metrics.csv"])
-        + [
-            f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
-            for row in diverged.itertuples()
+        diverged=[
+            *divergence_in_words(tables["metrics.csv"]),
+            *faults_in_words(tables["metrics.csv"]),
+            *lost_tasks_in_words(summary),
         ],
         arms=_arms(manifest),
         images=images,
