@@ -75,7 +75,7 @@ def fault_in_words(
     broken = [name for name, value in terms.items() if name != "query" and not abs(value) < torch.inf]
     if broken:
         return f"the term {' and '.join(broken)} is not finite; lower its weight, or leave it out"
-    return "training diverged; lower inner_lr or outer_lr, or set clip_norm"
+    return "training diverged, on no task by itself; lower inner_lr or outer_lr, or set clip_norm"
 
 
 def _fault(objective: Objective, tasks: Task, numbers: Sequence[int]) -> str | None:

@@ -336,6 +336,13 @@ class Run:
         means = mean_scores(rows)
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
         metric, mean = next(iter(means.items()))
+        if not math.isfinite(mean):
+            lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
+            warnings.warn(
+                f"{len(lost)} of {self.validation.n_tasks} validation tasks have no finite {metric} at step "
+                f"{step}, first task {lost.min()}; these weights do not count as the best.",
+                stacklevel=2,
+            )
         score = mean if metric in HIGHER_IS_BETTER else -mean
         if score > self._best_score:
             self._best_score = score

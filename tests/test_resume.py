@@ -361,7 +361,8 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
 def test_the_command_line_resumes(tmp_path):
     words = [
         sys.executable, "-m", "metalens", "run", "demo", "--steps", "400", "--n_val_tasks", "0",
-        "--n_test_tasks", "5", "--regularizers", "none", "--together", "false", "--accelerator", "cpu", "--out", "run", "--resume",
+        "--n_test_tasks", "5", "--regularizers", "none", "--seeds", "0", "1", "--together", "false",
+        "--accelerator", "cpu", "--out", "run", "--resume",
     ]  # fmt: skip
     process = subprocess.Popen(
         [*words, "--checkpoint_every", "0"],
@@ -382,6 +383,6 @@ def test_the_command_line_resumes(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "report.html" in done.stdout
-    other = subprocess.run([*words, "--seeds", "7"], cwd=tmp_path, capture_output=True, text=True)
+    other = subprocess.run([*words, "--steps", "7"], cwd=tmp_path, capture_output=True, text=True)
     assert other.returncode == 2
-    assert "seeds was [0, 1, 2, 3, 4] and is [7]" in other.stderr
+    assert "run is of another run: steps was 400 and is 7; make both alike" in other.stderr

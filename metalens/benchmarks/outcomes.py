@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,8 @@ class Outcome(NamedTuple):
     @property
     def is_scored(self) -> bool:
         """Whether training came to weights that could be tested."""
-        return self.facts["diverged"] is None or not all(map(math.isnan, self.scores.values()))
+        is_known = any(frame["value"].notna().any() for frame in self.tables["results"])
+        return self.facts["diverged"] is None or is_known
 
 
 class Plan(NamedTuple):

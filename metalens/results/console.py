@@ -218,8 +218,8 @@ def faults_in_words(metrics: pd.DataFrame) -> list[str]:
 
     >>> metrics = pd.DataFrame({"seed": 1, "step": [87, 90, 2000], "metric": ["skipped", "skipped", "query"]})
     >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none"))
-    ['MAML: 2 steps of training were skipped, as their loss or gradient was not finite (seed 1: 2 of 2000, the
-    first at step 87).']
+    ['MAML: loss or gradient was not finite in 2 steps, which were skipped (seed 1: 2 of 2000, the first at
+    step 87).']
     """
     sentences = []
     found = metrics[metrics["metric"].isin(FAULTS.values())]
@@ -229,10 +229,8 @@ def faults_in_words(metrics: pd.DataFrame) -> list[str]:
             f"seed {seed}: {len(of_seed)} of {steps}, the first at step {of_seed.min()}"
             for seed, of_seed in rows.groupby("seed")["step"]
         )
-        sentences.append(
-            f"{arm_label(*arm)}: {len(rows)} step{'s' * (len(rows) > 1)} of training "
-            f"{'were' if len(rows) > 1 else 'was'} {name}, as their loss or gradient was not finite ({where})."
-        )
+        size = "1 step, which was" if len(rows) == 1 else f"{len(rows)} steps, which were"
+        sentences.append(f"{arm_label(*arm)}: loss or gradient was not finite in {size} {name} ({where}).")
     return sentences
 
 
@@ -242,19 +240,19 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
     Args:
         summary: from `summarize`.
 
-    >>> summary = pd.DataFrame({"learner": ["MAML"], "regularizers": "none", "metric": "mse",
-    ...                         "mean": math.inf, "median": 0.512, "diverged": 0.03, "n_seeds": 2, "n_tasks": 50})
-    >>> lost_tasks_in_words(summary)
-    ['MAML: 3 of 100 test tasks (3.0%) have no finite mse, as adaptation diverged, so its mean is ∞; the median
-    is 0.512.']
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, math.inf), ("MAML", 2, 2.0)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
+    >>> lost_tasks_in_words(summarize(results.assign(regularizers="none", seed=0, metric="mse")))
+    ['MAML: adaptation diverged on 1 of 3 test tasks (33.3%), so its mean mse is ∞; the median is 2.000.']
     """
     sentences = []
     for _, row in summary[summary["diverged"] > 0].iterrows():
-        n = row["n_seeds"] * row["n_tasks"]
+        label, n = arm_label(row["learner"], row["regularizers"]), row["n_seeds"] * row["n_tasks"]
+        scale, unit = (100, "%") if row["metric"] in FRACTIONS else (1, "")
+        mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
         sentences.append(
-            f"{arm_label(row['learner'], row['regularizers'])}: {round(row['diverged'] * n)} of {n} test tasks "
-            f"({row['diverged']:.1%}) have no finite {row['metric']}, as adaptation diverged, so its mean is "
-            f"{number(row['mean'], 3)}; the median is {number(row['median'], 3)}."
+            f"{label}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
+            f"({row['diverged']:.1%}), so its mean {row['metric']} is {mean}; the median is {median}{unit}."
         )
     return sentences
 
