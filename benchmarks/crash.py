@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import metalens as ml
 from metalens.benchmarks import RECIPES
@@ -88,7 +88,7 @@ def train_together(folder: Path) -> None:
         resume=True,
     )
     for number, (objective, curve) in enumerate(zip(objectives, curves, strict=True)):
-        save_file(objective.state_dict(), folder / "together" / f"{number}.safetensors")
+        (folder / "together" / f"{number}.safetensors").write_bytes(save(objective.state_dict()))
         curve.to_csv(folder / "together" / f"{number}.csv", index=False)
 
 

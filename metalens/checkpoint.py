@@ -135,7 +135,7 @@ class Checkpoints:
         for path in paths:
             try:
                 content, own = _read(path)
-            except (SafetensorError, ValueError, KeyError, OSError) as error:
+            except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
                 warnings.warn(f"The checkpoint {path} is damaged ({error}) and is left out.", stacklevel=2)
                 continue
             if changes := differences(own, identity):
@@ -205,14 +205,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[State, Identity]:
-    content = path.read_bytes()
     match = _NAME.fullmatch(path.name)
-    if match is None or match[2] != _digest(content):
+    if match is None or match[2] != _digest(path.read_bytes()):
         raise ValueError("its content is not what was written")
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # no dictionary
-    return _with_tensors(json.loads(header["content"]), tensors), json.loads(header["identity"])
+    content = _with_tensors(json.loads(header["content"]), tensors)
+    return {name: content[name] for name in ("state", "seconds")}, dict(json.loads(header["identity"]))
 
 
 def _digest(content: bytes) -> str:

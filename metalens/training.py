@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from metalens.allocator import keep_freed_memory
@@ -137,7 +137,9 @@ def fit(
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
-            save_file(objective.state_dict(), path)
+            path.write_bytes(
+                save(objective.state_dict())
+            )  # `save_file` has errors of its own for a full disk
         with atomic_path(folder / "metrics.csv") as path:
             curve.to_csv(path, index=False)
     return curve
