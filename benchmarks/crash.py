@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import metalens as ml
 from metalens.benchmarks import RECIPES
@@ -88,7 +88,7 @@ def train_together(folder: Path) -> None:
         resume=True,
     )
     for number, (objective, curve) in enumerate(zip(objectives, curves, strict=True)):
-        save_file(objective.state_dict(), folder / "together" / f"{number}.safetensors")
+        (folder / "together" / f"{number}.safetensors").write_bytes(save(objective.state_dict()))
         curve.to_csv(folder / "together" / f"{number}.csv", index=False)
 
 
@@ -120,10 +120,10 @@ class Deadly:
     def __init__(self, function: Callable, after: int, half: bool) -> None:
         self.function, self.left, self.half = function, after, half
 
-    def __call__(self, *arguments: object) -> object:
+    def __call__(self, *arguments: object, **settings: object) -> object:
         self.left -= 1
         if self.left > 0:
-            return self.function(*arguments)
+            return self.function(*arguments, **settings)
         if self.half:
             path, content = arguments
             self.function(path, content[: len(content) // 2])
@@ -283,8 +283,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="of each training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--training", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     options = parser.parse_args()
-    for scenario in SCENARIOS:
+    for scenario in options.training:
         with tempfile.TemporaryDirectory() as folder:
             ways = survive(scenario, Path(folder) / scenario, kills=options.kills, seed=options.seed)
         counts = ", ".join(f"{way} {ways.count(way)}" for way in dict.fromkeys(sorted(ways)))

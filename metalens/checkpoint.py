@@ -10,7 +10,6 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ Identity = Mapping[str, Any]  # plain values by name: which training it is
 KEPT = 2
 _LOOK_EVERY = 10  # steps between two looks at the clock that several processes agree on
 _MOST_SHOWN = 5  # differences
-_PLAIN = (str, int, float, bool, type(None))
 _TENSOR = "$tensor"  # in JSON, the key of a tensor's name
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
@@ -137,7 +135,7 @@ class Checkpoints:
         for path in paths:
             try:
                 content, own = _read(path)
-            except (SafetensorError, ValueError, KeyError, OSError) as error:
+            except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
                 warnings.warn(f"The checkpoint {path} is damaged ({error}) and is left out.", stacklevel=2)
                 continue
             if changes := differences(own, identity):
@@ -166,44 +164,6 @@ def differences(before: Identity, now: Identity) -> str:
     ]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f", and {rest} more differ" if rest else "")
-
-
-@cache
-def source_digest() -> str:
-    """Return what tells this source of MetaLens from any other.
-
-    >>> len(source_digest())
-    16
-    """
-    folder = Path(__file__).parent
-    code = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        code.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return code.hexdigest()[:16]
-
-
-def plain_settings(instance: object) -> dict[str, Any]:
-    """Return the class of an object and those of its public attributes that are plain values, as texts.
-
-    >>> from metalens import Sinusoid
-    >>> plain_settings(Sinusoid(seed=3))["seed"]
-    '3'
-    """
-    found = {"class": type(instance).__name__}
-    for name, value in vars(instance).items():
-        parts = value if isinstance(value, list | tuple) else [value]
-        if name[0] != "_" and name != "training" and all(isinstance(part, _PLAIN) for part in parts):
-            found[name] = repr(value)
-    return found
-
-
-def tensor_digest(tensors: tuple[Tensor, ...]) -> str:
-    """Return what tells tensors of these values from any others.
-
-    >>> tensor_digest((torch.zeros(2),)) == tensor_digest((torch.ones(2),))
-    False
-    """
-    return _digest(save({str(number): tensor.cpu().clone() for number, tensor in enumerate(tensors)}))
 
 
 def random_streams(device: torch.device) -> State:
@@ -245,14 +205,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[State, Identity]:
-    content = path.read_bytes()
     match = _NAME.fullmatch(path.name)
-    if match is None or match[2] != _digest(content):
+    if match is None or match[2] != _digest(path.read_bytes()):
         raise ValueError("its content is not what was written")
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # no dictionary
-    return _with_tensors(json.loads(header["content"]), tensors), json.loads(header["identity"])
+    content = _with_tensors(json.loads(header["content"]), tensors)
+    return {name: content[name] for name in ("state", "seconds")}, dict(json.loads(header["identity"]))
 
 
 def _digest(content: bytes) -> str:

@@ -114,12 +114,15 @@ def _all_metrics(
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
     """Return the mean of every metric over the rows of `evaluate`, the primary metric first.
 
+    A task without a finite score has its part in it, so that the mean is not finite either.
+
     >>> import pandas as pd
     >>> mean_scores(pd.DataFrame({"task": [0, 1], "metric": "mse", "value": [1.0, 2.0]}))
     {'mse': 1.5}
     """
-    means = rows.groupby("metric", sort=False)["value"].mean()
-    return {str(metric): float(mean) for metric, mean in means.items()}
+    of_metrics = rows.groupby("metric", sort=False)["value"]
+    # skipna=False, as leaving out the tasks that diverged would hide them.
+    return {str(metric): float(values.mean(skipna=False)) for metric, values in of_metrics}
 
 
 def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,14 +17,13 @@ from metalens.checkpoint import (
     State,
     load_optimizer_state,
     optimizer_state,
-    plain_settings,
     random_streams,
     set_random_streams,
-    tensor_digest,
 )
 from metalens.distributions import TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
+from metalens.faults import FAULTS, OnFault, TriedStep, clip, gradient_norms
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place, stack_tasks
@@ -70,12 +70,14 @@ class OuterLoop:
     outer_optimizer: OuterOptimizer = "adam"
     schedule: Schedule = "constant"
     clip_norm: float | None = None
+    on_fault: OnFault = "raise"
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name, choices in (("outer_optimizer", OuterOptimizer), ("schedule", Schedule)):
+        allowed = {"outer_optimizer": OuterOptimizer, "schedule": Schedule, "on_fault": OnFault}
+        for name, choices in allowed.items():
             if getattr(self, name) not in get_args(choices):
                 raise MetaLensError(
                     f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}."
@@ -109,7 +111,9 @@ class OuterLoop:
     ) -> None:
         """Train what the module computes, and write the learning curves of the runs.
 
-        A run whose loss is no longer finite ends with that step, and the others go on.
+        A run whose loss or gradient is not finite ends with that step, and the others go on; or the step is
+        skipped or clipped, as `on_fault` says. If it is `"raise"`, no step waits for a device to look at the
+        gradient, which then shows in the loss of the next one.
 
         Args:
             module: `tasks -> loss terms` of the objective of a single run, or of the replicas of all.
@@ -121,15 +125,18 @@ class OuterLoop:
             saved: the state to go on from; by default training begins.
 
         Raises:
-            DivergenceError: no run has a finite loss any more.
+            DivergenceError: no run goes on.
         """
         # A fused optimizer would undo the scaling of 16-mixed by itself, too late for clipping.
-        fused = fabric.device.type in ("cpu", "cuda") and fabric.strategy.precision.precision != "16-mixed"
+        scaled = fabric.strategy.precision.precision == "16-mixed"  # which leaves out such steps by itself
+        fused = fabric.device.type in ("cpu", "cuda") and not scaled
+        looks = not scaled and (fabric.device.type == "cpu" or self.on_fault != "raise")
         optimizer, scheduler = self.optimizer(module, fused=fused)
         processes = runs[0].objective.processes
         position = _Position(runs, optimizer, scheduler, fabric)
         module, optimizer = fabric.setup(module, optimizer)
         module.train()
+        weights = list(module.parameters())
         log_every = max(1, self.steps // 200)
         first, sums = (1, {}) if saved is None else position.restore(saved)
         for step in range(first, self.steps + 1):
@@ -139,41 +146,37 @@ class OuterLoop:
                 run.objective.learner.set_progress((step - 1) / self.steps)
             choices = [run.choose(step - 1, self.meta_batch) for run in runs]
             batches = [choice.batch(run.tasks, processes) for run, choice in zip(runs, choices, strict=True)]
-            weights = [choice.weights for choice in choices if choice.weights is not None]
+            shares = [choice.weights for choice in choices if choice.weights is not None]
             batch = side_by_side(batches)
-            terms = module(*fabric.to_device((batch, *weights)))
+            terms = module(*fabric.to_device((batch, *shares)))
             losses = outer_loss(terms)
             terms, means = processes.mean((terms, losses))
             values = means.flatten().tolist()
-            going_on = _going_on(runs, step, values, terms)
-            if not going_on:
-                for run in runs:
-                    run.keep_best()
-                numbers = sorted(choices[0].numbers)
-                raise DivergenceError(
-                    f"The loss is {', '.join(map(str, values))} at step {step} (tasks {numbers[0]} to "
-                    f"{numbers[-1]}): training diverged; lower inner_lr or outer_lr, or set clip_norm."
-                )
-            fabric.backward(losses.sum())
-            if self.clip_norm is not None:
-                if len(runs) == 1:
-                    fabric.clip_gradients(
-                        module, optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
-                    )
-                else:
-                    _clip_each(list(module.parameters()), self.clip_norm)
-            optimizer.step()
+            tried = TriedStep(step, choices, batches, terms)
+            is_sound = self._meets(runs, tried, "loss", values)
+            if is_sound or self.on_fault != "skip":
+                fabric.backward(losses.sum())
+                if self.clip_norm is not None:
+                    fabric.strategy.precision.unscale_gradients(position.optimizer)
+                norms = self._limit(weights, len(runs), looks or (step == self.steps and not scaled))
+                is_sound = self._meets(runs, tried, "norm of the gradient", norms) and is_sound
+            going_on = [number for number, run in enumerate(runs) if run.diverged is None]
+            if is_sound or self.on_fault != "skip":
+                optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
-            sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
+            counts = is_sound or self.on_fault == "raise"
+            if counts:
+                sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
             if step % log_every == 0 or step == self.steps:
                 n = log_every if step % log_every == 0 else step % log_every
                 for number in going_on:
-                    runs[number].note(step, {k: v.flatten()[number].item() / n for k, v in sums.items()})
+                    sound = n - runs[number].n_faults(step - n)
+                    runs[number].note(step, {k: v.flatten()[number].item() / sound for k, v in sums.items()})
                 sums = {}
             for number in going_on:
                 run = runs[number]
-                if run.is_diagnosed(step, self.steps):
+                if counts and run.is_diagnosed(step, self.steps):
                     own = batch if len(runs) == 1 else pytree.tree_map(lambda t, r=number: t[r], batch)
                     shares = {name: (term / means).flatten()[number] for name, term in terms.items()}
                     run.diagnose(step, own, shares)
@@ -185,6 +188,35 @@ class OuterLoop:
                 checkpoints.write(step, position.state(step, sums))
         for run in runs:
             run.keep_best()
+
+    def _meets(self, runs: Sequence[Run], tried: TriedStep, what: str, values: Sequence[float]) -> bool:
+        """Tell whether the values of all runs are finite, and do as `on_fault` says where they are not."""
+        faulty = [n for n, v in enumerate(values) if runs[n].diverged is None and not math.isfinite(v)]
+        if not faulty:
+            return True
+        for number in faulty:
+            runs[number].meet_fault(tried, number, what, values, self.on_fault)
+        if all(run.diverged is not None for run in runs):
+            words = tried.fault(runs[faulty[0]].objective, faulty[0], what, values)
+            for run in runs:
+                run.keep_best()
+            raise DivergenceError(f"{words}.")
+        return False
+
+    def _limit(self, weights: Sequence[nn.Parameter], n_runs: int, looks: bool) -> list[float]:
+        """Clip the gradient, and return the norm that it had, of every run; nothing where nobody looks."""
+        if self.clip_norm is None and not looks:
+            return []
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        norms = gradient_norms(gradients, n_runs)
+        found = norms.tolist() if looks else []
+        if self.on_fault == "clip" and not all(map(math.isfinite, found)):
+            for gradient in gradients:
+                gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            norms = gradient_norms(gradients, n_runs)
+        if self.clip_norm is not None:
+            clip(gradients, norms, self.clip_norm)
+        return found
 
 
 @dataclass(frozen=True)
@@ -280,6 +312,23 @@ class Run:
             found |= {f"{name}_share": share.item() for name, share in shares.items()}
         self.note(step, found)
 
+    def meet_fault(
+        self, tried: TriedStep, number: int, what: str, values: Sequence[float], on_fault: OnFault
+    ) -> None:
+        """Note that a step of this run, which has this number, is not finite."""
+        if on_fault == "raise":
+            self.diverged = tried.number
+            self.note(tried.number, {**tried.terms_of(number), "diverged": 1.0})
+        elif not self.n_faults(tried.number - 1):
+            if not self.n_faults(0):
+                words = tried.fault(self.objective, number, what, values)
+                warnings.warn(f"{words}; the step is {FAULTS[on_fault]}, like all such.", stacklevel=2)
+            self.note(tried.number, {FAULTS[on_fault]: 1.0})
+
+    def n_faults(self, after: int) -> int:
+        """Return how many steps after one were skipped or clipped."""
+        return sum(step > after and name in FAULTS.values() for step, _, name, _ in self.rows)
+
     def note(self, step: int, values: dict[str, float]) -> None:
         """Write values of training into the learning curve."""
         self.rows += [(step, "train", name, value) for name, value in values.items()]
@@ -299,30 +348,18 @@ class Run:
         means = mean_scores(rows)
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
         metric, mean = next(iter(means.items()))
+        if not math.isfinite(mean):
+            lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
+            warnings.warn(
+                f"{len(lost)} of {self.validation.n_tasks} validation tasks have no finite {metric} at step "
+                f"{step}, first task {lost.min()}; these weights do not count as the best.",
+                stacklevel=2,
+            )
         score = mean if metric in HIGHER_IS_BETTER else -mean
         self._n_worse += 1
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
-
-    def identity(self, meta_batch: int) -> State:
-        """Return what tells this run from others, as plain values: settings and data, not weights."""
-        found: State = {}
-        for name, module in self.objective.named_modules():
-            if name:  # of the objective itself, what is settled at the start of training stands elsewhere
-                found |= {f"{name}.{key}": value for key, value in plain_settings(module).items()}
-        found |= {f"tasks.{name}": value for name, value in plain_settings(self.tasks).items()}
-        found |= {f"sampler.{name}": value for name, value in plain_settings(self.sampler).items()}
-        found["tasks.data"] = tensor_digest(self.tasks.batch(range(meta_batch)).tensors)
-        if self.validation is not None:
-            held_out = self.validation.tasks
-            found |= {f"validation.tasks.{name}": value for name, value in plain_settings(held_out).items()}
-            found["validation.tasks.data"] = tensor_digest(held_out.batch([0]).tensors)
-            found |= {
-                f"validation.{name}": getattr(self.validation, name)
-                for name in ("n_tasks", "every", "patience")
-            }
-        return found
 
     def state(self) -> State:
         """Return everything of it that training changes."""
@@ -350,25 +387,6 @@ class Run:
             self.objective.load_state_dict(self._best_weights)
 
 
-def _going_on(runs: Sequence[Run], step: int, losses: list[float], terms: dict[str, Tensor]) -> list[int]:
-    """Return the numbers of the runs that have not diverged, and end those that just did."""
-    for number, (run, loss) in enumerate(zip(runs, losses, strict=True)):
-        if run.diverged is None and not math.isfinite(loss):
-            run.diverged = step
-            own = {name: term.flatten()[number].item() for name, term in terms.items()}
-            run.note(step, {**own, "diverged": 1.0})
-    return [number for number, run in enumerate(runs) if run.diverged is None]
-
-
 def side_by_side(batches: Sequence[Task]) -> Task:
     """Return the tasks of one run, `(T, ...)`, or of several, `(R, T, ...)`."""
     return batches[0] if len(batches) == 1 else stack_tasks(batches)
-
-
-def _clip_each(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
-    """Scale the gradient of each replica to at most this norm, as PyTorch does for one objective."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 
-_NAMES = ("support.x", "support.y", "query.x", "query.y", "traits")
+TENSORS = ("support.x", "support.y", "query.x", "query.y", "traits")  # of a task, in their order
 
 
 class Examples(NamedTuple):
@@ -100,7 +100,7 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
     of_all = [task.tensors for task in tasks]
     if len(set(map(len, of_all))) > 1:
         raise MetaLensError("Either all tasks of a batch have traits or none has; got both.")
-    for name, tensors in zip(_NAMES, zip(*of_all, strict=True), strict=False):
+    for name, tensors in zip(TENSORS, zip(*of_all, strict=True), strict=False):
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
             raise MetaLensError(

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from metalens.allocator import keep_freed_memory
-from metalens.checkpoint import Checkpoints, source_digest
+from metalens.checkpoint import Checkpoints
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.execution import Compile, Execution, is_trained, prepare
+from metalens.faults import OnFault
 from metalens.files import atomic_path, remove_partials, writable_folder
+from metalens.identity import identity
 from metalens.learners import Learner
 from metalens.objective import Objective
 from metalens.outer_loop import OuterLoop, OuterOptimizer, Progress, Run, Schedule, Validation, side_by_side
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
 
-# Seconds; a checkpoint took 3 to 20 ms of networks from 2,000 to 110,000 parameters.
-CHECKPOINT_EVERY = 60.0
+CHECKPOINT_EVERY = 60.0  # seconds
 _SEEDS_APART = 1_000_003  # of processes, so that one seed's second process is not the next seed's first
 
 
@@ -46,6 +46,7 @@ def fit(
     outer_optimizer: OuterOptimizer = "adam",
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
+    on_fault: OnFault = "raise",
     validation: Validation | None = None,
     sampler: TaskSampler | None = None,
     compile: Compile = "auto",
@@ -74,6 +75,9 @@ def fit(
         outer_optimizer: `"adam"`, or `"sgd"` for plain gradient descent.
         schedule: of the outer step size: `"constant"`, or down to 0 at the end by `"linear"` or `"cosine"`.
         clip_norm: largest norm of the outer gradient, or `None` for no limit.
+        on_fault: what to do about a step whose loss or gradient is not finite: `"raise"` ends training,
+            `"skip"` leaves the step out, `"clip"` makes it without those entries of the gradient. The curve
+            has a row `skipped` or `clipped` for each such step, and a warning tells of the first.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
         sampler: which tasks make each batch; by default `Uniform`. One that learns goes on from where it is.
@@ -99,9 +103,9 @@ def fit(
 
     Raises:
         MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
-            shared equally, or the Fabric cannot be used.
-        DivergenceError: the loss is no longer finite; the objective has the best weights so far if there was
-            a validation.
+            shared equally, the Fabric cannot be used, or the checkpoints are of another training.
+        DivergenceError: loss or gradient are not finite, of which task and for what reason it says; the
+            objective has the best weights so far if there was a validation.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
     >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch=4)
@@ -118,6 +122,7 @@ def fit(
         outer_optimizer=outer_optimizer,
         schedule=schedule,
         clip_norm=clip_norm,
+        on_fault=on_fault,
         validations=None if validation is None else [validation],
         samplers=None if sampler is None else [sampler],
         compile=compile,
@@ -132,7 +137,9 @@ def fit(
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
-            save_file(objective.state_dict(), path)
+            path.write_bytes(
+                save(objective.state_dict())
+            )  # `save_file` has errors of its own for a full disk
         with atomic_path(folder / "metrics.csv") as path:
             curve.to_csv(path, index=False)
     return curve
@@ -148,6 +155,7 @@ def fit_together(
     outer_optimizer: OuterOptimizer = "adam",
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
+    on_fault: OnFault = "raise",
     validations: Sequence[Validation] | None = None,
     samplers: Sequence[TaskSampler] | None = None,
     compile: Compile = "auto",
@@ -175,6 +183,7 @@ def fit_together(
         outer_optimizer: `"adam"` or `"sgd"`.
         schedule: of the outer step size.
         clip_norm: largest norm of the outer gradient of each objective.
+        on_fault: several objectives need `"raise"`.
         validations: held-out tasks of each objective; each keeps its own best weights.
         samplers: the task sampler of each objective; several objectives need samplers that ask no model.
         compile: whether the step of all becomes one compiled program.
@@ -209,6 +218,7 @@ def fit_together(
         outer_optimizer=outer_optimizer,
         schedule=schedule,
         clip_norm=clip_norm,
+        on_fault=on_fault,
     )
     held_out = [None] * len(objectives) if validations is None else validations
     choosers = [Uniform() for _ in objectives] if samplers is None else samplers
@@ -270,9 +280,11 @@ def train(
     processes = processes_of(fabric)
     if processes.count > 1 and len(runs) > 1:
         raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
+    if loop.on_fault != "raise" and len(runs) > 1:
+        raise ReplicationError("Side by side, no objective can skip a step alone; use on_fault='raise'.")
     saved = None
     if checkpoints is not None and is_trained(runs[0].objective):
-        saved = checkpoints.begin(_identity(runs, loop, compile, seed, fabric), processes)
+        saved = checkpoints.begin(identity(runs, loop, compile, seed, fabric), processes)
     chosen = None if saved is None else Execution(**saved["execution"])
     keep_freed_memory()
     with torch.random.fork_rng():
@@ -345,27 +357,6 @@ def processes_of(fabric: Fabric) -> Processes:
 def _is_first(fabric: Fabric | None) -> bool:
     """Tell whether this is the process that writes."""
     return fabric is None or fabric.is_global_zero
-
-
-def _identity(
-    runs: Sequence[Run], loop: OuterLoop, compile: Compile, seed: int, fabric: Fabric
-) -> dict[str, Any]:
-    """Return everything that the numbers of a training depend on, as plain values."""
-    found = {
-        "metalens": f"{version('metalens')}, source {source_digest()}",
-        **{name: version(name) for name in ("torch", "numpy")},
-        "threads": torch.get_num_threads(),
-        "device": fabric.device.type,
-        "precision": fabric.strategy.precision.precision,
-        "processes": fabric.world_size,
-        "compile": compile,
-        "seed": seed,
-        **asdict(loop),
-    }
-    for number, run in enumerate(runs):
-        prefix = "" if len(runs) == 1 else f"objective {number}: "
-        found |= {prefix + name: value for name, value in run.identity(loop.meta_batch).items()}
-    return found
 
 
 def _check_strategy(fabric: Fabric) -> None:

@@ -8,7 +8,9 @@ The environment tells which process it is, in the words of `torchrun`. The first
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +124,28 @@ def diverge(fabric: Fabric) -> str:
     return ""
 
 
+def resumed(fabric: Fabric) -> list[bool]:
+    """Return whether a training that was ended goes on to the same weights in this process."""
+
+    def kill(step: int, loss: float) -> None:
+        if step == 13:
+            raise KeyboardInterrupt
+
+    case, weights = CASES["shuffled"], []
+    with tempfile.TemporaryDirectory() as folder:
+        places = fabric.broadcast([f"{folder}/whole", f"{folder}/broken"])
+        for out, resume, progress in ((0, False, None), (1, False, kill), (1, True, None)):
+            objective = case.objective()
+            with suppress(KeyboardInterrupt):
+                fit(
+                    objective, case.tasks, steps=20, meta_batch=META_BATCH, outer_lr=0.05, fabric=fabric,
+                    out=places[out], checkpoint_every=0, resume=resume, progress=progress,
+                )  # fmt: skip
+            weights.append(nn.utils.parameters_to_vector(objective.parameters()))
+        fabric.barrier()
+    return [torch.equal(weights[0], weights[2]), not torch.equal(weights[0], weights[1])]
+
+
 def gathered(processes: Processes) -> list[Tensor]:
     """Return what the first process gets of trees of all, and the slope of its own part."""
     own = torch.arange(4.0).reshape(2, 2) + 10 * processes.rank
@@ -138,6 +162,7 @@ def main() -> None:
     processes = Processes(fabric.global_rank, fabric.world_size)
     results = {name: case.train(fabric) for name, case in CASES.items()}
     parts = {"diverged": diverge(fabric), "gathered": gathered(processes)}
+    parts["resumed"] = processes.collect([resumed(fabric)])
     if fabric.is_global_zero:
         torch.save({"trained": results, **parts}, sys.argv[1])
     torch.distributed.destroy_process_group()

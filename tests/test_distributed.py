@@ -68,6 +68,10 @@ def test_two_processes_train_as_one(two_processes, name):
     )
 
 
+def test_all_processes_resume_with_their_own_random_numbers(two_processes):
+    assert two_processes["resumed"] == [[True, True]] * 2
+
+
 def test_all_processes_notice_a_loss_that_is_not_finite(two_processes):
     assert "The loss is inf at step 1 (tasks 0 to 5)" in two_processes["diverged"]
 

@@ -81,7 +81,9 @@ def groups_of(recipe: Recipe, fabric: Fabric) -> list[list[Cell]]:
     """
     if (several := n_processes(recipe) > 1) and recipe.together is True:
         raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
-    if recipe.together is False or several:
+    if recipe.on_fault != "raise" and recipe.together is True:
+        raise ReplicationError("Side by side, no objective can skip a step alone; use on_fault='raise'.")
+    if recipe.together is False or several or recipe.on_fault != "raise":
         return [[Cell(arm, seed)] for arm in arms_of(recipe) for seed in recipe.seeds]
     groups = []
     for team in _teams(recipe):

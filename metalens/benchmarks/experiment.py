@@ -25,12 +25,13 @@ from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.relating import relate
 from metalens.benchmarks.workers import as_completed
-from metalens.checkpoint import Checkpoints, source_digest
+from metalens.checkpoint import Checkpoints
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
 from metalens.files import MANIFEST, atomic_path
+from metalens.identity import source_digest
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.outer_loop import Run

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from metalens.benchmarks.arms import Arm, Cell
@@ -33,7 +32,8 @@ class Outcome(NamedTuple):
     @property
     def is_scored(self) -> bool:
         """Whether training came to weights that could be tested."""
-        return self.facts["diverged"] is None or not all(map(math.isnan, self.scores.values()))
+        is_known = any(frame["value"].notna().any() for frame in self.tables["results"])
+        return self.facts["diverged"] is None or is_known
 
 
 class Plan(NamedTuple):
@@ -114,7 +114,7 @@ class Outcomes:
         With the last one of a group its checkpoints go.
         """
         with atomic_path(self.weights / f"{self._name(outcome.cell)}.safetensors") as path:
-            save_file(outcome.weights, path)
+            path.write_bytes(save(outcome.weights))  # `save_file` has errors of its own for a full disk
         tables = {
             name: [frame.to_dict("list") for frame in frames] for name, frames in outcome.tables.items()
         }
@@ -149,7 +149,7 @@ def is_complete(folder: Path, configuration: Mapping[str, Any]) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    _check_same(folder, _read(folder / MANIFEST)["configuration"], configuration)
+    _check_same(folder, _read(folder / MANIFEST).get("configuration", {}), configuration)
     return True
 
 
@@ -166,4 +166,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MetaLensError(f"{path} is damaged ({error}); begin anew without --resume.") from error

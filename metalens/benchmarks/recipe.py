@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from metalens.distributions import Split, TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.faults import OnFault
 from metalens.networks import Network
 from metalens.outer_loop import OuterLoop, OuterOptimizer, Schedule
 from metalens.processes import Processes
@@ -39,6 +40,8 @@ class Recipe(ABC):
         outer_optimizer: adam or sgd.
         schedule: of the outer step size: constant, or linear or cosine down to 0.
         clip_norm: largest norm of the outer gradient; null for no limit.
+        on_fault: a step whose loss or gradient is not finite ends training (raise), is left out (skip), or is
+            made without those entries of the gradient (clip).
         k_shot: support examples (per class in classification).
         n_query: query examples (per class in classification), in training and testing.
         n_val_tasks: validation tasks, which decide the weights that are kept; 0 keeps the last weights.
@@ -68,6 +71,7 @@ class Recipe(ABC):
     outer_optimizer: OuterOptimizer = "adam"
     schedule: Schedule = "constant"
     clip_norm: float | None = None
+    on_fault: OnFault = "raise"
     k_shot: int = 5
     n_query: int = 15
     n_val_tasks: int = 200
@@ -124,6 +128,7 @@ class Recipe(ABC):
             outer_optimizer=self.outer_optimizer,
             schedule=self.schedule,
             clip_norm=self.clip_norm,
+            on_fault=self.on_fault,
         )
 
     @abstractmethod

@@ -77,10 +77,13 @@ def show(folder: Path) -> None:
     from metalens.results import (
         by_domain,
         divergence_in_words,
+        faults_in_words,
+        lost_tasks_in_words,
         read_metrics,
         read_results,
         relations_in_words,
         results_table,
+        summarize,
     )
     from metalens.studies.report import is_study, read_study
 
@@ -95,7 +98,12 @@ def show(folder: Path) -> None:
         for title, rows in by_domain(results[results["metric"] == primary]).items():
             console.print(results_table(rows, title))
         metrics = read_metrics(folder)
-        sentences = [*divergence_in_words(metrics), *relations_in_words(metrics)]
+        sentences = [
+            *divergence_in_words(metrics),
+            *faults_in_words(metrics),
+            *lost_tasks_in_words(summarize(results)),
+            *relations_in_words(metrics),
+        ]
     for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)

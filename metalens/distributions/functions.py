@@ -13,9 +13,7 @@ from metalens.distributions.base import BlockDistribution, Split
 from metalens.distributions.checks import as_array, check_finite
 from metalens.distributions.collection import TaskCollection, draw_examples, enough_examples, split_tasks
 from metalens.errors import MetaLensError
-from metalens.tasks import Examples, Task, stack_tasks
-
-_NAMES = ("support.x", "support.y", "query.x", "query.y", "traits")
+from metalens.tasks import TENSORS, Examples, Task, stack_tasks
 
 
 class Loaded(NamedTuple):
@@ -234,8 +232,8 @@ class GeneratedTasks(BlockDistribution):
         tasks = f"Tasks {first} to {first + n - 1}"
         if not isinstance(drawn, Task):
             raise MetaLensError(f"{tasks}: the function must return a Task, got {type(drawn).__name__}.")
-        arrays = [as_array(part, name) for name, part in zip(_NAMES, drawn.tensors, strict=False)]
-        for name, array in zip(_NAMES, arrays, strict=False):
+        arrays = [as_array(part, name) for name, part in zip(TENSORS, drawn.tensors, strict=False)]
+        for name, array in zip(TENSORS, arrays, strict=False):
             least = 2 if name != "traits" and array.dtype.kind in "iub" else 2 + (name[-1] == "y")
             if array.ndim < least or len(array) != n or array.dtype.kind not in "iufb":
                 raise MetaLensError(

@@ -1,6 +1,13 @@
 """From the files of a finished run to intervals, figures, a report and a table for the terminal."""
 
-from metalens.results.console import divergence_in_words, outcome, relations_in_words, results_table
+from metalens.results.console import (
+    divergence_in_words,
+    faults_in_words,
+    lost_tasks_in_words,
+    outcome,
+    relations_in_words,
+    results_table,
+)
 from metalens.results.formats import FORMATS
 from metalens.results.reading import read_metrics, read_results, read_together
 from metalens.results.report import write_report, write_table
@@ -11,6 +18,8 @@ __all__ = [
     "arm_label",
     "by_domain",
     "divergence_in_words",
+    "faults_in_words",
+    "lost_tasks_in_words",
     "outcome",
     "paired_differences",
     "read_metrics",

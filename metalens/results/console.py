@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.faults import FAULTS
 from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
 from metalens.results.intervals import FEW_SEEDS
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
@@ -284,6 +285,53 @@ def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
         sentences.append(
             f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
             "validated before; without any, the scores of all test tasks are not numbers."
+        )
+    return sentences
+
+
+def faults_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return how many steps of training were skipped or clipped, a sentence for every arm with such.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    >>> metrics = pd.DataFrame({"seed": 1, "step": [87, 90, 2000], "metric": ["skipped", "skipped", "query"]})
+    >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    ['MAML: loss or gradient was not finite in 2 steps, which were skipped (seed 1: 2 of 2000, the first at
+    step 87).']
+    """
+    sentences = []
+    found = metrics[metrics["metric"].isin(FAULTS.values())]
+    for (*arm, name), rows in found.groupby([*ARM, "metric"], sort=False):
+        steps = metrics.loc[(metrics[ARM] == arm).all(axis=1), "step"].max()
+        where = ", ".join(
+            f"seed {seed}: {len(of_seed)} of {steps}, the first at step {of_seed.min()}"
+            for seed, of_seed in rows.groupby("seed")["step"]
+        )
+        size = "1 step, which was" if len(rows) == 1 else f"{len(rows)} steps, which were"
+        sentences.append(f"{arm_label(*arm)}: loss or gradient was not finite in {size} {name} ({where}).")
+    return sentences
+
+
+def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
+    """Return on how many test tasks adaptation diverged, a sentence for every arm and metric with such.
+
+    Args:
+        summary: from `summarize`.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, math.inf), ("MAML", 2, 2.0)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
+    >>> lost_tasks_in_words(summarize(results.assign(regularizers="none", seed=0, metric="mse")))
+    ['MAML: adaptation diverged on 1 of 3 test tasks (33.3%), so its mean mse is ∞; the median is 2.000.']
+    """
+    sentences = []
+    for _, row in summary[summary["diverged"] > 0].iterrows():
+        label, n = arm_label(row["learner"], row["regularizers"]), row["n_seeds"] * row["n_tasks"]
+        scale, unit = (100, "%") if row["metric"] in FRACTIONS else (1, "")
+        mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
+        sentences.append(
+            f"{label}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
+            f"({row['diverged']:.1%}), so its mean {row['metric']} is {mean}; the median is {median}{unit}."
         )
     return sentences
 

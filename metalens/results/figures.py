@@ -19,6 +19,7 @@ from scipy.spatial.distance import squareform
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
+from metalens.faults import FAULTS
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, wrapped
 
 WIDTH = 7.4  # inches, the width of the report's column
@@ -62,7 +63,8 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
         A figure with one line per arm; losses that span a factor of 4 are on a logarithmic axis.
     """
     validated = metrics[metrics["split"] == "val"]
-    rows = metrics if validated.empty else validated
+    terms = metrics[~metrics["metric"].isin(FAULTS.values())]
+    rows = terms if validated.empty else validated
     metric = rows["metric"].iloc[0]
     rows = rows[rows["metric"] == metric]
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")

@@ -17,8 +17,10 @@ from metalens.files import atomic_path
 from metalens.results import figures
 from metalens.results.console import (
     divergence_in_words,
+    faults_in_words,
     few_seeds_in_words,
     interval_rows,
+    lost_tasks_in_words,
     metric_title,
     outcome,
     relations_in_words,
@@ -127,7 +129,6 @@ def _render(
     images: dict[str, str],
 ) -> str:
     """Fill in the template."""
-    diverged = summary[summary["diverged"] > 0]
     results, metrics = tables["results.csv"], summary["metric"].unique()
     intervals = intervals_compared(results)
     return template(Path(__file__).parent / "report.html.j2").render(
@@ -146,10 +147,10 @@ def _render(
         intervals={metric_title(metric): interval_rows(intervals, metric) for metric in metrics},
         worst=worst_in_words(worst_tasks(results[results["metric"] == metrics[0]]), metrics[0]),
         domains=_domains(results, metrics[0]),
-        diverged=divergence_in_words(tables["metrics.csv"])
-        + [
-            f"{arm_label(row.learner, row.regularizers)}: {row.diverged:.1%} of the tasks in {row.metric}"
-            for row in diverged.itertuples()
+        diverged=[
+            *divergence_in_words(tables["metrics.csv"]),
+            *faults_in_words(tables["metrics.csv"]),
+            *lost_tasks_in_words(summary),
         ],
         arms=_arms(manifest),
         images=images,
