@@ -31,7 +31,7 @@ def as_markdown(results: pd.DataFrame) -> str:
     >>> results = pd.DataFrame({"learner": "A|B", "regularizers": "none", "seed": 0, "task": [0, 1],
     ...                         "metric": "mse", "value": [1.0, 3.0]})
     >>> print(as_markdown(results).splitlines()[-1])
-    | A\\|B | **2** | [-10, 14] |
+    | A\\|B | 2 | [−11, 15] |
     """
     summary, paired = summarize(results), paired_differences(results)
     lines = [*outcome(summary, paired), *few_seeds_in_words(summary)]

@@ -69,13 +69,14 @@ def estimate(values: np.ndarray) -> Estimate:
     Source: F. E. Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics
     Bulletin 2, 1946.
     """
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, as it should be
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is nan, as it should be
         mean = float(values.mean())
-    if values.size < 2 or not np.isfinite(values).all():
+        squares = _mean_squares(values)
+    if values.size < 2 or not np.isfinite(squares).all():
         return Estimate(mean, math.nan, math.nan)
     if np.ptp(values) <= 1e-12 * abs(mean):  # equal but for rounding
         return Estimate(mean, mean, mean)
-    variance, freedom = _variance(*_mean_squares(values), values.shape)
+    variance, freedom = _variance(*squares, values.shape)
     error = float(np.sqrt(variance))
     reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     return Estimate(mean, mean - reach, mean + reach, 2 * float(stats.t.sf(abs(mean) / error, freedom)))
@@ -136,7 +137,8 @@ def usual_interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
-    reach = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    with np.errstate(over="ignore"):
+        reach = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 
