@@ -299,9 +299,10 @@ def _comparison(row: pd.Series, metric: str) -> str:
     unit = " percentage points" if metric in FRACTIONS else ""
     if row["verdict"] == "no significant difference":
         difference, low, high = _texts(row, "difference", metric, "+")
+        corrected = "" if row["low"] <= 0 <= row["high"] else ", corrected for the number of arms"
         return (
-            f"{label} shows no significant difference in {metric} from {baseline}: {difference}{unit} "
-            f"(95% interval {low} to {high})."
+            f"{label} shows no significant difference in {metric} from {baseline}{corrected}: "
+            f"{difference}{unit} (95% interval {low} to {high})."
         )
     direction = "higher" if row["difference"] > 0 else "lower"
     if row["difference"] < 0:

@@ -14,6 +14,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "[": "{[}",
     "]": "{]}", "*": "{*}", "−": "$-$", "∞": r"$\infty$", "×": r"$\times$", '"': r"\textquotedbl{}",
+    "\n": " ",
 }  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _piped(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def _baseline(summary: pd.DataFrame) -> str:

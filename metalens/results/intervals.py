@@ -120,10 +120,9 @@ def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) ->
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one seed only has no variance
         of_resamples, _ = _variance(*parts, values.shape)
         pivots = np.nan_to_num((means - found.mean) / np.sqrt(of_resamples))
-    limits = found.mean - np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]) * np.sqrt(
-        variance
-    )
-    return float(limits[0]), float(limits[1])
+    ends = np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
+    low, high = found.mean - ends * np.sqrt(variance)
+    return float(low), float(high)
 
 
 def usual_interval(values: np.ndarray) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import MetaLensError
 from metalens.results.statistics import ARM
@@ -130,9 +130,9 @@ def _read(path: Path) -> pd.DataFrame:
     if table.empty:
         raise MetaLensError(f"{path} is damaged: it has no rows; run it again.")
     for column in (*texts, *numbers):
-        if column in numbers and not is_numeric_dtype(table[column]):
+        if column in numbers and (not is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
             raise MetaLensError(
-                f"{path} is damaged: its column {column} has texts among its numbers; run it again."
+                f"{path} is damaged: its column {column} has other things than numbers; run it again."
             )
         if column in numbers and column not in MEASURED and (table[column].abs() > LARGEST).any():
             raise MetaLensError(
