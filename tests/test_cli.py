@@ -121,6 +121,9 @@ def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metale
     assert "differences to MAML." in table
     assert_one_sentence(metalens_here("compare", "a", "d"), "a and d were not tested on the same tasks")
     assert "settings differ in k_shot (5 and 7)." in metalens_here("compare", "a", "d").stderr
+    manifest = (tmp_path / "d" / "manifest.json").read_text()
+    (tmp_path / "d" / "manifest.json").write_text(manifest.replace('"k_shot": 7', '"k_shot": "many"'))
+    assert_one_sentence(metalens_here("compare", "d", "a"), "The manifest of the run is damaged")
     assert_one_sentence(metalens_here("compare", "a"), "needs two runs or more")
     assert_one_sentence(metalens_here("compare", "a", "c", "--baseline", "ANIL"), "No arm is 'ANIL'")
     assert_one_sentence(metalens_here("compare", "a", "tmp"), "tmp is not a finished run")
