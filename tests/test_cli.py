@@ -55,12 +55,14 @@ def metalens_here(monkeypatch, capsys, tmp_path):
         monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
         on_term = signal.getsignal(signal.SIGTERM)
+        status = 0
         try:
-            with pytest.raises(SystemExit) as ended:
-                main(words)
+            main(words)
+        except SystemExit as ended:
+            status = ended.code
         finally:
             signal.signal(signal.SIGTERM, on_term)
-        return subprocess.CompletedProcess(words, ended.value.code, *capsys.readouterr())
+        return subprocess.CompletedProcess(words, status, *capsys.readouterr())
 
     return call
 
@@ -99,6 +101,38 @@ def test_same_command_same_seed_gives_the_same_bytes(tmp_path):
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metalens_here):
+    def run(out, *words):
+        done = metalens_here("run", "demo", *QUICK, "--hidden", "4", "--out", out, *words)
+        assert "Report: " in done.stdout, done.stderr
+
+    run("a", "--regularizers", "none", "TRLearner")
+    run("b", "--regularizers", "none", "MetaMix", "--outer_lr", "0.02")
+    run("c", "--regularizers", "none", "MetaMix")
+    run("d", "--regularizers", "none", "--k_shot", "7")
+    done = metalens_here("compare", "a", "b", "--format", "csv")
+    names = [line.split(",")[:2] for line in done.stdout.splitlines()[1:]]
+    clash = [["a: MAML", "none"], ["b: MAML", "none"]]
+    assert names == [*clash, ["MAML", "TRLearner"], ["MAML", "MetaMix"]]
+    same = metalens_here("compare", "a", "c", "--format", "md", "--baseline", "MAML + MetaMix").stdout
+    rows = [line.split(" | ")[0] for line in same.splitlines() if line.startswith("| MAML")]
+    assert rows == ["| MAML + MetaMix", "| MAML", "| MAML + TRLearner"]  # MAML is the same in both
+    table = " ".join(metalens_here("compare", "c", "a").stdout.split())
+    assert "differences to MAML." in table
+    assert_one_sentence(metalens_here("compare", "a", "d"), "a and d were not tested on the same tasks")
+    assert "settings differ in k_shot (5 and 7)." in metalens_here("compare", "a", "d").stderr
+    manifest = (tmp_path / "d" / "manifest.json").read_text()
+    (tmp_path / "d" / "manifest.json").write_text(manifest.replace('"k_shot": 7', '"k_shot": "many"'))
+    assert_one_sentence(metalens_here("compare", "d", "a"), "The manifest of the run is damaged")
+    assert_one_sentence(metalens_here("compare", "a"), "needs two runs or more")
+    assert_one_sentence(metalens_here("compare", "a", "c", "--baseline", "ANIL"), "No arm is 'ANIL'")
+    assert_one_sentence(metalens_here("compare", "a", "tmp"), "tmp is not a finished run")
+    for kind, name, words in (("latex", "report.tex", r"\toprule"), ("md", "report.md", "| MAML |")):
+        told = metalens_here("report", "a", "--format", kind)
+        assert str(tmp_path / "a" / name) in "".join(told.stdout.split("\n"))
+        assert words in (tmp_path / "a" / name).read_text()
+
+
 def test_a_study_says_what_it_found(tmp_path):
     few = ["--base.n_test_tasks", "5", "--base.n_val_tasks", "0", "--base.hidden", "[4]"]
     words = ["trlearner-lambda", "--weights", "0.5", "--seeds", "0", "1", "--steps", "3", *few]
@@ -109,6 +143,8 @@ def test_a_study_says_what_it_found(tmp_path):
     page = (tmp_path / "a" / "report.html").read_bytes()
     again = metalens("report", "a", cwd=tmp_path)
     assert again.stdout in done.stdout
+    as_latex = metalens("report", "a", "--format", "latex", cwd=tmp_path)
+    assert_one_sentence(as_latex, "a is a study, whose table is summary.csv")
     assert (tmp_path / "a" / "report.html").read_bytes() == page
     printed = metalens("run", *words, "--print_config", cwd=tmp_path)
     (tmp_path / "mine.yaml").write_text(printed.stdout)

@@ -79,5 +79,5 @@ def test_results_are_paired_by_domain():
     expected = [0.0005, 0.0505, 0.0005, 0.0005, 0.1005]
     assert list(differences.values()) == pytest.approx(expected)
     assert summarize(parts["a"])["n_tasks"].tolist() == [4, 4]
-    assert results_table(parts["a"], "a").title == "a"
+    assert str(results_table(parts["a"], "a").title) == "a"
     assert by_domain(results.drop(columns="domain")) == {}

@@ -9,7 +9,7 @@ import pytest
 
 from metalens.results.formats import as_csv, as_latex, as_markdown, escaped
 
-NASTY = r"A_1 & B {50%} $x^2$ #3 ~ \end{tabular} [x] | <br>"
+NASTY = r"A_1 & B {50%} $x^2$ #3 ~ \end{tabular} [x] | <br>" + "\n"
 
 
 def results(n_arms=3, metrics=("accuracy", "loss")):

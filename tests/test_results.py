@@ -1,4 +1,4 @@
-"""From the files of a finished run to intervals, sentences, a table and a report."""
+"""From the files of a finished run to sentences, a table and a report."""
 
 import html
 import io
@@ -278,6 +278,11 @@ def test_report_of_a_regression_run(tmp_path):
     text = text_of(report)
     for words in (
         "On 3 paired seeds × 30 test tasks, MAML + TRLearner",
+        "Only 3 seeds: how far seeds differ",
+        "three 95% intervals of the mean",
+        "p (Wilcoxon, tasks)",
+        "most behind MAML",
+        "metalens report DIR --format latex",
         "metalens run demo --seeds 0 1 2",
         "20,000 outer steps",
         "12 min 34 s",
@@ -291,7 +296,7 @@ def test_report_of_a_regression_run(tmp_path):
     ):
         assert words in text
     assert "Diverged tasks" not in text
-    names = {"differences", "learning-curves", "predictions", "relations"}
+    names = {"differences", "learning-curves", "predictions", "relations", "tradeoff"}
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "svg")
     }
@@ -325,7 +330,7 @@ def test_same_files_give_the_same_report(tmp_path):
     for folder in folders:
         write_report(folder)
     files = sorted(path.relative_to(folders[0]) for path in folders[0].rglob("*") if path.is_file())
-    assert len(files) == 14
+    assert len(files) == 16
     for file in files:
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
 
@@ -358,6 +363,12 @@ def test_folder_without_a_file_is_not_a_finished_run(tmp_path, name):
             "empty cells",
         ),
         ("curves.csv", "learner\nMAML\n", "lacks regularizers, part, seed"),
+        (
+            "metrics.csv",
+            "learner,regularizers,seed,step,split,metric,value\nMAML,none,0,inf,val,mse,1\n",
+            "step has numbers beyond all measure",
+        ),
+        ("manifest.json", "[" * 100_000, "recursion"),
         ("manifest.json", "{", "Expecting"),
         ("manifest.json", "[]", "JSON object"),
         ("manifest.json", '{"recipe": "demo", "arms": [{}]}', "metalens, description, .*, arms missing"),
@@ -369,6 +380,37 @@ def test_damaged_file_is_named(tmp_path, name, content, message):
     with pytest.raises(MetaLensError, match=f"{re.escape(name)} is damaged.*{message}"):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"seconds": math.nan}, {"cells": []}, {"arms": []}, {"seconds": math.inf}]
+)
+def test_report_does_without_what_the_manifest_lacks(tmp_path, change):
+    folder = write_run(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | change))
+    assert write_report(folder).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"cells": [{"seed": 0}]}, "cells"), ({"arms": [{"learner": "MAML", "parameters": "many"}]}, "arms")],
+)
+def test_wrong_entries_of_the_manifest_are_named(tmp_path, change, name):
+    folder = write_run(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(MetaLensError, match=f"manifest.json is damaged: {name} missing or not as expected"):
+        write_report(folder)
+
+
+def test_exploded_scores_have_no_interval_and_no_warning(tmp_path):
+    folder = write_run(tmp_path)
+    results = pd.read_csv(folder / "results.csv")
+    results.loc[results.index[-1], "value"] = 1e300
+    results.to_csv(folder / "results.csv", index=False)
+    assert math.isnan(summarize(results)["low"].iloc[-1])
+    assert "n/a" in text_of(write_report(folder))
 
 
 def test_relations_must_be_a_square_matrix():

@@ -182,6 +182,6 @@ def test_distributions_name_what_their_tasks_are_drawn_from():
     rows = pd.DataFrame({"sensor": np.repeat(list("abcdef"), 30), "x": 1.0 * np.arange(180), "y": 0.5})
     table = TableTasks(rows, "test", task="sensor", target="y", inputs=["x"], splits=(0.4, 0.2, 0.4))
     n = len(table.task_names)
-    assert [table.source(number) for number in range(n + 1)] == [*table.task_names, table.task_names[0]]
+    assert [table.drawn_from(number) for number in range(n + 1)] == [*table.task_names, table.task_names[0]]
     both = MultiDomain({"table": table, "curves": Sinusoid("test")})
-    assert [both.source(number) for number in range(2)] == [f"table {table.task_names[0]}", None]
+    assert [both.drawn_from(number) for number in range(2)] == [f"table {table.task_names[0]}", None]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metalens import MAML, MetaLensError, Sinusoid, mlp
+from metalens.results import write_report
 from metalens.studies import STUDIES, get_study
 from metalens.studies.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
 from metalens.studies.complexity import GROUPS, difficulty
@@ -145,6 +146,26 @@ def test_points_are_compared_at_their_setting_or_with_the_only_reference():
     assert only["difference"].tolist()[1] == -1
     with pytest.raises(MetaLensError, match="nothing to be compared with"):
         compare(pd.concat([*many, points("term", 3, [1, 1, 1])]), "plain")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("5", "is not a finished run"),
+        (
+            '{"study": "trlearner-lambda", "configuration": [], "tables": []}',
+            "manifest.json is missing or damaged",
+        ),
+        ('{"study": "trlearner-lambda", "configuration": {}, "tables": []}', "damaged or of another version"),
+        ('{"study": "trlearner-lambda", "configuration": {}, "tables": ["summary"]}', "another version"),
+    ],
+)
+def test_a_damaged_study_is_one_sentence(content, words, tmp_path):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "summary.csv").write_text("series\nplain\n")
+    write = write_study_report if is_study(tmp_path) else write_report
+    with pytest.raises(MetaLensError, match=words):
+        write(tmp_path)
 
 
 def test_verdicts_are_corrected_for_their_number():

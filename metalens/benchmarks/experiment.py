@@ -296,7 +296,7 @@ def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
     """Return the scores with the columns of the results, those of names only where there are names."""
     names = {
         "domain": [test.domain(task) or "" for task in scores["task"]],
-        "source": [test.source(task) or "" for task in scores["task"]],
+        "source": [test.drawn_from(task) or "" for task in scores["task"]],
     }
     splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in names["domain"]]
     labeled = scores.assign(split=splits, **names)[RESULT_COLUMNS]

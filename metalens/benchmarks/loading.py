@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -19,7 +21,8 @@ from metalens.errors import MetaLensError
 from metalens.objective import Objective
 
 N_COMPARED = 8  # test tasks of each seed by which runs are found to be alike
-IRRELEVANT = frozenset({"name", "description", "learner", "regularizers", "sampler"})  # to the tasks
+NAMES = {"name", "description"}
+IRRELEVANT = NAMES | {"learner", "regularizers", "sampler"}  # to the tasks
 
 
 def recipe_of(manifest: dict[str, Any]) -> Recipe:
@@ -40,9 +43,27 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
             f"The run is of another version of MetaLens: {name} has no {', '.join(sorted(unknown))}."
         )
     try:
-        return replace(recipe, **settings)
-    except TypeError as error:  # a text where a number belongs
-        raise MetaLensError(f"The manifest of the run is damaged ({error}); run it again.") from error
+        return replace(recipe, **typed_settings(recipe, settings))
+    except ArgumentError as error:  # a text where a number belongs
+        raise MetaLensError(
+            f"The manifest of the run is damaged ({' '.join(str(error).split())}); run it again."
+        ) from error
+
+
+def typed_settings(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a recipe with the types that its fields have.
+
+    Raises:
+        ArgumentError: a value is of another type.
+
+    >>> typed_settings(RECIPES["demo"], {"outer_lr": 1, "hidden": [8]})
+    {'outer_lr': 1.0, 'hidden': [8]}
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(type(recipe), skip=NAMES)
+    given = {name: value for name, value in settings.items() if name not in NAMES}
+    typed = parser.parse_object(given, defaults=False)
+    return settings | {name: typed[name] for name in given}
 
 
 def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:

@@ -85,12 +85,13 @@ def show(folder: Path) -> None:
         results_table,
         summarize,
     )
-    from metalens.studies.report import is_study, read_study
+    from metalens.studies.report import is_study, naming_damage, read_study
 
     console = Console()
     if is_study(folder):
         study, tables, _ = read_study(folder)
-        sentences = [*study.cautions(tables), *study.findings(tables)]
+        with naming_damage(folder):
+            sentences = [*study.cautions(tables), *study.findings(tables)]
     else:
         results = read_results(folder)
         console.print(results_table(results))

@@ -76,7 +76,7 @@ class TaskDistribution(ABC):
         """Return the name of the domain of a task; `None` where all tasks are of one domain."""
         return None
 
-    def source(self, index: int) -> str | None:
+    def drawn_from(self, index: int) -> str | None:
         """Return the name of the one of a fixed number of tasks that a task is drawn from.
 
         `None` where tasks are drawn without end. Statistics count draws from one source as one task, and see

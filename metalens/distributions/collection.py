@@ -96,7 +96,7 @@ class TaskCollection(TaskDistribution):
         """Return the name of the task that task number `index` is drawn from."""
         return self.task_names[self.place(index)]
 
-    def source(self, index: int) -> str:
+    def drawn_from(self, index: int) -> str:
         return self.task_name(index)
 
     def place(self, index: int) -> int:

@@ -58,10 +58,10 @@ class MultiDomain(TaskDistribution):
         name = self.domain(index)
         return f"{name} {self.domains[name].task_name(index // len(self.domains))}"
 
-    def source(self, index: int) -> str | None:
+    def drawn_from(self, index: int) -> str | None:
         """Return the source of a task in its domain, with the name of that domain."""
         name = self.domain(index)
-        source = self.domains[name].source(index // len(self.domains))
+        source = self.domains[name].drawn_from(index // len(self.domains))
         return None if source is None else f"{name} {source}"
 
     def facts(self) -> dict[str, Any]:

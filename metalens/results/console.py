@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -183,8 +184,8 @@ def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
     ]
 
 
-def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, str]]:
-    """Return the worst tasks as texts, a row per arm: `arm, worst, behind`.
+def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    """Return the worst tasks, a row per arm: `arm`, and lists of texts `worst` and `behind`.
 
     Args:
         worst: from `worst_tasks`.
@@ -193,18 +194,18 @@ def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, str]]:
     >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "kind": "worst", "seed": [0, 1],
     ...                       "task": [7, 3], "value": [2.5, 2.25], "change": [0.0, 0.0]})
     >>> worst_in_words(tasks, "mse")
-    [{'arm': 'MAML', 'worst': '2.500 (task 7, seed 0); 2.250 (task 3, seed 1)', 'behind': ''}]
+    [{'arm': 'MAML', 'worst': ['2.50 (task 7, seed 0)', '2.25 (task 3, seed 1)'], 'behind': []}]
     """
     scale = 100 if metric in FRACTIONS else 1
-    digits = _decimals(worst["value"] * scale, worst["value"] * scale)
+    digits = max(_decimals(worst["value"] * scale, worst["value"] * scale) - 1, 0)
     rows = []
     for arm, of_arm in worst.groupby(ARM, sort=False):
-        cells = {"arm": arm_label(*arm)}
+        cells: dict[str, Any] = {"arm": arm_label(*arm)}
         for kind, column, sign in (("worst", "value", "-"), ("behind", "change", "+")):
-            cells[kind] = "; ".join(
+            cells[kind] = [
                 f"{number(row[column] * scale, digits, sign)} (task {row['task']}, seed {row['seed']})"
                 for _, row in of_arm[of_arm["kind"] == kind].iterrows()
-            )
+            ]
         rows.append(cells)
     return rows
 
@@ -245,8 +246,8 @@ def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        caption=caption,
-        title=title,
+        caption=Text(caption),
+        title=None if title is None else Text(title),
         title_justify="left",
     )
     table.add_column("arm", no_wrap=True)
@@ -346,9 +347,10 @@ def _comparison(row: pd.Series, metric: str) -> str:
     unit = " percentage points" if metric in FRACTIONS else ""
     if row["verdict"] == "no significant difference":
         difference, low, high = _texts(row, "difference", metric, "+")
+        corrected = "" if row["low"] <= 0 <= row["high"] else ", corrected for the number of arms"
         return (
-            f"{label} shows no significant difference in {metric} from {baseline}: {difference}{unit} "
-            f"(95% interval {low} to {high})."
+            f"{label} shows no significant difference in {metric} from {baseline}{corrected}: "
+            f"{difference}{unit} (95% interval {low} to {high})."
         )
     direction = "higher" if row["difference"] > 0 else "lower"
     if row["difference"] < 0:

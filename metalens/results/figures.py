@@ -24,6 +24,7 @@ from metalens.results.statistics import ARM, FRACTIONS, arm_label, wrapped
 
 WIDTH = 7.4  # inches, the width of the report's column
 N_TASKS = 4  # rows of the small multiples
+LOWEST_TREE = 0.1  # height of the panel of a tree, in units of 1 - m; lower trees look low
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines.
 BLUE, ORANGE, GRAY, BLACK = "#0072B2", "#E69F00", "#8C8C8C", "#222222"
@@ -221,8 +222,8 @@ def relations(relations: pd.DataFrame) -> Figure:
     """Return the relation matrix of every arm that has one, as heat maps below their trees.
 
     The scale starts at 0 (or at -1, if a relation is negative) and ends at 1 whatever the values are, so
-    that a nearly flat matrix looks flat; so does the height of trees. Tasks are ordered by average-linkage
-    clustering of `1 - m_ij`, for each panel by itself.
+    that a nearly flat matrix looks flat; trees have a common scale as well. Tasks are ordered by
+    average-linkage clustering of `1 - m_ij`, for each panel by itself.
 
     Args:
         relations: rows `learner, regularizers, seed, row, column, relation`; the first seed is drawn.
@@ -245,13 +246,15 @@ def relations(relations: pd.DataFrame) -> Figure:
     trees, panels = grid[::2].ravel(), grid[1::2].ravel()
     smallest = 0 if first["relation"].min() >= 0 else -1
     colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
-    for above, axes, (label, matrix) in zip(trees, panels, matrices.items(), strict=False):
-        tree = cluster_tree(matrix)
+    linkages = [cluster_tree(matrix) for matrix in matrices.values()]
+    top = max(LOWEST_TREE, *(1.05 * tree[-1, 2] for tree in linkages))
+    drawn = zip(trees, panels, linkages, matrices.items(), strict=False)
+    for above, axes, tree, (label, matrix) in drawn:
         order = leaves_list(tree)
         axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm, aspect="auto")
         for places, heights in branches(tree):
             above.plot(places, heights, color=BLACK, linewidth=0.8)
-        above.set(xlim=(-0.5, len(matrix) - 0.5), ylim=(0, 1 - smallest), xticks=[], yticks=[])
+        above.set(xlim=(-0.5, len(matrix) - 0.5), ylim=(0, top), xticks=[], yticks=[])
         above.spines[:].set_visible(False)
         others = matrix[~np.eye(len(matrix), dtype=bool)]
         span = f"off-diagonal {others.min():.3f} to {others.max():.3f}".replace("-0", "−0")
@@ -335,7 +338,7 @@ def cluster_order(matrix: np.ndarray) -> np.ndarray:
 
 def cluster_tree(matrix: np.ndarray) -> np.ndarray:
     """Return SciPy's average linkage of `1 - m_ij`; relations that are not finite count as distance 0."""
-    distances = np.nan_to_num(1 - (matrix + matrix.T) / 2).clip(min=0)
+    distances = np.nan_to_num(1 - (matrix + matrix.T) / 2, posinf=0.0).clip(min=0)
     np.fill_diagonal(distances, 0)
     return linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
 

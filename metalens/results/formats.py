@@ -14,6 +14,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "[": "{[}",
     "]": "{]}", "*": "{*}", "−": "$-$", "∞": r"$\infty$", "×": r"$\times$", '"': r"\textquotedbl{}",
+    "\n": " ",
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def as_markdown(results: pd.DataFrame) -> str:
     >>> results = pd.DataFrame({"learner": "A|B", "regularizers": "none", "seed": 0, "task": [0, 1],
     ...                         "metric": "mse", "value": [1.0, 3.0]})
     >>> print(as_markdown(results).splitlines()[-1])
-    | A\\|B | **2** | [-10, 14] |
+    | A\\|B | 2 | [−11, 15] |
     """
     summary, paired = summarize(results), paired_differences(results)
     lines = [*outcome(summary, paired), *few_seeds_in_words(summary)]
@@ -113,7 +114,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _piped(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def _baseline(summary: pd.DataFrame) -> str:

@@ -69,13 +69,14 @@ def estimate(values: np.ndarray) -> Estimate:
     Source: F. E. Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics
     Bulletin 2, 1946.
     """
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, as it should be
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is nan, as it should be
         mean = float(values.mean())
-    if values.size < 2 or not np.isfinite(values).all():
+        squares = _mean_squares(values)
+    if values.size < 2 or not np.isfinite(squares).all():
         return Estimate(mean, math.nan, math.nan)
     if np.ptp(values) <= 1e-12 * abs(mean):  # equal but for rounding
         return Estimate(mean, mean, mean)
-    variance, freedom = _variance(*_mean_squares(values), values.shape)
+    variance, freedom = _variance(*squares, values.shape)
     error = float(np.sqrt(variance))
     reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     return Estimate(mean, mean - reach, mean + reach, 2 * float(stats.t.sf(abs(mean) / error, freedom)))
@@ -119,10 +120,9 @@ def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) ->
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one seed only has no variance
         of_resamples, _ = _variance(*parts, values.shape)
         pivots = np.nan_to_num((means - found.mean) / np.sqrt(of_resamples))
-    limits = found.mean - np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]) * np.sqrt(
-        variance
-    )
-    return float(limits[0]), float(limits[1])
+    ends = np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
+    low, high = found.mean - ends * np.sqrt(variance)
+    return float(low), float(high)
 
 
 def usual_interval(values: np.ndarray) -> tuple[float, float]:
@@ -136,7 +136,8 @@ def usual_interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
-    reach = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    with np.errstate(over="ignore"):
+        reach = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 

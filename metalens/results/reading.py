@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import MetaLensError
 from metalens.results.statistics import ARM
@@ -22,6 +22,7 @@ COLUMNS = {
 }
 OPTIONAL = {"curves.csv", "relations.csv"}
 MEASURED = {"value", "before", "after", "relation"}  # may be missing or infinite: not a number, but a result
+LARGEST = 1e15  # of what is counted or drawn, as steps and coordinates are
 MANIFEST = {
     "metalens": str,
     "recipe": str,
@@ -37,9 +38,13 @@ MANIFEST = {
     "seconds": (int, float),
     "cells": list,
 }
-ENTRIES = {
-    "arms": {*ARM, "settings", "parameters"},
-    "cells": {*ARM, "seed", "train_seconds", "test_seconds"},
+ENTRIES: dict[str, dict[str, Any]] = {
+    "arms": {**dict.fromkeys([*ARM, "settings"], str), "parameters": int},
+    "cells": {
+        **dict.fromkeys(ARM, str),
+        "seed": int,
+        **dict.fromkeys(["train_seconds", "test_seconds"], (int, float)),
+    },
 }
 
 
@@ -125,9 +130,13 @@ def _read(path: Path) -> pd.DataFrame:
     if table.empty:
         raise MetaLensError(f"{path} is damaged: it has no rows; run it again.")
     for column in (*texts, *numbers):
-        if column in numbers and not is_numeric_dtype(table[column]):
+        if column in numbers and (not is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
             raise MetaLensError(
-                f"{path} is damaged: its column {column} has texts among its numbers; run it again."
+                f"{path} is damaged: its column {column} has other things than numbers; run it again."
+            )
+        if column in numbers and column not in MEASURED and (table[column].abs() > LARGEST).any():
+            raise MetaLensError(
+                f"{path} is damaged: its column {column} has numbers beyond all measure; run it again."
             )
         if column not in MEASURED and table[column].isna().any():
             raise MetaLensError(f"{path} is damaged: its column {column} has empty cells; run it again.")
@@ -145,7 +154,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise MetaLensError(f"{directory} is not a finished run: manifest.json is missing.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
     if not isinstance(manifest, dict):
         raise MetaLensError(f"{path} is damaged: it must hold a JSON object; run it again.")
@@ -156,7 +165,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         key
         for key, fields in ENTRIES.items()
         if key not in wrong
-        and not all(isinstance(entry, dict) and fields <= entry.keys() for entry in manifest[key])
+        and not all(
+            isinstance(entry, dict)
+            and all(isinstance(entry.get(name), kind) for name, kind in fields.items())
+            for entry in manifest[key]
+        )
     ]
     if wrong:
         raise MetaLensError(

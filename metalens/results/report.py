@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,13 @@ def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tupl
     """Return the primary scores and the training times of a seed, both indexed by the labels of arms."""
     primary = summary[summary["metric"] == summary["metric"].iloc[0]]
     scores = primary.set_index(pd.Index([arm_label(*arm) for arm in primary[ARM].to_numpy()]))
-    times = pd.DataFrame(manifest["cells"]).groupby(ARM, sort=False)["train_seconds"]
-    seconds = {arm_label(*arm): estimate(of_arm.to_numpy(float)[None])[:3] for arm, of_arm in times}
-    return scores, pd.DataFrame.from_dict(seconds, orient="index", columns=["mean", "low", "high"])
+    cells = pd.DataFrame(manifest["cells"], columns=[*ARM, "train_seconds"])
+    seconds = {
+        arm_label(*arm): estimate(times.to_numpy(float)[None])[:3]
+        for arm, times in cells.groupby(ARM, sort=False)["train_seconds"]
+    }
+    table = pd.DataFrame.from_dict(seconds, orient="index", columns=["mean", "low", "high"])
+    return scores, table.reindex(scores.index)
 
 
 def template(path: Path) -> jinja2.Template:
@@ -208,7 +213,7 @@ def _duration(seconds: float | None) -> str:
     >>> _duration(0.42), _duration(75), _duration(7265)
     ('0.4 s', '1 min 15 s', '2 h 1 min')
     """
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "n/a"
     if seconds < 60:
         return f"{seconds:.1f} s"

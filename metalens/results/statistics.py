@@ -259,7 +259,8 @@ def _difference(own: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict
     difference, low, high, p = estimate(by_seed_and_task(reference.assign(value=changes).reset_index()))
     level = abs(estimate(by_seed_and_task(reference.reset_index())).mean)
     is_finite = bool(np.isfinite(changes).all())
-    spread = float(changes.std()) if is_finite else math.nan
+    with np.errstate(over="ignore"):
+        spread = float(changes.std()) if is_finite else math.nan
     gains = _losses(reference.assign(metric=metric)) - _losses(own.assign(metric=metric))
     return {
         "difference": difference,
@@ -267,7 +268,7 @@ def _difference(own: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict
         "high": high,
         "p": p,
         "p_wilcoxon": float(stats.wilcoxon(changes).pvalue) if is_finite and changes.any() else math.nan,
-        "effect": float(changes.mean()) / spread if spread > 0 else math.nan,
+        "effect": float(changes.mean()) / spread if 0 < spread < math.inf else math.nan,
         "wins": float((np.sign(gains.fillna(0)) / 2 + 0.5).mean()),
         "relative": difference / level if level > 0 else math.nan,
     }

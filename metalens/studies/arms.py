@@ -13,12 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jsonargparse import ArgumentParser
 
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, arms_of
 from metalens.benchmarks.calls import parse_calls
 from metalens.benchmarks.experiment import Watcher, run
+from metalens.benchmarks.loading import typed_settings
 from metalens.errors import MetaLensError
 from metalens.files import MANIFEST
 from metalens.studies.comparison import POINT, compare, is_lower_better, primary
@@ -240,10 +240,7 @@ def _checked(recipe: Recipe, settings: dict[str, Any], fixed: set[str]) -> dict[
             f"base has settings that {recipe.name} does not know or the study decides: {', '.join(unknown)}; "
             f"it can have {', '.join(sorted(known))}."
         )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(type(recipe), skip={"name", "description"})
     try:
-        typed = parser.parse_object(settings)
+        return typed_settings(recipe, settings)
     except ArgumentError as error:
         raise MetaLensError(f"base: {' '.join(str(error).split())}") from None
-    return {name: typed[name] for name in settings}

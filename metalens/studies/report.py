@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import TemplateError
 
 from metalens.errors import MetaLensError
 from metalens.files import MANIFEST, atomic_path
@@ -20,9 +23,10 @@ from metalens.studies.study import Study, Tables
 def is_study(folder: Path) -> bool:
     """Tell whether a folder is that of a finished study, and not of a run."""
     try:
-        return "study" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
         return False
+    return isinstance(manifest, dict) and "study" in manifest
 
 
 def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
@@ -39,9 +43,27 @@ def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
         for name in manifest["tables"]:
             path = folder / f"{name}.csv"
             tables[name] = pd.read_csv(path)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); run the study again.") from error
     return study, tables, manifest
+
+
+@contextmanager
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Say that the files are damaged where a study cannot be drawn or told from them.
+
+    Raises:
+        MetaLensError: the block failed for what it found in the files.
+    """
+    try:
+        yield
+    except MetaLensError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        raise MetaLensError(
+            f"The files in {folder} are damaged or of another version ({type(error).__name__}: {error}); run "
+            "the study again."
+        ) from error
 
 
 def write_study_report(folder: str | Path) -> Path:
@@ -63,17 +85,18 @@ def write_study_report(folder: str | Path) -> Path:
     report = folder / "report.html"
     try:
         (folder / "figures").mkdir(exist_ok=True)
-        images = [
-            (name, save_figure(drawing.figure, folder / "figures" / name), drawing.caption)
-            for name, drawing in study.drawings(tables).items()
-        ]
-        page = template(Path(__file__).parent / "study.html.j2").render(
-            manifest=manifest,
-            findings=[*study.cautions(tables), *study.findings(tables)],
-            images=images,
-            columns=list(tables["summary"].columns),
-            rows=[[_cell(value) for value in row] for row in tables["summary"].itertuples(index=False)],
-        )
+        with naming_damage(folder):
+            images = [
+                (name, save_figure(drawing.figure, folder / "figures" / name), drawing.caption)
+                for name, drawing in study.drawings(tables).items()
+            ]
+            page = template(Path(__file__).parent / "study.html.j2").render(
+                manifest=manifest,
+                findings=[*study.cautions(tables), *study.findings(tables)],
+                images=images,
+                columns=list(tables["summary"].columns),
+                rows=[[_cell(value) for value in row] for row in tables["summary"].itertuples(index=False)],
+            )
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")
     except OSError as error:

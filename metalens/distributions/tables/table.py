@@ -256,7 +256,7 @@ class TableTasks(TaskDistribution):
         """Return the name of the table's task that task number `index` is drawn from."""
         return self.task_names[self._place(index)]
 
-    def source(self, index: int) -> str:
+    def drawn_from(self, index: int) -> str:
         return self.task_name(index)
 
     def facts(self) -> dict[str, Any]:
