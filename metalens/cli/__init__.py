@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # `python -m` ends by the signal, whatever is raised here, if the interrupt met code made from text,
         # as data classes are; further code made from text makes it forget that.
         exec("")
-        _fail(f"interrupted; {interruption or 'nothing was written'}.", 130)
+        _fail(f"interrupted; {str(interruption) or 'nothing was written'}.", 130)
 
 
 def _notes() -> Callable[..., None]:

@@ -48,10 +48,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
     if not 0 < settings.coverage < 1:
         raise MetaLensError(f"--coverage must be between 0 and 1, got {settings.coverage}.")
     from metalens.estimators import load_model  # slow to import
+    from metalens.estimators.tables import TableReader
 
-    model = load_model(settings.model)
-    predict = _predict_table if hasattr(model._reader, "columns") else _predict_images
-    table, n_tasks = predict(model, settings.support, settings.query, settings.coverage)
+    model, given = load_model(settings.model), (settings.support, settings.query, settings.coverage)
+    if isinstance(model._reader, TableReader):
+        table, n_tasks = _predict_table(model, model._reader, *given)
+    else:
+        table, n_tasks = _predict_images(model, *given)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as path:
         table.to_csv(path, index=False, float_format="%.6g")
@@ -86,12 +89,13 @@ def _predict_images(model: Estimator, support: str, query: str, coverage: float)
     return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), 1
 
 
-def _predict_table(model: Estimator, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+def _predict_table(
+    model: Estimator, reader: TableReader, support: str, query: str, coverage: float
+) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
     from metalens.distributions.tables.reading import check_columns, read_table
 
-    reader = model._reader
     known, asked = reader.columns.read(support), reader.columns.read(query)
     for path, frame, others in ((support, known, [reader.columns.target]), (query, asked, [])):
         try:  # here, as the rows of one task do not know where they stand in the file
