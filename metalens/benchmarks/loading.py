@@ -21,7 +21,7 @@ from metalens.errors import MetaLensError
 from metalens.objective import Objective
 
 N_COMPARED = 8  # test tasks of each seed by which runs are found to be alike
-NAMES = {"name", "description"}
+NAMES: set[str | int] = {"name", "description"}
 IRRELEVANT = NAMES | {"learner", "regularizers", "sampler"}  # to the tasks
 
 
