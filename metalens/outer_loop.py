@@ -161,8 +161,9 @@ class OuterLoop:
                 norms = self._limit(weights, len(runs), looks or (step == self.steps and not scaled))
                 is_sound = self._meets(runs, tried, "norm of the gradient", norms) and is_sound
             going_on = [number for number, run in enumerate(runs) if run.diverged is None]
-            if is_sound or self.on_fault != "skip":
-                optimizer.step()
+            if not is_sound and self.on_fault == "skip":
+                optimizer.zero_grad()  # without a gradient the optimizer does nothing
+            optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
             counts = is_sound or self.on_fault == "raise"

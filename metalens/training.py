@@ -137,9 +137,7 @@ def fit(
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
-            path.write_bytes(
-                save(objective.state_dict())
-            )  # `save_file` has errors of its own for a full disk
+            path.write_bytes(save(objective.state_dict()))  # a full disk is an OSError then
         with atomic_path(folder / "metrics.csv") as path:
             curve.to_csv(path, index=False)
     return curve
