@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metalens.errors import MetaLensError
@@ -50,7 +50,7 @@ def write_model(
     with new_folder(folder, overwrite=overwrite) as path:
         # Copies: parameters that were trained side by side share their memory.
         own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(own, path / _WEIGHTS)
+        (path / _WEIGHTS).write_bytes(save(own))
         for name in _TABLES:
             tables[name].to_csv(path / f"{name}.csv", index=False)
         text = json.dumps({"format": FORMAT, **facts}, indent=1, default=np.generic.item)
