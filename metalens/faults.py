@@ -117,7 +117,8 @@ def gradient_norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
     """
     if n_replicas == 1:
         return torch.nn.utils.get_total_norm(gradients).unsqueeze(0)
-    return torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]  # of a single number it is (R,)
+    return torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
 
 
 def clip(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:

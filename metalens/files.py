@@ -86,17 +86,19 @@ def is_replaceable(folder: Path) -> bool:
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False, resume: bool | None = None) -> Iterator[Path]:
     """Give a folder to fill, and put it in the target's place when the block has succeeded.
 
     Whatever ends the block early, an interruption included, leaves the target as it was. What is unfinished
-    is kept beside it, as `.NAME.unfinished`, if trained weights are in it that did not diverge.
+    and can be resumed is kept beside it, as `.NAME.unfinished`, if trained weights are in it that did not
+    diverge.
 
     Args:
         target: where the folder shall stand; its parents are made.
         overwrite: replace what stands there, if it is an empty folder or that of a run or a model, and
             unless `resume` also what is unfinished.
-        resume: give the unfinished folder with what is in it, if there is one.
+        resume: give the unfinished folder with what is in it, if there is one; `None` for what cannot be
+            resumed, of which nothing is kept.
 
     Raises:
         MetaLensError: the target exists and may not be replaced, or cannot be written; something unfinished
@@ -108,14 +110,15 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -
     >>> [p.name for p in folder.iterdir()]
     ['a.txt']
     """
-    with _staging(target) as (filled, old):
+    keep = resume is not None
+    with _staging(target, keep) as (filled, old):
         if old.exists() and not target.exists():
             os.rename(old, target)  # killed between the two steps of a replacement
         if target.exists() and not overwrite:
             raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
         if target.is_symlink() or (target.exists() and not is_replaceable(target)):
             raise MetaLensError(f"{target} is no folder of a run and is not replaced; choose another --out.")
-        if _has_weights(filled) and not (resume or overwrite):
+        if keep and _has_weights(filled) and not (resume or overwrite):
             raise MetaLensError(
                 f"A run into {target} is unfinished; go on with --resume, or begin anew with --overwrite."
             )
@@ -128,11 +131,11 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -
             shutil.rmtree(filled)  # it would come to the same again
             raise
         except KeyboardInterrupt as error:
-            if _has_weights(filled):
+            if keep and _has_weights(filled):
                 raise KeyboardInterrupt("go on with --resume") from error
             raise
         except Exception:
-            if _has_weights(filled):
+            if keep and _has_weights(filled):
                 warnings.warn("What is trained is kept; go on with --resume.", stacklevel=3)
             raise
         if target.exists():
@@ -146,8 +149,8 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool = False) -
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[tuple[Path, Path]]:
-    """Give the folders for a new run and an old one, to this process alone, and keep what has weights."""
+def _staging(target: Path, keep: bool) -> Iterator[tuple[Path, Path]]:
+    """Give the folders for a new run and an old one, to this process alone, and `keep` what has weights."""
     staging = target.with_name(f".{target.name}.unfinished")
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -161,7 +164,7 @@ def _staging(target: Path) -> Iterator[tuple[Path, Path]]:
             try:
                 yield staging / "new", staging / "old"
             finally:
-                if not _has_weights(staging / "new"):
+                if not (keep and _has_weights(staging / "new")):
                     shutil.rmtree(staging, ignore_errors=True)
     except Timeout:
         raise MetaLensError(f"Another process writes {target} now; choose another --out.") from None

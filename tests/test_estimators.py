@@ -242,7 +242,7 @@ def test_queries_that_cannot_be_used_are_refused_with_their_place(model):
         ({"learner": "MAMBA"}, "There is no learner 'MAMBA'; choose from"),
         ({"learner": "ANIL(speed=3)"}, "ANIL has no setting 'speed'"),
         ({"regularizers": ["TR"]}, "There is no regularizer 'TR'"),
-        ({"k_shot": 8}, "none has enough rows; lower k_shot and n_query"),
+        ({"k_shot": 8}, r"none has k_shot \+ n_query = 12 rows; lower them"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

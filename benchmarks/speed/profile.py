@@ -18,7 +18,8 @@ from metalens import Episode, MetaLensError, Objective, TaskDistribution, fit
 from metalens.allocator import keep_freed_memory
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
-from metalens.cli.run import REFRESH_RATE, LiveProgress
+from metalens.cli.progress import REFRESH_RATE
+from metalens.cli.run import LiveProgress
 from metalens.compiling import CompiledObjective
 from metalens.objective import outer_loss
 
