@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -132,6 +133,11 @@ def test_a_run_in_which_everything_diverges_is_one_sentence(tmp_path):
         MetaLensError, match=r"Every training diverged, that of MAML \+ TRLearner\(.*at step 1"
     ):
         run(recipe, tmp_path)
+
+
+def test_seeds_and_steps_are_whole_numbers_beside_a_learner_that_does_not_train(tmp_path):
+    run(replace(RECIPES["sinusoid-5shot"], **TINY | {"learner": ["MAML", "Ridge"]}), tmp_path)
+    assert set(pd.read_csv(tmp_path / "metrics.csv")[["seed", "step"]].dtypes) == {np.dtype("int64")}
 
 
 def test_every_learner_runs_on_images(tmp_path, omniglot):

@@ -161,9 +161,10 @@ def run(
         )
     for name in in_order[0].tables:
         frames = [frame for outcome in in_order for frame in outcome.tables[name]]
+        full = [frame for frame in frames if len(frame)]  # empty ones would make whole numbers real
         if frames:
             with atomic_path(folder / f"{name}.csv") as path:
-                pd.concat(frames, ignore_index=True).to_csv(path, index=False)
+                pd.concat(full or frames, ignore_index=True).to_csv(path, index=False)
     manifest = {
         "metalens": version("metalens"),
         "recipe": recipe.name,
