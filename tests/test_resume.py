@@ -298,11 +298,14 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with new_folder(whole) as folder:
         run(TINY, folder)
-    with pytest.raises(KeyboardInterrupt, match="go on with --resume"), new_folder(broken) as folder:
+    with (
+        pytest.raises(KeyboardInterrupt, match="go on with --resume"),
+        new_folder(broken, resume=False) as folder,
+    ):
         run(TINY, folder, watcher=Ending(2))
     assert not broken.exists()
     with pytest.raises(MetaLensError, match="unfinished; go on with --resume, or begin anew with --over"):
-        new_folder(broken).__enter__()
+        new_folder(broken, resume=False).__enter__()
     with (
         pytest.raises(MetaLensError, match="is of another run: steps was 4 and is 5"),
         new_folder(broken, resume=True) as folder,
@@ -322,7 +325,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     def fill(folder):
-        with new_folder(folder) as new:
+        with new_folder(folder, resume=False) as new:
             (new / "weights").mkdir()
             (new / "weights" / "a.safetensors").touch()
             monkeypatch.setattr(files.os, "fsync", full)
