@@ -140,7 +140,7 @@ class OuterLoop:
         log_every = max(1, self.steps // 200)
         first, sums = (1, {}) if saved is None else position.restore(saved)
         for step in range(first, self.steps + 1):
-            if all(run.is_out_of_patience for run in runs if run.diverged is None):
+            if _out_of_patience(runs):  # here, as a resumed training may have been at its end
                 break
             for run in runs:
                 run.objective.learner.set_progress((step - 1) / self.steps)
@@ -184,7 +184,7 @@ class OuterLoop:
                 run.validate(step, is_last=step == self.steps)
             if progress is not None:
                 progress(step, sum(values[number] for number in going_on) / len(going_on))
-            is_over = step == self.steps or all(runs[number].is_out_of_patience for number in going_on)
+            is_over = step == self.steps or _out_of_patience(runs)
             if checkpoints is not None and (checkpoints.is_due(step, processes) or is_over):
                 checkpoints.write(step, position.state(step, sums))
         for run in runs:
@@ -386,6 +386,11 @@ class Run:
         """Return to the best weights, where there was a validation."""
         if self._best_weights is not None:
             self.objective.load_state_dict(self._best_weights)
+
+
+def _out_of_patience(runs: Sequence[Run]) -> bool:
+    """Tell whether all runs that have not diverged have lost their patience."""
+    return all(run.is_out_of_patience for run in runs if run.diverged is None)
 
 
 def side_by_side(batches: Sequence[Task]) -> Task:

@@ -1,4 +1,4 @@
-"""What is asked of arrays that people bring."""
+"""What is asked of sizes, and of arrays that people bring."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from torch import Tensor
 from metalens.errors import MetaLensError
 
 _CHUNK = 2**24  # numbers that are looked at together
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Refuse sizes below 1; `None` is none.
+
+    Raises:
+        MetaLensError: a size is below 1.
+
+    >>> check_sizes(k_shot=5, n_train_tasks=None)
+    >>> check_sizes(k_shot=0)
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: k_shot must be at least 1, got 0.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise MetaLensError(f"{name} must be at least 1, got {size}.")
 
 
 def as_array(values: Any, name: str) -> np.ndarray:

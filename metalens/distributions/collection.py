@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from metalens.distributions.base import Split, TaskDistribution
+from metalens.distributions.checks import check_sizes
 from metalens.distributions.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
@@ -50,9 +51,7 @@ class TaskCollection(TaskDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed)
-        for name, size in (("k_shot", k_shot), ("n_query", n_query), ("n_train_tasks", n_train_tasks)):
-            if size is not None and size < 1:
-                raise MetaLensError(f"{name} must be at least 1, got {size}.")
+        check_sizes(k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks)
         self.k_shot, self.n_query, self.n_train_tasks = k_shot, n_query, n_train_tasks
         self._order = lru_cache(maxsize=4)(self._draw_order)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metalens.distributions.base import BlockDistribution, Split
-from metalens.distributions.checks import as_array, check_finite
+from metalens.distributions.checks import as_array, check_finite, check_sizes
 from metalens.distributions.collection import TaskCollection, draw_examples, enough_examples, split_tasks
 from metalens.errors import MetaLensError
 from metalens.tasks import TENSORS, Examples, Task, stack_tasks
@@ -216,8 +216,7 @@ class GeneratedTasks(BlockDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed, n_train_tasks=n_train_tasks)
-        if block_size < 1:
-            raise MetaLensError(f"block_size must be at least 1, got {block_size}.")
+        check_sizes(block_size=block_size)
         self.block_size, self._function = block_size, function
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metalens.distributions.base import Split
-from metalens.distributions.checks import as_array, check_finite
+from metalens.distributions.checks import as_array, check_finite, check_sizes
 from metalens.distributions.collection import TaskCollection, split_tasks
 from metalens.distributions.finding import find_data
 from metalens.distributions.tables.reading import check_columns, read_table
@@ -115,9 +115,7 @@ class SeriesTasks(TaskCollection):
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
-        for name, size in (("length", length), ("horizon", horizon), ("season", season)):
-            if size < 1:
-                raise MetaLensError(f"{name} must be at least 1, got {size}.")
+        check_sizes(length=length, horizon=horizon, season=season)
         for name, choice, choices in (("queries", queries, Queries), ("scale", scale, Scaling)):
             if choice not in get_args(choices):
                 raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}.")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from metalens.distributions.base import BlockDistribution, Split
+from metalens.distributions.checks import check_sizes
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -47,9 +48,7 @@ class CurveDistribution(BlockDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed, n_train_tasks=n_train_tasks)
-        for name, size in (("k_shot", k_shot), ("n_query", n_query)):
-            if size < 1:
-                raise MetaLensError(f"{name} must be at least 1, got {size}.")
+        check_sizes(k_shot=k_shot, n_query=n_query)
         if not 0 <= noise < math.inf:
             raise MetaLensError(f"noise must be 0 or more and finite, got {noise}.")
         self.k_shot, self.n_query, self.noise = k_shot, n_query, noise

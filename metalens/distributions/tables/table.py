@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
-from metalens.distributions.checks import warn_of_constants
+from metalens.distributions.checks import check_sizes, warn_of_constants
 from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
 from metalens.distributions.tables.inputs import Missing, TableInputs
 from metalens.distributions.tables.reading import (
@@ -159,9 +159,7 @@ class TableTasks(TaskDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed)
-        for name, size in (("k_shot", k_shot), ("n_query", n_query), ("n_train_tasks", n_train_tasks)):
-            if size is not None and size < 1:
-                raise MetaLensError(f"{name} must be at least 1, got {size}.")
+        check_sizes(k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks)
         for name, value, choices in (
             ("standardize", standardize, Standardize),
             ("kind", kind, Kind),
