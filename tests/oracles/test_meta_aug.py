@@ -33,6 +33,21 @@ def test_each_regression_task_has_one_shift_for_support_and_query():
     assert torch.equal(tasks.support.y, before)
 
 
+def test_targets_with_a_period_wrap_around():
+    torch.manual_seed(0)
+    tasks = regression_tasks("mlp").map(lambda examples: Examples(examples.x, examples.y.remainder(2.0)))
+    turned = torch.cat([MetaAug(shift=1.0, period=2.0).transform_tasks(tasks).query.y for _ in range(100)])
+    assert 0 <= turned.min() < 0.05
+    assert 1.95 < turned.max() < 2
+    torch.manual_seed(1)
+    new = MetaAug(shift=1.0, period=2.0).transform_tasks(tasks)
+    torch.manual_seed(1)
+    straight = MetaAug(shift=1.0).transform_tasks(tasks)
+    for wrapped, plain in zip(new, straight, strict=True):
+        whole_turns = (plain.y - wrapped.y) / 2
+        torch.testing.assert_close(whole_turns, whole_turns.round())
+
+
 def test_default_and_zero_shift():
     tasks = regression_tasks("mlp")
     shifts = torch.cat([MetaAug().transform_tasks(tasks).query.y - tasks.query.y for _ in range(50)])
@@ -99,3 +114,7 @@ def test_settings_out_of_range_are_refused():
         words = f"^MetaAug: shift must be 0 or more and finite, got {shift}.$"
         with pytest.raises(MetaLensError, match=words):
             MetaAug(shift=shift)
+    for period in (0.0, -1.0, float("inf"), float("nan")):
+        words = f"^MetaAug: period must be above 0 and finite, got {period}.$"
+        with pytest.raises(MetaLensError, match=words):
+            MetaAug(period=period)
