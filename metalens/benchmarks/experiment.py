@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,35 +20,23 @@ import torch
 from metalens.benchmarks.arms import Arm, Cell, arms_of, groups_of, runs_of
 from metalens.benchmarks.calls import build_sampler, parse_calls
 from metalens.benchmarks.devices import fabric_of, n_processes
-from metalens.benchmarks.outcomes import Outcome, Outcomes
+from metalens.benchmarks.outcomes import FAILURES, Outcome, Outcomes, Plan
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
-from metalens.benchmarks.relating import relate
+from metalens.benchmarks.scoring import score
 from metalens.benchmarks.workers import as_completed
 from metalens.checkpoint import Checkpoints
-from metalens.distributions import Split, TaskDistribution
+from metalens.distributions import Split
 from metalens.errors import DivergenceError, MetaLensError
-from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.execution import Execution
 from metalens.files import MANIFEST, atomic_path
 from metalens.identity import source_digest
-from metalens.learners import GradientLearner, Learner
-from metalens.objective import Objective
-from metalens.outer_loop import Run
-from metalens.regularizers import TRLearner
 from metalens.training import CHECKPOINT_EVERY, prepared, processes_of, train, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-N_CURVES = 4  # test tasks drawn in the report
-N_RELATED = 20  # test tasks in the relation map
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
-
-RESULT_COLUMNS = [
-    "recipe", "learner", "regularizers", "seed", "split", "domain", "task", "source", "metric", "value",
-]  # fmt: skip
-CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
 class Job(NamedTuple):
@@ -87,6 +75,127 @@ class Watcher:
         """
 
 
+class Experiment:
+    """A recipe in the folder for its files: planned, done job by job, and finished.
+
+    It goes on from what is in the folder. So the jobs can also be done by several processes, each with an
+    experiment of its own in the same folder, after one has planned it and before one finishes it.
+
+    Args:
+        recipe: what to run.
+        folder: see `run`.
+
+    Attributes:
+        plan: what was done before, and how the rest is divided; `None` if the experiment is complete.
+        jobs: what is left.
+
+    Raises:
+        MetaLensError: the recipe cannot be assembled; the folder is that of another run.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | None) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.arms = arms_of(recipe)
+        self._descriptions = [_describe(arm, recipe) for arm in self.arms]  # mistakes show at once
+        self._fabric = fabric_of(recipe)
+        self._outcomes = None if folder is None else Outcomes(folder, self.arms)
+        self.plan: Plan | None = None
+        self.jobs: list[Job] = []
+        collect = processes_of(self._fabric).collect
+        if collect([self._outcomes is not None and self._outcomes.are_complete(asdict(recipe))])[0]:
+            return
+        # Now, lest missing or damaged test data are found after hours.
+        self._data = {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)}
+        now, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        self._commit = commit()
+        with _threads(recipe.threads):
+            identity = {**asdict(recipe), **versions(), "source": source_digest()}
+            identity["threads"] = torch.get_num_threads()
+            divide = partial(groups_of, recipe, self._fabric)
+            # That of the first process.
+            self.plan = collect([self._outcomes and self._outcomes.plan(identity, now, divide)])[0]
+        assert self.plan is not None
+        for group in self.plan.groups:
+            left = [cell for cell in group if cell not in self.plan.done]
+            checkpoints = None if self._outcomes is None else self._outcomes.checkpoints(group)
+            if left:
+                self.jobs.append(Job(group, left, checkpoints))
+
+    def done(self) -> Iterator[Outcome]:
+        """Yield the outcomes of the cells that were trained and tested before."""
+        if self.plan is not None and self._outcomes is not None:
+            yield from map(self._outcomes.read, self.plan.done)
+
+    def do(self, jobs: Sequence[Job], watcher: Watcher, checkpoint_every: float = CHECKPOINT_EVERY) -> None:
+        """Train and test the cells of some jobs, and write what comes out."""
+        with _threads(self.recipe.threads):
+            for outcome in _outcomes(self.recipe, jobs, self._fabric, watcher, checkpoint_every):
+                if self._outcomes is not None:
+                    self._outcomes.write(outcome, self._seconds())
+                    watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
+
+    def finish(self, command: str = "", failures: Mapping[Cell, str] | None = None) -> None:
+        """Write the tables and the manifest, if all cells are done, but for those that failed.
+
+        Args:
+            command: the command that repeats the run.
+            failures: why cells failed; their arms are left out of the tables, and stay to be tried again.
+
+        Raises:
+            MetaLensError: all arms failed.
+            DivergenceError: every training diverged.
+        """
+        if self.plan is None or self.folder is None or self._outcomes is None:
+            return
+        recipe, failures = self.recipe, failures or {}
+        failed = {cell.arm for cell in failures}
+        if failed.issuperset(self.arms):
+            raise MetaLensError(f"No arm of {recipe.name} was trained with all seeds.")
+        arms = [arm for arm in self.arms if arm not in failed]
+        in_order = [self._outcomes.read(Cell(arm, seed)) for arm in arms for seed in recipe.seeds]
+        if not any(outcome.is_scored for outcome in in_order):
+            cell, step = in_order[0].cell, in_order[0].facts["diverged"]
+            raise DivergenceError(
+                f"Every training diverged, that of {cell.arm} with seed {cell.seed} at step {step}; lower "
+                "inner_lr or outer_lr, or set clip_norm."
+            )
+        for name in in_order[0].tables:
+            frames = [frame for outcome in in_order for frame in outcome.tables[name]]
+            full = [frame for frame in frames if len(frame)]  # empty ones would make whole numbers real
+            if frames:
+                with atomic_path(self.folder / f"{name}.csv") as path:
+                    pd.concat(full or frames, ignore_index=True).to_csv(path, index=False)
+        manifest = {
+            "metalens": version("metalens"),
+            "recipe": recipe.name,
+            "description": recipe.description,
+            "command": command,
+            "configuration": asdict(recipe),
+            "arms": self._descriptions,
+            "data": self._data,
+            "versions": versions(),
+            "commit": self._commit,
+            "device": str(self._fabric.device),
+            "processes": self._fabric.world_size,
+            "processor": platform.processor() or platform.machine(),
+            "threads": recipe.threads or torch.get_num_threads(),
+            "started": self.plan.started,
+            "seconds": self._seconds(),
+            "cells": [outcome.facts for outcome in in_order],
+            FAILURES: [
+                {**asdict(cell.arm), "seed": cell.seed, "reason": why} for cell, why in failures.items()
+            ],
+        }
+        with atomic_path(self.folder / MANIFEST) as path:
+            path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        if not failures:
+            self._outcomes.forget()
+
+    def _seconds(self) -> float:
+        assert self.plan is not None
+        return self.plan.seconds + time.perf_counter() - self._clock
+
+
 def run(
     recipe: Recipe,
     folder: Path | None,
@@ -117,75 +226,11 @@ def run(
         DivergenceError: every training diverged.
     """
     watcher = watcher or Watcher()
-    arms = arms_of(recipe)
-    descriptions = [_describe(arm, recipe) for arm in arms]  # assembles each arm: mistakes show at once
-    fabric = fabric_of(recipe)
-    processes = processes_of(fabric)
-    outcomes = None if folder is None else Outcomes(folder, arms)
-    if processes.collect([outcomes is not None and outcomes.are_complete(asdict(recipe))])[0]:
-        return
-    # Now, lest missing or damaged test data are found after hours.
-    data = {split: recipe.distribution(split, recipe.seeds[0]).facts() for split in get_args(Split)}
-    now, clock, source = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), commit()
-    with _threads(recipe.threads):
-        identity = {**asdict(recipe), **versions(), "source": source_digest()}
-        identity["threads"] = torch.get_num_threads()
-        divide = partial(groups_of, recipe, fabric)
-        plan = processes.collect([outcomes and outcomes.plan(identity, now, divide)])[0]
-        assert plan is not None  # that of the first process
-        for cell in plan.done:
-            if outcomes is not None:
-                done = outcomes.read(cell)
-                watcher.end_cell(cell, done.scores, done.facts["diverged"])
-        jobs = [
-            Job(
-                group,
-                [cell for cell in group if cell not in plan.done],
-                None if outcomes is None else outcomes.checkpoints(group),
-            )
-            for group in plan.groups
-        ]
-        jobs = [job for job in jobs if job.left]
-        for outcome in _outcomes(recipe, jobs, fabric, watcher, checkpoint_every):
-            if outcomes is not None:
-                outcomes.write(outcome, plan.seconds + time.perf_counter() - clock)
-                watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
-    if folder is None or outcomes is None:
-        return
-    in_order = [outcomes.read(Cell(arm, seed)) for arm in arms for seed in recipe.seeds]
-    if not any(outcome.is_scored for outcome in in_order):
-        cell, step = in_order[0].cell, in_order[0].facts["diverged"]
-        raise DivergenceError(
-            f"Every training diverged, that of {cell.arm} with seed {cell.seed} at step {step}; lower "
-            "inner_lr or outer_lr, or set clip_norm."
-        )
-    for name in in_order[0].tables:
-        frames = [frame for outcome in in_order for frame in outcome.tables[name]]
-        full = [frame for frame in frames if len(frame)]  # empty ones would make whole numbers real
-        if frames:
-            with atomic_path(folder / f"{name}.csv") as path:
-                pd.concat(full or frames, ignore_index=True).to_csv(path, index=False)
-    manifest = {
-        "metalens": version("metalens"),
-        "recipe": recipe.name,
-        "description": recipe.description,
-        "command": command,
-        "configuration": asdict(recipe),
-        "arms": descriptions,
-        "data": data,
-        "versions": versions(),
-        "commit": source,
-        "device": str(fabric.device),
-        "processes": fabric.world_size,
-        "processor": platform.processor() or platform.machine(),
-        "threads": recipe.threads or torch.get_num_threads(),
-        "started": plan.started,
-        "seconds": plan.seconds + time.perf_counter() - clock,
-        "cells": [outcome.facts for outcome in in_order],
-    }
-    with atomic_path(folder / MANIFEST) as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    outcomes.forget()
+    experiment = Experiment(recipe, folder)
+    for outcome in experiment.done():
+        watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
+    experiment.do(experiment.jobs, watcher, checkpoint_every)
+    experiment.finish(command)
 
 
 def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
@@ -256,52 +301,7 @@ def _train_and_test(
     facts["train_seconds"] = seconds / len(cells)
     for cell, run in zip(cells, runs, strict=True):
         if cell in job.left:
-            yield _test(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
-
-
-def _test(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> Outcome:
-    """Score what was trained, and describe it where it is of the first seed."""
-    (arm, seed), objective = cell, run.objective.eval()
-    labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
-    begin = time.perf_counter()
-    test = recipe.distribution("test", seed)
-    if run.has_weights:
-        scores = evaluate(
-            objective.learner,
-            test,
-            n_tasks=recipe.n_test_tasks,
-            batching=objective.batching,
-            chunk=objective.chunk,
-            processes=processes_of(fabric),
-        )
-    else:
-        scores = undefined_scores(test, n_tasks=recipe.n_test_tasks)
-    is_described = run.has_weights and seed == recipe.seeds[0]
-    curves = _curves(objective.learner, recipe, seed) if is_described else []
-    relations = _relations(objective, recipe, seed) if is_described else []
-    return Outcome(
-        cell,
-        objective.state_dict(),
-        mean_scores(scores),
-        {**labels, **facts, "test_seconds": time.perf_counter() - begin},
-        {
-            "results": [_results(scores.assign(recipe=recipe.name, **labels), test)],
-            "metrics": [run.curve().assign(**labels)[CURVE_COLUMNS]],
-            "curves": [frame.assign(**labels) for frame in curves],
-            "relations": [frame.assign(**labels) for frame in relations],
-        },
-    )
-
-
-def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
-    """Return the scores with the columns of the results, those of names only where there are names."""
-    names = {
-        "domain": [test.domain(task) or "" for task in scores["task"]],
-        "source": [test.drawn_from(task) or "" for task in scores["task"]],
-    }
-    splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in names["domain"]]
-    labeled = scores.assign(split=splits, **names)[RESULT_COLUMNS]
-    return labeled.drop(columns=[name for name, of_tasks in names.items() if not any(of_tasks)])
+            yield score(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
 
 
 @contextmanager
@@ -327,32 +327,6 @@ def _describe(arm: Arm, recipe: Recipe) -> dict[str, Any]:
         "settings": f"{name}({tuned}), overridden by {arm.learner}" if tuned else arm.learner,
         "parameters": sum(p.numel() for p in objective.parameters()),
     }
-
-
-def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the curves of a few test tasks before and after adaptation, for learners that have a before."""
-    dense = recipe.curve_distribution(seed)
-    if dense is None or not isinstance(learner, GradientLearner):
-        return
-    test = recipe.distribution("test", seed)
-    for number in range(N_CURVES):
-        parts = {"support": test[number].support, "query": dense[number].query}
-        with torch.no_grad():
-            model = learner(parts["support"])
-            x, y = (tensor.to(learner.device) for tensor in parts["support"])
-            start = learner.initial_state(learner.encode(x), y)
-            for part, examples in parts.items():
-                x, y = (tensor.to(learner.device) for tensor in examples)
-                columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}
-                values = {name: tensor.flatten().tolist() for name, tensor in columns.items()}
-                yield pd.DataFrame({"task": number, "part": part, **values})
-
-
-def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the relation map of a few test tasks, for arms that learn one."""
-    for regularizer in objective.regularizers:
-        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
-            yield relate(objective.learner, regularizer, recipe.distribution("test", seed), N_RELATED).pairs()
 
 
 def versions() -> dict[str, str]:

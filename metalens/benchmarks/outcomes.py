@@ -19,6 +19,8 @@ from metalens.files import MANIFEST, atomic_path, remove_partials
 
 Groups = list[list[Cell]]
 
+FAILURES = "failures"  # in the manifest: the cells that failed, so that the experiment is not complete
+
 
 class Outcome(NamedTuple):
     """What is written about a cell that was trained and tested; of one that was read, without its weights."""
@@ -149,8 +151,9 @@ def is_complete(folder: Path, configuration: Mapping[str, Any]) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    _check_same(folder, _read(folder / MANIFEST).get("configuration", {}), configuration)
-    return True
+    manifest = _read(folder / MANIFEST)
+    _check_same(folder, manifest.get("configuration", {}), configuration)
+    return not manifest.get(FAILURES)
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, TypeVar
-
-from joblib import Parallel, delayed
 
 from metalens.errors import MetaLensError
 
 Workers = int | Literal["ray"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+# A process that was started to be copied saves every other one the imports; not all systems can copy.
+_PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+if os.name == "posix":
+    _PROCESSES.set_forkserver_preload(
+        ["lightning_fabric", "pandas", "matplotlib.figure", "scipy.stats", "sklearn.ensemble"]
+    )
 
 
 def as_completed(
@@ -35,9 +51,66 @@ def as_completed(
     if workers == "ray":
         yield from _on_ray(function, jobs, threads)
     else:
-        parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
-        results: Any = parallel(delayed(function)(job) for job in jobs)
-        yield from results
+        with processes(workers) as submit:
+            pending = [submit(function, job) for job in jobs]
+            for future in concurrent.futures.as_completed(pending):
+                yield future.result()
+
+
+@contextmanager
+def processes(n: int) -> Iterator[Callable[..., Future[Any]]]:
+    """Give `submit(function, *arguments)`, whose calls are made in processes of their own, `n` at a time.
+
+    A process that dies takes its own call with it and no other; all end with this one, however it ends, and
+    with the block. Functions, arguments and results must be picklable.
+
+    >>> with processes(2) as submit:
+    ...     submit(abs, -1).result(), submit(os._exit, 1).exception()
+    (1, MetaLensError('Its process died; ...'))
+    """
+    listening, held = _PROCESSES.Pipe(duplex=False)
+    pool = ThreadPoolExecutor(n)
+    try:
+        yield partial(pool.submit, _in_a_process, listening)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        held.close()
+        pool.shutdown()
+        listening.close()
+
+
+def _in_a_process(listening: Connection, function: Callable[..., Any], *arguments: Any) -> Any:
+    context: Any = _PROCESSES
+    with ProcessPoolExecutor(1, context, initializer=_begin, initargs=(listening,)) as process:
+        try:
+            result, notes = process.submit(_call_noting, function, *arguments).result()
+        except BrokenProcessPool:
+            raise MetaLensError(
+                "Its process died; one that memory was too short for does so: try fewer workers or a smaller "
+                "chunk."
+            ) from None
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return result
+
+
+def _begin(listening: Connection) -> None:
+    """Let this process end when the one that holds the other end of the pipe ends, or closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that one
+
+    def listen() -> None:
+        wait([listening])
+        os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def _call_noting(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
+    """Return what a function returns, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = function(*arguments)
+    return result, [str(warning.message) for warning in caught]
 
 
 def _on_ray(function: Callable[[Job], Result], jobs: Iterable[Job], threads: int) -> Iterator[Result]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from metalens.benchmarks import RECIPES
 from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
 from metalens.studies import STUDIES
+from metalens.suites import SUITES, description_of
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -23,6 +24,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     for title, rows in (
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
         ("Studies", {name: description for name, (_, description) in STUDIES.items()}),
+        ("Suites", {name: description_of(path) for name, path in SUITES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
         ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),

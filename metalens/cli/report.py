@@ -1,4 +1,4 @@
-"""`metalens report DIR`: figures and report of a run, study or model, anew; the table of a run as text."""
+"""`metalens report DIR`: figures and report of a run, study, suite or model, anew; a table as text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from metalens.files import MODEL
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = (
-        "Write figures and report of a run, study or model anew, or the table of a run as text."
-    )
-    parser.add_argument("folder", type=str, help="folder of a finished run or study, or of a trained model")
+    parser.description = "Write figures and report of a run, study, suite or model anew, or a table as text."
+    parser.add_argument("folder", type=str, help="folder of a run, study or suite, or of a trained model")
     parser.add_argument(
         "--format", type=Literal["html", "md", "latex", "csv"], default="html",
-        help="html: the report; or the table of a run in Markdown, LaTeX (with booktabs) or CSV.",
+        help="html: the report; or the table of a run or suite in Markdown, LaTeX (with booktabs) or CSV.",
     )  # fmt: skip
 
 
@@ -28,9 +26,17 @@ def execute(settings: Namespace, words: list[str]) -> None:
     """Write the report and show the results."""
     from metalens.results import write_report, write_table  # slow to import
     from metalens.studies.report import is_study, write_study_report
+    from metalens.suites.report import is_suite, write_suite_report, write_suite_table
 
     folder = Path(settings.folder)
-    if settings.format != "html":
+    if is_suite(folder):
+        if settings.format == "html":
+            write_suite_report(folder)
+            show_suite(folder)
+        else:
+            path = write_suite_table(folder, settings.format)
+            Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    elif settings.format != "html":
         _refuse_table(folder, is_study(folder), settings.format)
         path = write_table(folder, settings.format)
         Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
@@ -69,6 +75,16 @@ def show_model(folder: Path) -> None:
     console.print(results_table(results[results["metric"] == results["metric"].iloc[0]]))
     for sentence in choice_in_words(model.comparison, model.training["chosen"]):
         console.print(sentence, highlight=False, markup=False)
+    console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
+
+
+def show_suite(folder: Path) -> None:
+    """Print the table of entries of a suite, how far it is, and where the report is."""
+    from metalens.suites.report import entries_table, outcome, read_state
+
+    console, state = Console(), read_state(folder)
+    console.print(entries_table(folder, state))
+    console.print(outcome(state), highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 
 

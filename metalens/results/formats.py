@@ -42,14 +42,14 @@ def as_markdown(results: pd.DataFrame) -> str:
         if not paired.empty:
             change = f"difference to {_baseline(summary)}"
             names += ["rank", change, "95% interval", "p (Holm)", "verdict"]
-        lines += ["", f"**{title[0].upper()}{title[1:]}**", "", _piped(names), _piped(["---"] * len(names))]
+        lines += ["", f"**{title[0].upper()}{title[1:]}**", "", piped(names), piped(["---"] * len(names))]
         for row in table_rows(summary, paired, metric):
             cells = [row["arm"], f"**{row['mean']}**" if row["best"] else row["mean"], row["interval"]]
             if not paired.empty:
                 cells += [
                     row[name] for name in ("rank", "difference", "difference_interval", "p_holm", "verdict")
                 ]
-            lines.append(_piped(cells))
+            lines.append(piped(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +72,7 @@ def as_latex(results: pd.DataFrame) -> str:
         )
     kinds = "l" + "".join("l" if name == "95% interval" else "r" for name in columns[1:])
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _row(map(escaped, columns))]
+    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", latex_row(map(escaped, columns))]
     for metric in summary["metric"].unique():
         title = escaped(metric_title(metric))
         lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\"]
@@ -87,7 +87,7 @@ def as_latex(results: pd.DataFrame) -> str:
                 mark = r"$^\dagger$" if row["verdict"] == "no significant difference" else ""
                 texts = [escaped(row[name]) for name in ("rank", "difference", "difference_interval")]
                 cells += [texts[0], texts[1] + mark, texts[2], p]
-            lines.append(_row(cells))
+            lines.append(latex_row(cells))
     mark = "" if paired.empty else r" $^\dagger$: no significant difference."
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escaped(caption)}{mark}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -109,11 +109,13 @@ def escaped(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _row(cells: Iterable[str]) -> str:
+def latex_row(cells: Iterable[str]) -> str:
+    """Return a row of a table in LaTeX."""
     return " & ".join(cells) + r" \\"
 
 
-def _piped(cells: list[str]) -> str:
+def piped(cells: list[str]) -> str:
+    """Return a row of a table in Markdown."""
     return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 
 

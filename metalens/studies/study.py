@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from metalens.benchmarks.experiment import Watcher, versions
 from metalens.benchmarks.provenance import commit
 from metalens.errors import MetaLensError
-from metalens.files import MANIFEST
+from metalens.files import MANIFEST, atomic_path
 
 Tables = dict[str, pd.DataFrame]
 
@@ -108,4 +108,5 @@ def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    with atomic_path(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
