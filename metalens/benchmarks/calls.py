@@ -189,6 +189,18 @@ def with_sampler(regularizers: str, sampler: str) -> str:
     return " + ".join(map(str, calls)) or "none"
 
 
+def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a learner, regularizer or sampler, by its name, with the types that they have there.
+
+    Raises:
+        MetaLensError: the name or a setting is unknown or of a wrong type.
+
+    >>> checked_settings("MAML", {"inner_lr": "1e-2"})
+    {'inner_lr': 0.01}
+    """
+    return _checked(_find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method"), settings)
+
+
 def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
     if name not in catalogue:
         raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
