@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType, NoneType
@@ -207,6 +207,11 @@ def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
     return catalogue[name]
 
 
+def takes_none(option: Action) -> bool:
+    """Tell whether a parser's option may be without a value, which the parser itself allows for all."""
+    return NoneType in get_args(getattr(option, "_typehint", None))
+
+
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
@@ -219,6 +224,6 @@ def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     except ArgumentError as error:
         raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
     for name in settings:
-        if typed[name] is None and NoneType not in get_args(getattr(known[name], "_typehint", None)):
+        if typed[name] is None and not takes_none(known[name]):
             raise MetaLensError(f"{cls.__name__}: {name} must have a value, got none.")
     return {name: typed[name] for name in settings}

@@ -89,7 +89,7 @@ class Sweep:
             raise MetaLensError("A trial is trained by one process; give workers instead of devices.")
         if self.n_trials < 1:
             raise MetaLensError(f"trials must be at least 1, got {self.n_trials}.")
-        if not self.lost_after >= 1:  # nor not a number
+        if self.lost_after < 1:
             raise MetaLensError(f"lost_after must be at least 1 second, got {self.lost_after}.")
         self.space.check(sealed(self.recipe))
 
