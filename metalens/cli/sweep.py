@@ -94,12 +94,13 @@ class LiveProgress(Watcher):
 
     def end_trial(self, trial: FrozenTrial) -> None:
         settings = ", ".join(f"{name} {in_words(value)}" for name, value in trial.params.items())
-        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error")
-        if note or trial.state != TrialState.COMPLETE:
-            what = note or f"pruned after step {trial.last_step}"
-        else:
-            what = f"validation score {in_words(trial.value)}"
-        text = f"trial {trial.number} ({settings}): {what}"
+        what = {
+            TrialState.COMPLETE: f"validation score {in_words(trial.value)}",
+            TrialState.PRUNED: f"pruned after step {trial.last_step}",
+            TrialState.FAIL: "given up, as its processes were lost",
+        }
+        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state]
+        text = f"trial {trial.number} ({settings}): {note}"
         self.progress.console.print(text, highlight=False, markup=False)
         self.progress.advance(self.trials)
 

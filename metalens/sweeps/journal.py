@@ -113,7 +113,7 @@ def open_study(folder: Path, direction: str, pruner: Pruner, every: int) -> optu
         "halving": SuccessiveHalvingPruner(min_resource=every),
         "none": NopPruner(),
     }
-    with turn(folder), _told_as_damage(path):
+    with turn(folder), naming_damage(path):
         if path.is_file():
             with _held(path):
                 _mend(path)
@@ -135,7 +135,7 @@ def read_study(folder: Path) -> optuna.Study | None:
     path = folder / JOURNAL
     if not path.is_file() or not path.stat().st_size:
         return None
-    with _told_as_damage(path):
+    with naming_damage(path):
         return optuna.load_study(study_name=NAME, storage=_storage(path))
 
 
@@ -152,10 +152,17 @@ def _mend(path: Path) -> None:
 
 
 @contextmanager
-def _told_as_damage(path: Path) -> Iterator[None]:
+def naming_damage(path: Path) -> Iterator[None]:
+    """Say that a file is damaged where the block fails for what is in it.
+
+    Raises:
+        MetaLensError: the block failed.
+    """
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+    except MetaLensError:
+        raise
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise MetaLensError(
             f"{path} is damaged ({type(error).__name__}: {error}); sweep into another folder."
         ) from error

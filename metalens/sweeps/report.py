@@ -19,10 +19,10 @@ from metalens.benchmarks.loading import NAMES, recipe_of
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.files import atomic_path
+from metalens.files import SWEEP, atomic_path
 from metalens.results.report import save_figure, template
 from metalens.sweeps import figures
-from metalens.sweeps.journal import read_study, read_sweep, repeated
+from metalens.sweeps.journal import naming_damage, read_study, read_sweep, repeated
 from metalens.sweeps.space import in_words, with_values
 
 FEW = 10  # trials trained to the end, below which importances would be a guess
@@ -89,17 +89,18 @@ def read_result(folder: Path) -> SweepResult:
         MetaLensError: a file is missing or damaged, or of another version.
     """
     about = read_sweep(folder)
-    names, study = list(about["space"]), read_study(folder)
+    names, study, recipe = list(about["space"]), read_study(folder), recipe_of(about)
     known = [] if study is None else study.get_trials(deepcopy=False)
     again = repeated(known)
     trials = pd.DataFrame(
         [_row(trial, names, again) for trial in known],
         columns=["trial", "state", "score", "steps", "seconds", *names, "process", "note"],
     )
-    recipe, best, importances = recipe_of(about), None, {}
+    best, importances = None, {}
     complete = trials[trials["state"] == "complete"]
     if study is not None and len(complete):
-        best = with_values(recipe, study.best_params)
+        with naming_damage(folder / SWEEP):
+            best = with_values(recipe, study.best_params)
         if len(complete) >= FEW and complete["score"].nunique() > 1:
             importances = optuna.importance.get_param_importances(study)
     return SweepResult(about, trials, importances, best)
@@ -145,9 +146,12 @@ def write_sweep_report(folder: str | Path) -> Path:
     report = folder / "report.html"
     try:
         (folder / "figures").mkdir(exist_ok=True)
-        images = {
-            name: save_figure(figure, folder / "figures" / name) for name, figure in _figures(result).items()
-        }
+        with naming_damage(folder / SWEEP):
+            images = {
+                name: save_figure(figure, folder / "figures" / name)
+                for name, figure in _figures(result).items()
+            }
+            page = _render(folder, result, images)
         with atomic_path(folder / "trials.csv") as path:
             result.trials.to_csv(path, index=False)
         if result.best is not None:
@@ -155,7 +159,7 @@ def write_sweep_report(folder: str | Path) -> Path:
             with atomic_path(folder / "best.yaml") as path:
                 path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with atomic_path(report) as path:
-            path.write_text(_render(folder, result, images), encoding="utf-8")
+            path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise MetaLensError(
             f"Cannot write to {folder}: {error.strerror}; make it writable and try again."

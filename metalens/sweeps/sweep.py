@@ -168,8 +168,9 @@ def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watche
             if trial is not None:
                 _try(study, sweep, trial, watcher)
             trials = study.get_trials(deepcopy=False)
+            silent = told | repeated(trials)
             for ended in trials:
-                if ended.state.is_finished() and ended.number not in told | repeated(trials):
+                if ended.state.is_finished() and ended.number not in silent:
                     watcher.end_trial(ended)
                     told.add(ended.number)
             n_running = sum(trial.state == TrialState.RUNNING for trial in trials)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optuna import TrialPruned
 from optuna.trial import Trial
@@ -39,7 +39,8 @@ def sealed(recipe: R) -> R:
                 raise RuntimeError("A sweep must not see test tasks.")
             return super().distribution(split, seed)
 
-    return Sealed(**{field.name: getattr(recipe, field.name) for field in fields(recipe)})
+    kind: Any = Sealed
+    return kind(**{field.name: getattr(recipe, field.name) for field in fields(recipe)})
 
 
 def metric_of(recipe: Recipe) -> str:
