@@ -336,6 +336,17 @@ def test_settings_that_end_processes_are_given_up(sweep, tmp_path):
     assert read_result(folder).trials["state"].tolist() == ["complete", "repeated", "repeated", "lost"]
 
 
+def test_a_trial_that_ended_all_the_same_counts_beside_its_repetition():
+    study = optuna.create_study()
+    for number, state in enumerate(("COMPLETE", "FAIL")):
+        study.ask()
+        values = 1.0 if state == "COMPLETE" else None
+        study.tell(number, values, state=optuna.trial.TrialState[state])
+    for number in range(2):
+        study.enqueue_trial({}, user_attrs={"repeats": number})
+    assert repeated(study.trials) == {1}
+
+
 def test_a_watch_counts_from_the_last_sign(monkeypatch):
     def running(number, signs):
         trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"signs": signs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -76,8 +77,9 @@ def show_sweep(folder: Path) -> None:
     for sentence in outcome_in_words(result):
         console.print(sentence, highlight=False, markup=False)
     if result.best is not None:
-        console.print(f"Test it: {result.command}", soft_wrap=True, markup=False, highlight=False)
-        console.print(f"Or with: {folder / 'best.yaml'}", soft_wrap=True, markup=False, highlight=False)
+        by_file = shlex.join(["metalens", "run", result.best.name, "--config", str(folder / "best.yaml")])
+        for text in (f"Test it: {result.command}", f"Or by:   {by_file}"):
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 
 

@@ -169,8 +169,13 @@ def naming_damage(path: Path) -> Iterator[None]:
 
 
 def repeated(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials that others repeat, as their processes were lost or interrupted."""
-    return {trial.user_attrs["repeats"] for trial in trials if "repeats" in trial.user_attrs}
+    """Return the numbers of the trials that others repeat, as their processes were lost or interrupted.
+
+    Args:
+        trials: all of a study. One that has come to its end all the same counts beside the other.
+    """
+    numbers = {trial.user_attrs["repeats"] for trial in trials if "repeats" in trial.user_attrs}
+    return {number for number in numbers if trials[number].state in (TrialState.RUNNING, TrialState.FAIL)}
 
 
 def give_back(study: optuna.Study, trial: FrozenTrial | Trial, *, lost: bool) -> None:
