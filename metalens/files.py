@@ -17,6 +17,7 @@ from metalens.errors import DivergenceError, MetaLensError
 MANIFEST = "manifest.json"  # what makes a folder that of a run
 MODEL = "model.json"  # and what makes it that of a trained estimator
 SUITE = "suite.json"  # and a suite
+SWEEP = "sweep.json"  # and what makes it that of a sweep
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType, NoneType
@@ -189,10 +189,27 @@ def with_sampler(regularizers: str, sampler: str) -> str:
     return " + ".join(map(str, calls)) or "none"
 
 
+def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a learner, regularizer or sampler, by its name, with the types that they have there.
+
+    Raises:
+        MetaLensError: the name or a setting is unknown or of a wrong type.
+
+    >>> checked_settings("MAML", {"inner_lr": "1e-2"})
+    {'inner_lr': 0.01}
+    """
+    return _checked(_find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method"), settings)
+
+
 def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
     if name not in catalogue:
         raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
     return catalogue[name]
+
+
+def takes_none(option: Action) -> bool:
+    """Tell whether a parser's option may be without a value, which the parser itself allows for all."""
+    return NoneType in get_args(getattr(option, "_typehint", None))
 
 
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +224,6 @@ def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     except ArgumentError as error:
         raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
     for name in settings:
-        if typed[name] is None and NoneType not in get_args(getattr(known[name], "_typehint", None)):
+        if typed[name] is None and not takes_none(known[name]):
             raise MetaLensError(f"{cls.__name__}: {name} must have a value, got none.")
     return {name: typed[name] for name in settings}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from metalens.benchmarks import RECIPES
 from metalens.benchmarks.arms import Arm, arms_of
-from metalens.benchmarks.calls import parse_calls
+from metalens.benchmarks.calls import parse_calls, takes_none
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
@@ -63,6 +63,9 @@ def typed_settings(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
     parser.add_class_arguments(type(recipe), skip=NAMES)
     given = {name: value for name, value in settings.items() if name not in NAMES}
     typed = parser.parse_object(given, defaults=False)
+    for option in parser._actions:
+        if option.dest in given and typed[option.dest] is None and not takes_none(option):
+            raise ArgumentError(None, f"{option.dest} must have a value, got none.")
     return settings | {name: typed[name] for name in given}
 
 

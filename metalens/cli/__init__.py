@@ -1,7 +1,7 @@
 """The command line.
 
-`metalens list`, `run RECIPE`, `suite NAME`, `report DIR`, `compare DIR DIR`, `relations DIR`, `data ACTION`;
-for people's own data `train`, `predict` and `evaluate`.
+`metalens list`, `run RECIPE`, `suite NAME`, `sweep RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`,
+`data ACTION`; for people's own data `train`, `predict` and `evaluate`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -22,6 +22,7 @@ COMMANDS = {
     "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
     "suite": ("metalens.cli.suite", "run many recipes and studies, such as those of a table of the paper"),
+    "sweep": ("metalens.cli.sweep", "search for good settings of a recipe, by validation tasks alone"),
     "report": ("metalens.cli.report", "write a run's figures and report anew, or its table as text"),
     "compare": ("metalens.cli.compare", "compare the arms of several runs on the same tasks"),
     "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),

@@ -1,7 +1,8 @@
-"""`metalens report DIR`: figures and report of a run, study, suite or model, anew; a table as text."""
+"""`metalens report DIR`: figures and report of a run, study, suite, sweep or model; a table as text."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -9,13 +10,17 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from metalens.errors import MetaLensError
-from metalens.files import MODEL
+from metalens.files import MODEL, SWEEP
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = "Write figures and report of a run, study, suite or model anew, or a table as text."
-    parser.add_argument("folder", type=str, help="folder of a run, study or suite, or of a trained model")
+    parser.description = (
+        "Write figures and report of a run, study, suite, sweep or model anew, or a table as text."
+    )
+    parser.add_argument(
+        "folder", type=str, help="folder of a run, study, suite or sweep, or of a trained model"
+    )
     parser.add_argument(
         "--format", type=Literal["html", "md", "latex", "csv"], default="html",
         help="html: the report; or the table of a run or suite in Markdown, LaTeX (with booktabs) or CSV.",
@@ -40,6 +45,11 @@ def execute(settings: Namespace, words: list[str]) -> None:
         _refuse_table(folder, is_study(folder), settings.format)
         path = write_table(folder, settings.format)
         Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    elif is_sweep(folder):
+        from metalens.sweeps.report import write_sweep_report
+
+        write_sweep_report(folder)
+        show_sweep(folder)
     elif is_model(folder):
         from metalens.results.model_report import write_model_report
 
@@ -58,6 +68,27 @@ def _refuse_table(folder: Path, is_study: bool, form: str) -> None:
         )
     if is_model(folder):
         raise MetaLensError(f"{folder} is a model, whose table is comparison.csv; {form} is for a run.")
+    if is_sweep(folder):
+        raise MetaLensError(f"{folder} is a sweep, whose table is trials.csv; {form} is for a run.")
+
+
+def is_sweep(folder: Path) -> bool:
+    """Tell whether a folder is that of a sweep, finished or not."""
+    return (folder / SWEEP).is_file()
+
+
+def show_sweep(folder: Path) -> None:
+    """Print what came out of a sweep so far, the command that tests it, and where the report is."""
+    from metalens.sweeps.report import outcome_in_words, read_result
+
+    console, result = Console(), read_result(folder)
+    for sentence in outcome_in_words(result):
+        console.print(sentence, highlight=False, markup=False)
+    if result.best is not None:
+        by_file = shlex.join(["metalens", "run", result.best.name, "--config", str(folder / "best.yaml")])
+        for text in (f"Test it: {result.command}", f"Or by:   {by_file}"):
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 
 
 def is_model(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -28,6 +28,8 @@ from metalens.studies import STUDIES, get_study
 
 if TYPE_CHECKING:
     from metalens.studies.study import Study
+
+E = TypeVar("E", bound="Recipe | Study")
 
 # Fields that take several values: `--seeds 0 1 2`.
 LISTS: dict[str, tuple[type, str]] = {
@@ -61,7 +63,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     Raises:
         MetaLensError: something is wrong with the configuration file that the words name.
     """
-    _check_config(words)
+    check_config(words, OWN)
     parser.description = "Run a recipe or a study; `metalens list` describes them."
     commands = parser.add_subcommands(dest="experiment")
     for recipe in RECIPES.values():
@@ -71,12 +73,20 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         commands.add_subcommand(name, known, help=description)
 
 
-def _check_config(words: list[str]) -> None:
-    """Say what is wrong with a configuration file, in clearer words than the parser's."""
+def check_config(words: list[str], own: set[str]) -> None:
+    """Say what is wrong with a configuration file, in clearer words than the parser's.
+
+    Args:
+        words: of the command, the second one being a recipe or study.
+        own: settings of the command.
+
+    Raises:
+        MetaLensError: something is wrong.
+    """
     if len(words) < 2 or words[1] not in {*RECIPES, *STUDIES}:
         return
     experiment = _experiment(words[1])
-    known = {field.name for field in fields(experiment)} - FIXED | OWN
+    known = {field.name for field in fields(experiment)} - FIXED | own
     lists = _list_fields(experiment)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -125,6 +135,12 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
         parser.add_argument(
             "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
         )
+    add_settings(parser, experiment)
+    return parser
+
+
+def add_settings(parser: ArgumentParser, experiment: Recipe | Study) -> None:
+    """Add the settings of a recipe or study to a parser."""
     lists = _list_fields(experiment)
     for name in lists:
         kind, text = LISTS[name]
@@ -132,15 +148,19 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
     parser.add_class_arguments(type(experiment), skip=FIXED | set(lists))
     names = {field.name for field in fields(experiment)}
     parser.set_defaults({name: getattr(experiment, name) for name in names - FIXED})
-    return parser
+
+
+def with_settings(experiment: E, choices: Namespace) -> E:
+    """Return a recipe or study with the settings that were given."""
+    values: dict[str, Any] = choices.as_dict()
+    names = {field.name for field in fields(experiment)} - FIXED
+    return replace(experiment, **{name: values[name] for name in names})
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Run the recipe or study with these settings and show the results."""
     experiment, choices = _experiment(settings.experiment), settings[settings.experiment]
-    values: dict[str, Any] = choices.as_dict()
-    names = {field.name for field in fields(experiment)} - FIXED
-    chosen = replace(experiment, **{name: values[name] for name in names})
+    chosen = with_settings(experiment, choices)
     out = Path(choices.out or f"runs/{experiment.name}")
     if choices.resume and not choices.overwrite and is_complete(out, asdict(chosen)):
         show(out)

@@ -1,0 +1,108 @@
+"""`metalens sweep RECIPE`: search for good settings of one arm, by validation tasks alone."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import Progress
+
+from metalens.benchmarks import RECIPES
+from metalens.cli.progress import StepBar, progress_bars
+from metalens.cli.report import show_sweep
+from metalens.cli.run import add_settings, check_config, with_settings
+from metalens.errors import MetaLensError
+from metalens.sweeps.space import in_words, read_space
+from metalens.sweeps.sweep import LOST_AFTER, Sweep, Watcher, search
+
+OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
+
+
+def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    """Add the recipes with their settings to the command's parser.
+
+    Raises:
+        MetaLensError: something is wrong with the configuration file that the words name.
+    """
+    check_config(words, OWN)
+    parser.description = (
+        "Search for good settings of a recipe with one arm. The same command, started again or on several "
+        "machines, works on the same sweep."
+    )
+    commands = parser.add_subcommands(dest="recipe")
+    for recipe in RECIPES.values():
+        command = ArgumentParser(exit_on_error=False, description=recipe.description)
+        command.add_argument("--config", action="config", help="YAML file with any of these settings.")
+        command.add_argument("--space", type=str, required=True, help="YAML file: settings and their values.")
+        command.add_argument("--trials", type=int, default=50, help="How many, those made before included.")
+        command.add_argument(
+            "--out",
+            type=str,
+            default=f"sweeps/{recipe.name}",
+            help="Folder of the sweep, new or to go on with.",
+        )
+        command.add_argument(
+            "--pruner", type=Literal["median", "halving", "none"], default="median",
+            help="Which trials end early: those behind the median, those that halving drops, none.",
+        )  # fmt: skip
+        command.add_argument(
+            "--lost_after", type=float, default=LOST_AFTER,
+            help="Seconds without a sign of life, after which the trial of a process is tried again.",
+        )  # fmt: skip
+        add_settings(command, recipe)
+        commands.add_subcommand(recipe.name, command, help=recipe.description)
+
+
+def execute(settings: Namespace, words: list[str]) -> None:
+    """Search, and show what came out."""
+    choices = settings[settings.recipe]
+    recipe = with_settings(RECIPES[settings.recipe], choices)
+    if recipe.workers == "ray":
+        raise MetaLensError("The workers of a sweep are on this machine; start the same command on others.")
+    space, out = read_space(Path(choices.space), recipe), Path(choices.out)
+    sweep = Sweep(recipe, space, choices.trials, choices.pruner, choices.lost_after)
+    command = shlex.join(["metalens", *words])
+    with progress_bars(Console()) as progress:
+        from metalens.sweeps.report import write_sweep_report  # slow to import, so under the progress bar
+
+        try:
+            search(sweep, out, workers=recipe.workers, command=command, watcher=LiveProgress(progress, sweep))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on") from None
+        write_sweep_report(out)
+    show_sweep(out)
+
+
+class LiveProgress(Watcher):
+    """Shows the trials of all processes, and the training of this one."""
+
+    def __init__(self, progress: Progress, sweep: Sweep) -> None:
+        self.progress = progress
+        self.trials = progress.add_task("all trials", total=sweep.n_trials, status="")
+        self.steps = StepBar(progress)
+        self.n_steps = sweep.recipe.steps
+
+    def start_trial(self, number: int, settings: dict[str, Any]) -> None:
+        self.steps.start(f"trial {number}", settings.get("steps", self.n_steps))
+
+    def step(self, step: int, loss: float) -> None:
+        self.steps(step, loss)
+
+    def end_trial(self, trial: FrozenTrial) -> None:
+        settings = ", ".join(f"{name} {in_words(value)}" for name, value in trial.params.items())
+        what = {
+            TrialState.COMPLETE: f"validation score {in_words(trial.value)}",
+            TrialState.PRUNED: f"pruned after step {trial.last_step}",
+            TrialState.FAIL: "given up, as its processes were lost",
+        }
+        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state]
+        text = f"trial {trial.number} ({settings}): {note}"
+        self.progress.console.print(text, highlight=False, markup=False)
+        self.progress.advance(self.trials)
+
+    def wait(self, n_running: int) -> None:
+        self.progress.update(self.trials, status=f"waiting for {n_running} of other processes")
