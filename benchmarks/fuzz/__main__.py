@@ -2,11 +2,11 @@
 
     python -m benchmarks.fuzz --inputs 100000 --seed 0
 
-Every reader gets sound files of which one was changed: half of the inputs by strategies of Hypothesis, which
-know its kind (cells of a table, values of a tree, members of an archive, headers of tensors), half by atheris,
-which changes bytes and keeps what reaches new lines of MetaLens. Where atheris is not installed (`pip install
-atheris`; it needs Linux), Hypothesis changes bytes in its place, without looking at lines, and the output says
-so.
+Every reader gets sound files of which one was changed. Half of the inputs come from strategies of Hypothesis,
+which know its kind: cells of a table, values of a tree, members of an archive, headers of tensors. The others
+come from atheris, which changes bytes and keeps what reaches new lines of MetaLens. Where atheris is not
+installed (`pip install atheris`, for Linux), Hypothesis changes bytes in its place, without looking at lines,
+and the output says so.
 
 A reader runs as a command would, in a process with a limit on memory, a limit on time, and a watch on every
 write. Found is whatever would be a traceback, more than one line, a write outside of the output folder, a

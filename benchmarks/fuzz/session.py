@@ -22,16 +22,17 @@ class Session:
     def __init__(self, target: str, folder: Path, kept: Path) -> None:
         from benchmarks.fuzz.guard import write
         from benchmarks.fuzz.readers import READERS
+        from metalens.files import cache_folder
 
         self.target, self.reader = target, READERS[target]
-        self.folder, self.kept, self.cache = folder / "files", kept, folder / "cache"
+        self.folder, self.kept, self.cache = folder / "files", kept, cache_folder()
         self.count, self.seconds, self.found = 0, 0.0, {}
         self._write = write
         self.folder.mkdir(parents=True)
         self.reader.write(self.folder)
         names = sorted(path for path in self.folder.rglob("*") if path.is_file())
         self.sound = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in names}
-        for name in self.sound:  # also imports what is imported late
+        for name in [*self.sound][: 1 if self.reader.writes else None]:  # also imports what is imported late
             if finding := self._outcome(name):
                 raise AssertionError(f"{target}: the sound file {name} is refused: {finding}")
         write(self.folder, self.sound)
