@@ -9,7 +9,8 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from metalens.errors import MetaLensError
+from metalens.errors import DAMAGE, MetaLensError
 from metalens.files import atomic_path, remove_partials
 from metalens.processes import ALONE, Processes
 
@@ -147,6 +148,24 @@ class Checkpoints:
         if paths:
             raise MetaLensError(f"Every checkpoint in {self.folder} is damaged; start anew without resuming.")
         return None
+
+
+@contextmanager
+def taking_over() -> Iterator[None]:
+    """Say that the newest checkpoint is damaged where a training cannot take over what it holds.
+
+    Raises:
+        MetaLensError: the block failed.
+    """
+    try:
+        yield
+    except MetaLensError:
+        raise
+    except DAMAGE as error:
+        raise MetaLensError(
+            f"The newest checkpoint does not hold the state of this training ({type(error).__name__}: "
+            f"{error}); delete it, or start anew without resuming."
+        ) from error
 
 
 def differences(before: Identity, now: Identity) -> str:

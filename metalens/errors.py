@@ -1,5 +1,8 @@
 """What is raised for mistakes that the user can mend."""
 
+# What it comes to where a file has another structure than was expected: damage, or another version.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class MetaLensError(ValueError):
     """A mistake in what the library was given: says what, where, what was got and what to do.

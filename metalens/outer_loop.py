@@ -19,6 +19,7 @@ from metalens.checkpoint import (
     optimizer_state,
     random_streams,
     set_random_streams,
+    taking_over,
 )
 from metalens.distributions import TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
@@ -138,7 +139,8 @@ class OuterLoop:
         module.train()
         weights = list(module.parameters())
         log_every = max(1, self.steps // 200)
-        first, sums = (1, {}) if saved is None else position.restore(saved)
+        with taking_over():
+            first, sums = (1, {}) if saved is None else position.restore(saved)
         for step in range(first, self.steps + 1):
             if _out_of_patience(runs):  # here, as a resumed training may have been at its end
                 break

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from metalens.allocator import keep_freed_memory
-from metalens.checkpoint import Checkpoints
+from metalens.checkpoint import Checkpoints, taking_over
 from metalens.distributions import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.execution import Compile, Execution, is_trained, prepare
@@ -283,7 +283,8 @@ def train(
     saved = None
     if checkpoints is not None and is_trained(runs[0].objective):
         saved = checkpoints.begin(identity(runs, loop, compile, seed, fabric), processes)
-    chosen = None if saved is None else Execution(**saved["execution"])
+    with taking_over():
+        chosen = None if saved is None else Execution(**saved["execution"])
     keep_freed_memory()
     with torch.random.fork_rng():
         torch.manual_seed(seed + _SEEDS_APART * processes.rank)

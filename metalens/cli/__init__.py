@@ -18,6 +18,8 @@ from importlib import import_module
 
 from metalens.errors import MetaLensError
 
+_LONGEST = 1000  # characters of a message
+
 COMMANDS = {
     "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
@@ -41,15 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(words)
     except ArgumentError as error:
-        _fail(" ".join(str(error).split()), 2)
+        _fail(str(error), 2)
     except MetaLensError as error:
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
     except UnicodeDecodeError as error:
         _fail(f"a file is not UTF-8 text: {error}.", 2)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        known = isinstance(error, MemoryError | OverflowError)
+        if not known and not any(word in str(error) for word in ("allocate", "Overflow")):  # PyTorch's words
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt as interruption:
@@ -64,7 +67,7 @@ def _notes() -> Callable[..., None]:
     said = set()
 
     def note(message: Warning | str, *_: object) -> None:
-        if (text := f"metalens: note: {message}") not in said:
+        if (text := f"metalens: note: {_line(str(message))}") not in said:
             said.add(text)
             print(text, file=sys.stderr)
 
@@ -72,8 +75,22 @@ def _notes() -> Callable[..., None]:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"metalens: {message}", file=sys.stderr)
+    print(f"metalens: {_line(message)}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _line(message: str) -> str:
+    """Return a message as one line that a terminal shows, whatever it quotes from a file.
+
+    >>> _line("Row 3 holds 'a\\x1b[31m\\nb'; correct it.")
+    "Row 3 holds 'a\\\\x1b[31m b'; correct it."
+    """
+    words = " ".join(message.split())
+    if len(words) > _LONGEST:
+        words = (
+            f"{words[: _LONGEST // 2]} ... {words[-_LONGEST // 4 :]}"  # what to do about it stands at the end
+        )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def _dispatch(words: list[str]) -> None:

@@ -100,11 +100,15 @@ def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, which adapts and why, and where the report is."""
     from metalens.results import results_table
     from metalens.results.model_report import choice_in_words, read_model_folder
+    from metalens.results.reading import naming_damage
 
     console, model = Console(), read_model_folder(folder)
-    results = model.results
-    console.print(results_table(results[results["metric"] == results["metric"].iloc[0]]))
-    for sentence in choice_in_words(model.comparison, model.training["chosen"]):
+    with naming_damage(folder, "train the model"):
+        results = model.results
+        table = results_table(results[results["metric"] == results["metric"].iloc[0]])
+        sentences = choice_in_words(model.comparison, model.training["chosen"])
+    console.print(table)
+    for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 
@@ -132,12 +136,13 @@ def show(folder: Path) -> None:
         results_table,
         summarize,
     )
-    from metalens.studies.report import is_study, naming_damage, read_study
+    from metalens.results.reading import naming_damage
+    from metalens.studies.report import is_study, read_study
 
     console = Console()
     if is_study(folder):
         study, tables, _ = read_study(folder)
-        with naming_damage(folder):
+        with naming_damage(folder, "run the study"):
             sentences = [*study.cautions(tables), *study.findings(tables)]
     else:
         results = read_results(folder)

@@ -95,7 +95,7 @@ def check_config(words: list[str], own: set[str]) -> None:
         path = Path(value or following)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # of dates and numbers, and of depth
             raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
         if not isinstance(content, dict):
             raise MetaLensError(f"{path} must hold settings, one `name: value` a line.")

@@ -21,7 +21,7 @@ from metalens.benchmarks.calls import build_learner, build_regularizers, build_s
 from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.errors import MetaLensError
+from metalens.errors import DAMAGE, MetaLensError
 from metalens.estimators.candidates import Candidate, Ensemble
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
@@ -212,7 +212,7 @@ class MetaEstimator(BaseEstimator, ABC):
                 mark = f"{seed}."
                 own = {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)}
                 objective.load_state_dict(own)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except DAMAGE as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
         model._is_fitted = True

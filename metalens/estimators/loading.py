@@ -23,7 +23,7 @@ def load_model(folder: str | os.PathLike[str]) -> MetaRegressor | MetaClassifier
     metalens.errors.MetaLensError: missing is no saved model, as it has no model.json; give ...
     """
     kinds = {kind.__name__: kind for kind in (MetaRegressor, MetaClassifier)}
-    name = read_facts(Path(folder))["kind"]
+    name = str(read_facts(Path(folder))["kind"])
     if name not in kinds:
         raise MetaLensError(f"{folder} holds a {name}, which is not among {', '.join(kinds)}.")
     return kinds[name].load(folder)

@@ -15,6 +15,7 @@ from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.files import atomic_path
 from metalens.results import figures
 from metalens.results.console import metric_title, number, outcome, table_rows
+from metalens.results.reading import naming_damage
 from metalens.results.relation_map import (
     RelationMap,
     relation_figure,
@@ -105,11 +106,14 @@ def write_model_report(folder: str | Path) -> Path:
     report = folder / "report.html"
     try:
         (folder / "figures").mkdir(exist_ok=True)
-        images = {
-            name: save_figure(figure, folder / "figures" / name) for name, figure in _figures(model).items()
-        }
+        with naming_damage(folder, "train the model"):
+            images = {
+                name: save_figure(figure, folder / "figures" / name)
+                for name, figure in _figures(model).items()
+            }
+            page = _render(model, images)
         with atomic_path(report) as path:
-            path.write_text(_render(model, images), encoding="utf-8")
+            path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise MetaLensError(
             f"Cannot write to {folder}: {error.strerror}; make it writable and try again."

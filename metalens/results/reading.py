@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import TemplateError
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from metalens.errors import MetaLensError
+from metalens.errors import DAMAGE, MetaLensError
 from metalens.results.statistics import ARM
 
 # The columns of every file; those of the second kind must be numbers.
@@ -176,3 +178,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path} is damaged: {', '.join(wrong)} missing or not as expected; run it again."
         )
     return manifest
+
+
+@contextmanager
+def naming_damage(folder: Path, remedy: str) -> Iterator[None]:
+    """Say that the files are damaged where nothing can be drawn or told from them.
+
+    Args:
+        folder: with the files.
+        remedy: what to do again.
+
+    Raises:
+        MetaLensError: the block failed for what it found in the files.
+    """
+    try:
+        yield
+    except MetaLensError:
+        raise
+    except (*DAMAGE, TemplateError) as error:
+        raise MetaLensError(
+            f"The files in {folder} are damaged or of another version ({type(error).__name__}: {error}); "
+            f"{remedy} again."
+        ) from error

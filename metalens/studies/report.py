@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import TemplateError
 
 from metalens.errors import MetaLensError
 from metalens.files import MANIFEST, atomic_path
+from metalens.results.reading import naming_damage
 from metalens.results.report import save_figure, template
 from metalens.studies import catalogue
 from metalens.studies.study import Study, Tables
@@ -48,24 +46,6 @@ def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
     return study, tables, manifest
 
 
-@contextmanager
-def naming_damage(folder: Path) -> Iterator[None]:
-    """Say that the files are damaged where a study cannot be drawn or told from them.
-
-    Raises:
-        MetaLensError: the block failed for what it found in the files.
-    """
-    try:
-        yield
-    except MetaLensError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
-        raise MetaLensError(
-            f"The files in {folder} are damaged or of another version ({type(error).__name__}: {error}); run "
-            "the study again."
-        ) from error
-
-
 def write_study_report(folder: str | Path) -> Path:
     """Write `report.html`, `figures/*.svg` and `figures/*.png` from the files of a finished study.
 
@@ -85,7 +65,7 @@ def write_study_report(folder: str | Path) -> Path:
     report = folder / "report.html"
     try:
         (folder / "figures").mkdir(exist_ok=True)
-        with naming_damage(folder):
+        with naming_damage(folder, "run the study"):
             images = [
                 (name, save_figure(drawing.figure, folder / "figures" / name), drawing.caption)
                 for name, drawing in study.drawings(tables).items()

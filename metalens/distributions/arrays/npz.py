@@ -6,7 +6,6 @@ import math
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -49,9 +48,11 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np
                     f"{path} has no array {', '.join(missing)}; it has {', '.join(members) or 'none'}."
                 )
             return {name: _array(path, archive, members[name], name) for name in names}
+    except MetaLensError:
+        raise
     except FileNotFoundError as error:
         raise MetaLensError(f"There is no file {path}; give the path of an .npz file.") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damage shows as one of a dozen types
         raise MetaLensError(
             f"{path} is damaged or no .npz file ({type(error).__name__}: {error}); write it anew by "
             "numpy.savez."

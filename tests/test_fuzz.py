@@ -1,0 +1,96 @@
+"""Damaged and hostile files end in one sentence: `python -m benchmarks.fuzz` in small."""
+
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fuzz import guard
+from benchmarks.fuzz.damage import PICKLE
+from benchmarks.fuzz.readers import READERS
+from benchmarks.fuzz.session import Session, by_hypothesis
+from metalens.errors import MetaLensError
+
+INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """Return the session of a reader by its name, whose sound files are written once."""
+    folder, sessions = tmp_path_factory.mktemp("fuzz"), {}
+
+    def of(name):
+        if name not in sessions:
+            sessions[name] = Session(name, folder / name, folder)
+        return sessions[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METALENS_CACHE", str(folder / "cache"))
+        yield of
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader):
+    one = session(reader)
+    by_hypothesis(one, INPUTS.get(reader, 30), 0, kinds=True)
+    assert not one.found
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "content"),
+    [
+        ("calls", "learner.txt", b"MAML(" + b"x" * 5000),  # a sentence as long
+        ("configuration", "demo.yaml", b"[" * 3000),  # deeper than the parser goes
+        ("configuration", "demo.yaml", b"steps: 2001-99-99\n"),  # no date
+        ("configuration", "demo.yaml", b"hidden: [1000000000000000000000]\n"),  # no number of PyTorch's
+        ("checkpoints", "state.safetensors", PICKLE),
+        ("models", "weights.safetensors", PICKLE),
+        ("models", "comparison.csv", b"model,task\nR2D2,1\n"),
+        ("models", "curve.csv", b"metric,value\nmse,1\n"),
+    ],
+)
+def test_what_fuzzing_found_stays_mended(session, reader, name, content):
+    session(reader).check(name, content)
+    assert not session(reader).found
+
+
+def raising(error):
+    raise error
+
+
+def busy():
+    while True:
+        time.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda: Path("beside.txt").write_text("x"), "open"),
+        (lambda: Path("inside/../beside").mkdir(), "os.mkdir"),
+        (lambda: Path("inside").rename("beside"), "os.rename"),
+        (lambda: subprocess.run([sys.executable, "-c", ""]), "subprocess.Popen"),
+        (lambda: socket.create_connection(("127.0.0.1", 9)), "socket.connect"),
+        (lambda: pickle.loads(PICKLE), "pickle.find_class"),
+        (busy, "longer than"),
+        (lambda: raising(KeyError("name")), "name"),
+        (lambda: raising(MemoryError()), "memory"),
+    ],
+)
+def test_the_guard_finds_what_a_reader_may_not_do(read, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(guard, "PATIENCE", 0.1)
+    (tmp_path / "inside").mkdir()
+    finding = guard.outcome(read, [tmp_path / "inside"])
+    assert finding is not None
+    assert words in finding.said
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+def test_the_guard_lets_a_reader_write_into_its_folder_and_say_a_sentence(tmp_path):
+    assert guard.outcome((tmp_path / "inside.txt").touch, [tmp_path]) is None
+    assert guard.outcome(lambda: raising(MetaLensError("Row 3 is empty; fill it.")), []) is None
