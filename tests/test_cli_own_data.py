@@ -77,7 +77,8 @@ def trained(tmp_path_factory):
     """A folder with a table, and a model that was trained on it with a note on what was said."""
     folder = tmp_path_factory.mktemp("own")
     assays().drop(columns="kind").to_csv(folder / "assays.csv", index=False)
-    said, _ = done(folder, "train", *TABLE, "--splits", "0.4", "0.2", "0.4")
+    said, notes = done(folder, "train", *TABLE, "--splits", "0.4", "0.2", "0.4")
+    assert "does not beat" not in notes  # what is printed says so
     return folder, said
 
 
@@ -92,6 +93,7 @@ def test_a_model_is_trained_and_says_what_was_chosen(trained):
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == ["assays.csv", "model"]
     assert sorted(path.name for path in (folder / "model").iterdir()) == FILES
     chosen = json.loads((folder / "model" / "model.json").read_text())["chosen"]
+    assert " ".join(said.split()).count("adapts to new tasks") == 1
     assert f"{chosen} adapts to new tasks" in " ".join(said.split())
     assert "Next: metalens predict --model model --support few.csv --query new.csv" in said
     assert f"Report: {folder / 'model' / 'report.html'}" in said.replace("\n", "")
@@ -256,7 +258,7 @@ def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
     said, _ = done(tmp_path, "evaluate", "--model", model, "--data", "other.csv", "--out", "scores.csv")
     scores = pd.read_csv(tmp_path / "scores.csv", dtype={"task": str})
     assert scores.groupby("model").task.nunique().eq(6).all()
-    assert "All 6 tasks by their mse" in " ".join(said.split())
+    assert "All 6 tasks by their skill" in " ".join(said.split())
     said, _ = done(tmp_path, "relations", model, "--data", "other.csv", "--out", "map")
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["other.csv", "other.png"]
     assert "Nearest tasks" in said

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from metalens import (
     MAML,
@@ -24,7 +25,7 @@ from metalens.distributions.splits import divided, hashed_order
 from metalens.distributions.tables import fingerprints, reading
 from metalens.distributions.tables.kiba import FILE, load_kiba
 from metalens.distributions.tables.rows import TaskRows
-from metalens.evaluation import squared_correlation, task_metrics
+from metalens.evaluation import skill, squared_correlation, task_metrics
 
 NAMES = [f"assay{number}" for number in range(10)]
 ROWS = 12
@@ -621,6 +622,21 @@ def test_a_million_rows_are_tasks(tmp_path):
     tasks = TableTasks(frame, "test", task="shop", target="sold", k_shot=5, n_query=5)
     assert tasks.facts()["tasks"] == 150
     assert tasks.batch(range(150)).query.x.shape == (150, 5, 3)
+
+
+def test_skill_is_the_coefficient_of_determination_and_bounded():
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy(rng.normal(size=(3, 9, 1)))
+    none, near = y[:, :0], y + torch.from_numpy(rng.normal(scale=0.5, size=y.shape))
+    expected = [r2_score(true, told) for true, told in zip(y[..., 0], near[..., 0], strict=True)]
+    np.testing.assert_allclose(skill(near, y, none), expected)
+    np.testing.assert_allclose(skill(1e4 * near + 7, 1e4 * y + 7, none), expected)  # of any unit
+    assert skill(y + 100, y, none).tolist() == [-1.0] * 3
+    assert 0 < skill(y[:, :1], y[:, :1] + 0.1, y[:, 1:])[0] < 1  # one query has no variance of its own
+    equal = torch.full_like(y, 0.1, dtype=torch.float32)
+    assert skill(equal + 1, equal, equal).tolist() == [0.0] * 3
+    near[1, 2] = torch.inf
+    assert skill(near, y, none).isnan().tolist() == [False, True, False]
 
 
 def test_squared_correlation_is_that_of_numpy():

@@ -61,13 +61,12 @@ def is_model(folder: Path) -> bool:
 
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, which adapts and why, and where the report is."""
-    from metalens.results import results_table
-    from metalens.results.model_report import choice_in_words, read_model_folder
+    from metalens.results.model_report import choice_in_words, models_table, read_model_folder
 
     console, model = Console(), read_model_folder(folder)
-    results = model.results
-    console.print(results_table(results[results["metric"] == results["metric"].iloc[0]]))
-    for sentence in choice_in_words(model.comparison, model.training["chosen"]):
+    scores = model.comparison
+    console.print(models_table(scores[scores["metric"] == scores["metric"].iloc[0]]))
+    for sentence in choice_in_words(scores, model.training["chosen"]):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)
 

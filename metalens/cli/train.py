@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -93,10 +94,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
     with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
         from metalens.benchmarks.experiment import versions  # slow to import, so under the progress bar
+        from metalens.estimators.base import FallbackWarning
         from metalens.results.model_report import TRAINING, write_model_report
 
         train = _train_on_images if settings.target is None else _train_on_table
-        model, relations = train(settings, data, StepBar(progress, settings.steps))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
+            model, relations = train(settings, data, StepBar(progress, settings.steps))
         model.save(folder, overwrite=True)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)

@@ -22,7 +22,7 @@ from metalens.distributions.tables.reading import check_columns, class_numbers
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
-from metalens.estimators.candidates import Ensemble, for_classes
+from metalens.estimators.candidates import Answer, Ensemble, for_classes
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.saving import Saved
@@ -258,9 +258,9 @@ class MetaClassifier(MetaEstimator):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
 
-    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
-        logits = predictions.clamp(min=_LEAST_PROBABILITY).log()
-        return {name: value.item() for name, value in task_metrics(logits[None], y[None]).items()}
+    def _scores(self, answer: Answer) -> dict[str, float]:
+        logits = answer.predictions.clamp(min=_LEAST_PROBABILITY).log()
+        return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"data": self._reader.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
