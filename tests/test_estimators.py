@@ -179,7 +179,7 @@ def test_held_out_tasks_teach_nothing():
     changed.loc[held_out, ["pressure", "voltage"]] *= 1e3
     changed.loc[held_out, "kind"] = "square"
     one, other = (fitted(data, {**ROLES, "splits": "split"}, fallback=False) for data in (frame, changed))
-    assert one._reader == other._reader
+    assert one.reader_ == other.reader_
     weights, others = (of._objectives[0].state_dict() for of in (one, other))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert set(one.comparison_.task) == set(frame.sensor[held_out])
@@ -191,7 +191,7 @@ def test_scales_are_those_of_training_tasks_alone():
     frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
     model = fitted(frame, {**ROLES, "splits": "split"})
     train = frame[frame.split == "train"]
-    reader = model._reader
+    reader = model.reader_
     assert reader.mean == pytest.approx(train.pressure.mean())
     assert reader.deviation == pytest.approx(train.pressure.std(ddof=0))
     (voltage,) = [column for column in reader.encoding.columns if column.name == "voltage"]

@@ -51,8 +51,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
     from metalens.estimators.tables import TableReader
 
     model, given = load_model(settings.model), (settings.support, settings.query, settings.coverage)
-    if isinstance(model._reader, TableReader):
-        table, n_tasks = _predict_table(model, model._reader, *given)
+    if isinstance(model.reader_, TableReader):
+        table, n_tasks = _predict_table(model, model.reader_, *given)
     else:
         table, n_tasks = _predict_images(model, *given)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ class MetaEstimator(BaseEstimator, ABC):
     score_metric: ClassVar[str]
     comparison_: pd.DataFrame
     chosen_: str
-    _reader: Any  # how the data of `fit`, and new ones, become examples
+    reader_: Any
     _is_fitted: bool = False
 
     def __init__(
@@ -114,7 +114,7 @@ class MetaEstimator(BaseEstimator, ABC):
     @property
     def feature_names_in_(self) -> np.ndarray:
         """The columns that new rows must have; none for images."""
-        return np.array(self._reader.input_names, dtype=object)
+        return np.array(self.reader_.input_names, dtype=object)
 
     def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
         """Score the trained learner and the classical models on the tasks of new data.

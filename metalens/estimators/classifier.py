@@ -69,6 +69,7 @@ class MetaClassifier(MetaEstimator):
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each class where classes are new.
+        reader_: how rows or images become examples.
         feature_names_in_: columns that new rows must have; none for images.
 
     >>> import warnings
@@ -87,7 +88,7 @@ class MetaClassifier(MetaEstimator):
         "Mean", "NearestMean", "LogisticRegression", "KNN", "RandomForest"
     )  # fmt: skip
     score_metric: ClassVar[str] = "accuracy"
-    _reader: TableReader | ImageReader
+    reader_: TableReader | ImageReader
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class MetaClassifier(MetaEstimator):
             NotFittedError: there was no `fit`.
         """
         check_is_fitted(self)
-        x, labels = self._reader.support(support)
+        x, labels = self.reader_.support(support)
         classes = np.array(self._shared_classes()) if self._shared_classes() else classes_of(labels)
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
@@ -209,14 +210,14 @@ class MetaClassifier(MetaEstimator):
         self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
     ) -> Mapping[Split, TaskDistribution]:
         if not shared:
-            self._reader, tasks, self._sizes = fit_episodes(
+            self.reader_, tasks, self._sizes = fit_episodes(
                 columns, frame, splits, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state,
             )  # fmt: skip
             return tasks
         if self.n_way is not None:
             raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
-        self._reader, tasks = fit_reader(
+        self.reader_, tasks = fit_reader(
             columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
@@ -233,7 +234,7 @@ class MetaClassifier(MetaEstimator):
         if not isinstance(source, str | os.PathLike):
             raise MetaLensError("target must name the column with the classes of a table, got none.")
         counts = class_counts(source, splits)
-        self._reader = reader
+        self.reader_ = reader
         self._sizes = episode_sizes(list(counts.values()), self.n_way, self.k_shot, self.n_query)
         return {
             split: reader.tasks(source, split, splits, **self._sizes._asdict(), seed=self.random_state)
@@ -241,7 +242,7 @@ class MetaClassifier(MetaEstimator):
         }
 
     def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
-        reader, sizes = self._reader, self._sizes
+        reader, sizes = self.reader_, self._sizes
         k_shot = sizes.k_shot if k_shot is None else k_shot
         if isinstance(reader, TableReader) and reader.classes:
             return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
@@ -263,16 +264,16 @@ class MetaClassifier(MetaEstimator):
         return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"data": self._reader.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "reader": self._reader.as_json()}, {}
+        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
+        return {**facts, "reader": self.reader_.as_json()}, {}
 
     def _restore(self, saved: Saved) -> None:
         facts = saved.facts
-        self._reader = _READERS[facts["data"]].from_json(facts["reader"])
+        self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
 
     def _network(self) -> Network:
-        reader, n_way = self._reader, self._sizes.n_way
+        reader, n_way = self.reader_, self._sizes.n_way
         if isinstance(reader, TableReader):
             return mlp(len(reader.encoding.names), n_way, self.hidden)
         # Normalized image by image: what is predicted for one must not depend on the others that are asked.
@@ -285,7 +286,7 @@ class MetaClassifier(MetaEstimator):
         )
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
-        return self._reader.classes if isinstance(self._reader, TableReader) else ()
+        return self.reader_.classes if isinstance(self.reader_, TableReader) else ()
 
     def _learner(self) -> str:
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
@@ -328,7 +329,7 @@ class AdaptedClassifier:
 
     def predict_proba(self, data: Any) -> np.ndarray:
         """Return the probabilities of `classes_`, `(n, classes)`; see `predict`."""
-        return self._models(self.estimator._reader.inputs(data), classes=True).numpy()
+        return self._models(self.estimator.reader_.inputs(data), classes=True).numpy()
 
 
 def _refuse_real(target: pd.Series) -> None:

@@ -52,6 +52,7 @@ class MetaRegressor(MetaEstimator):
             `rmse` in units of the target.
         curve_: learning curves: rows `seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
+        reader_: how rows become examples, as fitted to those of the training tasks.
         feature_names_in_: columns that new rows must have.
 
     >>> import pandas as pd
@@ -71,7 +72,7 @@ class MetaRegressor(MetaEstimator):
     classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "RandomForest", "GaussianProcess")
     score_metric: ClassVar[str] = "skill"
     k_shot_: int
-    _reader: TableReader
+    reader_: TableReader
 
     def fit(
         self,
@@ -117,7 +118,7 @@ class MetaRegressor(MetaEstimator):
             task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles, missing=missing,
             group=group, duplicates=duplicates,
         )  # fmt: skip
-        self._reader, tasks = fit_reader(
+        self.reader_, tasks = fit_reader(
             columns, columns.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
             seed=self.random_state, classes=False,
         )  # fmt: skip
@@ -136,21 +137,21 @@ class MetaRegressor(MetaEstimator):
             NotFittedError: there was no `fit`.
         """
         check_is_fitted(self)
-        x, target = self._reader.support(support)
-        y = torch.from_numpy(self._reader.standardized(target))
+        x, target = self.reader_.support(support)
+        y = torch.from_numpy(self.reader_.standardized(target))
         return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int]:
         k_shot = self.k_shot_ if k_shot is None else k_shot
-        return self._reader.tasks(data, k_shot, n_query, self.random_state), 1
+        return self.reader_.tasks(data, k_shot, n_query, self.random_state), 1
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
-        return self._reader.in_units(models(x))
+        return self.reader_.in_units(models(x))
 
     def _scores(self, answer: Answer) -> dict[str, float]:
-        y, known = (self._reader.in_units(targets.double())[None] for targets in (answer.y, answer.known))
+        y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
         predictions = answer.predictions[None]
         scores = {"skill": skill(predictions, y, known)}
         scores |= {name: FURTHER_METRICS[name](predictions, y) for name in ("r2", "rmse")}
@@ -160,19 +161,19 @@ class MetaRegressor(MetaEstimator):
         """Return by how much a model misses the queries of every task."""
         missed = defaultdict(list)
         for answer in answers:
-            by = answer.predictions - self._reader.in_units(answer.y.double())
+            by = answer.predictions - self.reader_.in_units(answer.y.double())
             missed[answer.task].append(by.abs().flatten().numpy())
         return [np.concatenate(of_task) for of_task in missed.values()]
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"reader": self._reader.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
+        facts = {"reader": self.reader_.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
         residuals = torch.from_numpy(np.concatenate(self._residuals))
         sizes = torch.tensor([len(of_task) for of_task in self._residuals])
         return facts, {"residuals": residuals, "residuals.sizes": sizes}
 
     def _restore(self, saved: Saved) -> None:
         facts, tensors = saved.facts, saved.tensors
-        self._reader = TableReader.from_json(facts["reader"])
+        self.reader_ = TableReader.from_json(facts["reader"])
         self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
         parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())
         self._residuals = [part.numpy() for part in parts]
@@ -181,7 +182,7 @@ class MetaRegressor(MetaEstimator):
         return self.learner or "R2D2"
 
     def _network(self) -> Network:
-        return mlp(len(self._reader.encoding.names), 1, self.hidden)
+        return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +207,7 @@ class AdaptedRegressor:
         Raises:
             MetaLensError: a column is missing, or a cell is not what the column holds.
         """
-        reader = self.estimator._reader
+        reader = self.estimator.reader_
         return reader.in_units(self._models(reader.inputs(data))).numpy().ravel()
 
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
