@@ -13,7 +13,6 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.benchmarks.calls import parse_calls
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.distributions.images.folders import SHARES
@@ -29,13 +28,12 @@ from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.evaluation import task_metrics
 from metalens.learners import Learner
+from metalens.learners.classes import LEAST_PROBABILITY
 from metalens.networks import Network, conv4, mlp
 from metalens.outer_loop import Progress
 from metalens.tasks import Examples
 
 N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
-_LEAST_PROBABILITY = 1e-6
-_NEED_ALL_CLASSES = ("ProtoNet", "ProtoMAML")  # in each support: they have nothing to say of another
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
 }
@@ -57,8 +55,8 @@ class MetaClassifier(MetaEstimator):
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
     new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
-    Where all tasks share their classes it is R2D2, as a support may lack a class there. A learner with a head
-    for a fixed number of classes adapts to tasks with that number alone.
+    Where all tasks share their classes it is R2D2; ProtoNet never predicts a class that a support lacks. A
+    learner with a head for a fixed number of classes adapts to tasks with that number alone.
     Images are seen by `conv4` with 32 filters and group normalization.
 
     Args:
@@ -221,11 +219,6 @@ class MetaClassifier(MetaEstimator):
             columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
-        if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
-            raise MetaLensError(
-                f"{self.learner} needs every class in each support, and tasks that share their classes may "
-                "lack some; use R2D2, MatchingNet or ANIL, or set new_classes=True."
-            )
         train = tasks["train"]
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
@@ -260,7 +253,7 @@ class MetaClassifier(MetaEstimator):
         return models(x, classes=True)
 
     def _scores(self, answer: Answer) -> dict[str, float]:
-        logits = answer.predictions.clamp(min=_LEAST_PROBABILITY).log()
+        logits = answer.predictions.clamp(min=LEAST_PROBABILITY).log()
         return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
