@@ -124,6 +124,34 @@ def test_the_report_holds_all_that_was_found(trained):
     assert set(related.task) == set(comparison.task)
 
 
+def test_arrays_are_trained_on_and_predicted(tmp_path):
+    frame = assays()
+    arrays = {
+        "x": frame[["dose", "heat"]].to_numpy(np.float32),
+        "y": frame.y,
+        "task": frame.assay.to_numpy(str),
+    }
+
+    def save(name, rows, *names):
+        np.savez(tmp_path / name, **{key: np.asarray(arrays[key])[rows] for key in names})
+
+    save("train.npz", slice(0, 400), "x", "y", "task")
+    save("few.npz", slice(400, 406), "x", "y", "task")
+    save("new.npz", slice(406, 416), "x")
+    said, _ = done(tmp_path, "train", "--data", "train.npz", "--task", "task", "--target", "y", *QUICK)
+    assert "--support few.npz --query new.npz" in said
+    done(tmp_path, "predict", "--model", "model", "--support", "few.npz", "--query", "new.npz")
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.columns.tolist()[:3] == ["x 0", "x 1", "prediction"]
+    np.testing.assert_allclose(written[["x 0", "x 1"]], arrays["x"][406:416], rtol=1e-5)
+    assert np.isfinite(written.prediction).all()
+    np.savez(
+        tmp_path / "spectra.npz", x=np.zeros((400, 2, 8)), y=arrays["y"][:400], task=arrays["task"][:400]
+    )
+    words = ["train", "--data", "spectra.npz", "--task", "task", "--target", "y", "--out", "other"]
+    assert "Array x must have one or two axes, got (400, 2, 8)" in refused(tmp_path, *words)
+
+
 def test_the_report_is_written_anew_from_the_files(trained):
     folder, _ = trained
     page = (folder / "model" / "report.html").read_bytes()

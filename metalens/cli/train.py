@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     # fmt: off
     add = parser.add_argument
     add("--data", type=str, required=True,
-        help="Table (CSV or Parquet), or images in class folders (directory or zip).")
+        help="Table (CSV, Parquet, arrays in an .npz file), or images in class folders (directory or zip).")
     add("--task", type=str | None, default=None, help="Column that names the task of a row.")
     add("--target", type=str | None, default=None, help="Column to predict: numbers, or words for classes.")
     add("--out", type=str, default="model", help="Folder for the model and its report.")
@@ -108,7 +108,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "metalens": version("metalens"),
             "title": _title(settings, data),
             "command": shlex.join(["metalens", *words]),
-            "commands": _commands(out, "" if settings.target is None else ".csv"),
+            "commands": _commands(out, _extension(settings, data)),
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
             "no_relations": relations if isinstance(relations, str) else None,
@@ -216,6 +216,13 @@ def _title(settings: Namespace, data: Path) -> str:
     if settings.target is None:
         return f"Classes of {data.stem}"
     return settings.target if settings.task is None else f"{settings.target} by {settings.task}"
+
+
+def _extension(settings: Namespace, data: Path) -> str:
+    """Return how the names of further files of the same kind end; images are in folders."""
+    if settings.target is None:
+        return ""
+    return data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
 
 
 def _commands(out: Path, extension: str) -> list[str]:

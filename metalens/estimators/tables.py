@@ -13,10 +13,10 @@ from torch import Tensor
 
 from metalens.distributions import TableTasks
 from metalens.distributions.base import Split
-from metalens.distributions.checks import as_array
 from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
 from metalens.distributions.tables.reading import (
     check_columns,
+    frame_of_arrays,
     is_text,
     numbers,
     read_table,
@@ -199,31 +199,6 @@ class TableReader:
             values["deviation"],
             tuple(values["classes"]),
         )
-
-
-def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
-    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
-
-    Raises:
-        MetaLensError: an array has another shape or length, or holds objects.
-
-    >>> frame_of_arrays({"x": np.zeros((3, 2)), "y": [1, 2, 3]}).columns.tolist()
-    ['x 0', 'x 1', 'y']
-    """
-    import pandas as pd  # takes as long to import as all of MetaLens
-
-    columns: dict[str, np.ndarray] = {}
-    for name, values in arrays.items():
-        array = as_array(values, str(name))
-        if array.ndim == 2:
-            columns |= {f"{name} {place}": column for place, column in enumerate(array.T)}
-        elif array.ndim == 1:
-            columns[str(name)] = array
-        else:
-            raise MetaLensError(f"Array {name} must have one or two axes, got {array.shape}; flatten it.")
-    if len(lengths := {len(column) for column in columns.values()}) > 1:
-        raise MetaLensError(f"Arrays must have one entry for each row, got the lengths {sorted(lengths)}.")
-    return pd.DataFrame(columns)
 
 
 def fit_reader(
