@@ -242,7 +242,7 @@ def test_tasks_are_counted_and_another_file_is_told_from_that_of_the_results(tmp
         ("kiba", [110, 20, 20]),
         ("parkinsons", [26, 8, 8]),
         ("m4-hourly", [290, 62, 62]),
-        ("pose", [50, 9, 9]),
+        ("pose", [50, 6, 12]),
     ],
 )
 def test_the_real_tasks_are_those_of_the_results(name, tasks, data_folder):
