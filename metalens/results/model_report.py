@@ -135,7 +135,7 @@ def models_table(comparison: pd.DataFrame) -> Table:
 
     >>> table = pd.DataFrame({"model": ["ANIL", "Mean"], "task": "a", "metric": "skill", "value": [0.5, 0.0]})
     >>> models_table(table).caption.plain
-    'On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. Skill is ...'
+    "On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. Skill is the share ..."
     """
     n, models = comparison["task"].nunique(), comparison["model"].unique()
     caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
