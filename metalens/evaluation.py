@@ -22,7 +22,7 @@ from metalens.tasks import place
 if TYPE_CHECKING:
     import pandas as pd
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "r2", "r2_above_0.3"})  # every other metric is a loss
+HIGHER_IS_BETTER = frozenset({"accuracy", "r2", "r2_above_0.3", "skill"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
 
 
@@ -145,6 +145,32 @@ def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:
     product = p.square().sum(1) * t.square().sum(1)
     share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
     return share.clamp(max=1).mean(1)
+
+
+def skill(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the skill of the predictions for every task: the share of its variance that they explain.
+
+    `max(1 - mse / variance, -1)`, with the variance of all targets of the task, of support and queries. 1 is
+    perfect, and 0 no better than to say the mean. It does not depend on the unit of a task, and a task on
+    which a model is of no use counts at most as much as one that it solves. A task whose targets are all
+    equal has nothing to be explained, and counts as 0.
+
+    Args:
+        predictions: `(T, q, c)`.
+        y: real targets of the queries `(T, q, c)`.
+        known: those of the support `(T, s, c)`.
+
+    Returns:
+        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
+
+    >>> y, known = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]])
+    >>> [skill(torch.tensor([[[p], [p]]]), y, known).item() for p in (0.0, 1.0, 9.0)]
+    [-1.0, 0.0, -1.0]
+    """
+    variance = _deviations(torch.cat([known, y], 1)).square().mean(1)
+    unexplained = (predictions - y).square().mean(1)
+    share = (1 - unexplained / variance).clamp(min=-1).masked_fill(variance == 0, 0.0).mean(1)
+    return share.masked_fill(~predictions.isfinite().flatten(1).all(1), torch.nan)
 
 
 def _deviations(values: Tensor) -> Tensor:

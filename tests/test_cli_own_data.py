@@ -77,7 +77,8 @@ def trained(tmp_path_factory):
     """A folder with a table, and a model that was trained on it with a note on what was said."""
     folder = tmp_path_factory.mktemp("own")
     assays().drop(columns="kind").to_csv(folder / "assays.csv", index=False)
-    said, _ = done(folder, "train", *TABLE, "--splits", "0.4", "0.2", "0.4")
+    said, notes = done(folder, "train", *TABLE, "--splits", "0.4", "0.2", "0.4")
+    assert "does not beat" not in notes  # what is printed says so
     return folder, said
 
 
@@ -92,6 +93,7 @@ def test_a_model_is_trained_and_says_what_was_chosen(trained):
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == ["assays.csv", "model"]
     assert sorted(path.name for path in (folder / "model").iterdir()) == FILES
     chosen = json.loads((folder / "model" / "model.json").read_text())["chosen"]
+    assert " ".join(said.split()).count("adapts to new tasks") == 1
     assert f"{chosen} adapts to new tasks" in " ".join(said.split())
     assert "Next: metalens predict --model model --support few.csv --query new.csv" in said
     assert f"Report: {folder / 'model' / 'report.html'}" in said.replace("\n", "")
@@ -120,6 +122,34 @@ def test_the_report_holds_all_that_was_found(trained):
         assert words in page
     related = pd.read_csv(folder / "model" / "relations.csv", dtype=str)
     assert set(related.task) == set(comparison.task)
+
+
+def test_arrays_are_trained_on_and_predicted(tmp_path):
+    frame = assays()
+    arrays = {
+        "x": frame[["dose", "heat"]].to_numpy(np.float32),
+        "y": frame.y,
+        "task": frame.assay.to_numpy(str),
+    }
+
+    def save(name, rows, *names):
+        np.savez(tmp_path / name, **{key: np.asarray(arrays[key])[rows] for key in names})
+
+    save("train.npz", slice(0, 400), "x", "y", "task")
+    save("few.npz", slice(400, 406), "x", "y", "task")
+    save("new.npz", slice(406, 416), "x")
+    said, _ = done(tmp_path, "train", "--data", "train.npz", "--task", "task", "--target", "y", *QUICK)
+    assert "--support few.npz --query new.npz" in said
+    done(tmp_path, "predict", "--model", "model", "--support", "few.npz", "--query", "new.npz")
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.columns.tolist()[:3] == ["x 0", "x 1", "prediction"]
+    np.testing.assert_allclose(written[["x 0", "x 1"]], arrays["x"][406:416], rtol=1e-5)
+    assert np.isfinite(written.prediction).all()
+    np.savez(
+        tmp_path / "spectra.npz", x=np.zeros((400, 2, 8)), y=arrays["y"][:400], task=arrays["task"][:400]
+    )
+    words = ["train", "--data", "spectra.npz", "--task", "task", "--target", "y", "--out", "other"]
+    assert "Array x must have one or two axes, got (400, 2, 8)" in refused(tmp_path, *words)
 
 
 def test_the_report_is_written_anew_from_the_files(trained):
@@ -256,7 +286,7 @@ def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
     said, _ = done(tmp_path, "evaluate", "--model", model, "--data", "other.csv", "--out", "scores.csv")
     scores = pd.read_csv(tmp_path / "scores.csv", dtype={"task": str})
     assert scores.groupby("model").task.nunique().eq(6).all()
-    assert "All 6 tasks by their mse" in " ".join(said.split())
+    assert "All 6 tasks by their skill" in " ".join(said.split())
     said, _ = done(tmp_path, "relations", model, "--data", "other.csv", "--out", "map")
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["other.csv", "other.png"]
     assert "Nearest tasks" in said

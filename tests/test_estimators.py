@@ -11,8 +11,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from metalens import MetaLensError, MetaRegressor
+from metalens.distributions.tables.inputs import TableInputs
 from metalens.estimators import base
-from metalens.estimators.tables import Columns
+from metalens.estimators.candidates import Answer, Candidate
+from metalens.estimators.tables import Columns, fit_reader
 
 TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
 ROLES = {"task": "sensor", "target": "pressure"}
@@ -115,12 +117,75 @@ def test_a_better_learner_is_chosen_without_a_warning(monkeypatch):
     assert model.chosen_ == "R2D2"
 
 
+def chosen(frame):
+    """Return what is chosen where the learner has learned nothing, and the mean scores of the others."""
+    frame["split"] = frame.sensor.map(lambda name: ["train", "val", "test", "test"][int(name[1:]) % 4])
+    model = fitted(frame, {**ROLES, "splits": "split"}, outer_lr=1e-9)
+    return model.chosen_, model.comparison_.groupby(["metric", "model"]).value.mean()
+
+
+def test_tasks_with_wide_targets_do_not_decide_alone():
+    frame = sensors(n=24, rows=16)
+    wide = frame.sensor.isin(["s2", "s3"])  # of twelve held out; noise of 100 times the spread of others
+    frame.loc[wide, "pressure"] = np.random.default_rng(2).normal(1000, 5000, wide.sum())
+    name, means = chosen(frame)
+    assert name == "Ridge"
+    assert means["rmse"]["Mean"] < means["rmse"]["Ridge"]
+
+
+def test_predictions_that_are_but_correlated_are_not_chosen():
+    frame = sensors(n=24, rows=16)
+    frame["pressure"] = np.random.default_rng(1).normal(1000, 50, len(frame))
+    name, means = chosen(frame)
+    assert name == "Mean"
+    assert means["r2"]["Ridge"] > means["r2"]["Mean"]
+
+
+def test_a_model_that_diverges_on_one_task_has_no_score(model):
+    one = torch.ones(3, 1, dtype=torch.float64)
+    answers = [Answer("Mean", task, one * value, one, one) for task, value in (("a", math.nan), ("b", 1.0))]
+    scores = model._scored(answers)
+    assert scores.value[scores.metric == "skill"].isna().tolist() == [True, False]
+    lost = model._scored([Answer("Ridge", "a", answer.predictions, one, one) for answer in answers])
+    assert lost.value.isna().any()  # one of two draws of a task
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop"])
+def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
+    encoded, transform = [], TableInputs.transform
+    monkeypatch.setattr(TableInputs, "transform", lambda self, x: encoded.append(x) or transform(self, x))
+    frame = sensors()
+    if missing == "drop":
+        frame.loc[[3, 90], "voltage"] = np.nan
+    reader, tasks = fit_reader(
+        Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
+    )
+    assert len(encoded) == (1 if missing == "refuse" else 3)
+    for split in tasks:
+        task = tasks[split][0]
+        rows = frame[frame.sensor == tasks[split].task_name(0)].dropna()
+        of_task = {tuple(row) for row in transform(reader.encoding, rows).round(4).tolist()}
+        assert {tuple(row) for row in task.query.x.numpy().round(4).tolist()} <= of_task
+
+
+def test_each_model_adapts_once_to_each_held_out_task(monkeypatch):
+    adapted, adapt = [], Candidate.adapt
+    monkeypatch.setattr(Candidate, "adapt", lambda self, x: adapted.append(self.name) or adapt(self, x))
+    model = fitted(fallback=False)
+    n = len(adapted) // 3
+    assert adapted == ["ANIL", "Mean", "Ridge"] * n
+    assert len(model._residuals) == model.comparison_.task.nunique()
+    errors = [np.sqrt(np.mean(of_task**2)) for of_task in model._residuals]
+    rows = model.comparison_[(model.comparison_.model == "ANIL") & (model.comparison_.metric == "rmse")]
+    np.testing.assert_allclose(errors, rows.value)  # a task that is drawn once
+
+
 def test_all_models_are_scored_on_the_same_held_out_tasks_in_units(model):
     rows = model.comparison_
     tasks = {name: set(of_model.task) for name, of_model in rows.groupby("model", sort=False)}
     assert list(tasks) == ["ANIL", "Mean", "Ridge"]
     assert tasks["ANIL"] == tasks["Mean"] == tasks["Ridge"]
-    assert rows.metric.unique().tolist() == ["mse", "r2", "rmse"]
+    assert rows.metric.unique().tolist() == ["skill", "r2", "rmse"]
     means = rows.pivot_table(index="model", columns="metric", values="value")
     assert 20 < means.rmse["Mean"] < 200  # the targets of a task have a deviation of about 50
 
@@ -133,7 +198,7 @@ def test_held_out_tasks_teach_nothing():
     changed.loc[held_out, ["pressure", "voltage"]] *= 1e3
     changed.loc[held_out, "kind"] = "square"
     one, other = (fitted(data, {**ROLES, "splits": "split"}, fallback=False) for data in (frame, changed))
-    assert one._reader == other._reader
+    assert one.reader_ == other.reader_
     weights, others = (of._objectives[0].state_dict() for of in (one, other))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert set(one.comparison_.task) == set(frame.sensor[held_out])
@@ -145,7 +210,7 @@ def test_scales_are_those_of_training_tasks_alone():
     frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
     model = fitted(frame, {**ROLES, "splits": "split"})
     train = frame[frame.split == "train"]
-    reader = model._reader
+    reader = model.reader_
     assert reader.mean == pytest.approx(train.pressure.mean())
     assert reader.deviation == pytest.approx(train.pressure.std(ddof=0))
     (voltage,) = [column for column in reader.encoding.columns if column.name == "voltage"]
@@ -297,7 +362,7 @@ def test_new_tables_are_evaluated_as_held_out_tasks_are(model):
     rows = model.evaluate(new)
     assert set(rows.task) == {f"s{i}" for i in range(100, 106)}
     assert set(rows.model) == {"ANIL", "Mean", "Ridge"}
-    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "r2")]
+    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "skill")]
     assert model.score(new) == pytest.approx(of_chosen.value.mean())
     assert not rows.equals(model.evaluate(new, k_shot=2, n_query=1))
 

@@ -97,9 +97,16 @@ def test_new_tables_are_scored_with_the_classes_of_the_model():
     assert model.score(new.assign(outcome="c")) == 1
 
 
-def test_learners_that_need_all_classes_are_refused_where_some_may_lack():
-    with pytest.raises(MetaLensError, match=r"ProtoNet needs every class in each support.*new_classes=True"):
-        fitted(assays(), SHARED, learner="ProtoNet")
+@pytest.mark.parametrize("learner", ["ProtoNet", "ProtoMAML"])
+def test_prototypes_where_some_supports_lack_a_class(learner):
+    frame = assays()
+    frame.loc[(frame.assay % 2 == 0) & (frame.groupby("assay").cumcount() > 0), "outcome"] = "active"
+    model = fitted(frame, SHARED, learner=learner, fallback=False)
+    assert np.isfinite(model.curve_.value).all()
+    assert np.isfinite(model.comparison_.value).all()
+    known = assays(1).query("outcome == 'active'")
+    said = model.adapt(known).predict(assays(1, seed=3))
+    assert set(said) <= ({"active"} if learner == "ProtoNet" else {"active", "inactive"})
 
 
 @pytest.mark.parametrize("names", [["oak", "elm"], ["oak", "elm", "fir", "yew", "ash", "bay", "box"]])

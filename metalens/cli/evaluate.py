@@ -35,20 +35,18 @@ def execute(settings: Namespace, words: list[str]) -> None:
     if settings.out is not None:
         check_out(settings.out, overwrite=settings.overwrite)
     from metalens.estimators import load_model  # slow to import
-    from metalens.results import results_table
-    from metalens.results.model_report import as_results, best_and_worst
+    from metalens.results.model_report import best_and_worst, models_table
 
     model = load_model(settings.model)
     scores = model.evaluate(settings.data, k_shot=settings.k_shot, n_query=settings.n_query)
-    results = as_results(scores)
     console = Console()
-    console.print(results_table(results))
+    console.print(models_table(scores))
     names, rows, note = best_and_worst(scores, model.chosen_)
     table = Table(box=None, pad_edge=False, title=f"Best and worst tasks of {model.chosen_}",
                   title_justify="left")  # fmt: skip
-    table.add_column("task", overflow="fold")
+    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1)
     for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, cells in rows:
         table.add_row(Text(name), *cells)
     console.print("", table, note, highlight=False, markup=False)

@@ -98,15 +98,14 @@ def is_model(folder: Path) -> bool:
 
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, which adapts and why, and where the report is."""
-    from metalens.results import results_table
-    from metalens.results.model_report import choice_in_words, read_model_folder
+    from metalens.results.model_report import choice_in_words, models_table, read_model_folder
     from metalens.results.reading import naming_damage
 
     console, model = Console(), read_model_folder(folder)
     with naming_damage(folder, "train the model"):
-        results = model.results
-        table = results_table(results[results["metric"] == results["metric"].iloc[0]])
-        sentences = choice_in_words(model.comparison, model.training["chosen"])
+        scores = model.comparison
+        table = models_table(scores[scores["metric"] == scores["metric"].iloc[0]])
+        sentences = choice_in_words(scores, model.training["chosen"])
     console.print(table)
     for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     # fmt: off
     add = parser.add_argument
     add("--data", type=str, required=True,
-        help="Table (CSV or Parquet), or images in class folders (directory or zip).")
+        help="Table (CSV, Parquet, arrays in an .npz file), or images in class folders (directory or zip).")
     add("--task", type=str | None, default=None, help="Column that names the task of a row.")
     add("--target", type=str | None, default=None, help="Column to predict: numbers, or words for classes.")
     add("--out", type=str, default="model", help="Folder for the model and its report.")
@@ -93,10 +94,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
     with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
         from metalens.benchmarks.experiment import versions  # slow to import, so under the progress bar
+        from metalens.estimators import FallbackWarning
         from metalens.results.model_report import TRAINING, write_model_report
 
         train = _train_on_images if settings.target is None else _train_on_table
-        model, relations = train(settings, data, StepBar(progress, settings.steps))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
+            model, relations = train(settings, data, StepBar(progress, settings.steps))
         model.save(folder, overwrite=True)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
@@ -104,7 +108,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "metalens": version("metalens"),
             "title": _title(settings, data),
             "command": shlex.join(["metalens", *words]),
-            "commands": _commands(out, "" if settings.target is None else ".csv"),
+            "commands": _commands(out, _extension(settings, data)),
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
             "no_relations": relations if isinstance(relations, str) else None,
@@ -212,6 +216,13 @@ def _title(settings: Namespace, data: Path) -> str:
     if settings.target is None:
         return f"Classes of {data.stem}"
     return settings.target if settings.task is None else f"{settings.target} by {settings.task}"
+
+
+def _extension(settings: Namespace, data: Path) -> str:
+    """Return how the names of further files of the same kind end; images are in folders."""
+    if settings.target is None:
+        return ""
+    return data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
 
 
 def _commands(out: Path, extension: str) -> list[str]:

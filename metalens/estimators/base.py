@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,10 +22,9 @@ from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.errors import DAMAGE, MetaLensError
-from metalens.estimators.candidates import Candidate, Ensemble
+from metalens.estimators.candidates import Answer, Candidate, Ensemble
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
-from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
@@ -46,6 +45,10 @@ TUNED: dict[str, dict[str, Any]] = {
     "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
 }
+
+
+class FallbackWarning(UserWarning):
+    """A classical model is better on the held-out tasks than the meta-learner."""
 
 
 class MetaEstimator(BaseEstimator, ABC):
@@ -73,7 +76,7 @@ class MetaEstimator(BaseEstimator, ABC):
     score_metric: ClassVar[str]
     comparison_: pd.DataFrame
     chosen_: str
-    _reader: Any  # how the data of `fit`, and new ones, become examples
+    reader_: Any
     _is_fitted: bool = False
 
     def __init__(
@@ -111,7 +114,7 @@ class MetaEstimator(BaseEstimator, ABC):
     @property
     def feature_names_in_(self) -> np.ndarray:
         """The columns that new rows must have; none for images."""
-        return np.array(self._reader.input_names, dtype=object)
+        return np.array(self.reader_.input_names, dtype=object)
 
     def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
         """Score the trained learner and the classical models on the tasks of new data.
@@ -132,16 +135,17 @@ class MetaEstimator(BaseEstimator, ABC):
         """
         check_is_fitted(self)
         tasks, n_outputs = self._new_tasks(data, k_shot, n_query)
-        return self._compare(tasks, self._candidates(n_outputs))
+        return self._scored(self._answers(tasks, self._candidates(n_outputs)))
 
     def score(self, data: Any) -> float:
         """Return the mean score over the tasks of new data of the model that adapts; see `evaluate`.
 
-        It is the squared correlation in regression, and accuracy in classification.
+        It is `skill` in regression, the share of a task's variance that is explained, and accuracy in
+        classification: what models are chosen by.
         """
         check_is_fitted(self)
         tasks, n_outputs = self._new_tasks(data, None, None)
-        rows = self._compare(tasks, [self._candidate(self.chosen_, n_outputs)])
+        rows = self._scored(self._answers(tasks, [self._candidate(self.chosen_, n_outputs)]))
         return float(rows.value[rows.metric == self.score_metric].mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
@@ -235,8 +239,8 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return predictions for inputs: targets in their own units, or probabilities of classes."""
 
     @abstractmethod
-    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
-        """Return the scores of predictions on a task by name, the primary one first."""
+    def _scores(self, answer: Answer) -> dict[str, float]:
+        """Return the scores of predictions on a task by name, the one that decides first."""
 
     @abstractmethod
     def _network(self) -> Network:
@@ -260,12 +264,18 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _finish(
         self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: Progress | None
-    ) -> None:
-        """Train on the tasks of the training split, compare on those of the test split, and choose."""
+    ) -> list[Answer]:
+        """Train on the tasks of the training split, compare on those of the test split, and choose.
+
+        Returns:
+            What the model that was chosen answers on the test split.
+        """
         self._train(tasks["train"], tasks["val"], progress)
-        self.comparison_ = self._compare(tasks["test"], self._candidates(n_outputs))
+        answers = list(self._answers(tasks["test"], self._candidates(n_outputs)))
+        self.comparison_ = self._scored(answers)
         self._choose()
         self._is_fitted = True
+        return [answer for answer in answers if answer.model == self.chosen_]
 
     def _train(self, train: TaskDistribution, held_out: TaskDistribution, progress: Progress | None) -> None:
         """Train the models of all seeds."""
@@ -330,30 +340,31 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return all candidates for tasks with so many outputs."""
         return [self._candidate(name, n_outputs) for name in self._names()]
 
-    def _compare(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> pd.DataFrame:
-        """Adapt every candidate to the same support sets, and score it on the same queries.
-
-        Returns:
-            Rows `model, task, metric, value`, the mean over the draws of a task.
-        """
-        rows: list[tuple[str, str, str, float]] = []
+    def _answers(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Answer]:
+        """Adapt every candidate to the same support sets, and ask it the same queries."""
         for number in range(n_drawn(tasks)):
             task, name = tasks[number], tasks.task_name(number)
             for candidate in candidates:
                 predictions = self._predict(candidate.adapt(task.support), task.query.x)
-                scores = self._scores(predictions, task.query.y)
-                rows += [(candidate.name, name, metric, value) for metric, value in scores.items()]
+                yield Answer(candidate.name, name, predictions, task.query.y, task.support.y)
+
+    def _scored(self, answers: Iterable[Answer]) -> pd.DataFrame:
+        """Return rows `model, task, metric, value`, the mean over the draws of a task."""
+        rows = [
+            (answer.model, answer.task, metric, value)
+            for answer in answers
+            for metric, value in self._scores(answer).items()
+        ]
         frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-        return frame.groupby(["model", "task", "metric"], sort=False, as_index=False).mean()
+        of_task = frame.groupby(["model", "task", "metric"], sort=False)["value"]
+        return of_task.mean(skipna=False).reset_index()
 
     def _choose(self) -> None:
-        """Decide by the comparison which candidate adapts, and say so where it is not the meta-learner."""
-        metric = self.comparison_.metric.iloc[0]
+        """Decide by the mean score which candidate adapts, and warn where it is not the meta-learner."""
+        metric = self.score_metric
         of_metric = self.comparison_[self.comparison_.metric == metric]
-        means = of_metric.groupby("model", sort=False).value.mean()
-        meta = means.index[0]
-        ranked = (-means if metric in HIGHER_IS_BETTER else means).fillna(np.inf).sort_values(kind="stable")
-        best = ranked.index[0]
+        means = of_metric.groupby("model", sort=False).value.mean(skipna=False)
+        meta, best = means.index[0], means.fillna(-np.inf).idxmax()
         self.chosen_ = best if self.fallback else meta
         if best != meta:
             found = (
@@ -364,6 +375,7 @@ class MetaEstimator(BaseEstimator, ABC):
                 f"{found}, so {best} adapts; set fallback=False to use {meta} all the same."
                 if self.fallback
                 else f"{found}; set fallback=True to use {best}.",
+                FallbackWarning,
                 stacklevel=4,
             )
 

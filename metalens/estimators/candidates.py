@@ -1,9 +1,10 @@
-"""What can adapt to a task: the meta-learner, and the classical models that stand beside it."""
+"""What can adapt to a task, the meta-learner and the classical models beside it, and what they answer."""
 
 from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +60,24 @@ class Ensemble:
             of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
             parts.append((of_all.softmax(-1) if classes else of_all).mean(0))
         return torch.cat(parts)
+
+
+class Answer(NamedTuple):
+    """What a model predicts for the queries of a task.
+
+    Attributes:
+        model: its name.
+        task: its name.
+        predictions: targets in their own units, or probabilities of classes.
+        y: true targets of the queries, as the model has them.
+        known: those of the support.
+    """
+
+    model: str
+    task: str
+    predictions: Tensor
+    y: Tensor
+    known: Tensor
 
 
 def takes_any_classes(learner: Learner) -> bool:

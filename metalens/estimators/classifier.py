@@ -13,29 +13,27 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.benchmarks.calls import parse_calls
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.distributions.images.folders import SHARES
+from metalens.distributions.images.layout import SHARES
 from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.reading import check_columns, class_numbers
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
-from metalens.estimators.candidates import Ensemble, for_classes
+from metalens.estimators.candidates import Answer, Ensemble, for_classes
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.evaluation import task_metrics
 from metalens.learners import Learner
+from metalens.learners.classes import LEAST_PROBABILITY
 from metalens.networks import Network, conv4, mlp
 from metalens.outer_loop import Progress
 from metalens.tasks import Examples
 
 N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
-_LEAST_PROBABILITY = 1e-6
-_NEED_ALL_CLASSES = ("ProtoNet", "ProtoMAML")  # in each support: they have nothing to say of another
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
 }
@@ -57,8 +55,8 @@ class MetaClassifier(MetaEstimator):
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
     new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
-    Where all tasks share their classes it is R2D2, as a support may lack a class there. A learner with a head
-    for a fixed number of classes adapts to tasks with that number alone.
+    Where all tasks share their classes it is R2D2; ProtoNet never predicts a class that a support lacks. A
+    learner with a head for a fixed number of classes adapts to tasks with that number alone.
     Images are seen by `conv4` with 32 filters and group normalization.
 
     Args:
@@ -69,6 +67,7 @@ class MetaClassifier(MetaEstimator):
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each class where classes are new.
+        reader_: how rows or images become examples.
         feature_names_in_: columns that new rows must have; none for images.
 
     >>> import warnings
@@ -87,7 +86,7 @@ class MetaClassifier(MetaEstimator):
         "Mean", "NearestMean", "LogisticRegression", "KNN", "RandomForest"
     )  # fmt: skip
     score_metric: ClassVar[str] = "accuracy"
-    _reader: TableReader | ImageReader
+    reader_: TableReader | ImageReader
 
     def __init__(
         self,
@@ -197,7 +196,7 @@ class MetaClassifier(MetaEstimator):
             NotFittedError: there was no `fit`.
         """
         check_is_fitted(self)
-        x, labels = self._reader.support(support)
+        x, labels = self.reader_.support(support)
         classes = np.array(self._shared_classes()) if self._shared_classes() else classes_of(labels)
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
@@ -209,22 +208,17 @@ class MetaClassifier(MetaEstimator):
         self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
     ) -> Mapping[Split, TaskDistribution]:
         if not shared:
-            self._reader, tasks, self._sizes = fit_episodes(
+            self.reader_, tasks, self._sizes = fit_episodes(
                 columns, frame, splits, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state,
             )  # fmt: skip
             return tasks
         if self.n_way is not None:
             raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
-        self._reader, tasks = fit_reader(
+        self.reader_, tasks = fit_reader(
             columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
-        if parse_calls(self._learner())[0].name in _NEED_ALL_CLASSES:
-            raise MetaLensError(
-                f"{self.learner} needs every class in each support, and tasks that share their classes may "
-                "lack some; use R2D2, MatchingNet or ANIL, or set new_classes=True."
-            )
         train = tasks["train"]
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
@@ -233,7 +227,7 @@ class MetaClassifier(MetaEstimator):
         if not isinstance(source, str | os.PathLike):
             raise MetaLensError("target must name the column with the classes of a table, got none.")
         counts = class_counts(source, splits)
-        self._reader = reader
+        self.reader_ = reader
         self._sizes = episode_sizes(list(counts.values()), self.n_way, self.k_shot, self.n_query)
         return {
             split: reader.tasks(source, split, splits, **self._sizes._asdict(), seed=self.random_state)
@@ -241,7 +235,7 @@ class MetaClassifier(MetaEstimator):
         }
 
     def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
-        reader, sizes = self._reader, self._sizes
+        reader, sizes = self.reader_, self._sizes
         k_shot = sizes.k_shot if k_shot is None else k_shot
         if isinstance(reader, TableReader) and reader.classes:
             return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
@@ -258,21 +252,21 @@ class MetaClassifier(MetaEstimator):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
 
-    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
-        logits = predictions.clamp(min=_LEAST_PROBABILITY).log()
-        return {name: value.item() for name, value in task_metrics(logits[None], y[None]).items()}
+    def _scores(self, answer: Answer) -> dict[str, float]:
+        logits = answer.predictions.clamp(min=LEAST_PROBABILITY).log()
+        return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"data": self._reader.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "reader": self._reader.as_json()}, {}
+        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
+        return {**facts, "reader": self.reader_.as_json()}, {}
 
     def _restore(self, saved: Saved) -> None:
         facts = saved.facts
-        self._reader = _READERS[facts["data"]].from_json(facts["reader"])
+        self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
 
     def _network(self) -> Network:
-        reader, n_way = self._reader, self._sizes.n_way
+        reader, n_way = self.reader_, self._sizes.n_way
         if isinstance(reader, TableReader):
             return mlp(len(reader.encoding.names), n_way, self.hidden)
         # Normalized image by image: what is predicted for one must not depend on the others that are asked.
@@ -285,7 +279,7 @@ class MetaClassifier(MetaEstimator):
         )
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
-        return self._reader.classes if isinstance(self._reader, TableReader) else ()
+        return self.reader_.classes if isinstance(self.reader_, TableReader) else ()
 
     def _learner(self) -> str:
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
@@ -328,7 +322,7 @@ class AdaptedClassifier:
 
     def predict_proba(self, data: Any) -> np.ndarray:
         """Return the probabilities of `classes_`, `(n, classes)`; see `predict`."""
-        return self._models(self.estimator._reader.inputs(data), classes=True).numpy()
+        return self._models(self.estimator.reader_.inputs(data), classes=True).numpy()
 
 
 def _refuse_real(target: pd.Series) -> None:

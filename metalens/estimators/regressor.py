@@ -16,12 +16,12 @@ from metalens.distributions import TaskDistribution
 from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.estimators.base import MetaEstimator, n_drawn
-from metalens.estimators.candidates import Ensemble
+from metalens.estimators.base import MetaEstimator
+from metalens.estimators.candidates import Answer, Ensemble
 from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, fit_reader
-from metalens.evaluation import task_metrics
+from metalens.evaluation import FURTHER_METRICS, skill
 from metalens.networks import Network, mlp
 from metalens.outer_loop import Progress
 from metalens.tasks import Examples
@@ -36,8 +36,10 @@ class MetaRegressor(MetaEstimator):
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, until the error on
     the second does not fall any more. On the third, the held-out tasks, it compares the learner with
     classical models, fitted to the support of each task alone: mean, ridge regression, random forest and
-    Gaussian process. What is best there by mean squared error adapts to new tasks (`chosen_`); where that is
-    a classical model, a warning says so.
+    Gaussian process. What is best there by its mean `skill` adapts to new tasks (`chosen_`); where that is a
+    classical model, a warning says so. The skill of a task is the share of its variance that is explained, so
+    that tasks of all spreads count alike, which with squared errors the widest would decide. The comparison
+    also has `r2`, the squared correlation, which overlooks a wrong offset, scale or sign, and `rmse`.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
     regression on learned features: it takes any number of rows, little time, and no step size that would have
@@ -46,10 +48,11 @@ class MetaRegressor(MetaEstimator):
 
     Attributes:
         chosen_: which model adapts to new tasks.
-        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first,
-            in units of the target.
+        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first;
+            `rmse` in units of the target.
         curve_: learning curves: rows `seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
+        reader_: how rows become examples, as fitted to those of the training tasks.
         feature_names_in_: columns that new rows must have.
 
     >>> import pandas as pd
@@ -67,9 +70,9 @@ class MetaRegressor(MetaEstimator):
     """
 
     classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "RandomForest", "GaussianProcess")
-    score_metric: ClassVar[str] = "r2"
+    score_metric: ClassVar[str] = "skill"
     k_shot_: int
-    _reader: TableReader
+    reader_: TableReader
 
     def fit(
         self,
@@ -115,13 +118,12 @@ class MetaRegressor(MetaEstimator):
             task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles, missing=missing,
             group=group, duplicates=duplicates,
         )  # fmt: skip
-        self._reader, tasks = fit_reader(
+        self.reader_, tasks = fit_reader(
             columns, columns.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
             seed=self.random_state, classes=False,
         )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._finish(tasks, 1, progress)
-        self._residuals = self._missed(tasks["test"])
+        self._residuals = self._missed(self._finish(tasks, 1, progress))
         return self
 
     def adapt(self, support: Table) -> AdaptedRegressor:
@@ -135,41 +137,43 @@ class MetaRegressor(MetaEstimator):
             NotFittedError: there was no `fit`.
         """
         check_is_fitted(self)
-        x, target = self._reader.support(support)
-        y = torch.from_numpy(self._reader.standardized(target))
+        x, target = self.reader_.support(support)
+        y = torch.from_numpy(self.reader_.standardized(target))
         return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int]:
         k_shot = self.k_shot_ if k_shot is None else k_shot
-        return self._reader.tasks(data, k_shot, n_query, self.random_state), 1
+        return self.reader_.tasks(data, k_shot, n_query, self.random_state), 1
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
-        return self._reader.in_units(models(x))
+        return self.reader_.in_units(models(x))
 
-    def _scores(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
-        of_task = task_metrics(predictions[None], self._reader.in_units(y.double())[None], ("r2", "rmse"))
-        return {name: value.item() for name, value in of_task.items()}
+    def _scores(self, answer: Answer) -> dict[str, float]:
+        y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
+        predictions = answer.predictions[None]
+        scores = {"skill": skill(predictions, y, known)}
+        scores |= {name: FURTHER_METRICS[name](predictions, y) for name in ("r2", "rmse")}
+        return {name: value.item() for name, value in scores.items()}
 
-    def _missed(self, tasks: TaskDistribution) -> list[np.ndarray]:
-        """Return by how much the model that adapts misses the queries of every task."""
-        candidate, missed = self._candidate(self.chosen_, 1), defaultdict(list)
-        for number in range(n_drawn(tasks)):
-            support, query = tasks[number][:2]
-            by = self._predict(candidate.adapt(support), query.x) - self._reader.in_units(query.y.double())
-            missed[tasks.task_name(number)].append(by.abs().flatten().numpy())
+    def _missed(self, answers: Sequence[Answer]) -> list[np.ndarray]:
+        """Return by how much a model misses the queries of every task."""
+        missed = defaultdict(list)
+        for answer in answers:
+            by = answer.predictions - self.reader_.in_units(answer.y.double())
+            missed[answer.task].append(by.abs().flatten().numpy())
         return [np.concatenate(of_task) for of_task in missed.values()]
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"reader": self._reader.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
+        facts = {"reader": self.reader_.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
         residuals = torch.from_numpy(np.concatenate(self._residuals))
         sizes = torch.tensor([len(of_task) for of_task in self._residuals])
         return facts, {"residuals": residuals, "residuals.sizes": sizes}
 
     def _restore(self, saved: Saved) -> None:
         facts, tensors = saved.facts, saved.tensors
-        self._reader = TableReader.from_json(facts["reader"])
+        self.reader_ = TableReader.from_json(facts["reader"])
         self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
         parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())
         self._residuals = [part.numpy() for part in parts]
@@ -178,7 +182,7 @@ class MetaRegressor(MetaEstimator):
         return self.learner or "R2D2"
 
     def _network(self) -> Network:
-        return mlp(len(self._reader.encoding.names), 1, self.hidden)
+        return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +207,7 @@ class AdaptedRegressor:
         Raises:
             MetaLensError: a column is missing, or a cell is not what the column holds.
         """
-        reader = self.estimator._reader
+        reader = self.estimator.reader_
         return reader.in_units(self._models(reader.inputs(data))).numpy().ravel()
 
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:

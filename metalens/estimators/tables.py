@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from metalens.distributions import TableTasks
 from metalens.distributions.base import Split
-from metalens.distributions.checks import as_array
 from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
 from metalens.distributions.tables.reading import (
     check_columns,
+    frame_of_arrays,
     is_text,
     numbers,
     read_table,
@@ -201,31 +201,6 @@ class TableReader:
         )
 
 
-def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
-    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
-
-    Raises:
-        MetaLensError: an array has another shape or length, or holds objects.
-
-    >>> frame_of_arrays({"x": np.zeros((3, 2)), "y": [1, 2, 3]}).columns.tolist()
-    ['x 0', 'x 1', 'y']
-    """
-    import pandas as pd  # takes as long to import as all of MetaLens
-
-    columns: dict[str, np.ndarray] = {}
-    for name, values in arrays.items():
-        array = as_array(values, str(name))
-        if array.ndim == 2:
-            columns |= {f"{name} {place}": column for place, column in enumerate(array.T)}
-        elif array.ndim == 1:
-            columns[str(name)] = array
-        else:
-            raise MetaLensError(f"Array {name} must have one or two axes, got {array.shape}; flatten it.")
-    if len(lengths := {len(column) for column in columns.values()}) > 1:
-        raise MetaLensError(f"Arrays must have one entry for each row, got the lengths {sorted(lengths)}.")
-    return pd.DataFrame(columns)
-
-
 def fit_reader(
     columns: Columns,
     frame: pd.DataFrame,
@@ -252,9 +227,9 @@ def fit_reader(
     if classes:
         check_columns(frame, [columns.target])
         known = tuple(classes_of(frame[columns.target]).tolist())
-    splits_of: tuple[Split, ...] = get_args(Split)
-    tasks: dict[Split, TableTasks] = {
-        split: TableTasks(
+
+    def tasks_of(split: Split, **how: Any) -> TableTasks:
+        return TableTasks(
             frame,
             split,
             kind="classification" if classes else "regression",
@@ -263,14 +238,17 @@ def fit_reader(
             k_shot=k_shot,
             n_query=n_query,
             seed=seed,
-            **columns.settings(),
+            **(columns.settings() | how),
         )
-        for split in splits_of
-    }
-    train = tasks["train"]
-    assert train.encoding is not None  # of named columns
+
+    train = tasks_of("train")
+    encoding = train.encoding
+    assert encoding is not None  # of named columns
     scale = () if classes else (train.target_mean, train.target_deviation)
-    return TableReader(columns, train.encoding, *scale, classes=known), tasks
+    # The others share its inputs, unless rows were dropped: to encode all anew takes time and memory.
+    ready = {} if columns.missing == "drop" else {"inputs": train.inputs, "categorical": (), "smiles": None}
+    tasks = {"train": train, "val": tasks_of("val", **ready), "test": tasks_of("test", **ready)}
+    return TableReader(columns, encoding, *scale, classes=known), tasks
 
 
 def classes_of(target: pd.Series) -> np.ndarray:

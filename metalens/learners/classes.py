@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import check_targets
 from metalens.networks import Network
+
+LEAST_PROBABILITY = 1e-6  # of a class of which a support set has no example
 
 
 def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
@@ -81,7 +85,7 @@ def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
 
 
 def class_means(features: Tensor, indicators: Tensor) -> Tensor:
-    """Return the mean features of every class, `(n_way, d)`; not a number for a class without examples.
+    """Return the mean features of every class, `(n_way, d)`; zeros for a class without examples.
 
     Args:
         features: `(s, d)`.
@@ -90,4 +94,22 @@ def class_means(features: Tensor, indicators: Tensor) -> Tensor:
     >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[1.0, 0], [1, 0], [0, 1]])).tolist()
     [[2.0], [5.0]]
     """
-    return indicators.T @ features / indicators.sum(0).unsqueeze(1)
+    return indicators.T @ features / indicators.sum(0).clamp(min=1).unsqueeze(1)
+
+
+def with_absent_classes(logits: Tensor, present: Tensor) -> Tensor:
+    """Return logits in which every class that the support set lacks is improbable: 1 to a million.
+
+    Its logit is `log 1e-6 + logsumexp of the logits of the present classes`. So it is never predicted, and
+    the loss of a query that is of it is finite and has no gradient, as there is nothing to learn from it.
+
+    Args:
+        logits: `(n, n_way)`.
+        present: 1 for classes with examples, and 0 for others, `(n_way,)`; at least one is present.
+
+    >>> logits = with_absent_classes(torch.zeros(1, 3), torch.tensor([1.0, 0.0, 1.0]))
+    >>> [round(p, 7) for p in logits.softmax(1)[0].tolist()]
+    [0.4999995, 1e-06, 0.4999995]
+    """
+    of_others = logits.masked_fill(present == 0, -math.inf).logsumexp(1, keepdim=True)
+    return torch.where(present == 0, of_others + math.log(LEAST_PROBABILITY), logits)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import class_indicators, number_of_classes
+from metalens.learners.classes import class_indicators, number_of_classes, with_absent_classes
 from metalens.networks import Network
 
 
@@ -18,7 +18,7 @@ class MatchingNet(Learner):
     """Classify by attention over the support examples.
 
     `p(k | x) = sum_i a_i(x) [y_i = k]`, `a(x) = softmax_i(scale * cos(g(x), g(x_i)))` over the support;
-    logits `log p`.
+    logits `log p`. A class that the support lacks is improbable, see `with_absent_classes`.
 
     Args:
         network: only its backbone g is used and kept.
@@ -62,7 +62,8 @@ class MatchingNet(Learner):
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         attention = (self.scale * F.normalize(z, dim=1) @ state["support"].T).log_softmax(1)  # (n, s)
-        # The logarithm of the sum over each class, finite where a class has no examples.
+        # The logarithm of the sum over each class, with finite gradients where a class has no examples.
         of_class = state["indicators"].T.bool()  # (n_way, s)
         lowest = torch.finfo(z.dtype).min
-        return attention.unsqueeze(1).masked_fill(~of_class, lowest).logsumexp(2)
+        logits = attention.unsqueeze(1).masked_fill(~of_class, lowest).logsumexp(2)
+        return with_absent_classes(logits, state["indicators"].amax(0))

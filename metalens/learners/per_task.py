@@ -12,10 +12,8 @@ from torch import Tensor
 from metalens.batching import Batching, Plan
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, State
-from metalens.learners.classes import indicator_targets
+from metalens.learners.classes import LEAST_PROBABILITY, indicator_targets
 from metalens.networks import Network
-
-_LEAST_PROBABILITY = 1e-6
 
 
 class PerTaskLearner(Learner):
@@ -85,4 +83,4 @@ class PerTaskLearner(Learner):
         """
         of_all = np.zeros((len(probabilities), self.network.n_outputs))
         of_all[:, classes] = probabilities
-        return np.log(of_all.clip(min=_LEAST_PROBABILITY))
+        return np.log(of_all.clip(min=LEAST_PROBABILITY))

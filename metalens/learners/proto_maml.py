@@ -19,7 +19,8 @@ class ProtoMAML(MAML):
 
     `W_k = 2 c_k`, `b_k = -||c_k||^2`, with `c_k` the mean of g(x) over the support of class k: at first the
     logits are those of `ProtoNet` up to a constant of each example. Backbone and head then adapt by gradient
-    steps, and the outer gradient also flows through the prototypes.
+    steps, and the outer gradient also flows through the prototypes. A class that the support lacks begins
+    with `W_k = 0` and `b_k = 0`, and the steps make it less probable.
 
     Args:
         network: only its backbone is used and kept.

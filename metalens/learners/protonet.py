@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import class_indicators, class_means, number_of_classes
+from metalens.learners.classes import class_indicators, class_means, number_of_classes, with_absent_classes
 from metalens.networks import Network
 
 
 class ProtoNet(Learner):
     """Classify by the nearest class mean in feature space.
 
-    `c_k = mean of g(x) over the support of class k`; logits `-||g(x) - c_k||^2`.
+    `c_k = mean of g(x) over the support of class k`; logits `-||g(x) - c_k||^2`. A class that the support
+    lacks is improbable, see `with_absent_classes`.
 
     Args:
         network: only its backbone g is used and kept.
@@ -45,10 +46,11 @@ class ProtoNet(Learner):
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         indicators = class_indicators("ProtoNet", y, z, self.n_way)
-        return {"prototypes": class_means(z, indicators)}  # (n_way, d)
+        # Shapes (n_way, d) and (n_way,).
+        return {"prototypes": class_means(z, indicators), "present": indicators.amax(0)}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         # -||z - c||^2 without the (n, n_way, d) array of differences.
         prototypes = state["prototypes"]
         squares = z.square().sum(1, keepdim=True) + prototypes.square().sum(1)
-        return 2 * z @ prototypes.T - squares
+        return with_absent_classes(2 * z @ prototypes.T - squares, state["present"])

@@ -49,7 +49,7 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
         label = arm_label(row["learner"], row["regularizers"])
         return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
-    sentences = [_comparison(row, metric) for _, row in rows.iterrows()]
+    sentences = [difference_in_words(row, metric) for _, row in rows.iterrows()]
     sentences[0] = f"On {size_in_words(rows.iloc[0], 'paired ')}, {sentences[0]}"
     return sentences
 
@@ -224,12 +224,16 @@ def metric_title(metric: str) -> str:
     return f"{metric}{unit}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better"
 
 
-def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
+def results_table(
+    results: pd.DataFrame, title: str | None = None, *, arms: str = "arm", caption: str | None = None
+) -> Table:
     """Return the arms' means and paired differences as a table for a terminal of 80 columns.
 
     Args:
         results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
         title: of the table.
+        arms: what an arm is called.
+        caption: by default how much data the table stands on.
 
     Returns:
         A section per metric, the primary one first; differences are to the first arm.
@@ -238,10 +242,10 @@ def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
         MetaLensError: two arms were scored on different tasks.
     """
     summary, paired = summarize(results), paired_differences(results)
-    baseline = arm_label(*summary.iloc[0][ARM])
-    caption = f"On {size_in_words(summary.iloc[0])}; 95% intervals in brackets"
-    caption += "." if paired.empty else f"; differences to {baseline}."
-    caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
+    if caption is None:
+        caption = f"On {size_in_words(summary.iloc[0])}; 95% intervals in brackets"
+        caption += "." if paired.empty else f"; differences to {arm_label(*summary.iloc[0][ARM])}."
+        caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -250,7 +254,7 @@ def results_table(results: pd.DataFrame, title: str | None = None) -> Table:
         title=None if title is None else Text(title),
         title_justify="left",
     )
-    table.add_column("arm", no_wrap=True)
+    table.add_column(arms, no_wrap=True)
     table.add_column("mean", no_wrap=True, justify="right")
     if not paired.empty:
         table.add_column("paired difference", no_wrap=True, justify="right")
@@ -337,7 +341,13 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _comparison(row: pd.Series, metric: str) -> str:
+def difference_in_words(row: pd.Series, metric: str) -> str:
+    """Return how an arm compares with the baseline, as a sentence.
+
+    Args:
+        row: of `paired_differences`.
+        metric: its metric.
+    """
     label, baseline = arm_label(row["learner"], row["regularizers"]), row["baseline"]
     if row["verdict"] == "undefined":
         reason = "there is a single replicate"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.files import atomic_path
 from metalens.results import figures
-from metalens.results.console import metric_title, number, outcome, table_rows
+from metalens.results.console import difference_in_words, metric_title, number, results_table, table_rows
 from metalens.results.reading import naming_damage
 from metalens.results.relation_map import (
     RelationMap,
@@ -28,6 +29,9 @@ from metalens.results.statistics import FRACTIONS, paired_differences, summarize
 TRAINING = "training.json"  # how the model of a folder was trained
 FEW = 20  # held-out tasks, below which the order of models is a guess
 N_SHOWN = 5  # best and worst tasks
+SKILL_IN_WORDS = (
+    "Skill is the share of a task's variance that is explained: 1 is perfect, 0 no better than its mean."
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,24 @@ def write_model_report(folder: str | Path) -> Path:
     return report
 
 
+def models_table(comparison: pd.DataFrame) -> Table:
+    """Return the means of models and their paired differences as a table for a terminal of 80 columns.
+
+    Args:
+        comparison: rows `model, task, metric, value` on new tasks, the meta-learner's first.
+
+    >>> table = pd.DataFrame({"model": ["ANIL", "Mean"], "task": "a", "metric": "skill", "value": [0.5, 0.0]})
+    >>> models_table(table).caption.plain
+    "On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. Skill is the share ..."
+    """
+    n, models = comparison["task"].nunique(), comparison["model"].unique()
+    caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
+    caption += "." if len(models) == 1 else f"; differences to {models[0]}."
+    if (comparison["metric"] == "skill").any():
+        caption += f" {SKILL_IN_WORDS}"
+    return results_table(as_results(comparison), arms="model", caption=caption)
+
+
 def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     """Return which model adapts to new tasks and why, in a few sentences.
 
@@ -148,7 +170,7 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
     losses = losses.fillna(math.inf)
     best = losses.iloc[1:].idxmin()
-    if losses[meta] < losses[best]:
+    if losses[meta] <= losses[best]:
         first = (
             f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
             f"{texts[best]} of {best}, the best classical model."
@@ -164,7 +186,8 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
             f"beat it (mean {metric} {texts[meta]} against {texts[chosen]})."
         )
     few = [f"With only {tasks}, another division may give another order."] if n < FEW else []
-    return [first, *outcome(summary, paired[paired["learner"] == best]), *few]
+    difference = paired[(paired["learner"] == best) & (paired["metric"] == metric)].iloc[0]
+    return [first, difference_in_words(difference, metric), *few]
 
 
 def _figures(model: TrainedModel) -> dict[str, Any]:
@@ -199,6 +222,7 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
+        skill=SKILL_IN_WORDS if (summary["metric"] == "skill").any() else "",
         diverged=bool((summary["diverged"] > 0).any()),
         task_columns=columns,
         task_rows=rows,

@@ -1,11 +1,25 @@
 """Learners against references written straight from their formulas."""
 
 import numpy as np
+import pytest
 import torch
 from catalogue import N_WAY, classification_tasks
 from torch import nn
 
-from metalens import ANIL, MAML, Episode, Examples, Network, Objective, ProtoNet, Sinusoid, Task, mlp
+from metalens import (
+    ANIL,
+    MAML,
+    Episode,
+    Examples,
+    MatchingNet,
+    Network,
+    Objective,
+    ProtoMAML,
+    ProtoNet,
+    Sinusoid,
+    Task,
+    mlp,
+)
 
 
 def linear_network() -> Network:
@@ -107,6 +121,45 @@ def test_protonet_equals_numpy():
                 prototype = support[labels == k].mean(0)
                 expected = -((features - prototype) ** 2).sum()
                 np.testing.assert_allclose(predictions[number, j, k], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", [ProtoNet, MatchingNet])
+def test_a_class_that_a_support_lacks_is_improbable_and_teaches_nothing(make):
+    torch.manual_seed(0)
+    learner = make(mlp(5, N_WAY, [8, 7]).double())
+    tasks = classification_tasks("mlp")
+    (x, y), query = (Examples(e.x[0], e.y[0]) for e in tasks)
+    known, absent = y != 1, query.y == 1
+    assert absent.any()
+    assert not absent.all()
+    support = Examples(x[known], y[known])
+    logits = learner(support)(query.x)
+    others = [0, 2]
+    # The classes that are there are told apart as if there were no others.
+    alone = make(learner.network, n_way=2)(Examples(support.x, support.y // 2))
+    torch.testing.assert_close(logits[:, others], alone(query.x))
+    torch.testing.assert_close(logits[:, 1].exp(), 1e-6 * logits[:, others].exp().sum(1))
+
+    def gradients(which):
+        losses = torch.stack([learner.loss(logits[i : i + 1], query.y[i : i + 1]) for i in which])
+        assert losses.isfinite().all()
+        return torch.autograd.grad(losses.sum(), list(learner.parameters()), retain_graph=True)
+
+    of_absent, of_known = gradients(absent.nonzero()[:, 0]), gradients((~absent).nonzero()[:, 0])
+    assert max(gradient.abs().max() for gradient in of_absent) < 1e-9
+    assert max(gradient.abs().max() for gradient in of_known) > 1e-3
+
+
+def test_proto_maml_makes_a_class_that_a_support_lacks_less_probable():
+    torch.manual_seed(0)
+    x, y = (part[0] for part in classification_tasks("mlp").support)
+    support = Examples(x[y != 1], y[y != 1])
+    network = mlp(5, N_WAY, [8, 7]).double()
+    chances = [
+        ProtoMAML(network, inner_lr=0.1, test_inner_steps=steps)(support)(x).softmax(1)[:, 1].mean()
+        for steps in (0, 5)
+    ]
+    assert chances[1] < chances[0] < 1
 
 
 def test_test_time_steps_are_used_in_evaluation_only():

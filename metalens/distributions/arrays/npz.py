@@ -20,7 +20,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _LOCAL_HEADER = 30  # bytes of a member's header in the zip file, before its name
 
 
-def read_npz(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Return arrays of an `.npz` file by name, for reading only.
 
     Arrays that `numpy.savez` wrote are mapped into memory, and read where they are used; those of
@@ -28,7 +28,7 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np
 
     Args:
         path: of the file.
-        names: of the arrays.
+        names: of the arrays; `None` for all.
 
     Raises:
         MetaLensError: the file is missing or damaged, lacks an array, or has objects or far too much in one.
@@ -43,6 +43,7 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            names = list(members) if names is None else names
             if missing := [name for name in names if name not in members]:
                 raise MetaLensError(
                     f"{path} has no array {', '.join(missing)}; it has {', '.join(members) or 'none'}."

@@ -9,11 +9,13 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metalens.distributions.arrays.npz import read_npz
+from metalens.distributions.checks import as_array
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -34,8 +36,9 @@ def read_table(table: pd.DataFrame | str | os.PathLike[str], *, text: Sequence[s
     warning. Spaces around names, and in front of cells, do not count.
 
     Args:
-        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`) or of a CSV file in UTF-8, with
-            a header and commas between columns, which may be compressed.
+        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`), of an `.npz` file (see
+            `frame_of_arrays`) or of a CSV file in UTF-8, with a header and commas between columns, which may
+            be compressed.
         text: columns of a CSV file that are names, even where they look like numbers, such as `007`.
 
     Raises:
@@ -69,6 +72,8 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
     try:
         if name.endswith(_PARQUET):
             return pd.read_parquet(path)
+        if name.endswith(".npz"):
+            return frame_of_arrays(read_npz(path))
         _refuse_bomb(name)
         return _read_csv(path, text)
     except MetaLensError:
@@ -144,6 +149,33 @@ def _refuse_bomb(name: str) -> None:
         raise MetaLensError(
             f"{name} unpacks to more than {most:,} bytes and may be a decompression bomb; unpack it to use."
         )
+
+
+def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
+    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
+
+    Raises:
+        MetaLensError: an array has another shape or length, or holds objects.
+
+    >>> frame_of_arrays({"x": np.zeros((3, 2)), "y": [1, 2, 3]}).columns.tolist()
+    ['x 0', 'x 1', 'y']
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        array = as_array(values, str(name))
+        if array.ndim == 2:
+            columns |= {f"{name} {place}": column for place, column in enumerate(array.T)}
+        elif array.ndim == 1:
+            columns[str(name)] = array
+        else:
+            raise MetaLensError(
+                f"Array {name} must have one or two axes, got {array.shape}; flatten it, or use ArrayTasks."
+            )
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise MetaLensError(f"Arrays must have one entry for each row, got the lengths {sorted(lengths)}.")
+    return pd.DataFrame(columns)
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
