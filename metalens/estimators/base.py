@@ -21,6 +21,7 @@ from metalens.benchmarks.calls import build_learner, build_regularizers, build_s
 from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
+from metalens.distributions.strand import Strand
 from metalens.errors import DAMAGE, MetaLensError
 from metalens.estimators.candidates import Answer, Candidate, Ensemble
 from metalens.estimators.episodes import Episodes
@@ -67,7 +68,8 @@ class MetaEstimator(BaseEstimator, ABC):
         patience: how many validations, one every 50 steps, may bring no new best score before training ends.
         meta_batch: tasks per step.
         outer_lr: step size of the outer optimizer.
-        seeds: how many models are trained, from different initializations; their predictions are averaged.
+        seeds: how many models are trained, from different initializations and on different tasks of the
+            stream; their predictions are averaged.
         fallback: whether a classical model adapts where it is better on the held-out tasks.
         random_state: of everything random: the first seed.
     """
@@ -281,11 +283,15 @@ class MetaEstimator(BaseEstimator, ABC):
         """Train the models of all seeds."""
         validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=self.patience)
         objectives = self._build()
+        strands = [Strand(train, number, self.seeds) for number in range(self.seeds)]
         try:
-            curves = self._fit(objectives, train, validation, progress)
+            curves = self._fit(objectives, strands, validation, progress)
         except ReplicationError:
             objectives = self._build()
-            curves = [self._fit([one], train, validation, progress)[0] for one in objectives]
+            curves = [
+                self._fit([one], [strand], validation, progress)[0]
+                for one, strand in zip(objectives, strands, strict=True)
+            ]
         self._objectives = objectives
         seeds = range(self.random_state, self.random_state + self.seeds)
         self.curve_ = pd.concat(dict(zip(seeds, curves, strict=True)), names=["seed", None])
@@ -294,14 +300,14 @@ class MetaEstimator(BaseEstimator, ABC):
     def _fit(
         self,
         objectives: Sequence[Objective],
-        train: TaskDistribution,
+        train: Sequence[TaskDistribution],
         validation: Validation,
         progress: Progress | None,
     ) -> list[pd.DataFrame]:
         n = len(objectives)
         return fit_together(
             objectives,
-            [train] * n,
+            train,
             steps=self.steps,
             meta_batch=self.meta_batch,
             outer_lr=self.outer_lr,
