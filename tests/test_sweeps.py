@@ -254,7 +254,7 @@ def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(swee
         """Holds the first trial until the other process has made one and was killed in the next."""
 
         def start_trial(self, number, settings):
-            assert other.wait(60) == -signal.SIGKILL, other.stderr.read()
+            assert other.wait(300) == -signal.SIGKILL, other.stderr.read()
 
     other = in_another_process(
         folder,
@@ -500,6 +500,6 @@ def test_a_table_of_a_sweep_is_trials_csv(metalens, sweep, tmp_path):
     search(sweep(n_trials=1), tmp_path / "s")
     done = metalens("report", "s", "--format", "latex")
     assert "s is a sweep, whose table is trials.csv" in done.error
-    told = metalens("report", "s").told
-    assert "Best is trial 0" in told
+    done = metalens("report", "s")
+    assert "Best is trial 0" in done.told, done.error
     assert (tmp_path / "s" / "trials.csv").is_file()
