@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from metalens.errors import DivergenceError, MetaLensError
@@ -17,6 +20,32 @@ from metalens.errors import DivergenceError, MetaLensError
 MANIFEST = "manifest.json"  # what makes a folder that of a run
 MODEL = "model.json"  # and what makes it that of a trained estimator
 SUITE = "suite.json"  # and a suite
+
+
+class _Yaml(yaml.SafeLoader):
+    """As in YAML 1.2, only true and false are not texts: `on` and `yes` are."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Yaml.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for letter, resolvers in _Yaml.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(_BOOL, re.compile("true|false|True|False|TRUE|FALSE"), list("tTfF"))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain values of a YAML file.
+
+    Raises:
+        MetaLensError: it is not YAML.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
 
 
 @contextmanager
