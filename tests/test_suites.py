@@ -21,7 +21,7 @@ from metalens.benchmarks.workers import processes
 from metalens.cli import main
 from metalens.cli import run as run_command
 from metalens.suites import SUITES, Entry, Suite, read_suite
-from metalens.suites.report import write_suite_report
+from metalens.suites.report import write_suite_report, write_suite_table
 from metalens.suites.running import SuiteWatcher, command_of, run_suite
 
 TINY = replace(
@@ -29,12 +29,7 @@ TINY = replace(
     learner=["MAML", "Ridge"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch=4,
     n_val_tasks=4, validate_every=2, n_test_tasks=5, hidden=[8],
 )  # fmt: skip
-SUITE = Suite(
-    "tiny",
-    "Two recipes",
-    None,
-    [Entry("five", TINY), Entry("ten", replace(TINY, k_shot=10, learner=["MAML"]))],
-)
+SUITE = Suite("tiny", "A recipe", None, [Entry("five", TINY)])
 TABLES = ("results.csv", "metrics.csv", "curves.csv", "relations.csv")
 YAML = """
 settings: {learner: [MAML], regularizers: [none], seeds: [0, 1], n_val_tasks: 0, n_test_tasks: 5}
@@ -75,19 +70,25 @@ def assert_as_single_run(entry, recipe, folder):
 
 def test_every_entry_is_its_run_and_what_is_done_is_skipped(tmp_path):
     folder = tmp_path / "suite"
-    states = run_here(folder)
-    assert {name: state.status for name, state in states.items()} == {"five": "done", "ten": "done"}
-    assert_as_single_run(folder / "five", TINY, tmp_path / "alone")
+    missing = Entry("kiba", replace(RECIPES["drug-kiba"], folder=str(tmp_path / "nowhere")))
+    ridge = Entry("ridge", replace(TINY, learner=["Ridge"], regularizers=["none"]))
+    suite = replace(SUITE, entries=[Entry("five", replace(TINY, learner=["MAML"])), missing, ridge])
+    states = run_here(folder, suite=suite)
+    assert [state.status for state in states.values()] == ["done", "failed", "done"]
+    assert "kiba_kinases.csv.gz" in states["kiba"].failure.reason
+    assert_as_single_run(folder / "five", replace(TINY, learner=["MAML"]), tmp_path / "alone")
     assert not (folder / "five" / "unfinished").exists()
     watcher = Noting()
-    assert run_here(folder, watcher)["ten"].status == "done"
-    assert watcher.started == []
+    run_here(folder, watcher, suite)
+    assert watcher.started == [("kiba", "plan")]
     page = write_suite_report(folder).read_text()
-    assert "2 of 2 entries are done" in page
+    assert "2 of 3 entries are done; kiba failed" in page
     assert "five/report.html" in page
     header, *rows = (folder / "results.csv").read_text().splitlines()
     assert header.startswith("entry,recipe,learner")
-    assert len(rows) == 2 * 5 * (3 + 2)
+    assert len(rows) == 2 * 5 * (2 + 1)
+    for kind, end in (("md", "†"), ("latex", "dagger"), ("csv", "p_holm")):
+        assert end in write_suite_table(folder, kind).read_text()
 
 
 def test_what_fails_or_dies_is_recorded_and_tried_again(tmp_path):
@@ -100,10 +101,10 @@ def test_what_fails_or_dies_is_recorded_and_tried_again(tmp_path):
         if what == "MAML, 2 seeds":
             threading.Thread(target=kill_child, daemon=True).start()
 
-    states = run_here(folder, Noting(kill_next), replace(SUITE, entries=SUITE.entries[:1]))
+    states = run_here(folder, Noting(kill_next))
     assert states["five"].status == "failed"
     reasons = {
-        (failure["regularizers"], failure["seed"]): failure["reason"] for failure in states["five"].failures
+        (cell.arm.regularizers, cell.seed): failure.reason for cell, failure in states["five"].cells.items()
     }
     assert sorted(reasons) == [("TRLearner", 0), ("TRLearner", 1), ("none", 0), ("none", 1)]
     assert "process died" in reasons["none", 0]
@@ -111,7 +112,7 @@ def test_what_fails_or_dies_is_recorded_and_tried_again(tmp_path):
     page = write_suite_report(folder).read_text()
     assert "0 of 1 entries are done; five failed" in page
     assert "process died" in page
-    assert "Ridge" in (folder / "five" / "report.html").read_text()
+    assert "What failed" in (folder / "five" / "report.html").read_text()
     damaged.unlink()
     watcher = Noting()
     assert run_here(folder, watcher)["five"].status == "done"
@@ -125,14 +126,7 @@ def kill_child():
     os.kill(children[0].pid, signal.SIGKILL)
 
 
-def test_entries_without_data_fail_alone(tmp_path):
-    missing = Entry("kiba", replace(RECIPES["drug-kiba"], folder=str(tmp_path / "nowhere")))
-    states = run_here(tmp_path / "suite", None, replace(SUITE, entries=[missing, SUITE.entries[1]]))
-    assert (states["kiba"].status, states["ten"].status) == ("failed", "done")
-    assert "kiba_kinases.csv.gz" in states["kiba"].reason
-
-
-def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(YAML.replace("STEPS", "150"))
     words = [
         sys.executable,
@@ -157,8 +151,9 @@ def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path):
     while seen != (seen := sorted(checkpoints.iterdir())) and time.monotonic() < until:
         time.sleep(0.2)  # the worker ends by itself
     assert not (tmp_path / "out" / "sinusoid-5shot" / "manifest.json").exists()
-    refused = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (refused.returncode, "go on with --resume" in refused.stderr) == (2, True)
+    with pytest.raises(SystemExit):
+        main(["suite", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")])
+    assert "go on with --resume" in capsys.readouterr().err
     subprocess.run([*words, "--resume"], cwd=tmp_path, check=True, capture_output=True)
     (entry,) = read_suite(str(tmp_path / "mine.yaml")).entries
     folder = tmp_path / "alone"
