@@ -50,8 +50,8 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
         ) from error
 
 
-def typed_settings(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a recipe with the types that its fields have.
+def typed_settings(experiment: object, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a recipe, or of a study, with the types that its fields have.
 
     Raises:
         ArgumentError: a value is of another type.
@@ -60,7 +60,7 @@ def typed_settings(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
     {'outer_lr': 1.0, 'hidden': [8]}
     """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(type(recipe), skip=NAMES)
+    parser.add_class_arguments(type(experiment), skip=NAMES)
     given = {name: value for name, value in settings.items() if name not in NAMES}
     typed = parser.parse_object(given, defaults=False)
     for option in parser._actions:

@@ -9,7 +9,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
@@ -23,7 +22,7 @@ from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution import Execution
-from metalens.files import new_folder
+from metalens.files import new_folder, read_yaml
 from metalens.studies import STUDIES, get_study
 
 if TYPE_CHECKING:
@@ -93,10 +92,7 @@ def check_config(words: list[str], own: set[str]) -> None:
         if option != "--config":
             continue
         path = Path(value or following)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # of dates and numbers, and of depth
-            raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise MetaLensError(f"{path} must hold settings, one `name: value` a line.")
         if unknown := [str(name) for name in content if name not in known]:

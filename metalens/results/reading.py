@@ -39,6 +39,7 @@ MANIFEST = {
     "started": str,
     "seconds": (int, float),
     "cells": list,
+    "failures": list,
 }
 ENTRIES: dict[str, dict[str, Any]] = {
     "arms": {**dict.fromkeys([*ARM, "settings"], str), "parameters": int},
@@ -47,6 +48,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "seed": int,
         **dict.fromkeys(["train_seconds", "test_seconds"], (int, float)),
     },
+    "failures": {**dict.fromkeys([*ARM, "reason"], str), "seed": int},
 }
 
 
@@ -160,6 +162,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
     if not isinstance(manifest, dict):
         raise MetaLensError(f"{path} is damaged: it must hold a JSON object; run it again.")
+    manifest.setdefault("failures", [])  # runs had none before there were suites
     wrong = [
         key for key, kind in MANIFEST.items() if key not in manifest or not isinstance(manifest[key], kind)
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metalens.errors import MetaLensError
-from metalens.files import SUITE, writable_folder
+from metalens.files import SUITE, remove_partials, writable_folder
 from metalens.suites.report import is_suite, read_state
 from metalens.suites.suite import Suite
 
@@ -58,6 +58,9 @@ def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+            remove_partials(folder)
             yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("go on with --resume") from error
     except Timeout:
         raise MetaLensError(f"Another process writes {folder} now; choose another --out.") from None

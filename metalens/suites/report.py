@@ -18,11 +18,20 @@ from metalens.results.console import few_seeds_in_words, metric_title, table_row
 from metalens.results.formats import as_csv, escaped, latex_row, piped
 from metalens.results.reading import read_results
 from metalens.results.report import template
-from metalens.results.statistics import paired_differences, summarize
+from metalens.results.statistics import ARM, paired_differences, summarize
 from metalens.studies.report import is_study, naming_damage, read_study
 
 RESULTS = "results.csv"
-ENTRY = {"name": str, "experiment": str, "description": str, "status": str, "reason": str, "failures": list}
+# What `suite.json` has, its entries, and the cells of an entry that failed.
+STATE: dict[str, Any] = {
+    **dict.fromkeys(["metalens", "suite", "description", "command", "started"], str),
+    "size": (str, type(None)), "threads": int, "seconds": (int, float), "entries": list,
+}  # fmt: skip
+ENTRY: dict[str, Any] = {
+    **dict.fromkeys(["name", "experiment", "description", "status", "reason", "traceback"], str),
+    "failures": list,
+}
+FAILURE: dict[str, Any] = {**dict.fromkeys([*ARM, "reason", "traceback"], str), "seed": int}
 
 
 class Scores(NamedTuple):
@@ -57,12 +66,20 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / SUITE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        ok = all(isinstance(entry[key], kind) for entry in state["entries"] for key, kind in ENTRY.items())
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); run the suite again.") from error
-    if not ok:
-        raise MetaLensError(f"{path} is damaged; run the suite again.")
+    whole = _has(state, STATE) and all(_has(entry, ENTRY) for entry in state["entries"])
+    if not whole or not all(_has(cell, FAILURE) for entry in state["entries"] for cell in entry["failures"]):
+        raise MetaLensError(
+            f"{path} is damaged: something is missing or not as expected; run the suite again."
+        )
     return state
+
+
+def _has(content: Any, kinds: dict[str, Any]) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(content.get(name), kind) for name, kind in kinds.items()
+    )
 
 
 def write_suite_report(folder: str | Path) -> Path:

@@ -24,7 +24,7 @@ from metalens.benchmarks.loading import NAMES
 from metalens.benchmarks.outcomes import is_complete
 from metalens.benchmarks.workers import processes
 from metalens.errors import MetaLensError
-from metalens.files import SUITE, atomic_path
+from metalens.files import SUITE, atomic_path, remove_partials
 from metalens.studies import get_study
 from metalens.studies.study import Study
 from metalens.suites.suite import Entry, Suite
@@ -34,21 +34,26 @@ Status = Literal["waiting", "done", "failed"]
 REPORT = "report.html"
 
 
+class Failure(NamedTuple):
+    """A sentence on what went wrong, and where it comes from if it was not foreseen."""
+
+    reason: str
+    traceback: str = ""
+
+
 @dataclass
 class State:
     """How far an entry is.
 
     Attributes:
         status: `"failed"` also if only some of its cells did.
-        reason: why the entry failed, if it is not for its cells.
-        failures: why its cells failed: `learner, regularizers, seed, reason, traceback`.
-        traceback: of what was not foreseen.
+        failure: why the entry failed, if it is not for its cells.
+        cells: those that failed, and why.
     """
 
     status: Status = "waiting"
-    reason: str = ""
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    traceback: str = ""
+    failure: Failure | None = None
+    cells: dict[Cell, Failure] = field(default_factory=dict)
 
 
 class SuiteWatcher:
@@ -106,23 +111,22 @@ def run_suite(
     return _Running(suite, folder, threads, command, watcher or SuiteWatcher(), checkpoint_every).run(workers)
 
 
+@dataclass
 class _Running:
-    def __init__(
-        self,
-        suite: Suite,
-        folder: Path,
-        threads: int,
-        command: str,
-        watcher: SuiteWatcher,
-        checkpoint_every: float,
-    ) -> None:
-        self.suite, self.folder, self.threads, self.command = suite, folder, threads, command
-        self.watcher, self.checkpoint_every = watcher, checkpoint_every
-        self.states = {entry.name: State() for entry in suite.entries}
-        self.left: dict[str, int] = {}  # jobs
-        self.failures: dict[str, dict[Cell, tuple[str, str]]] = {entry.name: {} for entry in suite.entries}
-        self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    suite: Suite
+    folder: Path
+    threads: int
+    command: str
+    watcher: SuiteWatcher
+    checkpoint_every: float
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.suite.entries]
+        self.states = {name: State() for name in names}
+        self.failures: dict[str, dict[Cell, Failure]] = {name: {} for name in names}
+        self.left = dict.fromkeys(names, 0)  # jobs
         self.queue: deque[Step] = deque()
+        self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
 
     def run(self, workers: int) -> dict[str, State]:
         for entry in self.suite.entries:
@@ -145,7 +149,7 @@ class _Running:
         try:
             done = is_complete(target, asdict(self._experiment(entry))) and (target / REPORT).is_file()
         except MetaLensError as error:  # of another configuration
-            self.states[entry.name] = State("failed", str(error))
+            self.states[entry.name] = State("failed", Failure(str(error)))
             return
         if done:
             self.states[entry.name].status = "done"
@@ -171,32 +175,30 @@ class _Running:
         return _study, experiment, target, command_of(experiment), self.threads
 
     def _end(self, step: Step, future: Future[Any]) -> None:
-        """Note what came out of a step, and let those that follow be taken."""
+        """Note what came out of a step, and let what follows from it be done."""
         name, state = step.entry.name, self.states[step.entry.name]
-        reason, trace, result = "", "", None
+        result: Any = None
+        failure: Failure | None = None
         try:
             result = future.result()
         except Exception as error:
-            reason, trace = _in_words(error)
-        self.watcher.end(step.entry, str(step), reason)
+            failure = _in_words(error)
+        self.watcher.end(step.entry, str(step), failure.reason if failure else "")
         if step.job is not None:
-            self.failures[name] |= {cell: (reason, trace) for cell in step.job.left if reason}
             self.left[name] -= 1
-        elif reason:
-            state.status, state.reason, state.traceback = "failed", reason, trace
+            self.failures[name] |= {cell: failure for cell in step.job.left if failure}
+        elif failure:
+            state.status, state.failure = "failed", failure
         elif step.kind == "plan":
             self.left[name] = len(result)
-            self.watcher.plan(step.entry, result)
             self.queue.extend(Step("job", step.entry, job) for job in result)
+            self.watcher.plan(step.entry, result)
         else:
             state.status = "failed" if result else "done"
-        if step.kind in ("plan", "job") and not reason * (step.kind == "plan") and not self.left[name]:
-            self.queue.appendleft(Step("finish", step.entry))
         if step.kind == "finish":
-            state.failures = [
-                {**asdict(cell.arm), "seed": cell.seed, "reason": why, "traceback": trace}
-                for cell, (why, trace) in (self.failures[name] if result is None else result).items()
-            ]
+            state.cells = self.failures[name] if failure else result
+        elif state.status == "waiting" and not self.left[name]:
+            self.queue.appendleft(Step("finish", step.entry))
         self._record()
 
     def _record(self) -> None:
@@ -209,18 +211,29 @@ class _Running:
             "threads": self.threads,
             "started": self.started,
             "seconds": time.perf_counter() - self.clock,
-            "entries": [
-                {"name": entry.name, "experiment": entry.experiment.name,
-                 "description": entry.experiment.description, **asdict(self.states[entry.name])}
-                for entry in self.suite.entries
-            ],
-        }  # fmt: skip
+            "entries": [self._entry(entry) for entry in self.suite.entries],
+        }
         with atomic_path(self.folder / SUITE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _entry(self, entry: Entry) -> dict[str, Any]:
+        state = self.states[entry.name]
+        return {
+            "name": entry.name,
+            "experiment": entry.experiment.name,
+            "description": entry.experiment.description,
+            "status": state.status,
+            **(state.failure or Failure(""))._asdict(),
+            "failures": [
+                {**asdict(cell.arm), "seed": cell.seed, **failure._asdict()}
+                for cell, failure in state.cells.items()
+            ],
+        }
 
 
 def _plan(recipe: Recipe, folder: Path) -> list[Job]:
     folder.mkdir(exist_ok=True)
+    remove_partials(folder)
     return Experiment(recipe, folder).jobs
 
 
@@ -228,16 +241,14 @@ def _do(recipe: Recipe, folder: Path, job: Job, checkpoint_every: float) -> None
     Experiment(recipe, folder).do([job], Watcher(), checkpoint_every)
 
 
-def _finish(
-    recipe: Recipe, folder: Path, command: str, failures: dict[Cell, tuple[str, str]]
-) -> dict[Cell, tuple[str, str]]:
+def _finish(recipe: Recipe, folder: Path, command: str, failures: dict[Cell, Failure]) -> dict[Cell, Failure]:
     """Write tables and report, and return those of the failures whose cells are not done."""
     from metalens.results import write_report  # slow to import
 
     (folder / REPORT).unlink(missing_ok=True)  # killed between the two, there is no old one
     experiment = Experiment(recipe, folder)
     left = [cell for job in experiment.jobs for cell in job.left]
-    experiment.finish(command, {cell: failures[cell][0] for cell in left})
+    experiment.finish(command, {cell: failures[cell].reason for cell in left})
     write_report(folder)
     return {cell: failures[cell] for cell in left}
 
@@ -253,11 +264,10 @@ def _study(study: Study, folder: Path, command: str, threads: int) -> None:
     write_study_report(folder)
 
 
-def _in_words(error: Exception) -> tuple[str, str]:
-    """Return a sentence on an error, and where it comes from if it was not foreseen."""
+def _in_words(error: Exception) -> Failure:
     if isinstance(error, MetaLensError):
-        return str(error), ""
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        return Failure(str(error))
+    return Failure(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
 def _names(cells: Sequence[Cell]) -> str:

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.loading import NAMES, typed_settings
 from metalens.errors import MetaLensError
+from metalens.files import read_yaml
 from metalens.studies import STUDIES, get_study
 from metalens.studies.study import Study
 
@@ -22,7 +21,7 @@ BUILTIN = Path(__file__).parent / "builtin"
 SUITES: dict[str, Path] = {path.stem: path for path in sorted(BUILTIN.glob("*.yaml"))}
 
 _KEYS = {"description": str, "settings": dict, "sizes": dict, "entries": list}
-_ENTRY_KEYS = {"recipe": str, "study": str, "name": str, "settings": dict, "sizes": dict}
+_ENTRY_KEYS = {"recipe": str, "study": str, "name": str, "settings": dict, "sizes": dict, "only": list}
 _DECIDED = {"workers": "--workers", "devices": "--workers"}  # settings that are the suite's
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -72,17 +71,18 @@ def read_suite(name: str, size: str | None = None) -> Suite:
             f"There is no suite {name!r}; choose from {', '.join(SUITES)}, or give a file that ends in .yaml."
         )
     path = SUITES.get(name, Path(name))
-    content = _checked(_loaded(path), _KEYS, str(path))
+    content = _checked(read_yaml(path), _KEYS, str(path))
     sizes = _sizes(content, str(path))
-    entries = content.get("entries", [])
-    known = dict.fromkeys([*sizes, *(size for entry in entries if isinstance(entry, dict)
-                                     for size in _sizes(entry, f"{path}, entries"))])  # fmt: skip
-    if (size or None) not in (known or {None}):
-        has = f"its sizes are {', '.join(known)}; choose one with --size" if known else "it has no sizes"
+    if size not in (sizes or {None}):
+        has = f"its sizes are {', '.join(sizes)}; choose one with --size" if sizes else "it has no sizes"
         raise MetaLensError(f"The suite {path.stem} cannot be run in size {size}: {has}.")
-    if not entries:
+    of_all = [
+        _entry(entry, content, size, f"{path}, entry {number}")
+        for number, entry in enumerate(content.get("entries", []), start=1)
+    ]
+    found = [entry for entry in of_all if entry is not None]
+    if not found:
         raise MetaLensError(f"{path} must have entries, a list of recipes and studies, and has none.")
-    found = [_entry(entry, content, size, f"{path}, entry {i}") for i, entry in enumerate(entries, start=1)]
     names = [entry.name for entry in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise MetaLensError(f"{path}: several entries are called {', '.join(twice)}; give each its own name.")
@@ -91,16 +91,7 @@ def read_suite(name: str, size: str | None = None) -> Suite:
 
 def description_of(path: Path) -> str:
     """Return the line for people in the file of a suite."""
-    return _checked(_loaded(path), _KEYS, str(path)).get("description", "")
-
-
-def _loaded(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MetaLensError(f"{path} cannot be read: {error}.") from None
+    return _checked(read_yaml(path), _KEYS, str(path)).get("description", "")
 
 
 def _checked(content: Any, keys: dict[str, type], place: str) -> dict[str, Any]:
@@ -116,23 +107,29 @@ def _checked(content: Any, keys: dict[str, type], place: str) -> dict[str, Any]:
     return content
 
 
-def _sizes(content: dict[str, Any], place: str) -> dict[str, dict[str, Any]]:
+def _sizes(content: dict[str, Any], place: str) -> dict[Any, dict[str, Any]]:
     sizes = content.get("sizes", {})
     if not isinstance(sizes, dict) or not all(isinstance(settings, dict) for settings in sizes.values()):
         raise MetaLensError(f"{place}: sizes must have settings for each, such as `smoke: {{steps: 20}}`.")
     return sizes
 
 
-def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) -> Entry:
+def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) -> Entry | None:
+    """Return an entry with its settings in a size; `None` if that size does not have it."""
     content = _checked(content, _ENTRY_KEYS, place)
     if len(kinds := content.keys() & {"recipe", "study"}) != 1:
         raise MetaLensError(f"{place} must have either a recipe or a study.")
+    sizes, only = _sizes(content, place), content.get("only", [size])
+    if unknown := [str(name) for name in (*sizes, *only) if name not in suite.get("sizes", [None])]:
+        raise MetaLensError(f"{place} names sizes that the suite does not have: {', '.join(unknown)}.")
+    if size not in only:
+        return None
     (kind,) = kinds
     name = content.get("name", content[kind])
     if not _NAME.fullmatch(name):
         raise MetaLensError(f"{place}: its name becomes a folder, so letters, digits and .-_, got {name!r}.")
     sources = [suite.get("settings", {}), content.get("settings", {})]
-    sources += [_sizes(source, place).get(size, {}) for source in (suite, content)]
+    sources += [suite.get("sizes", {}).get(size, {}), sizes.get(size, {})]
     settings = {str(name): value for source in sources for name, value in source.items()}
     try:
         experiment = _experiment(kind, content[kind], settings)
