@@ -15,7 +15,7 @@ from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
-    from lightning_fabric.loggers import Logger
+    from lightning_fabric.loggers.logger import Logger
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
