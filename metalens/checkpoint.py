@@ -162,9 +162,10 @@ def taking_over() -> Iterator[None]:
     except MetaLensError:
         raise
     except DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise MetaLensError(
-            f"The newest checkpoint does not hold the state of this training ({type(error).__name__}: "
-            f"{error}); delete it, or start anew without resuming."
+            f"The newest checkpoint does not hold the state of this training ({reason}); delete it, or start "
+            "anew without resuming."
         ) from error
 
 

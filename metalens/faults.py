@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -139,3 +140,34 @@ def clip(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
         # A single objective has no axis of its own, and may have numbers without any axis.
         alone = len(factors) == 1
         gradient.mul_(factors[0] if alone else factors.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def limit(
+    weights: Sequence[Tensor], n_replicas: int, max_norm: float | None, on_fault: OnFault, *, looks: bool
+) -> list[float]:
+    """Clip the gradient of each replica, and return the norm that it had; nothing where nobody looks.
+
+    Args:
+        weights: parameters, whose gradients are changed in place.
+        n_replicas: how many there are side by side, 1 for a single objective.
+        max_norm: largest norm, or `None` for no limit.
+        on_fault: with `"clip"`, entries that are not finite become 0.
+        looks: whether to wait for the norms.
+
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> limit([weight], 1, 2.5, "raise", looks=True), weight.grad
+    ([5.0], tensor([1.5000, 2.0000]))
+    """
+    if max_norm is None and not looks:
+        return []
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = gradient_norms(gradients, n_replicas)
+    found = norms.tolist() if looks else []
+    if on_fault == "clip" and not all(map(math.isfinite, found)):
+        for gradient in gradients:
+            gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        norms = gradient_norms(gradients, n_replicas)
+    if max_norm is not None:
+        clip(gradients, norms, max_norm)
+    return found

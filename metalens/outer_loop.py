@@ -24,7 +24,8 @@ from metalens.checkpoint import (
 from metalens.distributions import TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER, evaluate, mean_scores
-from metalens.faults import FAULTS, OnFault, TriedStep, clip, gradient_norms
+from metalens.faults import FAULTS, OnFault, TriedStep, limit
+from metalens.listeners import Listeners
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place, stack_tasks
@@ -134,6 +135,8 @@ class OuterLoop:
         looks = not scaled and (fabric.device.type == "cpu" or self.on_fault != "raise")
         optimizer, scheduler = self.optimizer(module, fused=fused)
         processes = runs[0].objective.processes
+        if len(runs) == 1 and fabric.loggers:
+            runs[0].listeners.loggers = fabric.loggers
         position = _Position(runs, optimizer, scheduler, fabric)
         module, optimizer = fabric.setup(module, optimizer)
         module.train()
@@ -160,7 +163,8 @@ class OuterLoop:
                 fabric.backward(losses.sum())
                 if self.clip_norm is not None:
                     fabric.strategy.precision.unscale_gradients(position.optimizer)
-                norms = self._limit(weights, len(runs), looks or (step == self.steps and not scaled))
+                is_looked_at = looks or (step == self.steps and not scaled)
+                norms = limit(weights, len(runs), self.clip_norm, self.on_fault, looks=is_looked_at)
                 is_sound = self._meets(runs, tried, "norm of the gradient", norms) and is_sound
             going_on = [number for number, run in enumerate(runs) if run.diverged is None]
             if not is_sound and self.on_fault == "skip":
@@ -187,8 +191,11 @@ class OuterLoop:
             if progress is not None:
                 progress(step, sum(values[number] for number in going_on) / len(going_on))
             is_over = step == self.steps or _out_of_patience(runs)
-            if checkpoints is not None and (checkpoints.is_due(step, processes) or is_over):
-                checkpoints.write(step, position.state(step, sums))
+            if checkpoints is None or checkpoints.is_due(step, processes) or is_over:
+                for run in runs:  # no sooner: who goes on from the checkpoint tells nothing twice
+                    run.listeners.tell(run.rows)
+                if checkpoints is not None:
+                    checkpoints.write(step, position.state(step, sums))
         for run in runs:
             run.keep_best()
 
@@ -202,24 +209,10 @@ class OuterLoop:
         if all(run.diverged is not None for run in runs):
             words = tried.fault(runs[faulty[0]].objective, faulty[0], what, values)
             for run in runs:
+                run.listeners.tell(run.rows)
                 run.keep_best()
             raise DivergenceError(f"{words}.")
         return False
-
-    def _limit(self, weights: Sequence[nn.Parameter], n_runs: int, looks: bool) -> list[float]:
-        """Clip the gradient, and return the norm that it had, of every run; nothing where nobody looks."""
-        if self.clip_norm is None and not looks:
-            return []
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        norms = gradient_norms(gradients, n_runs)
-        found = norms.tolist() if looks else []
-        if self.on_fault == "clip" and not all(map(math.isfinite, found)):
-            for gradient in gradients:
-                gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-            norms = gradient_norms(gradients, n_runs)
-        if self.clip_norm is not None:
-            clip(gradients, norms, self.clip_norm)
-        return found
 
 
 @dataclass(frozen=True)
@@ -267,6 +260,7 @@ class Run:
         tasks: its training tasks.
         validation: held-out tasks; with them the best weights are kept.
         sampler: which of the training tasks make each batch.
+        listeners: who is told the learning curve.
         rows: its learning curve: step, split, metric, value.
         diverged: the step whose loss was not finite, with which training ended; `None` otherwise.
     """
@@ -275,6 +269,7 @@ class Run:
     tasks: TaskDistribution
     validation: Validation | None = None
     sampler: TaskSampler = field(default_factory=Uniform)
+    listeners: Listeners = field(default_factory=Listeners)
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
     diverged: int | None = None
     _best_score: float = -math.inf
@@ -373,6 +368,7 @@ class Run:
             "diverged": self.diverged,
             "best_score": self._best_score,
             "n_worse": self._n_worse,
+            "n_told": self.listeners.n_told,
             "best_weights": self._best_weights,
         }
 
@@ -383,6 +379,7 @@ class Run:
         self.rows[:] = [tuple(row) for row in state["rows"]]
         self.diverged, self._best_score = state["diverged"], state["best_score"]
         self._n_worse, self._best_weights = state["n_worse"], state["best_weights"]
+        self.listeners.n_told = state["n_told"]
 
     def keep_best(self) -> None:
         """Return to the best weights, where there was a validation."""

@@ -93,7 +93,7 @@ def fit(
             checkpoint, training begins; without `resume`, checkpoints of earlier trainings are deleted.
         fabric: devices, strategy and precision; by default Lightning Fabric's automatic choice of one device.
             Each of several processes, which must have been launched, takes an equal share of the tasks of a
-            step, and the first of them writes files.
+            step, and the first of them writes files. Its loggers are told the curve, see `Listeners`.
         progress: called with the step's number and its loss, that of all processes, after every step.
         on_execution: called with the way the steps are executed, before the first one.
 

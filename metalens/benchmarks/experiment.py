@@ -24,6 +24,7 @@ from metalens.benchmarks.outcomes import FAILURES, Outcome, Outcomes, Plan
 from metalens.benchmarks.provenance import commit
 from metalens.benchmarks.recipe import Recipe
 from metalens.benchmarks.scoring import score
+from metalens.benchmarks.trackers import TrackerName, Trackers, check_trackers
 from metalens.benchmarks.workers import as_completed
 from metalens.checkpoint import Checkpoints
 from metalens.distributions import Split
@@ -126,10 +127,21 @@ class Experiment:
         if self.plan is not None and self._outcomes is not None:
             yield from map(self._outcomes.read, self.plan.done)
 
-    def do(self, jobs: Sequence[Job], watcher: Watcher, checkpoint_every: float = CHECKPOINT_EVERY) -> None:
+    def do(
+        self,
+        jobs: Sequence[Job],
+        watcher: Watcher,
+        checkpoint_every: float = CHECKPOINT_EVERY,
+        trackers: Sequence[TrackerName] = (),
+    ) -> None:
         """Train and test the cells of some jobs, and write what comes out."""
-        with _threads(self.recipe.threads):
-            for outcome in _outcomes(self.recipe, jobs, self._fabric, watcher, checkpoint_every):
+        if self.plan is None:
+            return
+        recipe, tracked = self.recipe, None
+        if self.folder is not None:
+            tracked = Trackers(trackers, self.folder, recipe, self.plan.started)
+        with _threads(recipe.threads):
+            for outcome in _outcomes(recipe, jobs, self._fabric, watcher, checkpoint_every, tracked):
                 if self._outcomes is not None:
                     self._outcomes.write(outcome, self._seconds())
                     watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
@@ -203,6 +215,7 @@ def run(
     command: str = "",
     watcher: Watcher | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
+    trackers: Sequence[TrackerName] = (),
 ) -> None:
     """Train and test every arm with every seed, and write the run's files into a folder.
 
@@ -219,17 +232,20 @@ def run(
             `None` in all but the first of several processes, which alone writes.
         command: the command that repeats the run, for the manifest.
         watcher: told about progress.
-        checkpoint_every: seconds between two checkpoints of a training.
+        checkpoint_every: seconds between two checkpoints of a training, and between two reports to trackers.
+        trackers: get a run of theirs for each cell, see `Trackers`.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled; the folder is that of another run.
+        MetaLensError: the recipe cannot be assembled; the folder is that of another run; a tracker is not
+            installed.
         DivergenceError: every training diverged.
     """
     watcher = watcher or Watcher()
+    check_trackers(trackers)
     experiment = Experiment(recipe, folder)
     for outcome in experiment.done():
         watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
-    experiment.do(experiment.jobs, watcher, checkpoint_every)
+    experiment.do(experiment.jobs, watcher, checkpoint_every, trackers)
     experiment.finish(command)
 
 
@@ -254,32 +270,47 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
 
 
 def _outcomes(
-    recipe: Recipe, jobs: Sequence[Job], fabric: Fabric, watcher: Watcher, checkpoint_every: float
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    fabric: Fabric,
+    watcher: Watcher,
+    checkpoint_every: float,
+    trackers: Trackers | None,
 ) -> Iterator[Outcome]:
     """Do the jobs, here or in the recipe's workers; yield what came out as it does."""
     if recipe.workers == 1:
         for job in jobs:
-            yield from _train_and_test(recipe, job, fabric, watcher, checkpoint_every)
+            yield from _train_and_test(recipe, job, fabric, watcher, checkpoint_every, trackers)
     else:
         n = 1 if recipe.workers == "ray" else recipe.workers
         threads = recipe.threads or max(1, torch.get_num_threads() // n)
-        work = partial(_in_a_worker, replace(recipe, threads=threads), checkpoint_every)
+        work = partial(_in_a_worker, replace(recipe, threads=threads), checkpoint_every, trackers)
         for of_group in as_completed(work, jobs, workers=recipe.workers, threads=threads):
             yield from of_group
 
 
-def _in_a_worker(recipe: Recipe, checkpoint_every: float, job: Job) -> list[Outcome]:
+def _in_a_worker(
+    recipe: Recipe, checkpoint_every: float, trackers: Trackers | None, job: Job
+) -> list[Outcome]:
     with _threads(recipe.threads):
-        return list(_train_and_test(recipe, job, fabric_of(recipe), Watcher(), checkpoint_every))
+        return list(_train_and_test(recipe, job, fabric_of(recipe), Watcher(), checkpoint_every, trackers))
 
 
 def _train_and_test(
-    recipe: Recipe, job: Job, fabric: Fabric, watcher: Watcher, checkpoint_every: float
+    recipe: Recipe,
+    job: Job,
+    fabric: Fabric,
+    watcher: Watcher,
+    checkpoint_every: float,
+    trackers: Trackers | None,
 ) -> Iterator[Outcome]:
     """Train cells side by side, and test those that are left."""
     cells = job.cells
     watcher.start_training(cells, recipe.steps)
     runs = runs_of(recipe, cells)
+    for cell, run in zip(cells, runs, strict=True):
+        if trackers is not None and cell in job.left:
+            run.listeners.loggers = trackers.open(cell)
     loop = recipe.outer_loop()
     # On other machines of a cluster there is no such folder.
     checkpoints = None
@@ -301,7 +332,10 @@ def _train_and_test(
     facts["train_seconds"] = seconds / len(cells)
     for cell, run in zip(cells, runs, strict=True):
         if cell in job.left:
-            yield score(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
+            outcome = score(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
+            if trackers is not None:
+                trackers.close(run.listeners.loggers, cell, outcome.scores)
+            yield outcome
 
 
 @contextmanager

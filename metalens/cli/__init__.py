@@ -42,17 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
     try:
         _dispatch(words)
-    except ArgumentError as error:
-        _fail(str(error), 2)
-    except MetaLensError as error:
+    except (ArgumentError, MetaLensError) as error:
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
     except UnicodeDecodeError as error:
         _fail(f"a file is not UTF-8 text: {error}.", 2)
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        known = isinstance(error, MemoryError | OverflowError)
-        if not known and not any(word in str(error) for word in ("allocate", "Overflow")):  # PyTorch's words
+        signs = ("allocate", "Overflow", "too large")  # of PyTorch, NumPy and Python
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt as interruption:

@@ -17,6 +17,7 @@ from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
 from metalens.benchmarks.experiment import Watcher, explain, run
 from metalens.benchmarks.outcomes import is_complete
+from metalens.benchmarks.trackers import TrackerName
 from metalens.cli.launch import other_processes
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show
@@ -53,7 +54,7 @@ LISTS: dict[str, tuple[type, str]] = {
     "similarities": (float, "Cosines between the directions of two tasks, 0 to 1."),
 }
 FIXED: set[str | int] = {"name", "description"}
-OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain"}  # settings of the command
+OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain", "tracker"}  # settings of the command
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -129,6 +130,10 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
             "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
         )
         parser.add_argument(
+            "--tracker", type=TrackerName, nargs="*", default=[],
+            help="Trackers that get a run for each arm and seed; metrics.csv is always written.",
+        )  # fmt: skip
+        parser.add_argument(
             "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
         )
     add_settings(parser, experiment)
@@ -179,7 +184,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
             command = shlex.join(["metalens", *words])
             every = choices.checkpoint_every
-            run(chosen, folder, command=command, watcher=watcher, checkpoint_every=every)
+            run(chosen, folder, command=command, watcher=watcher, checkpoint_every=every,
+                trackers=choices.tracker)  # fmt: skip
             write_report(folder)
     show(out)
 

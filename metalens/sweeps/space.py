@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -23,6 +22,7 @@ from metalens.benchmarks.calls import Call, checked_settings, parse_calls
 from metalens.benchmarks.loading import typed_settings
 from metalens.benchmarks.recipe import Recipe
 from metalens.errors import MetaLensError
+from metalens.files import read_yaml
 
 ARM = ("learner", "regularizers", "sampler")
 # What decides which scores are compared, or how trials are computed.
@@ -127,10 +127,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
     Raises:
         MetaLensError: the file has no such settings, or a range or choice that cannot be.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise MetaLensError(
             f"{path} must hold settings with their values, one a line, such as 'meta_batch: [4, 8]' or "
