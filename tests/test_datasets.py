@@ -1,5 +1,6 @@
 """The catalogue of data sets: small copies in the published formats, and the real ones where they are."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -211,6 +212,45 @@ def test_the_real_copy_is_as_described(name, data_folder):
     facts = dataset.check(data_folder)
     assert facts["test"]["classes"] >= 16
     assert facts["test"]["images"] >= 1500
+
+
+def patients(folder, names):
+    rows = [f"{name},{day},{day % 3},{day + 20}" for name in names for day in range(4)]
+    (folder / "parkinsons_updrs.csv.gz").write_bytes(
+        gzip.compress("\n".join(["patient,test_time,HNR,motor_UPDRS", *rows, ""]).encode())
+    )
+
+
+def test_tasks_are_counted_and_another_file_is_told_from_that_of_the_results(tmp_path):
+    patients(tmp_path, range(42))
+    facts = DATASETS["parkinsons"].check(tmp_path)
+    assert [facts[split]["tasks"] for split in SPLITS] == [26, 8, 8]
+    assert facts["test"]["rows"] == 32
+    assert facts["file"].startswith("not the one")
+    patients(tmp_path, ["a", "b,"])
+    with pytest.raises(MetaLensError, match="rows with more cells than its header"):
+        DATASETS["parkinsons"].check(tmp_path)
+    (tmp_path / "pose_objects.npz").write_bytes(b"no array")
+    with pytest.raises(MetaLensError, match=r"pose_objects\.npz is damaged"):
+        DATASETS["pose"].check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("kiba", [110, 20, 20]),
+        ("parkinsons", [26, 8, 8]),
+        ("m4-hourly", [290, 62, 62]),
+        ("pose", [50, 6, 12]),
+    ],
+)
+def test_the_real_tasks_are_those_of_the_results(name, tasks, data_folder):
+    dataset = DATASETS[name]
+    if dataset.find(data_folder) is None:
+        pytest.skip(f"{name} is not in {data_folder}")
+    facts = dataset.check(data_folder)
+    assert [facts[split]["tasks"] for split in SPLITS] == tasks
+    assert facts["file"].startswith("the one")
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")

@@ -14,7 +14,7 @@ from metalens.errors import MetaLensError
 
 ACTIONS = {
     "list": "data sets by name, and where they are",
-    "check": "look at all of a data set: classes, images, splits",
+    "check": "look at all of a data set: classes, images or tasks of each split",
     "fetch": "download a data set unless it is here, or say how to get it",
 }
 

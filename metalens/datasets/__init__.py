@@ -3,9 +3,12 @@
 from metalens.datasets.base import DataSet
 from metalens.datasets.images import IMAGE_DATASETS, ImageDataSet
 from metalens.datasets.omniglot import OMNIGLOT
+from metalens.datasets.tasks import TASK_DATASETS
 from metalens.errors import MetaLensError
 
-DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in (OMNIGLOT, *IMAGE_DATASETS)}
+DATASETS: dict[str, DataSet] = {
+    dataset.name: dataset for dataset in (OMNIGLOT, *IMAGE_DATASETS, *TASK_DATASETS)
+}
 
 
 def image_dataset(name: str) -> ImageDataSet:
