@@ -11,7 +11,7 @@ from PIL import Image
 
 from metalens import ImageFolders, MetaLensError, stack_tasks
 from metalens.distributions.images import store as image_store
-from metalens.distributions.images.folders import find_images
+from metalens.distributions.images.layout import find_images
 
 SMALL = {"n_way": 2, "k_shot": 1, "n_query": 2, "image_size": 8}
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, get_args
 from metalens.datasets import cifar100
 from metalens.datasets.base import DataSet
 from metalens.distributions import ImageFolders, Split
-from metalens.distributions.images.folders import Normalize, Splits, find_images, split_classes
+from metalens.distributions.images.folders import Normalize
+from metalens.distributions.images.layout import Splits, find_images, split_classes
 from metalens.distributions.images.store import list_files, reading
 from metalens.distributions.splits import hashed_order
 from metalens.errors import MetaLensError

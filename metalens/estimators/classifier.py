@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.distributions.images.folders import SHARES
+from metalens.distributions.images.layout import SHARES
 from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.reading import check_columns, class_numbers
 from metalens.distributions.tables.table import Duplicates

@@ -10,9 +10,8 @@ import numpy as np
 from metalens.distributions import ArrayTasks
 from metalens.distributions.base import Split
 from metalens.distributions.splits import divided, splits_of_column
-from metalens.distributions.tables.inputs import TableInputs
+from metalens.distributions.tables.inputs import TableInputs, complete_rows, input_columns
 from metalens.distributions.tables.reading import check_columns, refuse_missing
-from metalens.distributions.tables.table import complete_rows, input_columns
 from metalens.errors import MetaLensError
 from metalens.estimators.tables import Columns, TableReader
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalens.distributions import ImageFolders
 from metalens.distributions.base import Split
-from metalens.distributions.images.folders import LabeledImage, Splits, find_images, split_classes
+from metalens.distributions.images.layout import LabeledImage, Splits, find_images, split_classes
 from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
 

@@ -8,44 +8,29 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from metalens.distributions.base import Split, TaskDistribution
-from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
-from metalens.distributions.splits import divided
+from metalens.distributions.images.layout import (
+    LabeledImage,
+    Splits,
+    find_images,
+    first_of_classes,
+    some,
+    split_classes,
+)
+from metalens.distributions.images.store import load_images
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
 Normalize = Literal["symmetric", "unit", "imagenet"]
-Splits = Sequence[float] | Mapping[str, Sequence[str]] | Split
 Group = str | Callable[[str], str]
 
-SHARES = (0.7, 0.15, 0.15)
-_SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
-}  # fmt: skip
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_NAMED = 3  # how many of many a sentence names
-
-
-class LabeledImage(NamedTuple):
-    """An image file and what its folders say about it.
-
-    Attributes:
-        file: where it is.
-        name: of its class.
-        domain: the folder around the class, empty if there is none.
-        split: the folder around that, `None` if there is none.
-    """
-
-    file: SourceFile
-    name: str
-    domain: str
-    split: Split | None
 
 
 class ImageClass(NamedTuple):
@@ -159,7 +144,7 @@ class ImageFolders(TaskDistribution):
                 f"{self.path} has no images" + (f" of the domains {', '.join(domains)}" if domains else "")
                 + "; it must hold class folders with image files."
             )  # fmt: skip
-        images = _first_of_classes(images, max_images)
+        images = first_of_classes(images, max_images)
         split_of = split_classes(images, splits)
         files = [image.file for image in images]
         self._pixels, digests = load_images(self.path, files, side=image_size, color=color)
@@ -316,7 +301,7 @@ class ImageFolders(TaskDistribution):
                 f"{self.path.name} has no classes in its {self.split} split; take another, or give splits."
             )
         what = f"k_shot + n_query = {self.k_shot + self.n_query} images, or groups that give both sets"
-        names = _some([of.name for of in small])
+        names = some([of.name for of in small])
         if len(kept) < self.n_way:
             too_small = f"; these lack {what}: {names}" if small else ""
             raise MetaLensError(
@@ -348,7 +333,7 @@ class ImageFolders(TaskDistribution):
         if small:
             warnings.warn(
                 f"{len(small)} of the {len(sizes)} domains have fewer than n_way={self.n_way} classes in the "
-                f"{self.split} split and are left out: {_some(small)}.",
+                f"{self.split} split and are left out: {some(small)}.",
                 stacklevel=3,
             )
         return tuple(of for of in classes if of.domain not in small)
@@ -363,7 +348,7 @@ class ImageFolders(TaskDistribution):
         if superclasses is not None:
             if missing := sorted({of.name for of in self.classes} - superclasses.keys()):
                 raise MetaLensError(
-                    f"superclasses lacks {_some(missing)}; name the superclass of every class."
+                    f"superclasses lacks {some(missing)}; name the superclass of every class."
                 )
             self.trait_names = tuple(sorted(set(superclasses.values())))
             traits = [superclasses[of.name] for of in self.classes]
@@ -375,104 +360,8 @@ class ImageFolders(TaskDistribution):
             self._trait_of = np.array([self.trait_names.index(trait) for trait in traits])
 
 
-def find_images(source: Path, labels: Mapping[str, str] | None = None) -> list[LabeledImage]:
-    """Return the images of a directory or a zip file, with what their folders say, sorted by path.
-
-    Args:
-        source: see `ImageFolders`.
-        labels: see `ImageFolders`.
-
-    Raises:
-        MetaLensError: the source cannot be read, or its folders are laid out in another way.
-    """
-    files = [file for file in list_files(source) if is_image(file.path)]
-    if labels is not None:
-        named = ((file, labels.get(PurePosixPath(file.path).name)) for file in files)
-        return [LabeledImage(file, name, "", None) for file, name in named if name is not None]
-    folders = [PurePosixPath(file.path).parts[:-1] for file in files]
-    while folders and len(folders[0]) > 1 and folders[0][0] not in _SPLIT_FOLDERS:
-        if len({parts[:1] for parts in folders}) > 1:
-            break
-        folders = [parts[1:] for parts in folders]
-    says_split = all(len(parts) > 1 and parts[0] in _SPLIT_FOLDERS for parts in folders)
-    images = []
-    depth = len(folders[0]) if folders else 0
-    for file, parts in zip(files, folders, strict=True):
-        inner = parts[1:] if says_split else parts
-        if len(parts) != depth or not 1 <= len(inner) <= 2:
-            raise MetaLensError(
-                f"{file.path} in {source} is not where images belong: class/image, domain/class/image, "
-                "or either in folders train, val and test, the same for all; move or delete it."
-            )
-        split = _SPLIT_FOLDERS[parts[0]] if says_split else None
-        images.append(LabeledImage(file, inner[-1], inner[0] if len(inner) == 2 else "", split))
-    return images
-
-
-def split_classes(images: Sequence[LabeledImage], splits: Splits | None = None) -> dict[str, Split]:
-    """Return the split of every class by name; classes that are in none are left out.
-
-    Args:
-        images: from `find_images`.
-        splits: see `ImageFolders`.
-
-    Raises:
-        MetaLensError: a class is in two splits, or splits are no such choice.
-    """
-    names = sorted({image.name for image in images})
-    if splits is None and all(image.split is None for image in images):
-        splits = SHARES
-    if splits is None:
-        listed: dict[str, set[str]] = defaultdict(set)
-        for image in images:
-            listed[image.split or ""].add(image.name)
-        return _listed(
-            listed, names, "has folders in", "; give splits as three shares to divide classes anew"
-        )
-    if isinstance(splits, str):
-        if splits not in get_args(Split):
-            raise MetaLensError(f"splits must be one of {', '.join(get_args(Split))}, got {splits!r}.")
-        return dict.fromkeys(names, splits)
-    if isinstance(splits, Mapping):
-        return _listed(splits, names, "is listed in", "; list each class once")
-    return divided(names, splits, instead="the names of the classes of train, val and test, or ")
-
-
-def _listed(
-    listed: Mapping[str, Sequence[str] | set[str]], names: Sequence[str], verb: str, remedy: str
-) -> dict[str, Split]:
-    split_of: dict[str, Split] = {}
-    for key, of_split in listed.items():
-        if key not in get_args(Split):
-            raise MetaLensError(f"splits must name the classes of train, val and test, got {key!r}.")
-        split: Split = key  # pyright: ignore[reportAssignmentType] # one of these three, as was just checked
-        for name in sorted(set(of_split)):
-            if name in split_of:
-                raise MetaLensError(
-                    f"A class must be in one split, but {name} {verb} {split_of[name]} and {split}{remedy}."
-                )
-            split_of[name] = split
-    if missing := sorted(split_of.keys() - set(names)):
-        raise MetaLensError(
-            f"There are no images of {_some(missing)}, which splits names; correct the names."
-        )
-    return split_of
-
-
 def _is_of(domains: Sequence[str] | None, image: LabeledImage) -> bool:
     return domains is None or image.domain in domains
-
-
-def _first_of_classes(images: list[LabeledImage], most: int | None) -> list[LabeledImage]:
-    if most is None:
-        return images
-    seen: Counter[tuple[str, str]] = Counter()
-    kept = []
-    for image in images:
-        seen[image.domain, image.name] += 1
-        if seen[image.domain, image.name] <= most:
-            kept.append(image)
-    return kept
 
 
 def _group_of(path: str, group: Group) -> str:
@@ -491,16 +380,6 @@ def _window(low: int, high: int) -> int:
     ('0b1110', 0)
     """
     return (1 << high + 1) - (1 << low) if high >= low else 0
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first few of many names.
-
-    >>> _some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _check_sizes(**sizes: int | None) -> None:

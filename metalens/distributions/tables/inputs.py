@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Tensor
 
 from metalens.distributions.tables.fingerprints import morgan_fingerprints
 from metalens.distributions.tables.reading import check_columns, is_text, numbers, refuse_missing
@@ -177,3 +179,68 @@ class TableInputs:
             molecules, rows = np.unique(frame[self.smiles].to_numpy(dtype=str), return_inverse=True)
             parts.append(morgan_fingerprints(molecules.tolist(), n_bits=self.n_bits)[rows])
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def input_columns(
+    frame: pd.DataFrame,
+    inputs: Sequence[str] | np.ndarray | Tensor | None,
+    smiles: str | None,
+    others: Sequence[str],
+) -> list[str] | None:
+    """Return the columns of numbers and words that are inputs; `None` where these come ready-made."""
+    if isinstance(inputs, np.ndarray | Tensor):
+        if smiles is not None:
+            raise MetaLensError(
+                "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
+            )
+        return None
+    if inputs is None:
+        left = [] if smiles is not None else [name for name in frame.columns if name not in others]
+        if smiles is None and not left:
+            raise MetaLensError(f"The table has no columns for inputs beside {', '.join(others)}; add some.")
+        return left
+    if known := [name for name in inputs if name in others[:2]]:
+        raise MetaLensError(f"inputs must not name the task or the target, got {', '.join(known)}.")
+    if not inputs and smiles is None:
+        raise MetaLensError("inputs must name at least one column, or smiles one; got none.")
+    check_columns(frame, list(inputs))
+    return list(inputs)
+
+
+def ready_made(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.DataFrame) -> np.ndarray:
+    """Return ready-made inputs of the rows of a table as an array.
+
+    Raises:
+        MetaLensError: they are no finite numbers, or not one entry for each row.
+    """
+    array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else np.asarray(inputs)
+    if len(array) != len(frame):
+        raise MetaLensError(
+            f"inputs must have one entry for each of the {len(frame)} rows, got {len(array)}."
+        )
+    if array.dtype.kind not in "iufb":
+        raise MetaLensError(f"Ready-made inputs must be numbers, got an array of {array.dtype}.")
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        raise MetaLensError(
+            f"Ready-made inputs must be finite, but row {int(finite.argmin()) + 1} is not; correct it or "
+            "leave it out."
+        )
+    return array if array.flags.writeable else array.copy()  # PyTorch warns about others
+
+
+def complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Return which rows have no empty cell in some columns, with a warning that counts the others."""
+    check_columns(frame, names)
+    empty = frame[list(names)].isna()
+    incomplete = empty.any(axis=1).to_numpy()
+    if incomplete.all():
+        raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
+    if incomplete.any():
+        counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
+        warnings.warn(
+            f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are left "
+            "out.",
+            stacklevel=3,
+        )
+    return np.flatnonzero(~incomplete)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
@@ -16,8 +15,25 @@ from torch.utils import _pytree as pytree
 
 from metalens.distributions.base import Split, TaskDistribution
 from metalens.distributions.checks import check_sizes, warn_of_constants
-from metalens.distributions.splits import divided, property_of_tasks, splits_of_column
-from metalens.distributions.tables.inputs import Missing, TableInputs
+from metalens.distributions.tables.division import (
+    digests,
+    for_support_by_role,
+    kept_apart,
+    pairs,
+    refuse_divided,
+    refuse_duplicates,
+    rows_by_task,
+    split_of_tasks,
+    traits_of_tasks,
+    units_of,
+)
+from metalens.distributions.tables.inputs import (
+    Missing,
+    TableInputs,
+    complete_rows,
+    input_columns,
+    ready_made,
+)
 from metalens.distributions.tables.reading import (
     check_columns,
     class_numbers,
@@ -36,8 +52,6 @@ if TYPE_CHECKING:
 Standardize = Literal["train", "task", "none"]
 Kind = Literal["auto", "regression", "classification"]
 Duplicates = Literal["together", "refuse", "allow"]
-
-_DISJOINT_SHARES = (0.5, 0.25, 0.25)  # of values, in training, validation and testing
 
 
 class DrawSettings(TypedDict, total=False):
@@ -182,7 +196,7 @@ class TableTasks(TaskDistribution):
         if target in (task, smiles, *of_tasks, *of_rows):
             raise MetaLensError(f"Column {target} is the target and has another role too; name two columns.")
         columns = input_columns(frame, inputs, smiles, [task, target, *of_tasks, *of_rows])
-        array = _as_array(inputs, frame) if columns is None else np.empty(0)
+        array = ready_made(inputs, frame) if columns is None else np.empty(0)
         if missing == "drop":
             kept = complete_rows(frame, [target, *(columns or []), *molecules])
             frame, array = frame.iloc[kept], array[kept] if columns is None else array
@@ -190,12 +204,12 @@ class TableTasks(TaskDistribution):
             refuse_missing(frame[name], "fill it, or leave the row out")
 
         task_codes, names = pd.factorize(frame[task].astype(str).to_numpy(), sort=True)
-        rows_of = _rows_of(task_codes, names.tolist())
-        split_of = _split_of_tasks(frame, rows_of, splits, split_seed, stratify)
+        rows_of = rows_by_task(task_codes, names.tolist())
+        split_of = split_of_tasks(frame, rows_of, splits, split_seed, stratify)
         if disjoint is not None:
-            rows_of = _apart(frame[disjoint].astype(str).to_numpy(), rows_of, split_of, split_seed)
+            rows_of = kept_apart(frame[disjoint].astype(str).to_numpy(), rows_of, split_of, split_seed)
         y = self._class_numbers(frame[target], kind, classes)
-        for_support = None if roles is None else _for_support(frame[roles])
+        for_support = None if roles is None else for_support_by_role(frame[roles])
         labels = y if self.class_names else None
 
         def rows_in(split: str, units: np.ndarray | None = None) -> dict[str, TaskRows]:
@@ -221,13 +235,13 @@ class TableTasks(TaskDistribution):
 
         keys = [] if group is None else [pd.factorize(frame[group])[0]]
         if duplicates != "allow":
-            digests = pd.factorize(_digests(array))[0]
-            keys.append(digests)
+            equal = pd.factorize(digests(array))[0]
+            keys.append(equal)
             if duplicates == "refuse":
-                _refuse_duplicates(frame, _pairs(task_codes, digests), task)
-        units = _units([_pairs(task_codes, key) for key in keys])
+                refuse_duplicates(frame, pairs(task_codes, equal), task)
+        units = units_of([pairs(task_codes, key) for key in keys])
         if for_support is not None and units is not None:
-            _refuse_divided(frame, units, for_support, task)
+            refuse_divided(frame, units, for_support, task)
         of_split = rows_in(split, units)
         enough = {name: rows for name, rows in of_split.items() if self._is_enough(rows)}
         self._warn_of_small(len(of_split), len(enough))
@@ -242,7 +256,7 @@ class TableTasks(TaskDistribution):
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
         self._traits = None
         if traits:
-            known = [_traits(frame[name], rows_of, self.task_names, train) for name in traits]
+            known = [traits_of_tasks(frame[name], rows_of, self.task_names, train) for name in traits]
             self._traits = torch.from_numpy(np.concatenate(known, axis=1)).float()
 
     @property
@@ -370,166 +384,3 @@ class TableTasks(TaskDistribution):
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
-
-
-def input_columns(
-    frame: pd.DataFrame,
-    inputs: Sequence[str] | np.ndarray | Tensor | None,
-    smiles: str | None,
-    others: Sequence[str],
-) -> list[str] | None:
-    """Return the columns of numbers and words that are inputs; `None` where these come ready-made."""
-    if isinstance(inputs, np.ndarray | Tensor):
-        if smiles is not None:
-            raise MetaLensError(
-                "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
-            )
-        return None
-    if inputs is None:
-        left = [] if smiles is not None else [name for name in frame.columns if name not in others]
-        if smiles is None and not left:
-            raise MetaLensError(f"The table has no columns for inputs beside {', '.join(others)}; add some.")
-        return left
-    if known := [name for name in inputs if name in others[:2]]:
-        raise MetaLensError(f"inputs must not name the task or the target, got {', '.join(known)}.")
-    if not inputs and smiles is None:
-        raise MetaLensError("inputs must name at least one column, or smiles one; got none.")
-    check_columns(frame, list(inputs))
-    return list(inputs)
-
-
-def _as_array(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.DataFrame) -> np.ndarray:
-    array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else np.asarray(inputs)
-    if len(array) != len(frame):
-        raise MetaLensError(
-            f"inputs must have one entry for each of the {len(frame)} rows, got {len(array)}."
-        )
-    if array.dtype.kind not in "iufb":
-        raise MetaLensError(f"Ready-made inputs must be numbers, got an array of {array.dtype}.")
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        raise MetaLensError(
-            f"Ready-made inputs must be finite, but row {int(finite.argmin()) + 1} is not; correct it or "
-            "leave it out."
-        )
-    return array if array.flags.writeable else array.copy()  # PyTorch warns about others
-
-
-def complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """Return which rows have no empty cell in some columns, with a warning that counts the others."""
-    check_columns(frame, names)
-    empty = frame[list(names)].isna()
-    incomplete = empty.any(axis=1).to_numpy()
-    if incomplete.all():
-        raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
-    if incomplete.any():
-        counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
-        warnings.warn(
-            f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are left "
-            "out.",
-            stacklevel=3,
-        )
-    return np.flatnonzero(~incomplete)
-
-
-def _rows_of(codes: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the rows of every task, in the order of the names, which is that of the codes."""
-    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
-    return dict(zip(names, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True))
-
-
-def _split_of_tasks(
-    frame: pd.DataFrame,
-    rows_of: Mapping[str, np.ndarray],
-    splits: str | Sequence[float],
-    split_seed: int | None,
-    stratify: str | None,
-) -> Mapping[str, str]:
-    if isinstance(splits, str):
-        return splits_of_column(frame[splits], rows_of)
-    strata = None if stratify is None else property_of_tasks(frame[stratify], rows_of, "stratify")
-    return divided(rows_of, splits, strata=strata, seed=split_seed, instead="a column or ")
-
-
-def _apart(
-    values: np.ndarray, rows_of: Mapping[str, np.ndarray], split_of: Mapping[str, str], seed: int | None
-) -> dict[str, np.ndarray]:
-    """Return the rows of every task whose values belong to the split of the task."""
-    split_of_value = divided(set(values.tolist()), _DISJOINT_SHARES, seed=seed)
-    split_of_row = np.array([split_of_value[value] for value in values.tolist()])
-    return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}
-
-
-def _for_support(column: pd.Series) -> np.ndarray:
-    words = column.astype(str).to_numpy()
-    stray = np.flatnonzero(~np.isin(words, ["support", "query"]))
-    if len(stray):
-        raise MetaLensError(
-            f"Row {column.index[stray[0]] + 1} of column {column.name} must say support or query, got "
-            f"{words[stray[0]]!r}; correct it."
-        )
-    return words == "support"
-
-
-def _digests(array: np.ndarray) -> np.ndarray:
-    """Return a digest of the inputs of every row: equal where these are, and nowhere else."""
-    rows = np.ascontiguousarray(array.reshape(len(array), -1))
-    return np.array([blake2b(row, digest_size=16).digest() for row in rows], dtype=object)
-
-
-def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return numbers, `(rows,)`, that are equal where both codes are."""
-    return np.unique(first.astype(np.int64) * (int(second.max()) + 1) + second, return_inverse=True)[1]
-
-
-def _units(keys: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return the unit of every row: rows that agree in a key, at once or through others, are of one unit."""
-    if len(keys) < 2:
-        return keys[0] if keys else None
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    first, second = keys
-    n, m = int(first.max()) + 1, int(second.max()) + 1
-    links = coo_array((np.ones(len(first)), (first, second + n)), shape=(n + m, n + m))
-    return connected_components(links, directed=False)[1][first]
-
-
-def _refuse_duplicates(frame: pd.DataFrame, pairs: np.ndarray, task: str) -> None:
-    order = np.argsort(pairs, kind="stable")
-    again = np.flatnonzero(np.diff(pairs[order]) == 0)
-    if len(again):
-        one, other = order[again[0]], order[again[0] + 1]
-        raise MetaLensError(
-            f"Rows {frame.index[one] + 1} and {frame.index[other] + 1} of task {frame[task].iloc[one]} have "
-            f"the same inputs, the first of {len(again)} such pairs; leave one out, or set "
-            "duplicates='together'."
-        )
-
-
-def _refuse_divided(frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str) -> None:
-    n = int(units.max()) + 1
-    both = (np.bincount(units[for_support], minlength=n) > 0) & (
-        np.bincount(units[~for_support], minlength=n) > 0
-    )
-    if both.any():
-        rows = np.flatnonzero(units == both.argmax())
-        numbers = ", ".join(str(frame.index[row] + 1) for row in rows[:5])
-        raise MetaLensError(
-            f"Rows {numbers} of task {frame[task].iloc[rows[0]]} belong together, by their group or as "
-            "duplicates, and are both support and query; correct roles, or set duplicates='allow'."
-        )
-
-
-def _traits(
-    column: pd.Series, rows_of: Mapping[str, np.ndarray], names: Sequence[str], train: Sequence[str]
-) -> np.ndarray:
-    """Return what a column says of tasks as numbers, `(tasks, p)`."""
-    refuse_missing(column, "fill it, or leave the row out")
-    of_task = property_of_tasks(column, rows_of, "traits")
-    if is_text(column):
-        words = sorted(set(of_task.values()))
-        return np.array([[of_task[name] == word for word in words] for name in names], dtype=float)
-    values = {name: float(value) for name, value in of_task.items()}
-    known = np.array([values[name] for name in train or names])
-    return ((np.array([values[name] for name in names]) - known.mean()) / (known.std() or 1.0))[:, None]
