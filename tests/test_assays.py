@@ -10,9 +10,10 @@ import pytest
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
 from metalens.benchmarks import RECIPES
 from metalens.distributions.splits import hashed_order
-from metalens.distributions.tables import assays
+from metalens.distributions.tables import assays, fingerprints
 from metalens.distributions.tables.assays import CHEMBL_FILE, DRUG_METRICS
 from metalens.distributions.tables.kiba import FILE as KIBA_FILE
+from metalens.distributions.tables.kiba import load_kiba
 from metalens.distributions.tables.parkinsons import FILE as PARKINSONS_FILE
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
@@ -185,3 +186,26 @@ def test_drug_recipes_have_the_metrics_of_the_field_and_whole_assays(real, monke
     values = rows.pivot_table(index="task", columns="metric", values="value")
     np.testing.assert_allclose(values["rmse"] ** 2, values["mse"], rtol=1e-5)
     np.testing.assert_array_equal(values["r2_above_0.3"], values["r2"] > 0.3)
+
+
+def test_kiba_has_three_splits_without_a_common_kinase(real):
+    splits = {split: Kiba(split, folder=real) for split in ("train", "val", "test")}
+    assert [len(tasks.task_names) for tasks in splits.values()] == [110, 20, 20]
+    names = [name for tasks in splits.values() for name in tasks.task_names]
+    assert len(set(names)) == 150
+    file = pd.read_csv(real / "tables" / KIBA_FILE)
+    given = set(file.kinase[file.split == "train"])
+    assert set(splits["test"].task_names) == set(hashed_order(given)[:20])
+    train = splits["train"]
+    y = train._y[np.concatenate([task.rows for task in train._tasks])]
+    assert y.mean().item() == pytest.approx(0, abs=1e-5)
+    assert y.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_kiba_molecules_are_their_fingerprints(real):
+    table, bits = load_kiba(real)
+    rows = np.random.default_rng(0).integers(len(table), size=5)
+    expected = fingerprints._compute(table.smiles.iloc[rows].tolist(), 1024, 2)
+    np.testing.assert_array_equal(bits[rows], expected)
+    task = Kiba("val", folder=real)[3]
+    assert (task.support.x.shape, task.query.y.shape) == ((16, 1024), (15, 1))

@@ -227,9 +227,10 @@ def test_tasks_are_counted_and_another_file_is_told_from_that_of_the_results(tmp
     assert [facts[split]["tasks"] for split in SPLITS] == [26, 8, 8]
     assert facts["test"]["rows"] == 32
     assert facts["file"].startswith("not the one")
-    patients(tmp_path, ["a", "b,"])
-    with pytest.raises(MetaLensError, match="rows with more cells than its header"):
-        DATASETS["parkinsons"].check(tmp_path)
+    (tmp_path / "other").mkdir()
+    patients(tmp_path / "other", ["a", "b,"])
+    with pytest.raises(MetaLensError, match=r"Cannot read .* as a table"):
+        DATASETS["parkinsons"].check(tmp_path / "other")
     (tmp_path / "pose_objects.npz").write_bytes(b"no array")
     with pytest.raises(MetaLensError, match=r"pose_objects\.npz is damaged"):
         DATASETS["pose"].check(tmp_path)
