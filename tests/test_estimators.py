@@ -11,9 +11,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from metalens import MetaLensError, MetaRegressor
+from metalens.distributions.tables.inputs import TableInputs
 from metalens.estimators import base
 from metalens.estimators.candidates import Answer, Candidate
-from metalens.estimators.tables import Columns
+from metalens.estimators.tables import Columns, fit_reader
 
 TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
 ROLES = {"task": "sensor", "target": "pressure"}
@@ -147,6 +148,24 @@ def test_a_model_that_diverges_on_one_task_has_no_score(model):
     assert scores.value[scores.metric == "skill"].isna().tolist() == [True, False]
     lost = model._scored([Answer("Ridge", "a", answer.predictions, one, one) for answer in answers])
     assert lost.value.isna().any()  # one of two draws of a task
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop"])
+def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
+    encoded, transform = [], TableInputs.transform
+    monkeypatch.setattr(TableInputs, "transform", lambda self, x: encoded.append(x) or transform(self, x))
+    frame = sensors()
+    if missing == "drop":
+        frame.loc[[3, 90], "voltage"] = np.nan
+    reader, tasks = fit_reader(
+        Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
+    )
+    assert len(encoded) == (1 if missing == "refuse" else 3)
+    for split in tasks:
+        task = tasks[split][0]
+        rows = frame[frame.sensor == tasks[split].task_name(0)].dropna()
+        of_task = {tuple(row) for row in transform(reader.encoding, rows).round(4).tolist()}
+        assert {tuple(row) for row in task.query.x.numpy().round(4).tolist()} <= of_task
 
 
 def test_each_model_adapts_once_to_each_held_out_task(monkeypatch):

@@ -9,14 +9,7 @@ import pytest
 import torch
 from small_table import NAMES, ROWS, rows_of, small_table, tasks_of
 
-from metalens import (
-    MAML,
-    MetaLensError,
-    Ridge,
-    Sinusoid,
-    evaluate,
-    mlp,
-)
+from metalens import MAML, MetaLensError, Ridge, Sinusoid, evaluate, mlp
 from metalens.distributions.splits import divided, hashed_order
 from metalens.distributions.tables.rows import TaskRows
 

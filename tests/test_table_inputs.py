@@ -7,12 +7,7 @@ import pandas as pd
 import pytest
 from small_table import small_table, tasks_of
 
-from metalens import (
-    Kiba,
-    MetaLensError,
-    TableTasks,
-    morgan_fingerprints,
-)
+from metalens import Kiba, MetaLensError, TableTasks, morgan_fingerprints
 from metalens.distributions.tables.kiba import FILE
 
 

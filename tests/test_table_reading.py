@@ -8,10 +8,7 @@ import pytest
 import torch
 from small_table import small_table, tasks_of
 
-from metalens import (
-    MetaLensError,
-    TableTasks,
-)
+from metalens import MetaLensError, TableTasks
 from metalens.distributions.tables import reading
 
 

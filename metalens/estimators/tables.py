@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -227,9 +227,9 @@ def fit_reader(
     if classes:
         check_columns(frame, [columns.target])
         known = tuple(classes_of(frame[columns.target]).tolist())
-    splits_of: tuple[Split, ...] = get_args(Split)
-    tasks: dict[Split, TableTasks] = {
-        split: TableTasks(
+
+    def tasks_of(split: Split, **how: Any) -> TableTasks:
+        return TableTasks(
             frame,
             split,
             kind="classification" if classes else "regression",
@@ -238,14 +238,17 @@ def fit_reader(
             k_shot=k_shot,
             n_query=n_query,
             seed=seed,
-            **columns.settings(),
+            **(columns.settings() | how),
         )
-        for split in splits_of
-    }
-    train = tasks["train"]
-    assert train.encoding is not None  # of named columns
+
+    train = tasks_of("train")
+    encoding = train.encoding
+    assert encoding is not None  # of named columns
     scale = () if classes else (train.target_mean, train.target_deviation)
-    return TableReader(columns, train.encoding, *scale, classes=known), tasks
+    # The others share its inputs, unless rows were dropped: to encode all anew takes time and memory.
+    ready = {} if columns.missing == "drop" else {"inputs": train.inputs, "categorical": (), "smiles": None}
+    tasks = {"train": train, "val": tasks_of("val", **ready), "test": tasks_of("test", **ready)}
+    return TableReader(columns, encoding, *scale, classes=known), tasks
 
 
 def classes_of(target: pd.Series) -> np.ndarray:

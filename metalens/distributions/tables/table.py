@@ -124,6 +124,7 @@ class TableTasks(TaskDistribution):
         task_names: the P tasks of the split, in the order of their names.
         class_names: the classes in the order of the outputs; empty for real targets.
         encoding: how columns become inputs, to be used for new rows; `None` for ready-made inputs.
+        inputs: of all rows of the table that are not left out, also those of other splits.
         input_shape: of one example.
         n_outputs: that a network needs: the number of classes, or 1.
         target_mean: what was subtracted from real targets by `standardize="train"`, else 0.
@@ -251,7 +252,7 @@ class TableTasks(TaskDistribution):
         self.task_names = tuple(enough)
         self._tasks = tuple(enough.values())
         self._order = lru_cache(maxsize=4)(self._draw_order)
-        self._x = torch.from_numpy(array)
+        self.inputs = torch.from_numpy(array)
         warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
         self._traits = None
@@ -298,7 +299,7 @@ class TableTasks(TaskDistribution):
                 f"{sizes[-1]} query rows; set n_query, or use one task per batch."
             )
         support, query = (
-            Examples(self._x[rows].float(), self._y[rows])
+            Examples(self.inputs[rows].float(), self._y[rows])
             for rows in (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
         )
         return Task(support, query, None if self._traits is None else self._traits[places])
