@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from metalens.estimators import MetaClassifier, MetaRegressor
+    from metalens.estimators.images import ImageReader
     from metalens.estimators.tables import TableReader
 
     Estimator = MetaRegressor | MetaClassifier
@@ -54,7 +55,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     if isinstance(model.reader_, TableReader):
         table, n_tasks = _predict_table(model, model.reader_, *given)
     else:
-        table, n_tasks = _predict_images(model, *given)
+        table, n_tasks = _predict_images(model, model.reader_, *given)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as path:
         table.to_csv(path, index=False, float_format="%.6g")
@@ -78,13 +79,12 @@ def check_out(out: str, *, overwrite: bool) -> None:
         raise MetaLensError(f"{out} exists already; choose another --out, or pass --overwrite.")
 
 
-def _predict_images(model: Estimator, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+def _predict_images(
+    model: Estimator, reader: ImageReader, support: str, query: str, coverage: float
+) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
-    from metalens.distributions.images.store import is_image, list_files
-
-    source = Path(query).expanduser()
-    paths = [file.path for file in list_files(source) if is_image(file.path)]
+    paths = [file.path for file in reader.files(query)]
     found, _ = _predictions(model.adapt(support), query, coverage)
     return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), 1
 

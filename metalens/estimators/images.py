@@ -54,15 +54,22 @@ class ImageReader:
             MetaLensError: there are no images, or some cannot be read.
         """
         if isinstance(images, str | os.PathLike):
-            source = _path(images)
-            files = [file for file in list_files(source) if is_image(file.path)]
-            if not files:
-                raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
-            return self._load(source, files)
+            return self._load(_path(images), self.files(images))
         paths = [_path(path) for path in images]
         if not paths:
             raise MetaLensError("There are no images to predict for; give at least one path.")
         return torch.cat([self._load(path.parent, [_file(path)]) for path in paths])
+
+    def files(self, source: str | os.PathLike[str]) -> list[SourceFile]:
+        """Return the images of a folder or a zip file, in the order in which `inputs` has them.
+
+        Raises:
+            MetaLensError: there are none.
+        """
+        files = [file for file in list_files(_path(source)) if is_image(file.path)]
+        if not files:
+            raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
+        return files
 
     def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
         """Return the images of class folders as inputs, and the names of their classes."""
