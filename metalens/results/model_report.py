@@ -34,6 +34,9 @@ from metalens.results.statistics import FRACTIONS, paired_differences, summarize
 TRAINING = "training.json"  # how the model of a folder was trained
 FEW = 20  # held-out tasks, below which the order of models is a guess
 N_SHOWN = 5  # best and worst tasks
+SKILL_IN_WORDS = (
+    "Skill is the share of a task's variance that is explained: 1 is perfect, 0 no better than its mean."
+)
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,13 @@ def models_table(comparison: pd.DataFrame) -> Table:
 
     >>> table = pd.DataFrame({"model": ["ANIL", "Mean"], "task": "a", "metric": "skill", "value": [0.5, 0.0]})
     >>> models_table(table).caption.plain
-    'On 1 new task; 95% intervals over tasks in brackets; differences to ANIL.'
+    "On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. Skill is the share ..."
     """
     n, models = comparison["task"].nunique(), comparison["model"].unique()
     caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
     caption += "." if len(models) == 1 else f"; differences to {models[0]}."
+    if (comparison["metric"] == "skill").any():
+        caption += f" {SKILL_IN_WORDS}"
     return results_table(as_results(comparison), arms="model", caption=caption)
 
 
@@ -219,6 +224,7 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
+        skill=SKILL_IN_WORDS if (summary["metric"] == "skill").any() else "",
         diverged=bool((summary["diverged"] > 0).any()),
         task_columns=columns,
         task_rows=rows,

@@ -321,7 +321,7 @@ class TableTasks(TaskDistribution):
         if n_enough < n:
             warnings.warn(
                 f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {self._least}, "
-                "or cannot be divided into them, and are left out.",
+                "or cannot be divided into them, and are left out; lower k_shot or n_query to keep them.",
                 stacklevel=3,
             )
 
