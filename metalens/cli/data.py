@@ -71,10 +71,14 @@ def _in_words(value: Any) -> str:
 
     >>> _in_words({"classes": 20, "images": 3000})
     'classes 20, images 3,000'
+    >>> _in_words({"tasks": 8, "target_mean": 21.296228})
+    'tasks 8, target mean 21.3'
     """
     match value:
         case Mapping():
             return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner)}" for name, inner in value.items())
         case int():
             return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
     return str(value)
