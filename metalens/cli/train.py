@@ -94,7 +94,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
     with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
         from metalens.benchmarks.experiment import versions  # slow to import, so under the progress bar
-        from metalens.estimators.base import FallbackWarning
+        from metalens.estimators import FallbackWarning
         from metalens.results.model_report import TRAINING, write_model_report
 
         train = _train_on_images if settings.target is None else _train_on_table

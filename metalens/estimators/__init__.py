@@ -1,7 +1,15 @@
 """Estimators in the manner of scikit-learn, for people's own data."""
 
+from metalens.estimators.base import FallbackWarning
 from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
 from metalens.estimators.loading import load_model
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor
 
-__all__ = ["AdaptedClassifier", "AdaptedRegressor", "MetaClassifier", "MetaRegressor", "load_model"]
+__all__ = [
+    "AdaptedClassifier",
+    "AdaptedRegressor",
+    "FallbackWarning",
+    "MetaClassifier",
+    "MetaRegressor",
+    "load_model",
+]
