@@ -1,6 +1,6 @@
 """Estimators in the manner of scikit-learn, for people's own data."""
 
-from metalens.estimators.base import FallbackWarning
+from metalens.estimators.candidates import FallbackWarning
 from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
 from metalens.estimators.loading import load_model
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor

@@ -23,7 +23,7 @@ from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.distributions.strand import Strand
 from metalens.errors import DAMAGE, MetaLensError
-from metalens.estimators.candidates import Answer, Candidate, Ensemble
+from metalens.estimators.candidates import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
 from metalens.learners import Learner
@@ -46,10 +46,6 @@ TUNED: dict[str, dict[str, Any]] = {
     "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
 }
-
-
-class FallbackWarning(UserWarning):
-    """A classical model is better on the held-out tasks than the meta-learner."""
 
 
 class MetaEstimator(BaseEstimator, ABC):
@@ -370,7 +366,7 @@ class MetaEstimator(BaseEstimator, ABC):
         metric = self.score_metric
         of_metric = self.comparison_[self.comparison_.metric == metric]
         means = of_metric.groupby("model", sort=False).value.mean(skipna=False)
-        meta, best = means.index[0], means.fillna(-np.inf).idxmax()
+        meta, best = str(means.index[0]), str(means.fillna(-np.inf).idxmax())
         self.chosen_ = best if self.fallback else meta
         if best != meta:
             found = (

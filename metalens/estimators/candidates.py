@@ -62,6 +62,10 @@ class Ensemble:
         return torch.cat(parts)
 
 
+class FallbackWarning(UserWarning):
+    """A classical model is better on the held-out tasks than the meta-learner."""
+
+
 class Answer(NamedTuple):
     """What a model predicts for the queries of a task.
 

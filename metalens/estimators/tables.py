@@ -247,8 +247,8 @@ def fit_reader(
     scale = () if classes else (train.target_mean, train.target_deviation)
     # The others share its inputs, unless rows were dropped: to encode all anew takes time and memory.
     ready = {} if columns.missing == "drop" else {"inputs": train.inputs, "categorical": (), "smiles": None}
-    tasks = {"train": train, "val": tasks_of("val", **ready), "test": tasks_of("test", **ready)}
-    return TableReader(columns, encoding, *scale, classes=known), tasks
+    held_out: dict[Split, TableTasks] = {"val": tasks_of("val", **ready), "test": tasks_of("test", **ready)}
+    return TableReader(columns, encoding, *scale, classes=known), {"train": train, **held_out}
 
 
 def classes_of(target: pd.Series) -> np.ndarray:
