@@ -127,7 +127,7 @@ def kill_child():
 
 
 def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
-    (tmp_path / "mine.yaml").write_text(YAML.replace("STEPS", "150"))
+    (tmp_path / "mine.yaml").write_text(YAML.replace("STEPS", "60"))
     words = [
         sys.executable,
         "-m",
