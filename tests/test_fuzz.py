@@ -48,6 +48,8 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
         ("configuration", "demo.yaml", b"steps: 2001-99-99\n"),  # no date
         ("configuration", "demo.yaml", b"hidden: [1000000000000000000000]\n"),  # no number of PyTorch's
         ("checkpoints", "state.safetensors", PICKLE),
+        ("unfinished runs", "unfinished/plan.json", b"[]"),
+        ("unfinished runs", "unfinished/arm0-seed0.json", b'{"seconds": 1}'),
         ("models", "weights.safetensors", PICKLE),
         ("models", "comparison.csv", b"model,task\nR2D2,1\n"),
         ("models", "curve.csv", b"metric,value\nmse,1\n"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from metalens.benchmarks.arms import Arm, Cell
 from metalens.checkpoint import differences
-from metalens.errors import MetaLensError
+from metalens.errors import DAMAGE, MetaLensError
 from metalens.files import MANIFEST, atomic_path, remove_partials
 
 Groups = list[list[Cell]]
+TABLES = ("results", "metrics", "curves", "relations")
 
 FAILURES = "failures"  # in the manifest: the cells that failed, so that the experiment is not complete
 
@@ -96,15 +98,16 @@ class Outcomes:
         if not path.is_file():
             divided = [[[cell.arm.learner, cell.arm.regularizers, cell.seed] for cell in g] for g in groups()]
             _write(path, {"identity": dict(identity), "started": started, "groups": divided})
-        content = _read(path)
-        _check_same(self.folder, content["identity"], identity)
-        self.groups = [
-            [Cell(Arm(learner, regularizers), seed) for learner, regularizers, seed in group]
-            for group in content["groups"]
-        ]
-        done = [cell for group in self.groups for cell in group if self._file(cell).is_file()]
-        seconds = max((_read(self._file(cell))["seconds"] for cell in done), default=0.0)
-        return Plan(self.groups, done, seconds, content["started"])
+        with _naming_damage(self.waiting):
+            content = _read(path)
+            _check_same(self.folder, content["identity"], identity)
+            self.groups = [
+                [Cell(Arm(learner, regularizers), seed) for learner, regularizers, seed in group]
+                for group in content["groups"]
+            ]
+            done = [cell for group in self.groups for cell in group if self._file(cell).is_file()]
+            seconds = max((float(_read(self._file(cell))["seconds"]) for cell in done), default=0.0)
+            return Plan(self.groups, done, seconds, content["started"])
 
     def checkpoints(self, group: Sequence[Cell]) -> Path:
         """Return the folder for the checkpoints of a group."""
@@ -128,9 +131,12 @@ class Outcomes:
 
     def read(self, cell: Cell) -> Outcome:
         """Return the outcome of a cell that is done."""
-        content = _read(self._file(cell))
-        tables = {name: list(map(pd.DataFrame, frames)) for name, frames in content["tables"].items()}
-        return Outcome(cell, {}, content["scores"], content["facts"], tables)
+        with _naming_damage(self._file(cell)):
+            content = _read(self._file(cell))
+            tables = {name: list(map(pd.DataFrame, content["tables"][name])) for name in TABLES}
+            outcome = Outcome(cell, {}, dict(content["scores"]), dict(content["facts"]), tables)
+            outcome.is_scored  # noqa: B018 # looks into tables and facts
+            return outcome
 
     def forget(self) -> None:
         """Delete what waited, as the experiment is complete."""
@@ -161,6 +167,19 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         raise MetaLensError(
             f"{folder} is of another run: {changes}; make both alike, or begin anew without --resume."
         )
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Say that an unfinished run is damaged where its files have another structure."""
+    try:
+        yield
+    except MetaLensError:
+        raise
+    except DAMAGE as error:
+        raise MetaLensError(
+            f"{path} is damaged ({type(error).__name__}: {error}); begin anew without --resume."
+        ) from error
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
