@@ -69,7 +69,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         write_suite_report(out)
     show_suite(out)
     failed = [name for name, state in states.items() if state.status == "failed"]
-    n_cells = sum(len(state.failures) for state in states.values())
+    n_cells = sum(len(state.cells) for state in states.values())
     if failed:
         cells = f" ({n_cells} cell{'s' * (n_cells > 1)})" if n_cells else ""
         raise MetaLensError(f"{', '.join(failed)} failed{cells}; --resume tries again what failed.")
