@@ -326,6 +326,15 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path):
         npz.read_npz(tmp_path / "data.npz", ["x"])
 
 
+def test_a_header_that_does_not_end_is_refused(tmp_path):
+    whole = io.BytesIO()
+    np.save(whole, np.arange(10))
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        archive.writestr("x.npy", whole.getvalue().replace(b"(10,)", b"(10, "))
+    with pytest.raises(MetaLensError, match="is damaged or no .npz file"):
+        npz.read_npz(tmp_path / "data.npz", ["x"])
+
+
 def quadratics(index):
     x = np.linspace(-1, 1, 20 + index)
     return x, index + np.stack([x, x**2], 1)
