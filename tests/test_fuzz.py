@@ -52,6 +52,7 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
         ("unfinished runs", "unfinished/arm0-seed0.json", b'{"seconds": 1}'),
         ("models", "weights.safetensors", PICKLE),
         ("models", "comparison.csv", b"model,task\nR2D2,1\n"),
+        ("models", "comparison.csv", b"model,task,metric,value\n"),
         ("models", "curve.csv", b"metric,value\nmse,1\n"),
     ],
 )

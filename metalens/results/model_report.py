@@ -79,6 +79,8 @@ def read_model_folder(folder: Path) -> TrainedModel:
         path = folder / "comparison.csv"
         comparison = pd.read_csv(path, dtype=dict.fromkeys(("model", "task", "metric"), str),
                                  keep_default_na=False, na_values={"value": ["", "nan"]})  # fmt: skip
+        if comparison[["model", "task", "metric", "value"]].empty:
+            raise ValueError("it has no rows")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
