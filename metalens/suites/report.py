@@ -98,7 +98,7 @@ def write_suite_report(folder: str | Path) -> Path:
     state = read_state(folder)
     results = _results(folder, state)
     scores = {name: scores_of(rows) for name, rows in results.items()}
-    with naming_damage(folder):
+    with naming_damage(folder, "run the suite"):
         page = template(Path(__file__).parent / "suite.html.j2").render(
             state=state,
             outcome=outcome(state),
@@ -220,7 +220,7 @@ def _entry(folder: Path, entry: dict[str, Any], scores: Scores | None) -> dict[s
     findings: list[str] = []
     if entry["status"] == "done" and is_study(target):
         study, tables, _ = read_study(target)
-        with naming_damage(target):
+        with naming_damage(target, "run the suite"):
             findings = [*study.cautions(tables), *study.findings(tables)]
     row = None if scores is None or scores.best is None else scores.rows[scores.best]
     has_report = entry["status"] != "waiting" and (target / "report.html").is_file()
