@@ -331,7 +331,7 @@ def test_a_header_that_does_not_end_is_refused(tmp_path):
     np.save(whole, np.arange(10))
     with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
         archive.writestr("x.npy", whole.getvalue().replace(b"(10,)", b"(10, "))
-    with pytest.raises(MetaLensError, match="is damaged or no .npz file"):
+    with pytest.raises(MetaLensError, match=r"is damaged or no \.npz file"):
         npz.read_npz(tmp_path / "data.npz", ["x"])
 
 

@@ -259,6 +259,31 @@ def test_outcome_says_what_came_out_in_plain_words():
     assert "shows no significant difference in accuracy from MAML: " in second
 
 
+def test_the_outcome_of_many_arms_is_told_by_verdicts():
+    rng = np.random.default_rng(0)
+    own = rng.normal(1, 0.01, (5, 20))
+    shifts = {
+        "MAML": 0,
+        "ANIL": -0.5,
+        **{f"TNet(inner_lr={i})": 0.3 for i in range(1, 5)},
+        "Ridge": np.nan,
+        "R2D2": 0,
+    }
+    frames = []
+    for learner, shift in shifts.items():
+        noise = rng.normal(0, 0.01, own.shape) if learner == "R2D2" else 0
+        frames.append(table([own + shift + noise]).assign(learner=learner))
+    results = pd.concat(frames, ignore_index=True)
+    assert outcome(summarize(results), paired_differences(results)) == [
+        "On 5 paired seeds × 20 test tasks, 7 arms are compared with MAML in mse.",
+        "Better (1): ANIL.",
+        "Worse (4): TNet(inner_lr=1), TNet(inner_lr=2), TNet(inner_lr=3), TNet(inner_lr=4).",
+        "No significant difference (1).",
+        "Undefined (1): Ridge.",
+        "The best mean is 0.5008, that of ANIL.",
+    ]
+
+
 @pytest.mark.parametrize("make", [regression, classification])
 def test_console_table_fits_100_columns(make):
     console = Console(width=100, record=True, file=io.StringIO())

@@ -17,6 +17,7 @@ from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
 from metalens.results.intervals import FEW_SEEDS
 from metalens.results.statistics import ARM, FRACTIONS, arm_label, paired_differences, summarize, wrapped
 
+MANY = 6  # arms beside the baseline, above which they are told by their verdicts, and not one by one
 FLAT = 0.1  # spread of relations, as a part of their mean, below which they count as flat
 COMPARED = (  # what `table_rows` tells of a difference
     "difference", "difference_interval", "relative", "p_holm", "verdict", "p", "p_wilcoxon", "effect", "wins",
@@ -32,7 +33,8 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         paired: from `paired_differences`.
 
     Returns:
-        Sentences, of which the first says on how much data; one on the mean if there is a single arm.
+        Sentences, of which the first says on how much data; one on the mean if there is a single arm; of more
+        than `MANY` arms, which are better and worse, and the best mean.
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.52), ("ANIL", 1, 2.5)]
     >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
@@ -49,8 +51,30 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
         label = arm_label(row["learner"], row["regularizers"])
         return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
-    sentences = [difference_in_words(row, metric) for _, row in rows.iterrows()]
+    if len(rows) > MANY:
+        sentences = _verdicts_in_words(summary[summary["metric"] == metric], rows, metric)
+    else:
+        sentences = [difference_in_words(row, metric) for _, row in rows.iterrows()]
     sentences[0] = f"On {size_in_words(rows.iloc[0], 'paired ')}, {sentences[0]}"
+    return sentences
+
+
+def _verdicts_in_words(summary: pd.DataFrame, rows: pd.DataFrame, metric: str) -> list[str]:
+    baseline, *_ = summary[ARM].itertuples(index=False)
+    labels = pd.Series([arm_label(*arm) for arm in rows[ARM].itertuples(index=False)], index=rows.index)
+    sentences = [f"{len(rows)} arms are compared with {arm_label(*baseline)} in {metric}."]
+    for verdict in ("better", "worse", "no significant difference", "undefined"):
+        arms = labels[rows["verdict"] == verdict]
+        names = f": {', '.join(arms)}" if verdict != "no significant difference" else ""
+        if len(arms):
+            sentences.append(f"{verdict.capitalize()} ({len(arms)}){names}.")
+    finite = summary[summary["mean"].abs() < math.inf]
+    if len(finite):
+        best = finite.loc[finite["mean"].idxmax() if metric in HIGHER_IS_BETTER else finite["mean"].idxmin()]
+        mean, *_ = _texts(best, "mean", metric)
+        unit = "%" if metric in FRACTIONS else ""
+        label = arm_label(best["learner"], best["regularizers"])
+        sentences.append(f"The best mean is {mean}{unit}, that of {label}.")
     return sentences
 
 
