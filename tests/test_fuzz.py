@@ -1,10 +1,12 @@
 """Damaged and hostile files end in one sentence: `python -m benchmarks.fuzz` in small."""
 
+import io
 import pickle
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ from benchmarks.fuzz.session import Session, by_hypothesis
 from metalens.errors import MetaLensError
 
 INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
+
+
+def nameless():
+    """Return a zip file with a member that has no name."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("", b"x")
+    return whole.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +69,21 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
 def test_what_fuzzing_found_stays_mended(session, reader, name, content):
     session(reader).check(name, content)
     assert not session(reader).found
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "before", "after"),
+    [
+        ("tables", "table.zip", b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x7c"),  # version 12.4
+        ("images", "images.zip", None, nameless()),
+    ],
+)
+def test_what_fuzzing_found_in_sound_files_stays_mended(session, reader, name, before, after):
+    one = session(reader)
+    content = after if before is None else one.sound[name].replace(before, after)
+    assert content != one.sound[name]
+    one.check(name, content)
+    assert not one.found
 
 
 def raising(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import warnings
 import zipfile
@@ -23,6 +24,8 @@ from metalens.files import atomic_path, cache_folder
 _FORMAT = 1
 
 _MAX_BYTES = 256 * 1024**2  # of one image file
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it tells of damage, which is told here
 
 # What Pillow lists among its formats but leaves to other programs.
 _FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"})
@@ -267,7 +270,7 @@ def _files_of_zip(source: Path) -> Iterator[SourceFile]:
             )
         if member.flag_bits & 1:
             raise MetaLensError(f"{source} is encrypted; unpack it, and give the folder.")
-        if not member.is_dir():
+        if not member.filename.endswith("/"):  # a member may have no name, which `is_dir` does not take
             stamp = f"{member.CRC} {member.date_time}"  # the checksums of PNG files alone are few
             yield SourceFile(path.as_posix(), member.file_size, stamp)
 
