@@ -12,6 +12,8 @@ _INNER = {"inner_lr": 0.01, "inner_steps": 5, "test_inner_steps": 20}
 
 SETTINGS: dict[str, Settings] = {"MAML": _INNER, "MetaSGD": _INNER, "ANIL": _INNER, "BOIL": _INNER}
 
+TURNED = "MetaAug(shift=5, period=10)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoseRecipe(Recipe):
@@ -37,7 +39,9 @@ class PoseRecipe(Recipe):
     learner: list[str] = field(
         default_factory=lambda: ["R2D2", "Mean", "Ridge", "KNN(n_neighbors=1)", "RandomForest"]
     )
-    regularizers: list[str] = field(default_factory=lambda: ["none", "MetaAug(shift=5, period=10)"])
+    regularizers: list[str] = field(
+        default_factory=lambda: ["none", TURNED, f"{TURNED} + TRLearner(neighbors=3)"]
+    )
     meta_batch: int = 10
     k_shot: int = 15
     n_query: int = 15
