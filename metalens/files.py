@@ -32,7 +32,7 @@ _Yaml.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
     for letter, resolvers in _Yaml.yaml_implicit_resolvers.items()
 }
-_Yaml.add_implicit_resolver(_BOOL, re.compile("true|false|True|False|TRUE|FALSE"), list("tTfF"))
+_Yaml.add_implicit_resolver(_BOOL, re.compile("(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF"))
 
 
 def read_yaml(path: Path) -> Any:

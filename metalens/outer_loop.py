@@ -374,6 +374,8 @@ class Run:
 
     def load(self, state: State) -> None:
         """Take over what `state` returned."""
+        if state["best_weights"] is not None:  # taken at the end, when damage would be found too late
+            self.objective.load_state_dict(state["best_weights"])
         self.objective.load_state_dict(state["weights"])
         self.sampler.load_state_dict(state["sampler"])
         self.rows[:] = [tuple(row) for row in state["rows"]]

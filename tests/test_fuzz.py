@@ -18,6 +18,7 @@ from benchmarks.fuzz.session import Session, by_hypothesis
 from metalens.errors import MetaLensError
 
 INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
+FAR_OUTSIDE = b"sensor,volt,color,bar\n" + b"".join(b"%d,2147483648,red,0.1\n" % (n // 8) for n in range(24))
 
 
 def nameless():
@@ -57,9 +58,12 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
         ("configuration", "demo.yaml", b"[" * 3000),  # deeper than the parser goes
         ("configuration", "demo.yaml", b"steps: 2001-99-99\n"),  # no date
         ("configuration", "demo.yaml", b"hidden: [1000000000000000000000]\n"),  # no number of PyTorch's
+        ("configuration", "demo.yaml", b"meta_batch: 4\nsteps: null\n"),
+        ("configuration", "demo.yaml", b"compile: false_\n"),
         ("checkpoints", "state.safetensors", PICKLE),
         ("unfinished runs", "unfinished/plan.json", b"[]"),
         ("unfinished runs", "unfinished/arm0-seed0.json", b'{"seconds": 1}'),
+        ("new tasks", "support.csv", FAR_OUTSIDE),  # equations without a solution
         ("models", "weights.safetensors", PICKLE),
         ("models", "comparison.csv", b"model,task\nR2D2,1\n"),
         ("models", "comparison.csv", b"model,task,metric,value\n"),

@@ -78,9 +78,7 @@ def _parser() -> ArgumentParser:
 def _read_configuration(folder: Path, changed: str) -> None:
     path = str(folder / changed)
     run_command.check_config(["run", "demo", "--config", path], run_command.OWN)
-    values = _parser().parse_args(["--config", path]).as_dict()
-    names = set(values) - run_command.OWN - {"config"}
-    recipe = replace(RECIPES["demo"], **{name: values[name] for name in names})
+    recipe = run_command.with_settings(RECIPES["demo"], _parser().parse_args(["--config", path]))
     recipe.outer_loop()
     for arm in arms_of(recipe):
         _describe(arm, recipe)

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from metalens.benchmarks import RECIPES, Recipe
 from metalens.benchmarks.arms import Arm, Cell, arms_of
 from metalens.benchmarks.experiment import Watcher, explain, run
+from metalens.benchmarks.loading import typed_settings
 from metalens.benchmarks.outcomes import is_complete
 from metalens.benchmarks.trackers import TrackerName
 from metalens.cli.launch import other_processes
@@ -152,10 +153,15 @@ def add_settings(parser: ArgumentParser, experiment: Recipe | Study) -> None:
 
 
 def with_settings(experiment: E, choices: Namespace) -> E:
-    """Return a recipe or study with the settings that were given."""
+    """Return a recipe or study with the settings that were given.
+
+    Raises:
+        ArgumentError: a setting that needs a value has none.
+        MetaLensError: a setting is out of range.
+    """
     values: dict[str, Any] = choices.as_dict()
     names = {field.name for field in fields(experiment)} - FIXED
-    return replace(experiment, **{name: values[name] for name in names})
+    return replace(experiment, **typed_settings(experiment, {name: values[name] for name in names}))
 
 
 def execute(settings: Namespace, words: list[str]) -> None:

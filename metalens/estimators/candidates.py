@@ -30,8 +30,18 @@ class Candidate:
 
     @torch.no_grad()
     def adapt(self, support: Examples) -> Ensemble:
-        """Return the models that are adapted to a support set."""
-        return Ensemble(tuple(learner(support) for learner in self.learners))
+        """Return the models that are adapted to a support set.
+
+        Raises:
+            MetaLensError: a model cannot adapt to it.
+        """
+        try:
+            return Ensemble(tuple(learner(support) for learner in self.learners))
+        except torch.linalg.LinAlgError as error:
+            raise MetaLensError(
+                f"{self.name} cannot adapt to these rows, as its equations have no solution; look for "
+                "numbers far outside of those that it was trained on."
+            ) from error
 
 
 @dataclass(frozen=True)
