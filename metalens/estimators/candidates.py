@@ -37,7 +37,7 @@ class Candidate:
         """
         try:
             return Ensemble(tuple(learner(support) for learner in self.learners))
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise MetaLensError(
                 f"{self.name} cannot adapt to these rows, as its equations have no solution; look for "
                 "numbers far outside of those that it was trained on."
