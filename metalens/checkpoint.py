@@ -9,8 +9,8 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from metalens.errors import DAMAGE, MetaLensError
+from metalens.errors import MetaLensError, in_one_sentence
 from metalens.files import atomic_path, remove_partials
 from metalens.processes import ALONE, Processes
 
@@ -150,23 +150,14 @@ class Checkpoints:
         return None
 
 
-@contextmanager
-def taking_over() -> Iterator[None]:
+def taking_over() -> AbstractContextManager[None]:
     """Say that the newest checkpoint is damaged where a training cannot take over what it holds.
 
     Raises:
         MetaLensError: the block failed.
     """
-    try:
-        yield
-    except MetaLensError:
-        raise
-    except DAMAGE as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise MetaLensError(
-            f"The newest checkpoint does not hold the state of this training ({reason}); delete it, or start "
-            "anew without resuming."
-        ) from error
+    said = "The newest checkpoint does not hold the state of this training"
+    return in_one_sentence(said, "delete it, or start anew without resuming")
 
 
 def differences(before: Identity, now: Identity) -> str:

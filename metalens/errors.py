@@ -1,5 +1,10 @@
 """What is raised for mistakes that the user can mend."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 # What it comes to where a file has another structure than was expected: damage, or another version.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -23,3 +28,30 @@ class DivergenceError(MetaLensError):
     >>> issubclass(DivergenceError, MetaLensError)
     True
     """
+
+
+@contextmanager
+def in_one_sentence(said: str, remedy: str, kinds: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+    """Say in one sentence that something is damaged where the block fails for what is in it.
+
+    Args:
+        said: the beginning of the sentence, before the reason.
+        remedy: what to do.
+        kinds: what damage shows as.
+
+    Raises:
+        MetaLensError: the block failed.
+
+    >>> with in_one_sentence("The file is damaged", "get it again"):
+    ...     {}["weights"]
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: The file is damaged (KeyError: 'weights'); get it again.
+    """
+    try:
+        yield
+    except MetaLensError:
+        raise
+    except kinds as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MetaLensError(f"{said} ({reason}); {remedy}.") from error

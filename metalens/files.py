@@ -72,6 +72,21 @@ def atomic_path(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Say that a folder cannot be written to where the block fails for that.
+
+    Raises:
+        MetaLensError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MetaLensError(
+            f"Cannot write to {folder}: {error.strerror}; make it writable and try again."
+        ) from error
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder, where nobody else writes."""
     for path in folder.glob(".*.partial"):

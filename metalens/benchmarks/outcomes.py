@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalens.benchmarks.arms import Arm, Cell
 from metalens.checkpoint import differences
-from metalens.errors import DAMAGE, MetaLensError
+from metalens.errors import MetaLensError, in_one_sentence
 from metalens.files import MANIFEST, atomic_path, remove_partials
 
 Groups = list[list[Cell]]
@@ -169,17 +169,9 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         )
 
 
-@contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
+def _naming_damage(path: Path) -> AbstractContextManager[None]:
     """Say that an unfinished run is damaged where its files have another structure."""
-    try:
-        yield
-    except MetaLensError:
-        raise
-    except DAMAGE as error:
-        raise MetaLensError(
-            f"{path} is damaged ({type(error).__name__}: {error}); begin anew without --resume."
-        ) from error
+    return in_one_sentence(f"{path} is damaged", "begin anew without --resume")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

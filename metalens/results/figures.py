@@ -78,20 +78,24 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
         axes.plot(band.index, band["mean"], color=color, linestyle=line, linewidth=1.6, label=arm_label(*arm))
         axes.fill_between(band.index, band["min"], band["max"], color=color, alpha=0.15, linewidth=0)
         drawn.append(band["mean"])
-    means = pd.concat(drawn)
-    if metric in FRACTIONS:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif means.min() > 0 and means.max() > 4 * means.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    scale_scores(axes, pd.concat(drawn), metric)
     axes.set(xlabel="outer step", ylabel=f"{'training' if validated.empty else 'validation'} {metric}")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.margins(x=0.01)
     figure.legend(loc="outside upper left", ncols=2 if len(drawn) > 1 else 1)
     return figure
+
+
+def scale_scores(axes: Axes, scores: pd.Series, metric: str) -> None:
+    """Let the vertical axis show scores: fractions in percent, numbers of several sizes as logarithms."""
+    if metric in FRACTIONS:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    elif scores.min() > 0 and scores.max() > 4 * scores.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 @matplotlib.rc_context(STYLE)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.files import atomic_path
+from metalens.files import atomic_path, writing_into
 from metalens.results import figures
 from metalens.results.console import difference_in_words, metric_title, number, results_table, table_rows
 from metalens.results.reading import naming_damage
@@ -110,7 +110,7 @@ def write_model_report(folder: str | Path) -> Path:
     folder = Path(folder)
     model = read_model_folder(folder)
     report = folder / "report.html"
-    try:
+    with writing_into(folder):
         (folder / "figures").mkdir(exist_ok=True)
         with naming_damage(folder, "train the model"):
             images = {
@@ -120,10 +120,6 @@ def write_model_report(folder: str | Path) -> Path:
             page = _render(model, images)
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {folder}: {error.strerror}; make it writable and try again."
-        ) from error
     return report
 
 

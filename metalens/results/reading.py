@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import TemplateError
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from metalens.errors import DAMAGE, MetaLensError
+from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
 from metalens.results.statistics import ARM
 
 # The columns of every file; those of the second kind must be numbers.
@@ -183,8 +183,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-@contextmanager
-def naming_damage(folder: Path, remedy: str) -> Iterator[None]:
+def naming_damage(folder: Path, remedy: str) -> AbstractContextManager[None]:
     """Say that the files are damaged where nothing can be drawn or told from them.
 
     Args:
@@ -194,12 +193,5 @@ def naming_damage(folder: Path, remedy: str) -> Iterator[None]:
     Raises:
         MetaLensError: the block failed for what it found in the files.
     """
-    try:
-        yield
-    except MetaLensError:
-        raise
-    except (*DAMAGE, TemplateError) as error:
-        raise MetaLensError(
-            f"The files in {folder} are damaged or of another version ({type(error).__name__}: {error}); "
-            f"{remedy} again."
-        ) from error
+    said = f"The files in {folder} are damaged or of another version"
+    return in_one_sentence(said, f"{remedy} again", (*DAMAGE, TemplateError))

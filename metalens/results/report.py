@@ -13,8 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from metalens.errors import MetaLensError
-from metalens.files import atomic_path
+from metalens.files import atomic_path, writing_into
 from metalens.results import figures
 from metalens.results.console import (
     divergence_in_words,
@@ -71,16 +70,12 @@ def write_report(directory: str | Path) -> Path:
         drawn["predictions"] = figures.predictions(tables["curves.csv"])
     if "relations.csv" in tables:
         drawn["relations"] = figures.relations(tables["relations.csv"])
-    try:
+    with writing_into(directory):
         (directory / "figures").mkdir(exist_ok=True)
         images = {name: save_figure(figure, directory / "figures" / name) for name, figure in drawn.items()}
         report = directory / "report.html"
         with atomic_path(report) as path:
             path.write_text(_render(tables, manifest, summary, paired, images), encoding="utf-8")
-    except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {directory}: {error.strerror}; make it writable and try again."
-        ) from error
     return report
 
 
@@ -100,13 +95,8 @@ def write_table(directory: str | Path, kind: str) -> Path:
     name, text_of = FORMATS[kind]
     target = Path(directory) / name
     text = text_of(read_results(directory))
-    try:
-        with atomic_path(target) as path:
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {directory}: {error.strerror}; make it writable and try again."
-        ) from error
+    with writing_into(Path(directory)), atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
     return target
 
 

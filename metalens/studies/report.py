@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from metalens.errors import MetaLensError
-from metalens.files import MANIFEST, atomic_path
+from metalens.files import MANIFEST, atomic_path, writing_into
 from metalens.results.reading import naming_damage
 from metalens.results.report import save_figure, template
 from metalens.studies import catalogue
@@ -63,7 +63,7 @@ def write_study_report(folder: str | Path) -> Path:
     folder = Path(folder)
     study, tables, manifest = read_study(folder)
     report = folder / "report.html"
-    try:
+    with writing_into(folder):
         (folder / "figures").mkdir(exist_ok=True)
         with naming_damage(folder, "run the study"):
             images = [
@@ -79,10 +79,6 @@ def write_study_report(folder: str | Path) -> Path:
             )
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {folder}: {error.strerror}; make it writable and try again."
-        ) from error
     return report
 
 

@@ -12,11 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.results.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH
-from metalens.results.statistics import FRACTIONS, wrapped
+from metalens.results.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH, scale_scores
+from metalens.results.statistics import wrapped
 from metalens.sweeps.space import in_words
 
 N_COLUMNS = 3
@@ -114,13 +114,7 @@ def _numbers_first(choice: Any) -> tuple[float, str]:
 def _dots(axes: Axes, places: pd.Series, trials: pd.DataFrame, metric: str) -> None:
     """Draw trials by their state; those without a finite score at the edge that is worse."""
     scores = trials["score"].where(np.isfinite(trials["score"]))
-    if metric in FRACTIONS:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif scores.min() > 0 and scores.max() > 4 * scores.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    scale_scores(axes, scores, metric)
     worst = 0.02 if metric in HIGHER_IS_BETTER else 0.98
     for state, (marker, color, face) in STATES.items():
         rows = trials["state"] == state

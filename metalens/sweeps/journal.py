@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metalens.checkpoint import differences
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, in_one_sentence
 from metalens.files import SWEEP, atomic_path, writable_folder
 
 Pruner = Literal["median", "halving", "none"]
@@ -32,6 +32,8 @@ _WRITTEN = {
     **dict.fromkeys(("configuration", "space", "versions"), dict),
     "commit": (str, type(None)),
 }
+# No RuntimeError: that is what a lock of the journal raises.
+_DAMAGE = (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _OFTEN = 6  # signs of life in the time after which a process counts as lost
 
 
@@ -151,21 +153,13 @@ def _mend(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-@contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
+def naming_damage(path: Path) -> AbstractContextManager[None]:
     """Say that a file is damaged where the block fails for what is in it.
 
     Raises:
         MetaLensError: the block failed.
     """
-    try:
-        yield
-    except MetaLensError:
-        raise
-    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        raise MetaLensError(
-            f"{path} is damaged ({type(error).__name__}: {error}); sweep into another folder."
-        ) from error
+    return in_one_sentence(f"{path} is damaged", "sweep into another folder", _DAMAGE)
 
 
 def repeated(trials: Sequence[FrozenTrial]) -> set[int]:

@@ -17,9 +17,8 @@ from metalens.benchmarks import RECIPES
 from metalens.benchmarks.arms import arms_of
 from metalens.benchmarks.loading import NAMES, recipe_of
 from metalens.benchmarks.recipe import Recipe
-from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.files import SWEEP, atomic_path
+from metalens.files import SWEEP, atomic_path, writing_into
 from metalens.results.report import save_figure, template
 from metalens.sweeps import figures
 from metalens.sweeps.journal import naming_damage, read_study, read_sweep, repeated
@@ -144,7 +143,7 @@ def write_sweep_report(folder: str | Path) -> Path:
     folder = Path(folder)
     result = read_result(folder)
     report = folder / "report.html"
-    try:
+    with writing_into(folder):
         (folder / "figures").mkdir(exist_ok=True)
         with naming_damage(folder / SWEEP):
             images = {
@@ -160,10 +159,6 @@ def write_sweep_report(folder: str | Path) -> Path:
                 path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {folder}: {error.strerror}; make it writable and try again."
-        ) from error
     return report
 
 
