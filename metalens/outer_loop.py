@@ -291,7 +291,8 @@ class Run:
         """Return the learning curve."""
         import pandas as pd  # takes as long to import as all of MetaLens
 
-        return pd.DataFrame(self.rows, columns=["step", "split", "metric", "value"])
+        types = {"step": int, "split": str, "metric": str, "value": float}  # also where there are no rows
+        return pd.DataFrame(self.rows, columns=list(types)).astype(types)
 
     def choose(self, step: int, meta_batch: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""

@@ -161,7 +161,7 @@ def test_the_report_is_written_anew_from_the_files(trained):
 
 
 @pytest.mark.parametrize("fallback", [True, False])
-def test_the_first_sentence_says_when_a_classical_model_is_better(fallback):
+def test_the_first_sentence_says_when_a_baseline_is_better(fallback):
     rows = [
         (model, f"a{task}", metric, error + task / 10)
         for metric in ("mse", "rmse")
@@ -170,13 +170,11 @@ def test_the_first_sentence_says_when_a_classical_model_is_better(fallback):
     ]
     comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     first, second = choice_in_words(comparison, "Ridge" if fallback else "ANIL")
-    words = (
-        "the meta-learner ANIL does not beat it" if fallback else "as was asked for, but the classical model"
-    )
+    words = "the meta-learner ANIL does not beat it" if fallback else "as was asked for, but the baseline"
     assert words in first
     assert "Ridge has a lower mse than ANIL by 0.25" in second
     better = comparison.assign(value=comparison.value.where(comparison.model != "ANIL", 0.1))
-    assert "against 1.70 of Ridge, the best classical model" in choice_in_words(better, "ANIL")[0]
+    assert "against 1.70 of Ridge, the best baseline" in choice_in_words(better, "ANIL")[0]
     few = comparison[comparison.task.isin(["a0", "a1"])]
     assert choice_in_words(few, "Ridge")[-1].startswith("With only 2 held-out tasks")
 

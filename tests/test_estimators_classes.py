@@ -6,9 +6,10 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from metalens import MetaClassifier, MetaLensError
+from metalens import Examples, MetaClassifier, MetaLensError
 from metalens.estimators import base, load_model
 from metalens.estimators.episodes import fit_episodes
 from metalens.estimators.tables import Columns
@@ -119,6 +120,28 @@ def test_new_classes_in_any_number_are_told_apart(names):
     assert adapted.predict(support).tolist() == support.name.tolist()
 
 
+@pytest.mark.parametrize("chosen", ["LinearProbe", "NearestFeatureMean"])
+def test_a_network_that_knows_all_training_classes_serves_new_ones(chosen, tmp_path):
+    model = fitted(species([f"kind {i}" for i in range(20)]), {"target": "name"}, steps=60, seeds=2)
+    model.chosen_ = chosen
+    (probe, _) = (objective.learner for objective in model._trained["LinearProbe"])
+    names = ["oak", "elm", "fir"]
+    support, new = species(names, seed=1), species(names, seed=1, rows=16)
+    adapted = model.adapt(support)
+    assert adapted.predict(support).tolist() == support.name.tolist()
+    model.save(tmp_path / "model")
+    probabilities = load_model(tmp_path / "model").adapt(support).predict_proba(new)
+    np.testing.assert_array_equal(probabilities, adapted.predict_proba(new))
+    if chosen == "NearestFeatureMean":
+        one = model._candidate(chosen, 3).learners[0].eval()
+        x, new_x = (model.reader_.inputs(frame).float() for frame in (support, new))
+        features, new_features = (probe.eval().network.embed(inputs) for inputs in (x, new_x))
+        means = torch.stack([features[(support.name == name).to_list()].mean(0) for name in sorted(names)])
+        nearest = torch.cdist(new_features, means).argmin(1)
+        y = torch.tensor([sorted(names).index(name) for name in support.name])
+        assert torch.equal(one(Examples(x, y))(new_x).argmax(1), nearest)
+
+
 def test_no_class_is_in_two_splits_and_inputs_are_scaled_by_those_of_training():
     frame = species([f"kind {i}" for i in range(20)])
     columns = Columns(task=None, target="name")
@@ -206,7 +229,8 @@ def test_images_from_folders_to_labels_and_back_from_a_file(tmp_path):
     again = load_model(tmp_path / "model")
     assert isinstance(again, MetaClassifier)
     np.testing.assert_array_equal(again.adapt(few).predict_proba(few), probabilities)
-    assert set(again.evaluate(few, n_query=1).model) == {"ProtoNet", "Mean", "NearestMean"}
+    models = ["ProtoNet", "NearestFeatureMean", "LinearProbe", "Mean", "NearestMean"]
+    assert again.evaluate(few, n_query=1).model.unique().tolist() == models
     assert again.feature_names_in_.size == 0
     with pytest.raises(MetaLensError, match=r"There is no image .*missing\.png"):
         adapted.predict([few / "missing.png"])

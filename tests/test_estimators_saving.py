@@ -1,5 +1,6 @@
 """Saved estimators: whole, the same after loading, refused where they are damaged, and never code."""
 
+import copy
 import json
 import pickle
 import warnings
@@ -79,11 +80,23 @@ def test_all_that_was_found_is_loaded(model, folder):
 def test_a_classical_learner_and_settings_of_numpy_are_saved_as_well(tmp_path):
     model = fitted(learner="Ridge", random_state=np.int64(3))
     assert model.chosen_ == "Ridge"
-    assert set(model.comparison_.model) == {"Ridge", "Mean"}
+    assert set(model.comparison_.model) == {"Ridge", "Profile", "GlobalModel", "Mean"}
     model.save(tmp_path / "model")
     again = load_model(tmp_path / "model")
     assert again.random_state == 3
     np.testing.assert_array_equal(*(of.adapt(sensors(1)).predict(sensors(1)) for of in (model, again)))
+
+
+@pytest.mark.parametrize("chosen", ["Profile", "GlobalModel"])
+def test_baselines_that_learned_from_all_tasks_are_saved_as_well(model, chosen, tmp_path):
+    model = copy.copy(model)
+    model.chosen_ = chosen
+    model.save(tmp_path / "model")
+    again, new = load_model(tmp_path / "model"), sensors(1, rows=20, seed=1)
+    predicted, other = (of.adapt(new[:10]).predict(new[10:]) for of in (model, again))
+    np.testing.assert_array_equal(predicted, other)
+    assert predicted.std() > 1
+    assert (model.adapt(new[:1]).predict(new[10:]) == predicted).all() == (chosen == "GlobalModel")
 
 
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
@@ -132,7 +145,7 @@ def test_nothing_is_left_where_saving_fails(model, tmp_path, monkeypatch):
         (lambda f: (f / "weights.safetensors").unlink(), "is damaged"),
         (lambda f: (f / "weights.safetensors").write_bytes(b"PK\x03\x04 no tensors"), "is damaged"),
         (lambda f: (f / "curve.csv").unlink(), "is damaged"),
-        (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 1"),
+        (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 2"),
         (lambda f: edit(f, kind="Run"), "holds a Run"),
         (lambda f: edit(f, kind=["MetaRegressor"]), r"holds a \['MetaRegressor'\]"),
         (lambda f: edit(f, reader={}), "is damaged"),
@@ -157,7 +170,7 @@ def edit(folder, **changes):
 def shorten(folder):
     """Take a tensor away."""
     tensors = load_file(folder / "weights.safetensors")
-    tensors.pop(next(name for name in tensors if name.startswith("1.")))
+    tensors.pop(next(name for name in tensors if name.startswith("ANIL.1.")))
     save_file(tensors, folder / "weights.safetensors")
 
 

@@ -1,7 +1,8 @@
-"""`metalens evaluate`: score a trained model on further tasks, beside classical models."""
+"""`metalens evaluate`: score a trained model on further tasks, beside baselines."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -11,6 +12,8 @@ from rich.text import Text
 
 from metalens.cli.predict import check_out
 from metalens.files import atomic_path
+
+_BEFORE_CAPITAL = re.compile("(?<=[a-z])(?=[A-Z])")  # where a name may be divided: Gaussian, Process
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -46,7 +49,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
                   title_justify="left")  # fmt: skip
     table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1)
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(_BEFORE_CAPITAL.sub("\n", name), justify="right", no_wrap=True)
     for name, cells in rows:
         table.add_row(Text(name), *cells)
     console.print("", table, note, highlight=False, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,9 +34,11 @@ class StepBar:
         self.next_update = 0.0
         self.bar = progress.add_task("training", total=steps, status="")
 
-    def start(self, description: str, steps: int) -> None:
+    def start(self, description: str, steps: int) -> Self:
         """Begin anew, for another training."""
         self.progress.reset(self.bar, total=steps, description=description, status="")
+        self.next_update = 0.0
+        return self
 
     def __call__(self, step: int, loss: float) -> None:
         now = time.monotonic()

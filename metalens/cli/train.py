@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from metalens.estimators import MetaClassifier, MetaRegressor
-    from metalens.outer_loop import Progress
+    from metalens.estimators.training import ProgressOf
 
     Estimator = MetaRegressor | MetaClassifier
 
@@ -37,8 +37,8 @@ _MOST_RELATED = 60  # tasks in the relation map of the report, as many as it has
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Train a model on many small tasks, and compare it on held-out tasks with classical models of single "
-        "tasks. The best of them then adapts to new tasks by `metalens predict`."
+        "Train a model on many small tasks, and compare it on held-out tasks with baselines. The best of "
+        "them then adapts to new tasks by `metalens predict`."
     )
     # fmt: off
     add = parser.add_argument
@@ -81,7 +81,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--outer_lr", type=float, default=0.001, help="Step size of the outer optimizer.")
     add("--seeds", type=int, default=1, help="Models to train and to average.")
     add("--fallback", action=ActionYesNo, default=True,
-        help="Whether a classical model adapts where it is better on held-out tasks.")
+        help="Whether a baseline adapts where it is better on held-out tasks.")
     add("--random_state", type=int, default=0, help="Of everything random.")
     # fmt: on
 
@@ -100,7 +100,10 @@ def execute(settings: Namespace, words: list[str]) -> None:
         train = _train_on_images if settings.target is None else _train_on_table
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
-            model, relations = train(settings, data, StepBar(progress, settings.steps))
+            bar = StepBar(progress)
+            model, relations = train(
+                settings, data, lambda name: bar.start(f"training {name}", settings.steps)
+            )
         model.save(folder, overwrite=True)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
@@ -123,7 +126,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     Console().print(f"Next: {facts['commands'][0]}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _train_on_images(settings: Namespace, data: Path, progress: Progress) -> tuple[Estimator, str]:
+def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, str]:
     if data.is_file() and data.suffix != ".zip":
         raise MetaLensError(
             f"{data} is a table, so --target must name the column to predict, and --task that of the tasks."
@@ -145,7 +148,7 @@ def _train_on_images(settings: Namespace, data: Path, progress: Progress) -> tup
 
 
 def _train_on_table(
-    settings: Namespace, data: Path, progress: Progress
+    settings: Namespace, data: Path, progress: ProgressOf
 ) -> tuple[Estimator, pd.DataFrame | str]:
     from metalens.distributions.tables.reading import check_columns
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import

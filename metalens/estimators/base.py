@@ -1,4 +1,4 @@
-"""What the estimators share: training, comparison with classical models, and the choice between them."""
+"""What the estimators share: training, comparison with baselines, and the choice between them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,27 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler, parse_calls
+from metalens.benchmarks.calls import build_learner, parse_calls
 from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.distributions.strand import Strand
 from metalens.errors import DAMAGE, MetaLensError
 from metalens.estimators.candidates import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
+from metalens.estimators.training import EVERY, ProgressOf, Trainee, tuned
 from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
-from metalens.outer_loop import Progress, Validation
-from metalens.replicas import ReplicationError
-from metalens.training import fit_together
+from metalens.outer_loop import Validation
 
 if TYPE_CHECKING:
     from metalens.results.relation_map import RelationMap
 
-EVERY = 50  # steps between two validations
-CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
 DRAWN = 30  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
 MOST_DRAWS = 4  # of one task
+ACROSS_TASKS = ("Profile", "GlobalModel")  # baselines where targets mean the same in all tasks
 SHOWN = 20  # episodes in a map of relations
-TUNED: dict[str, dict[str, Any]] = {
-    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
-    "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
-    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-}
 
 
 class MetaEstimator(BaseEstimator, ABC):
@@ -66,7 +58,7 @@ class MetaEstimator(BaseEstimator, ABC):
         outer_lr: step size of the outer optimizer.
         seeds: how many models are trained, from different initializations and on different tasks of the
             stream; their predictions are averaged.
-        fallback: whether a classical model adapts where it is better on the held-out tasks.
+        fallback: whether a baseline adapts where it is better on the held-out tasks.
         random_state: of everything random: the first seed.
     """
 
@@ -115,7 +107,7 @@ class MetaEstimator(BaseEstimator, ABC):
         return np.array(self.reader_.input_names, dtype=object)
 
     def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
-        """Score the trained learner and the classical models on the tasks of new data.
+        """Score the meta-learner and the baselines on the tasks of new data.
 
         Rows of each task are divided at random: to some of them every model adapts, on others it is judged.
 
@@ -161,7 +153,7 @@ class MetaEstimator(BaseEstimator, ABC):
 
         check_is_fitted(self)
         tasks, _ = self._new_tasks(data, None, None)
-        objective = self._objectives[0]
+        objective = self._objective
         n = n_named(tasks) or SHOWN
         found = relate(objective.learner, regularizer_of(objective), tasks, n)
         return relation_map(found.matrix, found.names, n_groups)
@@ -182,8 +174,8 @@ class MetaEstimator(BaseEstimator, ABC):
         """
         check_is_fitted(self)
         facts, tensors = self._fitted()
-        for seed, objective in enumerate(self._objectives):
-            tensors |= {f"{seed}.{name}": tensor for name, tensor in objective.state_dict().items()}
+        for mark, objective in self._marked():
+            tensors |= {mark + name: tensor for name, tensor in objective.state_dict().items()}
         write_model(
             Path(folder),
             {"kind": type(self).__name__, "metalens": version("metalens"), "settings": self.get_params()}
@@ -207,13 +199,12 @@ class MetaEstimator(BaseEstimator, ABC):
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
             model._restore(saved)
-            if model.chosen_ not in model._names():
-                raise ValueError(f"there is no model {model.chosen_}")
-            model._objectives = model._build()
-            for seed, objective in enumerate(model._objectives):
-                mark = f"{seed}."
+            model._trained = {name: trainee.build() for name, trainee in model._trainees().items()}
+            for mark, objective in model._marked():
                 own = {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)}
                 objective.load_state_dict(own)
+            if model.chosen_ not in model._names():
+                raise ValueError(f"there is no model {model.chosen_}")
         except DAMAGE as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
@@ -248,6 +239,10 @@ class MetaEstimator(BaseEstimator, ABC):
     def _learner(self) -> str:
         """Return the learner as it is written, or the usual one."""
 
+    @abstractmethod
+    def _pretrained(self) -> Sequence[str]:
+        """Return the baselines that learn from all tasks, as learners are written."""
+
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         """Return a trained learner for tasks with so many outputs."""
         return learner
@@ -261,7 +256,7 @@ class MetaEstimator(BaseEstimator, ABC):
                 raise MetaLensError(f"{name} must be at least {least}, got {value}.")
 
     def _finish(
-        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: Progress | None
+        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
     ) -> list[Answer]:
         """Train on the tasks of the training split, compare on those of the test split, and choose.
 
@@ -275,68 +270,57 @@ class MetaEstimator(BaseEstimator, ABC):
         self._is_fitted = True
         return [answer for answer in answers if answer.model == self.chosen_]
 
-    def _train(self, train: TaskDistribution, held_out: TaskDistribution, progress: Progress | None) -> None:
-        """Train the models of all seeds."""
+    def _train(
+        self, train: TaskDistribution, held_out: TaskDistribution, progress: ProgressOf | None
+    ) -> None:
+        """Train the meta-learner, and then the baselines that learn from all tasks."""
         validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=self.patience)
-        objectives = self._build()
-        strands = [Strand(train, number, self.seeds) for number in range(self.seeds)]
-        try:
-            curves = self._fit(objectives, strands, validation, progress)
-        except ReplicationError:
-            objectives = self._build()
-            curves = [
-                self._fit([one], [strand], validation, progress)[0]
-                for one, strand in zip(objectives, strands, strict=True)
-            ]
-        self._objectives = objectives
+        curves = {}
+        self._trained: dict[str, list[Objective]] = {}
+        for name, trainee in self._trainees().items():
+            self._trained[name], curves[name] = trainee.train(
+                train,
+                validation,
+                steps=self.steps,
+                meta_batch=self.meta_batch,
+                outer_lr=self.outer_lr,
+                progress=None if progress is None else progress(name),
+            )
+        self.curve_ = pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)
+
+    def _trainees(self) -> dict[str, Trainee]:
+        """Return what is trained by name: first the meta-learner, which alone has regularizers."""
         seeds = range(self.random_state, self.random_state + self.seeds)
-        self.curve_ = pd.concat(dict(zip(seeds, curves, strict=True)), names=["seed", None])
-        self.curve_ = self.curve_.reset_index("seed").reset_index(drop=True)
+        (call,) = parse_calls(self._learner())
+        trainees = {call.name: Trainee(self._learner(), self._text(), self._network, seeds)}
+        for text in self._pretrained():
+            (call,) = parse_calls(text)
+            trainees.setdefault(call.name, Trainee(text, "none", self._network, seeds))
+        return trainees
 
-    def _fit(
-        self,
-        objectives: Sequence[Objective],
-        train: Sequence[TaskDistribution],
-        validation: Validation,
-        progress: Progress | None,
-    ) -> list[pd.DataFrame]:
-        n = len(objectives)
-        return fit_together(
-            objectives,
-            train,
-            steps=self.steps,
-            meta_batch=self.meta_batch,
-            outer_lr=self.outer_lr,
-            clip_norm=CLIP_NORM,
-            validations=[validation] * n,
-            samplers=[build_sampler(self._text()) for _ in objectives],
-            seed=self.random_state,
-            progress=progress,
-        )
+    def _marked(self) -> Iterator[tuple[str, Objective]]:
+        """Yield all that was trained, each with how the names of its saved tensors begin."""
+        for name, objectives in self._trained.items():
+            for seed, objective in enumerate(objectives):
+                yield f"{name}.{seed}.", objective
 
-    def _build(self) -> list[Objective]:
-        """Return a freshly initialized objective for every seed."""
-        objectives = []
-        for seed in range(self.random_state, self.random_state + self.seeds):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                learner = build_learner(self._learner(), self._network(), _tuned)
-                objectives.append(Objective(learner, build_regularizers(self._text(), learner)))
-        return objectives
+    @property
+    def _objective(self) -> Objective:
+        """The meta-learner of the first seed."""
+        return next(iter(self._trained.values()))[0]
 
     def _names(self) -> list[str]:
-        """Return the names of the candidates: the meta-learner, then the classical models."""
-        (call,) = parse_calls(self._learner())
-        return [call.name, *(name for name in self.classical if name != call.name)]
+        """Return the names of the candidates, the meta-learner's first."""
+        return list(dict.fromkeys((*self._trained, *self.classical)))
 
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
         """Return a candidate for tasks with so many outputs."""
-        if name != self._names()[0]:
-            with torch.random.fork_rng(devices=[]):
-                outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
-            return Candidate(name, (build_learner(name, outputs, _tuned),))
-        learners = [objective.learner.eval() for objective in self._objectives]
-        return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
+        if name in self._trained:
+            learners = [objective.learner.eval() for objective in self._trained[name]]
+            return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
+        with torch.random.fork_rng(devices=[]):
+            outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
+        return Candidate(name, (build_learner(name, outputs, tuned),))
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
         """Return all candidates for tasks with so many outputs."""
@@ -396,7 +380,3 @@ def n_drawn(tasks: TaskDistribution) -> int:
     """Return how many held-out tasks are drawn: each once, or a few times where there are few."""
     n = n_named(tasks)
     return n * min(MOST_DRAWS, -(-DRAWN // n)) if n else DRAWN
-
-
-def _tuned(learner: str) -> dict[str, Any]:
-    return TUNED.get(learner, {})

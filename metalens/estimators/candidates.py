@@ -1,4 +1,4 @@
-"""What can adapt to a task, the meta-learner and the classical models beside it, and what they answer."""
+"""What can adapt to a task, the meta-learner and the baselines beside it, and what they answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners import R2D2, AdaptedModel, Learner
+from metalens.learners import R2D2, AdaptedModel, Learner, LinearProbe
 from metalens.tasks import Examples
 
 _AT_A_TIME = 2**22  # numbers in inputs that are predicted for together; bounds memory
@@ -22,7 +22,7 @@ class Candidate:
 
     Attributes:
         name: what people call it.
-        learners: one for each seed; a classical model has no seeds, and is one.
+        learners: one for each seed; what is not trained has no seeds, and is one.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Ensemble:
 
 
 class FallbackWarning(UserWarning):
-    """A classical model is better on the held-out tasks than the meta-learner."""
+    """A baseline is better on the held-out tasks than the meta-learner."""
 
 
 class Answer(NamedTuple):
@@ -96,7 +96,7 @@ class Answer(NamedTuple):
 
 def takes_any_classes(learner: Learner) -> bool:
     """Tell whether a trained learner can adapt to another number of classes than it was trained with."""
-    return hasattr(learner, "n_way") or isinstance(learner, R2D2)
+    return hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe)
 
 
 def for_classes(learner: Learner, n: int) -> Learner:
@@ -111,11 +111,11 @@ def for_classes(learner: Learner, n: int) -> Learner:
     """
     if takes_any_classes(learner):
         twin = copy(learner)
-        setattr(twin, "n_outputs" if isinstance(learner, R2D2) else "n_way", n)
+        setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)
         return twin
     if learner.network.n_outputs != n:
         raise MetaLensError(
             f"{type(learner).__name__} was trained for {learner.network.n_outputs} classes, got {n}; use one "
-            "that takes any number: ProtoNet, MatchingNet, ProtoMAML or R2D2."
+            "that takes any number: ProtoNet, MatchingNet, ProtoMAML, R2D2 or LinearProbe."
         )
     return learner

@@ -20,19 +20,20 @@ from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.reading import check_columns, class_numbers
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.estimators.base import MetaEstimator
-from metalens.estimators.candidates import Answer, Ensemble, for_classes
+from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
+from metalens.estimators.candidates import Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
+from metalens.estimators.training import ProgressOf
 from metalens.evaluation import task_metrics
-from metalens.learners import Learner
+from metalens.learners import Learner, ProtoNet
 from metalens.learners.classes import LEAST_PROBABILITY
 from metalens.networks import Network, conv4, mlp
-from metalens.outer_loop import Progress
 from metalens.tasks import Examples
 
+FEATURE_MEAN = "NearestFeatureMean"  # nearest class mean on the features of LinearProbe
 N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -50,8 +51,11 @@ class MetaClassifier(MetaEstimator):
     - A table with a column of tasks that share their classes, such as active and inactive.
     - The same with `new_classes=True`: each task has classes of its own.
 
-    The rest is as in `MetaRegressor`; models are compared by accuracy, and the classical ones are the most
-    frequent class, nearest class mean, logistic regression, nearest neighbors and random forest.
+    The rest is as in `MetaRegressor`; models are compared by accuracy. The baselines of single tasks are the
+    most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest. Those
+    that learn from all tasks are, where classes are new, a network that is trained to tell all training
+    classes apart, with a logistic regression on its features (`LinearProbe`) or the nearest class mean
+    (`NearestFeatureMean`); and `Profile` and `GlobalModel` where tasks share their classes.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
     new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
@@ -65,7 +69,7 @@ class MetaClassifier(MetaEstimator):
     Attributes:
         chosen_: which model adapts to new tasks.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
-        curve_: learning curves: rows `seed, step, split, metric, value`.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each class where classes are new.
         reader_: how rows or images become examples.
         feature_names_in_: columns that new rows must have; none for images.
@@ -137,7 +141,7 @@ class MetaClassifier(MetaEstimator):
         image_size: int = 32,
         color: bool = True,
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressOf | None = None,
     ) -> Self:
         """Train on the tasks of a table or of class folders.
 
@@ -159,7 +163,8 @@ class MetaClassifier(MetaEstimator):
             color: whether images have three channels, or one of grey.
             splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. Folders of images may
                 say train, val and test themselves, or a mapping names the classes of each.
-            progress: called with the step's number and its loss after every step.
+            progress: called with the name of a model before its training; what it returns is called with the
+                step's number and its loss after every step.
 
         Returns:
             The estimator itself.
@@ -182,6 +187,7 @@ class MetaClassifier(MetaEstimator):
             check_columns(frame, [target])
             _refuse_real(frame[target])
             tasks = self._table_tasks(columns, frame, splits or SHARES, task is not None and not new_classes)
+        self._n_pooled = tasks["train"].pooled().n_classes
         self._finish(tasks, self._sizes.n_way, progress)
         return self
 
@@ -258,12 +264,13 @@ class MetaClassifier(MetaEstimator):
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "reader": self.reader_.as_json()}, {}
+        return {**facts, "n_pooled": self._n_pooled, "reader": self.reader_.as_json()}, {}
 
     def _restore(self, saved: Saved) -> None:
         facts = saved.facts
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
+        self._n_pooled = facts["n_pooled"]
 
     def _network(self) -> Network:
         reader, n_way = self.reader_, self._sizes.n_way
@@ -283,6 +290,19 @@ class MetaClassifier(MetaEstimator):
 
     def _learner(self) -> str:
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
+
+    def _pretrained(self) -> Sequence[str]:
+        return ACROSS_TASKS if self._shared_classes() else [f"LinearProbe(n_classes={self._n_pooled})"]
+
+    def _names(self) -> list[str]:
+        names = super()._names()
+        return names if self._shared_classes() else [names[0], FEATURE_MEAN, *names[1:]]
+
+    def _candidate(self, name: str, n_outputs: int) -> Candidate:
+        if name != FEATURE_MEAN:
+            return super()._candidate(name, n_outputs)
+        probes = (objective.learner for objective in self._trained["LinearProbe"])
+        return Candidate(name, tuple(ProtoNet(probe.network, n_way=n_outputs) for probe in probes))
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)

@@ -16,14 +16,14 @@ from metalens.distributions import TaskDistribution
 from metalens.distributions.tables.inputs import Missing
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.estimators.base import MetaEstimator
+from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
 from metalens.estimators.candidates import Answer, Ensemble
 from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, fit_reader
+from metalens.estimators.training import ProgressOf
 from metalens.evaluation import FURTHER_METRICS, skill
 from metalens.networks import Network, mlp
-from metalens.outer_loop import Progress
 from metalens.tasks import Examples
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ class MetaRegressor(MetaEstimator):
 
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, until the error on
     the second does not fall any more. On the third, the held-out tasks, it compares the learner with
-    classical models, fitted to the support of each task alone: mean, ridge regression, random forest and
-    Gaussian process. What is best there by its mean `skill` adapts to new tasks (`chosen_`); where that is a
-    classical model, a warning says so. The skill of a task is the share of its variance that is explained, so
-    that tasks of all spreads count alike, which with squared errors the widest would decide. The comparison
-    also has `r2`, the squared correlation, which overlooks a wrong offset, scale or sign, and `rmse`.
+    baselines: `Profile`, a ridge regression on what the models of the training tasks predict, and
+    `GlobalModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
+    alone mean, ridge regression, random forest and Gaussian process. What is best there by its mean `skill`
+    adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill of a task is the
+    share of its variance that is explained, so that tasks of all spreads count alike, which with squared
+    errors the widest would decide. The comparison also has `r2`, the squared correlation, which overlooks a
+    wrong offset, scale or sign, and `rmse`.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
     regression on learned features: it takes any number of rows, little time, and no step size that would have
@@ -50,7 +52,7 @@ class MetaRegressor(MetaEstimator):
         chosen_: which model adapts to new tasks.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
-        curve_: learning curves: rows `seed, step, split, metric, value`, in standardized units.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
         reader_: how rows become examples, as fitted to those of the training tasks.
         feature_names_in_: columns that new rows must have.
@@ -87,7 +89,7 @@ class MetaRegressor(MetaEstimator):
         group: str | None = None,
         duplicates: Duplicates = "together",
         splits: str | Sequence[float] = (0.7, 0.15, 0.15),
-        progress: Progress | None = None,
+        progress: ProgressOf | None = None,
     ) -> Self:
         """Train on the tasks of a table.
 
@@ -104,7 +106,8 @@ class MetaRegressor(MetaEstimator):
             duplicates: rows of a task with equal inputs: `"together"`, `"refuse"` or `"allow"`.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
                 of their names; or a column that says train, val or test.
-            progress: called with the step's number and its loss after every step.
+            progress: called with the name of a model before its training; what it returns is called with the
+                step's number and its loss after every step.
 
         Returns:
             The estimator itself.
@@ -181,6 +184,9 @@ class MetaRegressor(MetaEstimator):
     def _learner(self) -> str:
         return self.learner or "R2D2"
 
+    def _pretrained(self) -> Sequence[str]:
+        return ACROSS_TASKS
+
     def _network(self) -> Network:
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
@@ -216,7 +222,7 @@ class AdaptedRegressor:
         The half width is `conformal_radius` of the residuals on the held-out tasks, which took no part in
         training. So a target of a new task is inside with at least the given probability, if new tasks are
         like the held-out ones and their support has `k_shot_` rows. That is an average over tasks, and not
-        true of each. More support rows make the intervals wider than needed. Where a classical model was
+        true of each. More support rows make the intervals wider than needed. Where a baseline was
         chosen on the same held-out tasks, the probability is slightly less.
 
         Args:

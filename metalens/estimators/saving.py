@@ -16,7 +16,7 @@ from torch import Tensor
 from metalens.errors import MetaLensError
 from metalens.files import MODEL, new_folder
 
-FORMAT = 1  # raise it when the layout of the files changes
+FORMAT = 2  # raise it when the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 

@@ -42,7 +42,7 @@ class TrainedModel:
         training: how it was trained: `title`, `command`, `commands` to use it, `chosen`, `k_shot`,
             `configuration`, `versions` and so on.
         comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner's first.
-        curve: rows `seed, step, split, metric, value`.
+        curve: rows `model, seed, step, split, metric, value`.
         relations: of held-out tasks, or the reason why there are none.
     """
 
@@ -152,7 +152,7 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     ...         for model, error in (("ANIL", 0.5), ("Mean", 2.0), ("Ridge", 0.25))]
     >>> comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     >>> choice_in_words(comparison, "Ridge")[0]
-    'Ridge adapts to new tasks, a classical model: on 3 held-out tasks the meta-learner ANIL does not beat it
+    'Ridge adapts to new tasks, a baseline: on 3 held-out tasks the meta-learner ANIL does not beat it
     (mean mse 0.61 against 0.36).'
     """
     results = as_results(comparison)
@@ -171,16 +171,16 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     if losses[meta] <= losses[best]:
         first = (
             f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
-            f"{texts[best]} of {best}, the best classical model."
+            f"{texts[best]} of {best}, the best baseline."
         )
     elif chosen == meta:
         first = (
-            f"{meta} adapts to new tasks, as was asked for, but the classical model {best} is better on "
+            f"{meta} adapts to new tasks, as was asked for, but the baseline {best} is better on "
             f"{tasks} (mean {metric} {texts[best]} against {texts[meta]})."
         )
     else:
         first = (
-            f"{chosen} adapts to new tasks, a classical model: on {tasks} the meta-learner {meta} does not "
+            f"{chosen} adapts to new tasks, a baseline: on {tasks} the meta-learner {meta} does not "
             f"beat it (mean {metric} {texts[meta]} against {texts[chosen]})."
         )
     few = [f"With only {tasks}, another division may give another order."] if n < FEW else []
@@ -195,10 +195,8 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
-        meta = results["learner"].iloc[0]
-        drawn["learning-curves"] = figures.learning_curves(
-            model.curve.assign(learner=meta, regularizers="none")
-        )
+        curve = model.curve.rename(columns={"model": "learner"}).assign(regularizers="none")
+        drawn["learning-curves"] = figures.learning_curves(curve)
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn

@@ -1,0 +1,103 @@
+"""Training of the models of an estimator: the meta-learner, and the baselines that learn from all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler
+from metalens.distributions import TaskDistribution
+from metalens.distributions.strand import Strand
+from metalens.execution import is_trained
+from metalens.networks import Network
+from metalens.objective import Objective
+from metalens.outer_loop import Progress, Validation
+from metalens.replicas import ReplicationError
+from metalens.training import fit_together
+
+EVERY = 50  # steps between two validations
+CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
+TUNED: dict[str, dict[str, Any]] = {
+    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
+    "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
+    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+}
+
+ProgressOf = Callable[[str], Progress]  # of the model with this name
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A learner that is trained with several seeds; their predictions will be averaged.
+
+    Attributes:
+        learner: as it is written.
+        regularizers: and a sampler, as one text.
+        network: makes a new one, initialized by PyTorch's random numbers.
+        seeds: of the initializations.
+    """
+
+    learner: str
+    regularizers: str
+    network: Callable[[], Network]
+    seeds: range
+
+    def build(self) -> list[Objective]:
+        """Return a freshly initialized objective for every seed; a single one of what has no weights."""
+        objectives = []
+        for seed in self.seeds:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                learner = build_learner(self.learner, self.network(), tuned)
+                objectives.append(Objective(learner, build_regularizers(self.regularizers, learner)))
+        return objectives if is_trained(objectives[0]) else objectives[:1]
+
+    def train(
+        self,
+        tasks: TaskDistribution,
+        validation: Validation,
+        *,
+        steps: int,
+        meta_batch: int,
+        outer_lr: float,
+        progress: Progress | None,
+    ) -> tuple[list[Objective], pd.DataFrame]:
+        """Train one model for every seed, side by side where that is possible.
+
+        Returns:
+            The trained objectives, and their learning curves: rows `seed, step, split, metric, value`.
+        """
+
+        def fit(objectives: Sequence[Objective], strands: Sequence[TaskDistribution]) -> list[pd.DataFrame]:
+            return fit_together(
+                objectives,
+                strands,
+                steps=steps,
+                meta_batch=meta_batch,
+                outer_lr=outer_lr,
+                clip_norm=CLIP_NORM,
+                validations=[validation] * len(objectives),
+                samplers=[build_sampler(self.regularizers) for _ in objectives],
+                seed=self.seeds[0],
+                progress=progress,
+            )
+
+        objectives = self.build()
+        n = len(objectives)
+        strands = [Strand(tasks, number, n) for number in range(n)]
+        try:
+            curves = fit(objectives, strands)
+        except ReplicationError:
+            objectives = self.build()
+            curves = [fit([one], [of_one])[0] for one, of_one in zip(objectives, strands, strict=True)]
+        curve = pd.concat(dict(zip(self.seeds, curves, strict=False)), names=["seed"])
+        return objectives, curve.reset_index("seed").reset_index(drop=True)
+
+
+def tuned(learner: str) -> dict[str, Any]:
+    """Return the settings that a learner gets where none are given."""
+    return TUNED.get(learner, {})
