@@ -254,3 +254,12 @@ def test_predictions_after_loading_are_the_same_bit_by_bit(shared, tmp_path):
     one, other = (of.adapt(support) for of in (model, again))
     np.testing.assert_array_equal(one.predict_proba(support), other.predict_proba(support))
     assert one.classes_.tolist() == other.classes_.tolist()
+
+
+def test_a_task_has_classes_of_one_domain(tmp_path):
+    for seed, split in enumerate(("train", "val", "test")):
+        for domain, n in (("photo", 3), ("sketch", 2)):
+            names = [f"{split} {i}" for i in range(n)]
+            color_folders(tmp_path / split / domain, names, seed=10 * seed + n)
+    model = fitted(tmp_path, {"image_size": 16}, k_shot=2, n_query=2)
+    assert model._sizes.n_way == 3

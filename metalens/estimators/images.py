@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,14 +119,15 @@ class ImageReader:
 
 
 def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, list[int]]:
-    """Return how many images the classes of each split have."""
+    """Return how many images the classes of each split have, in the domain with the most classes of it."""
     images = _labeled(_path(source))
     split_of = split_classes(images, splits)
     counts: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
-    for (_, name), n in Counter((image.domain, image.name) for image in images).items():
+    domains: dict[str, dict[Split, list[int]]] = defaultdict(lambda: {split: [] for split in counts})
+    for (domain, name), n in Counter((image.domain, image.name) for image in images).items():
         if name in split_of:
-            counts[split_of[name]].append(n)
-    return counts
+            domains[domain][split_of[name]].append(n)
+    return {split: max((of_domain[split] for of_domain in domains.values()), key=len) for split in counts}
 
 
 def _labeled(source: Path) -> list[LabeledImage]:

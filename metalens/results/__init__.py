@@ -1,17 +1,17 @@
 """From the files of a finished run to intervals, figures, a report and a table for the terminal."""
 
-from metalens.results.console import (
+from metalens.results.formats import FORMATS
+from metalens.results.reading import read_metrics, read_results, read_together
+from metalens.results.report import write_report, write_table
+from metalens.results.sentences import (
     divergence_in_words,
     faults_in_words,
     lost_tasks_in_words,
     outcome,
     relations_in_words,
-    results_table,
 )
-from metalens.results.formats import FORMATS
-from metalens.results.reading import read_metrics, read_results, read_together
-from metalens.results.report import write_report, write_table
 from metalens.results.statistics import arm_label, by_domain, paired_differences, summarize
+from metalens.results.tables import results_table
 
 __all__ = [
     "FORMATS",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from metalens.results.console import few_seeds_in_words, metric_title, outcome, size_in_words, table_rows
+from metalens.results.numbers import metric_title
+from metalens.results.sentences import few_seeds_in_words, outcome, size_in_words
 from metalens.results.statistics import ARM, arm_label, paired_differences, summarize
+from metalens.results.tables import table_rows
 
 # LaTeX breaks a line with \\, and takes a bracket or star that follows for its argument.
 _LATEX = {

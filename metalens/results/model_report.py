@@ -15,7 +15,7 @@ from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.files import atomic_path, writing_into
 from metalens.results import figures
-from metalens.results.console import difference_in_words, metric_title, number, results_table, table_rows
+from metalens.results.numbers import metric_title, number
 from metalens.results.reading import naming_damage
 from metalens.results.relation_map import (
     RelationMap,
@@ -24,7 +24,9 @@ from metalens.results.relation_map import (
     relations_summary,
 )
 from metalens.results.report import save_figure, template
+from metalens.results.sentences import difference_in_words
 from metalens.results.statistics import FRACTIONS, paired_differences, summarize
+from metalens.results.tables import results_table, table_rows
 
 TRAINING = "training.json"  # how the model of a folder was trained
 FEW = 20  # held-out tasks, below which the order of models is a guess

@@ -19,8 +19,9 @@ from rich.text import Text
 from scipy.cluster.hierarchy import fcluster, leaves_list
 
 from metalens.errors import MetaLensError
-from metalens.results.console import FLAT, number
 from metalens.results.figures import BLACK, GRAY, STYLE, WIDTH, branches, cluster_tree
+from metalens.results.numbers import number
+from metalens.results.sentences import FLAT
 from metalens.results.statistics import wrapped
 
 MOST_GROUPS = 12

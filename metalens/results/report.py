@@ -15,21 +15,18 @@ from matplotlib.figure import Figure
 
 from metalens.files import atomic_path, writing_into
 from metalens.results import figures
-from metalens.results.console import (
+from metalens.results.formats import FORMATS
+from metalens.results.intervals import estimate
+from metalens.results.numbers import metric_title
+from metalens.results.reading import read_manifest, read_results, read_tables
+from metalens.results.sentences import (
     divergence_in_words,
     faults_in_words,
     few_seeds_in_words,
-    interval_rows,
     lost_tasks_in_words,
-    metric_title,
     outcome,
     relations_in_words,
-    table_rows,
-    worst_in_words,
 )
-from metalens.results.formats import FORMATS
-from metalens.results.intervals import estimate
-from metalens.results.reading import read_manifest, read_results, read_tables
 from metalens.results.statistics import (
     ARM,
     arm_label,
@@ -39,6 +36,7 @@ from metalens.results.statistics import (
     summarize,
     worst_tasks,
 )
+from metalens.results.tables import interval_rows, table_rows, worst_in_words
 
 
 def write_report(directory: str | Path) -> Path:

@@ -14,11 +14,13 @@ from rich.text import Text
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.files import SUITE, atomic_path
-from metalens.results.console import few_seeds_in_words, metric_title, table_rows
 from metalens.results.formats import as_csv, escaped, latex_row, piped
+from metalens.results.numbers import metric_title
 from metalens.results.reading import read_results
 from metalens.results.report import template
+from metalens.results.sentences import few_seeds_in_words
 from metalens.results.statistics import ARM, paired_differences, summarize
+from metalens.results.tables import table_rows
 from metalens.studies.report import is_study, naming_damage, read_study
 
 RESULTS = "results.csv"
