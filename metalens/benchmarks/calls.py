@@ -106,6 +106,21 @@ def _value(node: ast.expr) -> Any:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
+def learner_call(text: str) -> Call:
+    """Parse the text of a learner, which is one call.
+
+    Raises:
+        MetaLensError: it is none, or several.
+
+    >>> learner_call("anil").name
+    'ANIL'
+    """
+    calls = parse_calls(text)
+    if len(calls) != 1:
+        raise MetaLensError(f"A learner must be a single name, got {text!r}.")
+    return calls[0]
+
+
 def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, Any]]) -> Learner:
     """Build a learner from its text.
 
@@ -117,10 +132,7 @@ def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, 
     Raises:
         MetaLensError: the name or a setting is unknown or of a wrong type.
     """
-    calls = parse_calls(text)
-    if len(calls) != 1:
-        raise MetaLensError(f"A learner must be a single name, got {text!r}.")
-    call = calls[0]
+    call = learner_call(text)
     cls = _find(LEARNERS, call.name, "learner")
     return cls(network, **_checked(cls, {**tuned(call.name), **call.settings}))
 

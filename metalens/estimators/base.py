@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.benchmarks.calls import build_learner, parse_calls
+from metalens.benchmarks.calls import build_learner, learner_call
 from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
@@ -291,11 +291,10 @@ class MetaEstimator(BaseEstimator, ABC):
     def _trainees(self) -> dict[str, Trainee]:
         """Return what is trained by name: first the meta-learner, which alone has regularizers."""
         seeds = range(self.random_state, self.random_state + self.seeds)
-        (call,) = parse_calls(self._learner())
-        trainees = {call.name: Trainee(self._learner(), self._text(), self._network, seeds)}
+        text = self._learner()
+        trainees = {learner_call(text).name: Trainee(text, self._text(), self._network, seeds)}
         for text in self._pretrained():
-            (call,) = parse_calls(text)
-            trainees.setdefault(call.name, Trainee(text, "none", self._network, seeds))
+            trainees.setdefault(learner_call(text).name, Trainee(text, "none", self._network, seeds))
         return trainees
 
     def _marked(self) -> Iterator[tuple[str, Objective]]:

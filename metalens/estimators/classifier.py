@@ -234,7 +234,7 @@ class MetaClassifier(MetaEstimator):
             raise MetaLensError("target must name the column with the classes of a table, got none.")
         counts = class_counts(source, splits)
         self.reader_ = reader
-        self._sizes = episode_sizes(list(counts.values()), self.n_way, self.k_shot, self.n_query)
+        self._sizes = episode_sizes(counts, self.n_way, self.k_shot, self.n_query)
         return {
             split: reader.tasks(source, split, splits, **self._sizes._asdict(), seed=self.random_state)
             for split in counts

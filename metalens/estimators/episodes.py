@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
@@ -45,7 +45,7 @@ class Episodes(ArrayTasks):
 
 
 def episode_sizes(
-    counts: Sequence[Sequence[int]],
+    counts: Mapping[Any, Sequence[int]],
     n_way: int | None,
     k_shot: int | None,
     n_query: int | None,
@@ -55,7 +55,8 @@ def episode_sizes(
     """Return the sizes of episodes that nine in ten classes allow, where they are not given.
 
     Args:
-        counts: of each place that episodes are drawn from, how many examples its classes have.
+        counts: of each place that episodes are drawn from, a split or a task, how many examples its classes
+            have.
         n_way: classes; by default 5, or as many as each place has.
         k_shot: support examples of a class; by default half of them, at most 5.
         n_query: query examples of a class; by default what is left, at most 10.
@@ -64,19 +65,21 @@ def episode_sizes(
     Raises:
         MetaLensError: a place has fewer than two classes with enough examples.
 
-    >>> episode_sizes([[20, 30, 4, 12], [12, 12, 40]], None, None, None)
+    >>> episode_sizes({"train": [20, 30, 4, 12], "val": [12, 12, 40]}, None, None, None)
     Sizes(n_way=3, k_shot=4, n_query=4)
     """
-    everywhere = [n for of_place in counts for n in of_place]
+    everywhere = [n for of_place in counts.values() for n in of_place]
     least = int(np.quantile(everywhere, _SMALL)) if everywhere else 0
     k_shot = k_shot or min(max(least // 2, 1), MOST_SHOT)
     n_query = n_query or min(max(least - k_shot, 1), MOST_QUERY)
-    fits = int(np.quantile([sum(n >= k_shot + n_query for n in of_place) for of_place in counts], spared))
+    large = {place: sum(n >= k_shot + n_query for n in of_place) for place, of_place in counts.items()}
+    fits = int(np.quantile(list(large.values()), spared))
     if n_way is None and fits < 2:
+        where = "many tasks have" if spared else f"split {min(large, key=large.__getitem__)} has"
         raise MetaLensError(
             f"Episodes need at least 2 classes with k_shot + n_query = {k_shot + n_query} examples in each "
-            f"{'task' if spared else 'split'}, got {fits}; give more classes or examples, or lower k_shot "
-            "and n_query."
+            f"{'task' if spared else 'split'}, and {where} {fits}; give more classes or examples, or lower "
+            "k_shot and n_query."
         )
     return Sizes(n_way or min(MOST_WAY, fits), k_shot, n_query)
 
@@ -137,7 +140,7 @@ def fit_episodes(
     counts: dict[Any, list[int]] = {} if task is not None else {split: [] for split in splits_of_all}
     counts |= {place: of_place.tolist() for place, of_place in by_place}
     spared = 0.0 if task is None else _SPARED
-    sizes = episode_sizes(list(counts.values()), n_way, k_shot, n_query, spared=spared)
+    sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=spared)
     array = encoding.transform(frame)
     tasks: dict[Split, ArrayTasks] = {
         split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from metalens.benchmarks.calls import Call, parse_calls
+from metalens.benchmarks.calls import Call, learner_call
 from metalens.studies.arms import ArmStudy, Point
 from metalens.studies.comparison import agreement, compare, every_gain, outcome, primary
 from metalens.studies.study import Tables
@@ -39,7 +39,7 @@ class DepthStudy(ArmStudy):
             "TRLearner": (f"TRLearner(weight={self.weight})", {}),
             "adaptive at test time": ("none", adaptive),
         }
-        (call,) = parse_calls(self.learner)
+        call = learner_call(self.learner)
         return [
             Point(
                 series,
