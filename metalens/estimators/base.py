@@ -19,13 +19,15 @@ from torch import Tensor
 
 from metalens.benchmarks.calls import build_learner, learner_call
 from metalens.benchmarks.relating import regularizer_of, relate
+from metalens.benchmarks.tables import MOLECULE_SETTINGS, SETTINGS
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
 from metalens.errors import DAMAGE, MetaLensError
 from metalens.estimators.candidates import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
-from metalens.estimators.training import EVERY, ProgressOf, Trainee, tuned
+from metalens.estimators.tables import TableReader
+from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
@@ -291,11 +293,17 @@ class MetaEstimator(BaseEstimator, ABC):
     def _trainees(self) -> dict[str, Trainee]:
         """Return what is trained by name: first the meta-learner, which alone has regularizers."""
         seeds = range(self.random_state, self.random_state + self.seeds)
+        of_all = (self._network, self._tuned, seeds)
         text = self._learner()
-        trainees = {learner_call(text).name: Trainee(text, self._text(), self._network, seeds)}
+        trainees = {learner_call(text).name: Trainee(text, self._text(), *of_all)}
         for text in self._pretrained():
-            trainees.setdefault(learner_call(text).name, Trainee(text, "none", self._network, seeds))
+            trainees.setdefault(learner_call(text).name, Trainee(text, "none", *of_all))
         return trainees
+
+    def _tuned(self, learner: str) -> dict[str, Any]:
+        """Return the settings that a learner gets where none are given; they differ for molecules."""
+        molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
+        return (MOLECULE_SETTINGS if molecules else SETTINGS).get(learner, {})
 
     def _marked(self) -> Iterator[tuple[str, Objective]]:
         """Yield all that was trained, each with how the names of its saved tensors begin."""
@@ -319,7 +327,7 @@ class MetaEstimator(BaseEstimator, ABC):
             return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
         with torch.random.fork_rng(devices=[]):
             outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
-        return Candidate(name, (build_learner(name, outputs, tuned),))
+        return Candidate(name, (build_learner(name, outputs, self._tuned),))
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
         """Return all candidates for tasks with so many outputs."""

@@ -37,11 +37,11 @@ class MetaRegressor(MetaEstimator):
     the second does not fall any more. On the third, the held-out tasks, it compares the learner with
     baselines: `Profile`, a ridge regression on what the models of the training tasks predict, and
     `GlobalModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
-    alone mean, ridge regression, random forest and Gaussian process. What is best there by its mean `skill`
-    adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill of a task is the
-    share of its variance that is explained, so that tasks of all spreads count alike, which with squared
-    errors the widest would decide. The comparison also has `r2`, the squared correlation, which overlooks a
-    wrong offset, scale or sign, and `rmse`.
+    alone mean, ridge regression, nearest neighbors, random forest and Gaussian process. What is best there by
+    its mean `skill` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill
+    of a task is the share of its variance that is explained, so that tasks of all spreads count alike, which
+    with squared errors the widest would decide. The comparison also has `r2`, the squared correlation, which
+    overlooks a wrong offset, scale or sign, and `rmse`.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
     regression on learned features: it takes any number of rows, little time, and no step size that would have
@@ -71,7 +71,7 @@ class MetaRegressor(MetaEstimator):
     (3,)
     """
 
-    classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "RandomForest", "GaussianProcess")
+    classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "KNN", "RandomForest", "GaussianProcess")
     score_metric: ClassVar[str] = "skill"
     k_shot_: int
     reader_: TableReader

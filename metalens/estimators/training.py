@@ -21,11 +21,6 @@ from metalens.training import fit_together
 
 EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
-TUNED: dict[str, dict[str, Any]] = {
-    "MAML": {"inner_lr": 0.03, "inner_steps": 5},
-    "MetaSGD": {"inner_lr": 0.03, "inner_steps": 5},
-    "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
-}
 
 ProgressOf = Callable[[str], Progress]  # of the model with this name
 
@@ -38,12 +33,14 @@ class Trainee:
         learner: as it is written.
         regularizers: and a sampler, as one text.
         network: makes a new one, initialized by PyTorch's random numbers.
+        tuned: gives a learner's settings by its name, where the text has none.
         seeds: of the initializations.
     """
 
     learner: str
     regularizers: str
     network: Callable[[], Network]
+    tuned: Callable[[str], dict[str, Any]]
     seeds: range
 
     def build(self) -> list[Objective]:
@@ -52,7 +49,7 @@ class Trainee:
         for seed in self.seeds:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                learner = build_learner(self.learner, self.network(), tuned)
+                learner = build_learner(self.learner, self.network(), self.tuned)
                 objectives.append(Objective(learner, build_regularizers(self.regularizers, learner)))
         return objectives if is_trained(objectives[0]) else objectives[:1]
 
@@ -96,8 +93,3 @@ class Trainee:
             curves = [fit([one], [of_one])[0] for one, of_one in zip(objectives, strands, strict=True)]
         curve = pd.concat(dict(zip(self.seeds, curves, strict=False)), names=["seed"])
         return objectives, curve.reset_index("seed").reset_index(drop=True)
-
-
-def tuned(learner: str) -> dict[str, Any]:
-    """Return the settings that a learner gets where none are given."""
-    return TUNED.get(learner, {})
