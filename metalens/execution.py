@@ -236,7 +236,7 @@ def _fingerprint(objective: Objective | Replicas, tasks: Task, steps: int, compi
 def _recall(path: Path) -> Execution | None:
     try:
         return Execution(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None  # not there, or damaged: measured again
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,49 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, _Yaml)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of dates and numbers, and of depth
         raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+
+
+def read_json(path: Path, remedy: str, keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged.
+        keys: which names it must have, and the type of each value, or types; of a list of objects, a list
+            with what each of them must have.
+
+    Raises:
+        MetaLensError: the file is missing or damaged, or holds something else.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "run.json")
+    >>> _ = path.write_text('{"arms": [{"seed": 0}, {"seed": "one"}]}')
+    >>> read_json(path, "run it again", {"arms": [{"seed": int}]})
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: ...run.json is damaged: arms missing or not as expected; run it again.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise MetaLensError(f"{path} is {state} ({' '.join(str(error).split())}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise MetaLensError(f"{path} is damaged: it must hold a JSON object; {remedy}.")
+    wrong = [name for name, kind in (keys or {}).items() if not _is_of(content.get(name, ...), kind)]
+    if wrong:
+        raise MetaLensError(f"{path} is damaged: {', '.join(wrong)} missing or not as expected; {remedy}.")
+    return content
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if not isinstance(kind, list):
+        return isinstance(value, kind)
+    (keys,) = kind
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and all(_is_of(entry.get(name, ...), of) for name, of in keys.items())
+        for entry in value
+    )
 
 
 @contextmanager

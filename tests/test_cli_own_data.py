@@ -253,7 +253,11 @@ def test_a_small_support_has_no_intervals_and_copies_are_counted(here):
         (None, lambda n: n.drop(columns="heat"), "new.csv: The table has no column heat; it has assay, dose"),
         (None, lambda n: n.assign(dose="high"), "new.csv: Row 1 of column dose must be a number, got 'high'"),
         (lambda f: f.assign(heat=["?", *f.heat[1:]]), None, "few.csv: Row 1 of column heat must be a number"),
-        (None, lambda n: n.assign(dose=np.inf), "Row 1 of column dose must be a finite number, got 'inf'"),
+        (
+            None,
+            lambda n: n.assign(dose=np.inf),
+            "Row 1 of column dose must be a finite number, got 'inf'",
+        ),
         (None, lambda n: n.assign(heat=None), "new.csv: Row 1 of column heat is empty"),
         (lambda f: f.assign(y=""), None, "Task 003 of few.csv: Row 1 of column y is empty"),
         (lambda f: f[f.assay != "004"], None, "few.csv has no rows of 004, which new.csv asks for"),

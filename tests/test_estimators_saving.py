@@ -147,7 +147,7 @@ def test_nothing_is_left_where_saving_fails(model, tmp_path, monkeypatch):
         (lambda f: (f / "curve.csv").unlink(), "is damaged"),
         (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 2"),
         (lambda f: edit(f, kind="Run"), "holds a Run"),
-        (lambda f: edit(f, kind=["MetaRegressor"]), r"holds a \['MetaRegressor'\]"),
+        (lambda f: edit(f, kind=["MetaRegressor"]), "model.json is damaged: kind missing or not as expected"),
         (lambda f: edit(f, reader={}), "is damaged"),
         (lambda f: edit(f, chosen="Oracle"), "is damaged"),
         (lambda f: edit(f, settings={"speed": 3}), "is damaged"),

@@ -64,6 +64,13 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
         ("unfinished runs", "unfinished/plan.json", b"[]"),
         ("unfinished runs", "unfinished/arm0-seed0.json", b'{"seconds": 1}'),
         ("new tasks", "support.csv", FAR_OUTSIDE),  # equations without a solution
+        (
+            "new tasks",
+            "support.csv",
+            FAR_OUTSIDE.replace(b"2147483648", b"0.5").replace(b"0.1", b"1e+308", 1),
+        ),
+        ("models", "model.json", b"[" * 200_000),
+        ("models", "training.json", b"[" * 200_000),
         ("models", "weights.safetensors", PICKLE),
         ("models", "comparison.csv", b"model,task\nR2D2,1\n"),
         ("models", "comparison.csv", b"model,task,metric,value\n"),
@@ -78,6 +85,8 @@ def test_what_fuzzing_found_stays_mended(session, reader, name, content):
 @pytest.mark.parametrize(
     ("reader", "name", "before", "after"),
     [
+        ("unfinished runs", "unfinished/plan.json", b", 1]]]", b", {}]]]"),
+        ("unfinished runs", "unfinished/plan.json", b", 1]]]", b", 1]], []]"),
         ("tables", "table.zip", b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x7c"),  # version 12.4
         ("images", "images.zip", None, nameless()),
     ],

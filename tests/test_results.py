@@ -115,6 +115,7 @@ def write_run(folder, kind="regression", n_seeds=3, n_tasks=30):
         "threads": 2,
         "started": "2026-01-02T03:04:05+00:00",
         "seconds": 754.2,
+        "failures": [],
         "cells": [
             {
                 "learner": learner,
@@ -396,7 +397,7 @@ def test_folder_without_a_file_is_not_a_finished_run(tmp_path, name):
         ("manifest.json", "[" * 100_000, "recursion"),
         ("manifest.json", "{", "Expecting"),
         ("manifest.json", "[]", "JSON object"),
-        ("manifest.json", '{"recipe": "demo", "arms": [{}]}', "metalens, description, .*, arms missing"),
+        ("manifest.json", '{"recipe": "demo", "arms": [{}]}', "metalens, description, .*, arms, .* missing"),
     ],
 )
 def test_damaged_file_is_named(tmp_path, name, content, message):

@@ -121,7 +121,9 @@ def test_damaged_studies_are_one_sentence(tmp_path):
     (tmp_path / "summary.csv").unlink()
     with pytest.raises(MetaLensError, match=r"summary.csv is missing or damaged"):
         write_study_report(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"study": "nonsense"}))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"study": "nonsense", "configuration": {}, "tables": []})
+    )
     with pytest.raises(MetaLensError, match=r"There is no study 'nonsense'"):
         write_study_report(tmp_path)
     assert not is_study(tmp_path / "absent")
@@ -154,7 +156,7 @@ def test_points_are_compared_at_their_setting_or_with_the_only_reference():
         ("5", "is not a finished run"),
         (
             '{"study": "trlearner-lambda", "configuration": [], "tables": []}',
-            "manifest.json is missing or damaged",
+            "manifest.json is damaged: configuration missing or not",
         ),
         ('{"study": "trlearner-lambda", "configuration": {}, "tables": []}', "damaged or of another version"),
         ('{"study": "trlearner-lambda", "configuration": {}, "tables": ["summary"]}', "another version"),

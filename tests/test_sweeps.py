@@ -481,7 +481,7 @@ def test_another_sweep_does_not_join(sweep, tmp_path):
     with pytest.raises(MetaLensError, match="s is of another sweep: space was"):
         search(sweep("outer_lr: [0.1]", n_trials=2), folder)
     (folder / "sweep.json").write_text("{}")
-    with pytest.raises(MetaLensError, match=r"sweep\.json is missing or damaged"):
+    with pytest.raises(MetaLensError, match=r"sweep\.json is damaged: metalens"):
         read_result(folder)
 
 

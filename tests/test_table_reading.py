@@ -45,7 +45,11 @@ def test_a_damaged_file_and_numbers_that_are_none_are_refused(table, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("n/b", "Row 8 of column half must be a number, got 'n/b'"), (np.inf, "a finite number, got 'inf'")],
+    [
+        ("n/b", "Row 8 of column half must be a number, got 'n/b'"),
+        (np.inf, "a finite number, got 'inf'"),
+        (-2e30, r"a number of at most 1e\+30, got '-2e\+30'"),
+    ],
 )  # fmt: skip
 def test_a_wrong_cell_is_named(table, tmp_path, value, words):
     frame = table.astype({"half": object})

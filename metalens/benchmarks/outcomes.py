@@ -16,7 +16,7 @@ from torch import Tensor
 from metalens.benchmarks.arms import Arm, Cell
 from metalens.checkpoint import differences
 from metalens.errors import MetaLensError, in_one_sentence
-from metalens.files import MANIFEST, atomic_path, remove_partials
+from metalens.files import MANIFEST, atomic_path, read_json, remove_partials
 
 Groups = list[list[Cell]]
 TABLES = ("results", "metrics", "curves", "relations")
@@ -92,7 +92,7 @@ class Outcomes:
             MetaLensError: the folder has outcomes of another experiment.
         """
         path = self.waiting / "plan.json"
-        for folder in (self.weights, self.waiting):
+        for folder in (self.folder, self.weights, self.waiting):
             folder.mkdir(exist_ok=True)
             remove_partials(folder)
         if not path.is_file():
@@ -105,6 +105,10 @@ class Outcomes:
                 [Cell(Arm(learner, regularizers), seed) for learner, regularizers, seed in group]
                 for group in content["groups"]
             ]
+            cells = [repr(cell) for group in self.groups for cell in group]
+            expected = [repr(Cell(arm, seed)) for arm in self.arms for seed in identity["seeds"]]
+            if sorted(cells) != sorted(expected) or not all(self.groups):
+                raise ValueError("its groups are not those of the run")
             done = [cell for group in self.groups for cell in group if self._file(cell).is_file()]
             seconds = max((float(_read(self._file(cell))["seconds"]) for cell in done), default=0.0)
             return Plan(self.groups, done, seconds, content["started"])
@@ -180,7 +184,4 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise MetaLensError(f"{path} is damaged ({error}); begin anew without --resume.") from error
+    return read_json(path, "begin anew without --resume")

@@ -215,7 +215,7 @@ def meta_dataset(source: Path) -> Arrangement:
         try:
             lists = json.loads(read(found[0]))
             return Arrangement({"train": lists["train"], "val": lists["valid"], "test": lists["test"]})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MetaLensError(
                 f"{found[0]} in {source} must list the classes of train, valid and test; get it again."
             ) from error

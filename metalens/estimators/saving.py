@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.files import MODEL, new_folder
+from metalens.files import MODEL, new_folder, read_json
 
 FORMAT = 2  # raise it when the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
@@ -65,15 +65,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MODEL).is_file():
         raise MetaLensError(f"{folder} is no saved model, as it has no {MODEL}; give one that save wrote.")
-    try:
-        facts = json.loads((folder / MODEL).read_text(encoding="utf-8"))
-        found = facts["format"], str(facts["kind"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, error) from error
-    if found[0] != FORMAT:
+    facts = read_json(folder / MODEL, "save the model again", {"format": int, "kind": str})
+    if facts["format"] != FORMAT:
         raise MetaLensError(
-            f"{folder} is in format {found[0]}, and this version of MetaLens reads format {FORMAT}; load it "
-            "with the version that saved it, or save the model again."
+            f"{folder} is in format {facts['format']}, and this version of MetaLens reads format {FORMAT}; "
+            "load it with the version that saved it, or save the model again."
         )
     return facts
 

@@ -21,6 +21,7 @@ from metalens.distributions.tables.reading import (
     numbers,
     read_table,
     refuse_missing,
+    standardized,
 )
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
@@ -146,7 +147,8 @@ class TableReader:
 
     def standardized(self, target: pd.Series) -> np.ndarray:
         """Return real targets as the model has them, `(n, 1)`."""
-        return ((numbers(target) - self.mean) / self.deviation).astype(np.float32)[:, None]
+        y = standardized(numbers(target), target, self.mean, self.deviation)
+        return y.astype(np.float32)[:, None]
 
     def in_units(self, values: Tensor) -> Tensor:
         """Return standardized targets in their own units."""

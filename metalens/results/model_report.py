@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.files import atomic_path, writing_into
+from metalens.files import atomic_path, read_json, writing_into
 from metalens.results import figures
 from metalens.results.numbers import metric_title, number
 from metalens.results.reading import naming_damage
@@ -23,7 +22,7 @@ from metalens.results.relation_map import (
     relation_map,
     relations_summary,
 )
-from metalens.results.report import save_figure, template
+from metalens.results.report import figures_folder, save_figure, template
 from metalens.results.sentences import difference_in_words
 from metalens.results.statistics import FRACTIONS, paired_differences, summarize
 from metalens.results.tables import results_table, table_rows
@@ -75,10 +74,9 @@ def read_model_folder(folder: Path) -> TrainedModel:
     Raises:
         MetaLensError: a file is missing or damaged.
     """
-    path = folder / TRAINING
+    training = read_json(folder / TRAINING, "train the model again")
+    path = folder / "comparison.csv"
     try:
-        training = json.loads(path.read_text(encoding="utf-8"))
-        path = folder / "comparison.csv"
         comparison = pd.read_csv(path, dtype=dict.fromkeys(("model", "task", "metric"), str),
                                  keep_default_na=False, na_values={"value": ["", "nan"]})  # fmt: skip
         if comparison[["model", "task", "metric", "value"]].empty:
@@ -113,12 +111,9 @@ def write_model_report(folder: str | Path) -> Path:
     model = read_model_folder(folder)
     report = folder / "report.html"
     with writing_into(folder):
-        (folder / "figures").mkdir(exist_ok=True)
+        drawn = figures_folder(folder)
         with naming_damage(folder, "train the model"):
-            images = {
-                name: save_figure(figure, folder / "figures" / name)
-                for name, figure in _figures(model).items()
-            }
+            images = {name: save_figure(figure, drawn / name) for name, figure in _figures(model).items()}
             page = _render(model, images)
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")

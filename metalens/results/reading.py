@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from jinja2 import TemplateError
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
+from metalens.files import read_json
 from metalens.results.statistics import ARM
 
 # The columns of every file; those of the second kind must be numbers.
@@ -25,31 +25,15 @@ COLUMNS = {
 OPTIONAL = {"curves.csv", "relations.csv"}
 MEASURED = {"value", "before", "after", "relation"}  # may be missing or infinite: not a number, but a result
 LARGEST = 1e15  # of what is counted or drawn, as steps and coordinates are
-MANIFEST = {
-    "metalens": str,
-    "recipe": str,
-    "description": str,
-    "command": str,
-    "configuration": dict,
-    "arms": list,
-    "versions": dict,
-    "commit": (str, type(None)),
-    "device": str,
-    "threads": int,
-    "started": str,
-    "seconds": (int, float),
-    "cells": list,
-    "failures": list,
-}
-ENTRIES: dict[str, dict[str, Any]] = {
-    "arms": {**dict.fromkeys([*ARM, "settings"], str), "parameters": int},
-    "cells": {
-        **dict.fromkeys(ARM, str),
-        "seed": int,
-        **dict.fromkeys(["train_seconds", "test_seconds"], (int, float)),
-    },
-    "failures": {**dict.fromkeys([*ARM, "reason"], str), "seed": int},
-}
+_TIME = (int, float)
+MANIFEST: dict[str, Any] = {
+    **dict.fromkeys(["metalens", "recipe", "description", "command", "device", "started"], str),
+    **dict.fromkeys(["configuration", "versions"], dict),
+    "commit": (str, type(None)), "threads": int, "seconds": _TIME,
+    "arms": [{**dict.fromkeys([*ARM, "settings"], str), "parameters": int}],
+    "cells": [{**dict.fromkeys(ARM, str), "seed": int, "train_seconds": _TIME, "test_seconds": _TIME}],
+    "failures": [{**dict.fromkeys([*ARM, "reason"], str), "seed": int}],
+}  # fmt: skip
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -156,31 +140,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / "manifest.json"
     if not path.is_file():
         raise MetaLensError(f"{directory} is not a finished run: manifest.json is missing.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
-    if not isinstance(manifest, dict):
-        raise MetaLensError(f"{path} is damaged: it must hold a JSON object; run it again.")
-    manifest.setdefault("failures", [])  # runs had none before there were suites
-    wrong = [
-        key for key, kind in MANIFEST.items() if key not in manifest or not isinstance(manifest[key], kind)
-    ]
-    wrong += [
-        key
-        for key, fields in ENTRIES.items()
-        if key not in wrong
-        and not all(
-            isinstance(entry, dict)
-            and all(isinstance(entry.get(name), kind) for name, kind in fields.items())
-            for entry in manifest[key]
-        )
-    ]
-    if wrong:
-        raise MetaLensError(
-            f"{path} is damaged: {', '.join(wrong)} missing or not as expected; run it again."
-        )
-    return manifest
+    return read_json(path, "run it again", MANIFEST)
 
 
 def naming_damage(folder: Path, remedy: str) -> AbstractContextManager[None]:

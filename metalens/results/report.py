@@ -13,7 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from metalens.files import atomic_path, writing_into
+from metalens.files import atomic_path, remove_partials, writing_into
 from metalens.results import figures
 from metalens.results.formats import FORMATS
 from metalens.results.intervals import estimate
@@ -69,8 +69,8 @@ def write_report(directory: str | Path) -> Path:
     if "relations.csv" in tables:
         drawn["relations"] = figures.relations(tables["relations.csv"])
     with writing_into(directory):
-        (directory / "figures").mkdir(exist_ok=True)
-        images = {name: save_figure(figure, directory / "figures" / name) for name, figure in drawn.items()}
+        folder = figures_folder(directory)
+        images = {name: save_figure(figure, folder / name) for name, figure in drawn.items()}
         report = directory / "report.html"
         with atomic_path(report) as path:
             path.write_text(_render(tables, manifest, summary, paired, images), encoding="utf-8")
@@ -96,6 +96,14 @@ def write_table(directory: str | Path, kind: str) -> Path:
     with writing_into(Path(directory)), atomic_path(target) as path:
         path.write_text(text, encoding="utf-8")
     return target
+
+
+def figures_folder(folder: Path) -> Path:
+    """Return the folder for the figures of a report, without what writers that were killed have left."""
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    remove_partials(figures)
+    return figures
 
 
 def save_figure(figure: Figure, target: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from metalens.errors import MetaLensError
-from metalens.files import MANIFEST, atomic_path, writing_into
+from metalens.files import MANIFEST, atomic_path, read_json, writing_into
 from metalens.results.reading import naming_damage
-from metalens.results.report import save_figure, template
+from metalens.results.report import figures_folder, save_figure, template
 from metalens.studies import catalogue
 from metalens.studies.study import Study, Tables
 
@@ -21,10 +20,9 @@ from metalens.studies.study import Study, Tables
 def is_study(folder: Path) -> bool:
     """Tell whether a folder is that of a finished study, and not of a run."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
+        return "study" in read_json(folder / MANIFEST, "")
+    except MetaLensError:
         return False
-    return isinstance(manifest, dict) and "study" in manifest
 
 
 def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
@@ -34,8 +32,8 @@ def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
         MetaLensError: a file is missing or damaged.
     """
     path = folder / MANIFEST
+    manifest = read_json(path, "run the study again", {"study": str, "configuration": dict, "tables": list})
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         study = replace(catalogue.get_study(manifest["study"]), **manifest["configuration"])
         tables = {}
         for name in manifest["tables"]:
@@ -64,10 +62,10 @@ def write_study_report(folder: str | Path) -> Path:
     study, tables, manifest = read_study(folder)
     report = folder / "report.html"
     with writing_into(folder):
-        (folder / "figures").mkdir(exist_ok=True)
+        drawn = figures_folder(folder)
         with naming_damage(folder, "run the study"):
             images = [
-                (name, save_figure(drawing.figure, folder / "figures" / name), drawing.caption)
+                (name, save_figure(drawing.figure, drawn / name), drawing.caption)
                 for name, drawing in study.drawings(tables).items()
             ]
             page = template(Path(__file__).parent / "study.html.j2").render(

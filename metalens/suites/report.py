@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from metalens.errors import MetaLensError
 from metalens.evaluation import HIGHER_IS_BETTER
-from metalens.files import SUITE, atomic_path
+from metalens.files import SUITE, atomic_path, read_json
 from metalens.results.formats import as_csv, escaped, latex_row, piped
 from metalens.results.numbers import metric_title
 from metalens.results.reading import read_results
@@ -25,15 +24,15 @@ from metalens.studies.report import is_study, naming_damage, read_study
 
 RESULTS = "results.csv"
 # What `suite.json` has, its entries, and the cells of an entry that failed.
-STATE: dict[str, Any] = {
-    **dict.fromkeys(["metalens", "suite", "description", "command", "started"], str),
-    "size": (str, type(None)), "threads": int, "seconds": (int, float), "entries": list,
-}  # fmt: skip
+FAILURE: dict[str, Any] = {**dict.fromkeys([*ARM, "reason", "traceback"], str), "seed": int}
 ENTRY: dict[str, Any] = {
     **dict.fromkeys(["name", "experiment", "description", "status", "reason", "traceback"], str),
-    "failures": list,
+    "failures": [FAILURE],
 }
-FAILURE: dict[str, Any] = {**dict.fromkeys([*ARM, "reason", "traceback"], str), "seed": int}
+STATE: dict[str, Any] = {
+    **dict.fromkeys(["metalens", "suite", "description", "command", "started"], str),
+    "size": (str, type(None)), "threads": int, "seconds": (int, float), "entries": [ENTRY],
+}  # fmt: skip
 
 
 class Scores(NamedTuple):
@@ -65,23 +64,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         MetaLensError: the file is missing or damaged.
     """
-    path = folder / SUITE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MetaLensError(f"{path} is missing or damaged ({error}); run the suite again.") from error
-    whole = _has(state, STATE) and all(_has(entry, ENTRY) for entry in state["entries"])
-    if not whole or not all(_has(cell, FAILURE) for entry in state["entries"] for cell in entry["failures"]):
-        raise MetaLensError(
-            f"{path} is damaged: something is missing or not as expected; run the suite again."
-        )
-    return state
-
-
-def _has(content: Any, kinds: dict[str, Any]) -> bool:
-    return isinstance(content, dict) and all(
-        isinstance(content.get(name), kind) for name, kind in kinds.items()
-    )
+    return read_json(folder / SUITE, "run the suite again", STATE)
 
 
 def write_suite_report(folder: str | Path) -> Path:

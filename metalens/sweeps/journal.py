@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metalens.checkpoint import differences
 from metalens.errors import MetaLensError, in_one_sentence
-from metalens.files import SWEEP, atomic_path, writable_folder
+from metalens.files import SWEEP, atomic_path, read_json, writable_folder
 
 Pruner = Literal["median", "halving", "none"]
 
@@ -87,17 +87,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     Raises:
         MetaLensError: the file is missing or damaged.
     """
-    path = folder / SWEEP
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [name for name, kind in _WRITTEN.items() if not isinstance(content[name], kind)]
-    except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
-        raise MetaLensError(f"{path} is missing or damaged ({error}); sweep into another folder.") from error
-    if wrong:
-        raise MetaLensError(
-            f"{path} is damaged: {', '.join(wrong)} not as expected; sweep into another folder."
-        )
-    return content
+    return read_json(folder / SWEEP, "sweep into another folder", _WRITTEN)
 
 
 def open_study(folder: Path, direction: str, pruner: Pruner, every: int) -> optuna.Study:

@@ -19,7 +19,7 @@ from metalens.benchmarks.loading import NAMES, recipe_of
 from metalens.benchmarks.recipe import Recipe
 from metalens.evaluation import HIGHER_IS_BETTER
 from metalens.files import SWEEP, atomic_path, writing_into
-from metalens.results.report import save_figure, template
+from metalens.results.report import figures_folder, save_figure, template
 from metalens.sweeps import figures
 from metalens.sweeps.journal import naming_damage, read_study, read_sweep, repeated
 from metalens.sweeps.space import in_words, with_values
@@ -144,12 +144,9 @@ def write_sweep_report(folder: str | Path) -> Path:
     result = read_result(folder)
     report = folder / "report.html"
     with writing_into(folder):
-        (folder / "figures").mkdir(exist_ok=True)
+        drawn = figures_folder(folder)
         with naming_damage(folder / SWEEP):
-            images = {
-                name: save_figure(figure, folder / "figures" / name)
-                for name, figure in _figures(result).items()
-            }
+            images = {name: save_figure(figure, drawn / name) for name, figure in _figures(result).items()}
             page = _render(folder, result, images)
         with atomic_path(folder / "trials.csv") as path:
             result.trials.to_csv(path, index=False)

@@ -270,5 +270,5 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             for line in file:
                 if line.strip():
                     yield json.loads(line)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise MetaLensError(f"{path} is damaged ({type(error).__name__}); get the file again.") from error

@@ -11,7 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from metalens.distributions.tables.fingerprints import morgan_fingerprints
-from metalens.distributions.tables.reading import check_columns, is_text, numbers, refuse_missing
+from metalens.distributions.tables.reading import (
+    check_columns,
+    is_text,
+    numbers,
+    refuse_missing,
+    standardized,
+)
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -53,7 +59,7 @@ class NumberColumn:
         return [self.name, f"{self.name} is missing"] if self.marks_missing else [self.name]
 
     def transform(self, column: pd.Series) -> np.ndarray:
-        x = (numbers(column) - self.mean) / self.deviation
+        x = standardized(numbers(column), column, self.mean, self.deviation)
         inputs = [np.nan_to_num(x), np.isnan(x)] if self.marks_missing else [np.nan_to_num(x)]
         return np.stack(inputs, axis=1).astype(np.float32)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be packed 100 times tighter
+LARGEST = 1e30  # number in a cell: single precision ends at 3e38
+FARTHEST = 1e9  # standard deviations from the mean; squares and products of such numbers can be computed with
 
 _PARQUET = (".parquet", ".pq")
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -214,7 +216,7 @@ def numbers(column: pd.Series) -> np.ndarray:
     Rows are counted from 1 in errors, below the header.
 
     Raises:
-        MetaLensError: a cell is no number, or infinite; with its row and column.
+        MetaLensError: a cell is no number, or infinite or above 1e30; with its row and column.
 
     >>> import pandas as pd
     >>> numbers(pd.Series(["1", None, "x", "4"], name="dose"))  # doctest: +ELLIPSIS
@@ -229,10 +231,12 @@ def numbers(column: pd.Series) -> np.ndarray:
             f"Column {column.name} holds dates; give numbers instead, such as days since a start."
         )
     found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = (np.isnan(found) & column.notna().to_numpy()) | np.isinf(found)
+    wrong = (np.isnan(found) & column.notna().to_numpy()) | (np.abs(found) > LARGEST)
     if wrong.any():
         row = int(wrong.argmax())
-        what, cell = "a finite number" if np.isinf(found[row]) else "a number", str(column.iloc[row])
+        value, cell = found[row], str(column.iloc[row])
+        large = "a finite number" if np.isinf(value) else f"a number of at most {LARGEST:g}"
+        what = "a number" if np.isnan(value) else large
         remedy = "write numbers with a point" if "," in cell else "correct it or leave the row out"
         raise MetaLensError(
             f"Row {column.index[row] + 1} of column {column.name} must be {what}, got {cell!r}; {remedy}."
@@ -252,6 +256,31 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
         raise MetaLensError(
             f"Row {row} of column {column.name} is empty, the first of {int(empty.sum())}; {remedy}."
         )
+
+
+def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float) -> np.ndarray:
+    """Return the numbers of a column as `(x - mean) / deviation`; missing ones stay nan.
+
+    Raises:
+        MetaLensError: a number is too far from the mean to be computed with; with its row and column.
+
+    >>> import pandas as pd
+    >>> column = pd.Series([1.0, 2e12], name="dose")
+    >>> standardized(numbers(column), column, 0.0, 1.0)
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: Row 2 of column dose is 2000000000000.0, more than 1e+09 standard ...
+    """
+    x = (x - mean) / deviation
+    far = np.abs(x) > FARTHEST
+    if far.any():
+        row = int(far.reshape(len(x), -1).any(1).argmax())
+        raise MetaLensError(
+            f"Row {column.index[row] + 1} of column {column.name} is {column.iloc[row]}, more than "
+            f"{FARTHEST:g} standard deviations from the mean of the training tasks; correct it or leave the "
+            "row out."
+        )
+    return x
 
 
 def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:

@@ -41,6 +41,7 @@ from metalens.distributions.tables.reading import (
     numbers,
     read_table,
     refuse_missing,
+    standardized,
 )
 from metalens.distributions.tables.rows import LEAST_QUERY, TaskRows
 from metalens.errors import MetaLensError
@@ -254,7 +255,7 @@ class TableTasks(TaskDistribution):
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self.inputs = torch.from_numpy(array)
         warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
-        self._y = torch.from_numpy(y if self.class_names else self._scaled(y, train_rows))
+        self._y = torch.from_numpy(y if self.class_names else self._scaled(y, frame[target], train_rows))
         self._traits = None
         if traits:
             known = [traits_of_tasks(frame[name], rows_of, self.task_names, train) for name in traits]
@@ -364,13 +365,14 @@ class TableTasks(TaskDistribution):
         self.n_classes = self.n_outputs = len(classes)
         return codes.astype(np.int64)
 
-    def _scaled(self, y: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+    def _scaled(self, y: np.ndarray, column: pd.Series, train_rows: np.ndarray) -> np.ndarray:
         self.target_mean, self.target_deviation = 0.0, 1.0
         if self.standardize == "train" and len(train_rows):
             self.target_mean = float(y[train_rows].mean())
             self.target_deviation = float(y[train_rows].std()) or 1.0
-        y = (y - self.target_mean) / self.target_deviation
+            y = standardized(y, column, self.target_mean, self.target_deviation)
         if self.standardize == "task":
+            y = y.copy()
             for task in self._tasks:
                 of_task = y[task.rows]
                 y[task.rows] = (of_task - of_task.mean()) / (of_task.std() or 1.0)
