@@ -79,6 +79,8 @@ def changed_tree(draw: st.DrawFn, tree: Any) -> Any:
 
 @st.composite
 def changed_json(draw: st.DrawFn, content: bytes) -> bytes:
+    if draw(st.integers(0, 30)) == 0:
+        return draw(st.sampled_from([b"[", b'{"a":'])) * 200_000  # deeper than the parser goes
     return json.dumps(draw(changed_tree(json.loads(content)))).encode()
 
 

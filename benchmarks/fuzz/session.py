@@ -116,8 +116,8 @@ def by_atheris(session: Session, inputs: int, seed: int, corpus: Path, results: 
             sys.stdout.flush()
             os._exit(0)  # libFuzzer never returns
 
-    # Time and memory are limited by the guard.
-    settings = [f"-seed={seed + 1}", "-max_len=20000", "-timeout=0", "-rss_limit_mb=0", "-verbosity=0"]
+    # Time and memory are limited by the guard; with -timeout=0 atheris interrupts after a second.
+    settings = [f"-seed={seed + 1}", "-max_len=20000", "-timeout=86400", "-rss_limit_mb=0", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *settings, str(corpus)], feed)
     atheris.Fuzz()
     raise AssertionError("atheris returned")
