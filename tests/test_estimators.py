@@ -10,9 +10,10 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from metalens import MetaLensError, MetaRegressor
+from metalens import GlobalModel, MetaLensError, MetaRegressor
 from metalens.distributions.tables.inputs import TableInputs
-from metalens.estimators import base
+from metalens.errors import DivergenceError
+from metalens.estimators import base, training
 from metalens.estimators.candidates import Answer, Candidate
 from metalens.estimators.tables import Columns, fit_reader
 
@@ -425,6 +426,36 @@ def test_arrays_are_tables_too():
         adapted.predict({"x": few["x"][:, None]})
     with pytest.raises(MetaLensError, match=r"the lengths \[7, 8\]"):
         model.adapt({**few, "pressure": few["pressure"][:7]})
+
+
+def test_profile_sees_each_training_task_as_one():
+    frame = sensors(n=20, rows=20)
+    frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
+    model = fitted(frame, {**ROLES, "splits": "split"}, seeds=2)
+    (profile,) = model._trained["Profile"]
+    assert len(profile.learner.slopes) == 10
+    assert len(model._trained["GlobalModel"]) == len(model._trained["ANIL"]) == 2
+
+
+def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
+    def diverge(objectives, *args, **settings):
+        if isinstance(objectives[0].learner, GlobalModel):
+            raise DivergenceError("The loss is nan at step 2.")
+        return fit_together(objectives, *args, **settings)
+
+    fit_together = training.fit_together
+    monkeypatch.setattr(training, "fit_together", diverge)
+    with pytest.warns(UserWarning, match="baseline GlobalModel is left out: The loss is nan at step 2"):
+        model = MetaRegressor("R2D2", steps=2, hidden=(8,)).fit(sensors(), **ROLES)
+    assert "GlobalModel" not in set(model.comparison_.model)
+    model.save(tmp_path / "model")
+    assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "Profile"]
+
+
+def test_a_column_that_is_constant_but_for_rounding_may_have_other_values():
+    frame = sensors().assign(size=0.1)
+    new = sensors(1, seed=5).assign(size=0.3)
+    assert np.isfinite(fitted(frame).adapt(new[:5]).predict(new[5:])).all()
 
 
 def test_progress_is_told():

@@ -11,7 +11,8 @@ from PIL import Image
 
 from metalens import Examples, MetaClassifier, MetaLensError
 from metalens.estimators import base, load_model
-from metalens.estimators.episodes import fit_episodes
+from metalens.estimators.episodes import episode_sizes, fit_episodes
+from metalens.estimators.images import class_counts
 from metalens.estimators.tables import Columns
 
 TINY = {"hidden": (8,), "steps": 2, "meta_batch": 2}
@@ -263,3 +264,24 @@ def test_a_task_has_classes_of_one_domain(tmp_path):
             color_folders(tmp_path / split / domain, names, seed=10 * seed + n)
     model = fitted(tmp_path, {"image_size": 16}, k_shot=2, n_query=2)
     assert model._sizes.n_way == 3
+
+
+def test_a_domain_with_more_classes_of_too_few_images_does_not_count(tmp_path):
+    for seed, split in enumerate(("train", "val", "test")):
+        color_folders(tmp_path / split / "sketch", [f"{split} {i}" for i in range(6)], images=1, seed=seed)
+        color_folders(tmp_path / split / "photo", [f"{split} {i}" for i in range(2)], seed=10 + seed)
+    sizes = episode_sizes(class_counts(tmp_path, None), None, 1, 2)
+    assert sizes == (2, 1, 2)
+    with pytest.raises(MetaLensError, match="split train has 0"):
+        episode_sizes(class_counts(tmp_path, {}), None, 1, 2)
+
+
+def test_classes_of_equal_names_in_several_tasks_are_different_ones():
+    tables = [species(["a", "b", "c"], seed=seed).assign(site=f"s{seed}") for seed in range(10)]
+    frame = pd.concat(tables, ignore_index=True)
+    frame["split"] = frame.site.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
+    roles = {"target": "name", "task": "site", "new_classes": True, "splits": "split"}
+    for learner in (None, "LinearProbe"):
+        model = fitted(frame, roles, learner=learner)
+        (probe,) = model._trained["LinearProbe"]
+        assert probe.learner.network.n_outputs == 3 * 6  # classes of a training site, and sites

@@ -8,7 +8,7 @@ import torch
 
 from metalens import MetaRegressor, Sinusoid
 from metalens.distributions.strand import Strand
-from metalens.estimators import base
+from metalens.estimators import training
 
 
 def test_strands_divide_the_stream():
@@ -45,8 +45,8 @@ def test_models_of_an_estimator_train_on_different_tasks(monkeypatch):
         met.extend(tasks)
         return fit_together(objectives, tasks, **settings)
 
-    fit_together = base.fit_together
-    monkeypatch.setattr(base, "fit_together", see)
+    fit_together = training.fit_together
+    monkeypatch.setattr(training, "fit_together", see)
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"sensor": np.repeat(np.arange(20), 8), "voltage": rng.normal(size=160)})
     table["pressure"] = table.voltage * (1 + table.sensor) + rng.normal(size=160)

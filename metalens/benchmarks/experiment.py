@@ -122,6 +122,11 @@ class Experiment:
             if left:
                 self.jobs.append(Job(group, left, checkpoints))
 
+    def clean(self) -> None:
+        """Remove what writers of its folder that were killed have left; nobody may write there now."""
+        if self._outcomes is not None:
+            self._outcomes.clean()
+
     def done(self) -> Iterator[Outcome]:
         """Yield the outcomes of the cells that were trained and tested before."""
         if self.plan is not None and self._outcomes is not None:
@@ -243,6 +248,7 @@ def run(
     watcher = watcher or Watcher()
     check_trackers(trackers)
     experiment = Experiment(recipe, folder)
+    experiment.clean()
     for outcome in experiment.done():
         watcher.end_cell(outcome.cell, outcome.scores, outcome.facts["diverged"])
     experiment.do(experiment.jobs, watcher, checkpoint_every, trackers)

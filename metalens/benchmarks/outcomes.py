@@ -21,6 +21,7 @@ from metalens.files import MANIFEST, atomic_path, read_json, remove_partials
 Groups = list[list[Cell]]
 TABLES = ("results", "metrics", "curves", "relations")
 
+_REMEDY = "begin anew without --resume"
 FAILURES = "failures"  # in the manifest: the cells that failed, so that the experiment is not complete
 
 
@@ -80,6 +81,11 @@ class Outcomes:
             self.forget()
         return complete
 
+    def clean(self) -> None:
+        """Remove what writers that were killed have left; nobody may write now."""
+        for folder in (self.folder, self.weights, self.waiting):
+            remove_partials(folder)
+
     def plan(self, identity: Mapping[str, Any], started: str, groups: Callable[[], Groups]) -> Plan:
         """Return the plan of the experiment, the same whenever it is interrupted.
 
@@ -92,9 +98,8 @@ class Outcomes:
             MetaLensError: the folder has outcomes of another experiment.
         """
         path = self.waiting / "plan.json"
-        for folder in (self.folder, self.weights, self.waiting):
+        for folder in (self.weights, self.waiting):
             folder.mkdir(exist_ok=True)
-            remove_partials(folder)
         if not path.is_file():
             divided = [[[cell.arm.learner, cell.arm.regularizers, cell.seed] for cell in g] for g in groups()]
             _write(path, {"identity": dict(identity), "started": started, "groups": divided})
@@ -161,9 +166,9 @@ def is_complete(folder: Path, configuration: Mapping[str, Any]) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    manifest = _read(folder / MANIFEST)
-    _check_same(folder, manifest.get("configuration", {}), configuration)
-    return not manifest.get(FAILURES)
+    manifest = read_json(folder / MANIFEST, _REMEDY, {"configuration": dict, FAILURES: list})
+    _check_same(folder, manifest["configuration"], configuration)
+    return not manifest[FAILURES]
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -175,7 +180,7 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 
 def _naming_damage(path: Path) -> AbstractContextManager[None]:
     """Say that an unfinished run is damaged where its files have another structure."""
-    return in_one_sentence(f"{path} is damaged", "begin anew without --resume")
+    return in_one_sentence(f"{path} is damaged", _REMEDY)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -184,4 +189,4 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, "begin anew without --resume")
+    return read_json(path, _REMEDY)

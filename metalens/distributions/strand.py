@@ -36,6 +36,15 @@ class Strand(TaskDistribution):
     def batch(self, indices: Sequence[int]) -> Task:
         return self.tasks.batch([index * self.n + self.number for index in indices])
 
+    def task_name(self, index: int) -> str:
+        return self.tasks.task_name(index * self.n + self.number)
+
+    def domain(self, index: int) -> str | None:
+        return self.tasks.domain(index * self.n + self.number)
+
+    def drawn_from(self, index: int) -> str | None:
+        return self.tasks.drawn_from(index * self.n + self.number)
+
     @property
     def pool_size(self) -> int | None:
         return self.tasks.pool_size

@@ -22,7 +22,7 @@ from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.benchmarks.tables import MOLECULE_SETTINGS, SETTINGS
 from metalens.distributions import TaskDistribution
 from metalens.distributions.base import Split
-from metalens.errors import DAMAGE, MetaLensError
+from metalens.errors import DAMAGE, DivergenceError, MetaLensError
 from metalens.estimators.candidates import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.episodes import Episodes
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
@@ -180,7 +180,12 @@ class MetaEstimator(BaseEstimator, ABC):
             tensors |= {mark + name: tensor for name, tensor in objective.state_dict().items()}
         write_model(
             Path(folder),
-            {"kind": type(self).__name__, "metalens": version("metalens"), "settings": self.get_params()}
+            {
+                "kind": type(self).__name__,
+                "metalens": version("metalens"),
+                "settings": self.get_params(),
+                "trained": list(self._trained),
+            }
             | facts,
             tensors,
             {"comparison": self.comparison_, "curve": self.curve_},
@@ -201,7 +206,8 @@ class MetaEstimator(BaseEstimator, ABC):
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
             model._restore(saved)
-            model._trained = {name: trainee.build() for name, trainee in model._trainees().items()}
+            trainees = model._trainees()
+            model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
             for mark, objective in model._marked():
                 own = {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)}
                 objective.load_state_dict(own)
@@ -280,14 +286,19 @@ class MetaEstimator(BaseEstimator, ABC):
         curves = {}
         self._trained: dict[str, list[Objective]] = {}
         for name, trainee in self._trainees().items():
-            self._trained[name], curves[name] = trainee.train(
-                train,
-                validation,
-                steps=self.steps,
-                meta_batch=self.meta_batch,
-                outer_lr=self.outer_lr,
-                progress=None if progress is None else progress(name),
-            )
+            try:
+                self._trained[name], curves[name] = trainee.train(
+                    train,
+                    validation,
+                    steps=self.steps,
+                    meta_batch=self.meta_batch,
+                    outer_lr=self.outer_lr,
+                    progress=None if progress is None else progress(name),
+                )
+            except DivergenceError as error:
+                if not self._trained:
+                    raise
+                warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=4)
         self.curve_ = pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)
 
     def _trainees(self) -> dict[str, Trainee]:

@@ -246,7 +246,7 @@ class MetaClassifier(MetaEstimator):
         if isinstance(reader, TableReader) and reader.classes:
             return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
         if isinstance(reader, ImageReader):
-            n = len(class_counts(data, "test")["test"])
+            n = max(map(len, class_counts(data, "test")["test"].values()))
             sizes = Sizes(min(sizes.n_way, n), k_shot, sizes.n_query if n_query is None else n_query)
             return reader.tasks(data, "test", "test", **sizes._asdict(), seed=self.random_state), sizes.n_way
         frame = reader.columns.read(data)
@@ -292,11 +292,17 @@ class MetaClassifier(MetaEstimator):
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
 
     def _pretrained(self) -> Sequence[str]:
-        return ACROSS_TASKS if self._shared_classes() else [f"LinearProbe(n_classes={self._n_pooled})"]
+        return ACROSS_TASKS if self._shared_classes() else ["LinearProbe"]
+
+    def _tuned(self, learner: str) -> dict[str, Any]:
+        if learner == "LinearProbe" and not self._shared_classes():
+            return {"n_classes": self._n_pooled}
+        return super()._tuned(learner)
 
     def _names(self) -> list[str]:
         names = super()._names()
-        return names if self._shared_classes() else [names[0], FEATURE_MEAN, *names[1:]]
+        has_features = "LinearProbe" in self._trained and not self._shared_classes()
+        return [names[0], FEATURE_MEAN, *names[1:]] if has_features else names
 
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
         if name != FEATURE_MEAN:

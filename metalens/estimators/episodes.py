@@ -45,7 +45,7 @@ class Episodes(ArrayTasks):
 
 
 def episode_sizes(
-    counts: Mapping[Any, Sequence[int]],
+    counts: Mapping[Any, Mapping[str, Sequence[int]]],
     n_way: int | None,
     k_shot: int | None,
     n_query: int | None,
@@ -56,7 +56,7 @@ def episode_sizes(
 
     Args:
         counts: of each place that episodes are drawn from, a split or a task, how many examples its classes
-            have.
+            have, in each of its domains; the classes of an episode are of one domain.
         n_way: classes; by default 5, or as many as each place has.
         k_shot: support examples of a class; by default half of them, at most 5.
         n_query: query examples of a class; by default what is left, at most 10.
@@ -65,14 +65,17 @@ def episode_sizes(
     Raises:
         MetaLensError: a place has fewer than two classes with enough examples.
 
-    >>> episode_sizes({"train": [20, 30, 4, 12], "val": [12, 12, 40]}, None, None, None)
+    >>> episode_sizes({"train": {"": [20, 30, 4, 12]}, "val": {"": [12, 12, 40]}}, None, None, None)
     Sizes(n_way=3, k_shot=4, n_query=4)
     """
-    everywhere = [n for of_place in counts.values() for n in of_place]
+    everywhere = [n for domains in counts.values() for of_domain in domains.values() for n in of_domain]
     least = int(np.quantile(everywhere, _SMALL)) if everywhere else 0
     k_shot = k_shot or min(max(least // 2, 1), MOST_SHOT)
     n_query = n_query or min(max(least - k_shot, 1), MOST_QUERY)
-    large = {place: sum(n >= k_shot + n_query for n in of_place) for place, of_place in counts.items()}
+    large = {
+        place: max(sum(n >= k_shot + n_query for n in of_domain) for of_domain in domains.values())
+        for place, domains in counts.items()
+    }
     fits = int(np.quantile(list(large.values()), spared))
     if n_way is None and fits < 2:
         where = "many tasks have" if spared else f"split {min(large, key=large.__getitem__)} has"
@@ -137,8 +140,10 @@ def fit_episodes(
     splits_of_all: tuple[Split, ...] = get_args(Split)
     places = owner if task is not None else of_rows
     by_place = frame.groupby([places, labels]).size().groupby(level=0)
-    counts: dict[Any, list[int]] = {} if task is not None else {split: [] for split in splits_of_all}
-    counts |= {place: of_place.tolist() for place, of_place in by_place}
+    counts: dict[Any, dict[str, list[int]]] = (
+        {} if task is not None else {split: {"": []} for split in splits_of_all}
+    )
+    counts |= {place: {"": of_place.tolist()} for place, of_place in by_place}
     spared = 0.0 if task is None else _SPARED
     sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=spared)
     array = encoding.transform(frame)
@@ -165,9 +170,14 @@ def _episodes(
     seed: int,
 ) -> ArrayTasks:
     task, group = columns.task, columns.group
+    labels = _labels(frame, columns.target)
+    if task is not None:  # each task has classes of its own, also where their names are equal
+        labels = np.array(
+            [f"{name}/{label}" for name, label in zip(_labels(frame, task), labels, strict=True)]
+        )
     data = {
         "x": array,
-        "y": _labels(frame, columns.target),
+        "y": labels,
         "task": split_of if task is None else _labels(frame, task),
         "split": split_of,
     }

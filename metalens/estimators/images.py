@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -118,16 +118,18 @@ class ImageReader:
         return torch.from_numpy(np.asarray(pixels).astype(np.float32)).div_(255).mul_(2).sub_(1)
 
 
-def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, list[int]]:
-    """Return how many images the classes of each split have, in the domain with the most classes of it."""
+def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, dict[str, list[int]]]:
+    """Return how many images the classes of each split have, domain by domain."""
     images = _labeled(_path(source))
     split_of = split_classes(images, splits)
-    counts: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
-    domains: dict[str, dict[Split, list[int]]] = defaultdict(lambda: {split: [] for split in counts})
+    domains = {image.domain for image in images}
+    counts: dict[Split, dict[str, list[int]]] = {
+        split: {domain: [] for domain in domains} for split in get_args(Split)
+    }
     for (domain, name), n in Counter((image.domain, image.name) for image in images).items():
         if name in split_of:
-            domains[domain][split_of[name]].append(n)
-    return {split: max((of_domain[split] for of_domain in domains.values()), key=len) for split in counts}
+            counts[split_of[name]][domain].append(n)
+    return counts
 
 
 def _labeled(source: Path) -> list[LabeledImage]:

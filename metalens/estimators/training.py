@@ -12,7 +12,7 @@ import torch
 from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler
 from metalens.distributions import TaskDistribution
 from metalens.distributions.strand import Strand
-from metalens.execution import is_trained
+from metalens.learners.per_task import PerTaskLearner
 from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.outer_loop import Progress, Validation
@@ -44,14 +44,14 @@ class Trainee:
     seeds: range
 
     def build(self) -> list[Objective]:
-        """Return a freshly initialized objective for every seed; a single one of what has no weights."""
+        """Return a freshly initialized objective for every seed; one alone of what has no seeds."""
         objectives = []
         for seed in self.seeds:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 learner = build_learner(self.learner, self.network(), self.tuned)
                 objectives.append(Objective(learner, build_regularizers(self.regularizers, learner)))
-        return objectives if is_trained(objectives[0]) else objectives[:1]
+        return objectives[:1] if isinstance(objectives[0].learner, PerTaskLearner) else objectives
 
     def train(
         self,

@@ -24,7 +24,7 @@ from metalens.benchmarks.loading import NAMES
 from metalens.benchmarks.outcomes import is_complete
 from metalens.benchmarks.workers import processes
 from metalens.errors import MetaLensError
-from metalens.files import SUITE, atomic_path, remove_partials
+from metalens.files import SUITE, atomic_path
 from metalens.studies import get_study
 from metalens.studies.study import Study
 from metalens.suites.suite import Entry, Suite
@@ -233,8 +233,9 @@ class _Running:
 
 def _plan(recipe: Recipe, folder: Path) -> list[Job]:
     folder.mkdir(exist_ok=True)
-    remove_partials(folder)
-    return Experiment(recipe, folder).jobs
+    experiment = Experiment(recipe, folder)
+    experiment.clean()
+    return experiment.jobs
 
 
 def _do(recipe: Recipe, folder: Path, job: Job, checkpoint_every: float) -> None:

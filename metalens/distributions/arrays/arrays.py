@@ -154,7 +154,8 @@ class ArrayTasks(TaskCollection):
         )
         self._members_of = [members[name] for name in self.task_names]
         warn_of_constants(self._y, {name: members[name].rows for name in self.task_names}, y, split)
-        self._pooled = False
+        self._pool: np.ndarray | None = None
+        self._in_order = self.n_way == self.n_classes
 
         train_rows = np.sort(np.concatenate([members[name].rows for name in train] or [np.arange(0)]))
         by_train = (scale_inputs and self._x.dtype != np.uint8) or (
@@ -174,9 +175,12 @@ class ArrayTasks(TaskCollection):
         return facts if self.n_classes is None else {**facts, "classes": self.n_classes}
 
     def pooled(self) -> ArrayTasks:
-        """Return the same tasks with targets `0 ... n_classes - 1` that mean the same in all of them."""
+        """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the split."""
+        if self.class_names is None:
+            return self
         twin = copy(self)
-        twin._pooled = True
+        twin._pool = np.unique(np.concatenate([members.classes for members in self._members_of]))
+        twin.n_classes = len(twin._pool)
         return twin
 
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
@@ -192,9 +196,7 @@ class ArrayTasks(TaskCollection):
         if groups is not None:
             division = divide_groups(rng, classes, groups, **sizes)
             for_support = for_support if division is None else division
-        chosen, support, query = draw_examples(
-            rng, classes, for_support, **sizes, in_order=self.n_way == self.n_classes
-        )
+        chosen, support, query = draw_examples(rng, classes, for_support, **sizes, in_order=self._in_order)
         return chosen, rows[support], rows[query]
 
     def _examples(self, rows: np.ndarray, classes: np.ndarray) -> Examples:
@@ -203,8 +205,10 @@ class ArrayTasks(TaskCollection):
         x = torch.from_numpy((self._x[flat].astype(np.float32) - self._shift) / self._scale)
         if self.class_names is None:
             return Examples(x, torch.from_numpy(self._y[flat]))
-        keeps_meaning = self._pooled or self.n_way == self.n_classes
-        slots = classes if keeps_meaning else np.broadcast_to(np.arange(self.n_way), classes.shape)
+        if self._pool is not None:
+            slots = np.searchsorted(self._pool, classes)
+        else:
+            slots = classes if self._in_order else np.broadcast_to(np.arange(self.n_way), classes.shape)
         return Examples(x, torch.from_numpy(slots.astype(np.int64).repeat(rows.shape[2], axis=1)))
 
     def _checked_way(self, n_way: int | None) -> int:

@@ -16,6 +16,7 @@ from metalens.distributions.tables.reading import (
     is_text,
     numbers,
     refuse_missing,
+    scale_of,
     standardized,
 )
 from metalens.errors import MetaLensError
@@ -49,10 +50,7 @@ class NumberColumn:
     def fit(cls, column: pd.Series) -> NumberColumn:
         known = numbers(column)
         missing = np.isnan(known)
-        known = known[~missing]
-        deviation = float(known.std()) if len(known) else 0.0
-        mean = float(known.mean()) if len(known) else 0.0
-        return cls(str(column.name), mean, deviation or 1.0, bool(missing.any()))
+        return cls(str(column.name), *scale_of(known[~missing]), bool(missing.any()))
 
     @property
     def input_names(self) -> list[str]:

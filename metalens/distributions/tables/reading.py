@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be packed 100 times tighter
-LARGEST = 1e30  # number in a cell: single precision ends at 3e38
+LARGEST = 1e30  # size of a number in a cell: single precision ends at 3e38
 FARTHEST = 1e9  # standard deviations from the mean; squares and products of such numbers can be computed with
 
 _PARQUET = (".parquet", ".pq")
@@ -216,7 +216,7 @@ def numbers(column: pd.Series) -> np.ndarray:
     Rows are counted from 1 in errors, below the header.
 
     Raises:
-        MetaLensError: a cell is no number, or infinite or above 1e30; with its row and column.
+        MetaLensError: a cell is no number, or infinite or beyond 1e30; with its row and column.
 
     >>> import pandas as pd
     >>> numbers(pd.Series(["1", None, "x", "4"], name="dose"))  # doctest: +ELLIPSIS
@@ -235,7 +235,7 @@ def numbers(column: pd.Series) -> np.ndarray:
     if wrong.any():
         row = int(wrong.argmax())
         value, cell = found[row], str(column.iloc[row])
-        large = "a finite number" if np.isinf(value) else f"a number of at most {LARGEST:g}"
+        large = "a finite number" if np.isinf(value) else f"a number from {-LARGEST:g} to {LARGEST:g}"
         what = "a number" if np.isnan(value) else large
         remedy = "write numbers with a point" if "," in cell else "correct it or leave the row out"
         raise MetaLensError(
@@ -256,6 +256,18 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
         raise MetaLensError(
             f"Row {row} of column {column.name} is empty, the first of {int(empty.sum())}; {remedy}."
         )
+
+
+def scale_of(x: np.ndarray) -> tuple[float, float]:
+    """Return the mean and the standard deviation of numbers; 1 where rounding alone tells them apart.
+
+    >>> scale_of(np.full(7, 0.1))[1], scale_of(np.array([1.0, 3.0]))
+    (1.0, (2.0, 1.0))
+    """
+    if x.size == 0:
+        return 0.0, 1.0
+    mean, deviation = float(x.mean()), float(x.std())
+    return mean, deviation if deviation > 8 * np.finfo(float).eps * abs(mean) else 1.0
 
 
 def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float) -> np.ndarray:

@@ -41,6 +41,7 @@ from metalens.distributions.tables.reading import (
     numbers,
     read_table,
     refuse_missing,
+    scale_of,
     standardized,
 )
 from metalens.distributions.tables.rows import LEAST_QUERY, TaskRows
@@ -368,8 +369,7 @@ class TableTasks(TaskDistribution):
     def _scaled(self, y: np.ndarray, column: pd.Series, train_rows: np.ndarray) -> np.ndarray:
         self.target_mean, self.target_deviation = 0.0, 1.0
         if self.standardize == "train" and len(train_rows):
-            self.target_mean = float(y[train_rows].mean())
-            self.target_deviation = float(y[train_rows].std()) or 1.0
+            self.target_mean, self.target_deviation = scale_of(y[train_rows])
             y = standardized(y, column, self.target_mean, self.target_deviation)
         if self.standardize == "task":
             y = y.copy()
