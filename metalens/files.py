@@ -57,8 +57,7 @@ def read_json(path: Path, remedy: str, keys: Mapping[str, Any] | None = None) ->
     Args:
         path: of the file.
         remedy: what to do where it is damaged.
-        keys: which names it must have, and the type of each value, or types; of a list of objects, a list
-            with what each of them must have.
+        keys: which names it must have, and the kind of each value, see `is_of`.
 
     Raises:
         MetaLensError: the file is missing or damaged, or holds something else.
@@ -78,20 +77,31 @@ def read_json(path: Path, remedy: str, keys: Mapping[str, Any] | None = None) ->
         raise MetaLensError(f"{path} is {state} ({' '.join(str(error).split())}); {remedy}.") from error
     if not isinstance(content, dict):
         raise MetaLensError(f"{path} is damaged: it must hold a JSON object; {remedy}.")
-    wrong = [name for name, kind in (keys or {}).items() if not _is_of(content.get(name, ...), kind)]
+    wrong = [name for name, kind in (keys or {}).items() if not is_of(content.get(name, ...), kind)]
     if wrong:
         raise MetaLensError(f"{path} is damaged: {', '.join(wrong)} missing or not as expected; {remedy}.")
     return content
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    if not isinstance(kind, list):
-        return isinstance(value, kind)
-    (keys,) = kind
-    return isinstance(value, list) and all(
-        isinstance(entry, dict) and all(_is_of(entry.get(name, ...), of) for name, of in keys.items())
-        for entry in value
-    )
+def is_of(value: Any, kind: Any) -> bool:
+    """Tell whether a plain value is what it should be.
+
+    Args:
+        value: of JSON.
+        kind: its type; several, of which it has one; a list with the kind of each entry of a list; or the
+            kinds of the values of an object by their names.
+
+    >>> is_of({"arms": [{"seed": 0}]}, {"arms": [{"seed": int}]}), is_of(None, (str, [str]))
+    (True, False)
+    """
+    match kind:
+        case tuple():
+            return any(is_of(value, one) for one in kind)
+        case list():
+            return isinstance(value, list) and all(is_of(entry, kind[0]) for entry in value)
+        case Mapping():
+            return isinstance(value, dict) and all(is_of(value.get(name, ...), kind[name]) for name in kind)
+    return isinstance(value, kind)
 
 
 @contextmanager

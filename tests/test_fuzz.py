@@ -87,6 +87,10 @@ def test_what_fuzzing_found_stays_mended(session, reader, name, content):
     [
         ("unfinished runs", "unfinished/plan.json", b", 1]]]", b", {}]]]"),
         ("unfinished runs", "unfinished/plan.json", b", 1]]]", b", 1]], []]"),
+        ("models", "model.json", b'"target": "bar"', b'"target": ["bar"]'),
+        ("models", "model.json", b'"deviation": ', b'"deviation": null, "x": '),
+        ("models", "model.json", b'"mean": ', b'"mean": [], "x": '),
+        ("models", "model.json", b'"k_shot": ', b'"k_shot": "two", "x": '),
         ("tables", "table.zip", b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x7c"),  # version 12.4
         ("images", "images.zip", None, nameless()),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.evaluation import task_metrics
+from metalens.files import is_of
 from metalens.learners import Learner, ProtoNet
 from metalens.learners.classes import LEAST_PROBABILITY
 from metalens.networks import Network, conv4, mlp
@@ -268,6 +270,9 @@ class MetaClassifier(MetaEstimator):
 
     def _restore(self, saved: Saved) -> None:
         facts = saved.facts
+        sizes = dict.fromkeys(Sizes._fields, int)
+        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType), "chosen": str}):
+            raise ValueError("its sizes are not as expected")
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
         self._n_pooled = facts["n_pooled"]

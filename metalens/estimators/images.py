@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from metalens.distributions.base import Split
 from metalens.distributions.images.layout import LabeledImage, Splits, find_images, split_classes
 from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
+from metalens.files import is_of
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -111,6 +113,8 @@ class ImageReader:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return what `as_json` wrote."""
+        if not is_of(values, {"image_size": int, "color": bool, "group": (str, NoneType)}):
+            raise ValueError("its reader of images is not as expected")
         return cls(**values)
 
     def _load(self, source: Path, files: Sequence[SourceFile]) -> Tensor:

@@ -23,6 +23,7 @@ from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.evaluation import FURTHER_METRICS, skill
+from metalens.files import is_of
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
@@ -176,6 +177,8 @@ class MetaRegressor(MetaEstimator):
 
     def _restore(self, saved: Saved) -> None:
         facts, tensors = saved.facts, saved.tensors
+        if not is_of(facts, {"k_shot": int, "chosen": str}):
+            raise ValueError("its sizes are not as expected")
         self.reader_ = TableReader.from_json(facts["reader"])
         self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
         parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())

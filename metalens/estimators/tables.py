@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -25,12 +26,32 @@ from metalens.distributions.tables.reading import (
 )
 from metalens.distributions.tables.table import Duplicates
 from metalens.errors import MetaLensError
+from metalens.files import is_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
 
+_NAME, _NUMBER = (str, NoneType), (int, float)
+_LAYOUT = {  # of a reader as JSON
+    "columns": {
+        **dict.fromkeys(("task", "smiles", "group"), _NAME),
+        **dict.fromkeys(("target", "missing", "duplicates"), str),
+        "inputs": ([str], NoneType),
+        "categorical": [str],
+    },
+    "encoding": {
+        "columns": [
+            (
+                {"name": str, "categories": [str]},
+                {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool},
+            )
+        ],
+        "smiles": _NAME, "n_bits": int, "missing": str,
+    },
+    "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
+}  # fmt: skip
 _FEWEST, _MOST = 1, 16  # support rows, where nobody says how many
 _PER_SUPPORT = 3  # query rows in training for each support row, where tasks have them
 _SMALL = 0.1  # share of tasks that may be too small for the sizes that are chosen
@@ -187,6 +208,8 @@ class TableReader:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return what `as_json` wrote."""
+        if not is_of(values, _LAYOUT):
+            raise ValueError("its reader of tables is not as expected")
         encoding = dict(values["encoding"])
         fitted = [
             CategoryColumn(column["name"], tuple(column["categories"]))
