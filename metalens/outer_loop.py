@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -248,7 +249,7 @@ class _Position:
             group["lr"] = rate
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         set_random_streams(state["streams"][self.runs[0].objective.processes.rank], device)
-        return state["step"] + 1, {name: total.to(device) for name, total in state["sums"].items()}
+        return index(state["step"]) + 1, {name: total.to(device) for name, total in state["sums"].items()}
 
 
 @dataclass
@@ -380,9 +381,9 @@ class Run:
         self.objective.load_state_dict(state["weights"])
         self.sampler.load_state_dict(state["sampler"])
         self.rows[:] = [tuple(row) for row in state["rows"]]
-        self.diverged, self._best_score = state["diverged"], state["best_score"]
-        self._n_worse, self._best_weights = state["n_worse"], state["best_weights"]
-        self.listeners.n_told = state["n_told"]
+        self.diverged, self._best_score = state["diverged"], float(state["best_score"])
+        self._n_worse, self._best_weights = index(state["n_worse"]), state["best_weights"]
+        self.listeners.n_told = index(state["n_told"])
 
     def keep_best(self) -> None:
         """Return to the best weights, where there was a validation."""

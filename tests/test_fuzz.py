@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -80,6 +82,17 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
 def test_what_fuzzing_found_stays_mended(session, reader, name, content):
     session(reader).check(name, content)
     assert not session(reader).found
+
+
+@pytest.mark.parametrize("name", ["step", "n_worse", "n_told"])
+def test_counts_in_checkpoints_are_whole_numbers(session, name):
+    one = session("checkpoints")
+    content = one.sound["state.safetensors"]
+    (length,) = struct.unpack("<Q", content[:8])
+    header = re.sub(rb'(\\"%s\\": )\d+' % name.encode(), rb"\g<1>1.5", content[8 : 8 + length])
+    assert len(header) > length
+    one.check("state.safetensors", struct.pack("<Q", len(header)) + header + content[8 + length :])
+    assert not one.found
 
 
 @pytest.mark.parametrize(
