@@ -170,15 +170,14 @@ def _episodes(
     seed: int,
 ) -> ArrayTasks:
     task, group = columns.task, columns.group
-    labels = _labels(frame, columns.target)
+    owner, labels = split_of, _labels(frame, columns.target)
     if task is not None:  # each task has classes of its own, also where their names are equal
-        labels = np.array(
-            [f"{name}/{label}" for name, label in zip(_labels(frame, task), labels, strict=True)]
-        )
+        owner = _labels(frame, task)
+        labels = np.array([f"{name}/{label}" for name, label in zip(owner, labels, strict=True)])
     data = {
         "x": array,
         "y": labels,
-        "task": split_of if task is None else _labels(frame, task),
+        "task": owner,
         "split": split_of,
     }
     if group is not None:
