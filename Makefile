@@ -23,9 +23,9 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-# Writes the tables of docs/performance.md; for options, see `.venv-bench/bin/python -m benchmarks.speed --help`.
+# Writes the tables of docs/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
 bench: $(BENCH_READY)
-	$(BENCH)/python -m benchmarks.speed
+	$(BENCH)/python -m tools.speed
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "MetaLens needs Python 3.11 or newer"'
@@ -34,11 +34,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-$(BENCH_READY): pyproject.toml constraints.txt benchmarks/speed/requirements.txt
+$(BENCH_READY): pyproject.toml constraints.txt tools/speed/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --editable .
-	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/speed/requirements.txt
+	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --requirement tools/speed/requirements.txt
 	touch $(BENCH_READY)
 
 clean:

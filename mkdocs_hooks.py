@@ -8,7 +8,7 @@ from typing import Any
 
 import griffe
 
-from metalens.benchmarks.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
+from metalens.specs.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
 
 LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "samplers": SAMPLERS, "networks": NETWORKS}
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
-from metalens.distributions import TaskDistribution
-from metalens.episode import Episode
+from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.learners.base import check_targets, module_mode
+from metalens.learners.base import module_mode
+from metalens.metrics import task_metrics
 from metalens.processes import ALONE, Processes
 from metalens.tasks import place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "r2", "r2_above_0.3", "skill"})  # every other metric is a loss
 CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
 
 
@@ -48,10 +48,10 @@ def evaluate(
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
         and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and those of
-        `FURTHER_METRICS` that the distribution names in `further_metrics`: `r2` (squared correlation),
-        `r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in units of
-        y). The distribution's own `further_scores` follow. A task on which adaptation diverged has a value
-        that is not finite.
+        `EXTRA_METRICS` that the distribution names in `extra_metrics`: `pearson_r2` (squared correlation),
+        `pearson_r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in
+        units of y). The distribution's own `extra_scores` follow. A task on which adaptation diverged has a
+        value that is not finite.
 
     Raises:
         MetaLensError: fewer than one task was asked for, or a chunk of fewer.
@@ -70,10 +70,10 @@ def evaluate(
         at_a_time = 1
     frames = []
     with module_mode(learner, training=False), torch.no_grad():
-        for start in processes.deal(range(0, n_tasks, at_a_time)):
+        for start in processes.scatter(range(0, n_tasks, at_a_time)):
             numbers = range(start, min(start + at_a_time, n_tasks))
             batch = place(tasks.batch(numbers), learner.device, learner.dtype)
-            predictions = Episode(learner, batch, batching).query_predictions
+            predictions = AdaptedTasks(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
             y = place(batch.query.y, learner.device, fine)
             metrics = _all_metrics(tasks, numbers, predictions.to(fine), y)
@@ -82,7 +82,7 @@ def evaluate(
                 for metric, values in metrics.items()
             ]
             frames.append(pd.concat(tables))
-    return pd.concat(processes.collect(frames), ignore_index=True)
+    return pd.concat(processes.gather_objects(frames), ignore_index=True)
 
 
 def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataFrame:
@@ -107,8 +107,8 @@ def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataF
 def _all_metrics(
     tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor
 ) -> dict[str, Tensor]:
-    usual = task_metrics(predictions, y, tasks.further_metrics)
-    return usual | tasks.further_scores(numbers, predictions, y)
+    usual = task_metrics(predictions, y, tasks.extra_metrics)
+    return usual | tasks.extra_scores(numbers, predictions, y)
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
@@ -125,110 +125,24 @@ def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
     return {str(metric): float(values.mean(skipna=False)) for metric, values in of_metrics}
 
 
-def squared_correlation(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the squared correlation (Pearson) of predictions and targets of every task.
+@dataclass(frozen=True)
+class Validation:
+    """Held-out tasks that decide which weights are kept.
 
-    `r^2 = cov(p, y)^2 / (var p var y)`: 1 where the targets are a linear function of the predictions,
-    whatever its scale and sign. Constant predictions or targets explain nothing, and count as 0.
-
-    Args:
-        predictions: `(T, q, c)`.
-        y: real targets `(T, q, c)`.
-
-    Returns:
-        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
-
-    >>> squared_correlation(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [-1.0], [-2.0]]]))
-    tensor([1.])
+    Attributes:
+        tasks: the distribution to validate on.
+        n_tasks: how many of its tasks, always the same ones.
+        every: steps between two validations.
+        patience: validations without a new best score after which training ends; `None` to make all steps.
     """
-    p, t = _deviations(predictions), _deviations(y)
-    product = p.square().sum(1) * t.square().sum(1)
-    share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
-    return share.clamp(max=1).mean(1)
 
+    tasks: TaskDistribution
+    n_tasks: int = 200
+    every: int = 500
+    patience: int | None = None
 
-def skill(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
-    """Return the skill of the predictions for every task: the share of its variance that they explain.
-
-    `max(1 - mse / variance, -1)`, with the variance of all targets of the task, of support and queries. 1 is
-    perfect, and 0 no better than to say the mean. It does not depend on the unit of a task, and a task on
-    which a model is of no use counts at most as much as one that it solves. A task whose targets are all
-    equal has nothing to be explained, and counts as 0.
-
-    Args:
-        predictions: `(T, q, c)`.
-        y: real targets of the queries `(T, q, c)`.
-        known: those of the support `(T, s, c)`.
-
-    Returns:
-        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
-
-    >>> y, known = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]])
-    >>> [skill(torch.tensor([[[p], [p]]]), y, known).item() for p in (0.0, 1.0, 9.0)]
-    [-1.0, 0.0, -1.0]
-    """
-    variance = _deviations(torch.cat([known, y], 1)).square().mean(1)
-    unexplained = (predictions - y).square().mean(1)
-    share = (1 - unexplained / variance).clamp(min=-1).masked_fill(variance == 0, 0.0).mean(1)
-    return share.masked_fill(~predictions.isfinite().flatten(1).all(1), torch.nan)
-
-
-def _deviations(values: Tensor) -> Tensor:
-    """Return values minus their mean over axis 1; 0 where rounding alone tells them apart."""
-    deviations = values - values.mean(1, keepdim=True)
-    rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
-    return deviations.masked_fill(deviations.abs() <= rounding, 0.0)
-
-
-def is_correlated(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return 1 for every task whose squared correlation is above 0.3, and 0 for the others, `(T,)`.
-
-    The share of such tasks is how the literature on drug activity counts the models that are of use.
-
-    >>> is_correlated(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [1.0], [2.0]]]))
-    tensor([1.])
-    """
-    r2 = squared_correlation(predictions, y)
-    return (r2 > 0.3).to(r2.dtype).masked_fill(r2.isnan(), torch.nan)
-
-
-def root_mean_squared_error(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the root of the mean squared error of every task, `(T,)`.
-
-    >>> root_mean_squared_error(torch.tensor([[[3.0], [0.0]]]), torch.tensor([[[0.0], [3.0]]]))
-    tensor([3.])
-    """
-    return (predictions - y).square().flatten(1).mean(1).sqrt()
-
-
-FURTHER_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "r2": squared_correlation,
-    "r2_above_0.3": is_correlated,
-    "rmse": root_mean_squared_error,
-}
-
-
-def task_metrics(predictions: Tensor, y: Tensor, further: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Return the metrics of every task by name.
-
-    Args:
-        predictions: `(T, q, c)`.
-        y: class indices `(T, q)` or real targets `(T, q, c)`.
-        further: metrics beside the usual ones, by their names in `FURTHER_METRICS`.
-
-    Returns:
-        Tensors `(T,)`; the first one is the primary metric.
-
-    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]))["accuracy"]
-    tensor([0.5000])
-    """
-    check_targets(predictions, y)
-    if y.is_floating_point():
-        usual = {"mse": (predictions - y).square().flatten(1).mean(1)}
-        return usual | {name: FURTHER_METRICS[name](predictions, y) for name in further}
-    diverged = ~predictions.isfinite().flatten(1).all(1)  # else arg max would score them near chance
-    accuracy = (predictions.argmax(-1) == y).to(predictions.dtype).mean(1)
-    return {
-        "accuracy": accuracy.masked_fill(diverged, torch.nan),
-        "loss": F.cross_entropy(predictions.mT, y, reduction="none").mean(1),
-    }
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MetaLensError(f"Validation needs {name} of at least 1, got {value}.")

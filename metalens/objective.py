@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
-from metalens.episode import Episode
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.processes import ALONE, Processes
@@ -101,20 +101,20 @@ class Objective(nn.Module):
         self.processes: Processes = ALONE
 
     @property
-    def min_meta_batch(self) -> int:
+    def min_meta_batch_size(self) -> int:
         """The smallest number of tasks per batch."""
-        return max([1, *(regularizer.min_meta_batch for regularizer in self._regularizers())])
+        return max([1, *(regularizer.min_meta_batch_size for regularizer in self._regularizers())])
 
-    def check_meta_batch(self, meta_batch: int, n_processes: int = 1) -> None:
+    def check_meta_batch_size(self, meta_batch_size: int, n_processes: int = 1) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for a regularizer, or cannot be shared.
 
         Args:
-            meta_batch: number of tasks of all processes together.
+            meta_batch_size: number of tasks of all processes together.
             n_processes: how many processes share them.
         """
-        share = len(Processes(count=n_processes).share(range(meta_batch)))
+        share = len(Processes(world_size=n_processes).shard(range(meta_batch_size)))
         for regularizer in self._regularizers():
-            regularizer.check_meta_batch(meta_batch if regularizer.gathers else share)
+            regularizer.check_meta_batch_size(meta_batch_size if regularizer.gathers else share)
 
     def forward(self, tasks: Task, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss terms by name; the outer loss is their sum.
@@ -139,15 +139,15 @@ class Objective(nn.Module):
 
     def loss_terms(self, tasks: Task, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss terms of transformed tasks: the second half of `forward`."""
-        episode = self._episode(tasks, weights)
-        self.check_meta_batch(episode.n_all_tasks, self.processes.count)
+        adapted = self._adapted(tasks, weights)
+        self.check_meta_batch_size(adapted.n_all_tasks, self.processes.world_size)
         terms: dict[str, Tensor] = {}
         for regularizer in self._regularizers():
-            new = regularizer.loss_terms(episode)
+            new = regularizer.loss_terms(adapted)
             if clash := terms.keys() & new.keys():
                 raise MetaLensError(f"Two regularizers return a term named {', '.join(sorted(clash))}.")
             terms |= new
-        return terms if "query" in terms else {"query": episode.last_outer_loss(), **terms}
+        return terms if "query" in terms else {"query": adapted.last_outer_loss(), **terms}
 
     @torch.no_grad()
     def diagnostics(self, tasks: Task) -> dict[str, float]:
@@ -155,12 +155,12 @@ class Objective(nn.Module):
         if not self.regularizers:
             return {}
         with torch.random.fork_rng():
-            episode = self._episode(self.transform_tasks(tasks))
-            found = [regularizer.diagnostics(episode) for regularizer in self._regularizers()]
+            adapted = self._adapted(self.transform_tasks(tasks))
+            found = [regularizer.diagnostics(adapted) for regularizer in self._regularizers()]
         return {name: value.item() for of_one in found for name, value in of_one.items()}
 
-    def _episode(self, tasks: Task, weights: Tensor | None = None) -> Episode:
-        return Episode(
+    def _adapted(self, tasks: Task, weights: Tensor | None = None) -> AdaptedTasks:
+        return AdaptedTasks(
             self.learner,
             tasks,
             self.batching,
@@ -173,7 +173,7 @@ class Objective(nn.Module):
     @property
     def communicates(self) -> bool:
         """Whether the processes exchange anything within a step, beside its gradient."""
-        return self.processes.count > 1 and any(each.gathers for each in self._regularizers())
+        return self.processes.world_size > 1 and any(each.gathers for each in self._regularizers())
 
     def _regularizers(self) -> list[Regularizer]:
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped

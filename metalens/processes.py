@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Processes:
-    """`count` processes of which this is number `rank`; each has an equal share of the tasks of a step.
+    """`world_size` processes of which this is number `rank`; each has an equal share of the tasks of a step.
 
     Tasks are numbered through all processes: process r of N has the r-th of N contiguous parts. What
     communicates must be called by all processes in the same order. A single process communicates nothing and
@@ -26,41 +26,42 @@ class Processes:
 
     Attributes:
         rank: number of this process, from 0.
-        count: number of processes, which are those of PyTorch's default process group.
+        world_size: number of processes, which are those of PyTorch's default process group.
 
-    >>> Processes(rank=1, count=2).share(range(6))
+    >>> Processes(rank=1, world_size=2).shard(range(6))
     range(3, 6)
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return this process's part of what all processes work on together.
 
         Raises:
             MetaLensError: the items cannot be divided equally.
         """
-        if len(items) % self.count:
+        if len(items) % self.world_size:
             raise MetaLensError(
-                f"{self.count} processes cannot share {len(items)} tasks equally; give a meta_batch that is "
+                f"{self.world_size} processes cannot share {len(items)} tasks equally; give a "
+                "meta_batch_size that is "
                 "a multiple of the number of processes."
             )
-        size = len(items) // self.count
+        size = len(items) // self.world_size
         return items[self.rank * size : (self.rank + 1) * size]
 
-    def gather(self, tree: Any) -> Any:
-        """Return a tree of tensors `(T, ...)`, T own tasks, with those of all tasks, `(T count, ...)`.
+    def all_gather(self, tree: Any) -> Any:
+        """Return a tree of tensors `(T, ...)`, T own tasks, with those of all tasks, `(T world_size, ...)`.
 
         Differentiable: what all processes do with the tensors of a task reaches its own process. The sum of
         the losses of all processes is differentiated, each process by its own parameters.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return tree
         leaves, structure = pytree.tree_flatten(tree)
         # One message: its latency counts as much as the tensors of a small network.
         rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-        columns = _Gather.apply(torch.cat(rows, dim=1), self.count).split(
+        columns = _Gather.apply(torch.cat(rows, dim=1), self.world_size).split(
             [row.shape[1] for row in rows], dim=1
         )
         whole = [
@@ -69,44 +70,47 @@ class Processes:
         ]
         return pytree.tree_unflatten(whole, structure)
 
-    def mean(self, tree: Any) -> Any:
+    def all_reduce_mean(self, tree: Any) -> Any:
         """Return a tree of scalars with their means over all processes, as constants."""
-        if self.count == 1:
+        if self.world_size == 1:
             return tree
         leaves, structure = pytree.tree_flatten(tree)
         total = torch.stack([leaf.detach() for leaf in leaves])
         dist.all_reduce(total)
-        return pytree.tree_unflatten(list(total / self.count), structure)
+        return pytree.tree_unflatten(list(total / self.world_size), structure)
 
-    def least(self, value: float) -> float:
+    def all_reduce_min(self, value: float) -> float:
         """Return the smallest of a number that each process has, so that all decide alike."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
-        hands: list[Any] = [None] * self.count
+        hands: list[Any] = [None] * self.world_size
         dist.all_gather_object(hands, value)
         return min(hands)
 
-    def first(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """Return the first process's tensor, where all have drawn one of the same shape."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.broadcast(tensor, 0)
         return tensor
 
-    def deal(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return every `count`-th item, for work that need not be divided equally; see `collect`.
+    def scatter(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return every `world_size`-th item, for work that need not be divided equally; see `gather_objects`.
 
-        >>> Processes(rank=1, count=2).deal(range(5))
+        >>> Processes(rank=1, world_size=2).scatter(range(5))
         range(1, 5, 2)
         """
-        return items[self.rank :: self.count]
+        return items[self.rank :: self.world_size]
 
-    def collect(self, results: list[Item]) -> list[Item]:
+    def gather_objects(self, results: list[Item]) -> list[Item]:
         """Return the results of all items that were dealt, in the order of the items."""
-        if self.count == 1:
+        if self.world_size == 1:
             return results
-        hands: list[Any] = [None] * self.count
+        hands: list[Any] = [None] * self.world_size
         dist.all_gather_object(hands, results)
-        return [hands[number % self.count][number // self.count] for number in range(sum(map(len, hands)))]
+        return [
+            hands[number % self.world_size][number // self.world_size]
+            for number in range(sum(map(len, hands)))
+        ]
 
 
 ALONE = Processes()
@@ -114,9 +118,9 @@ ALONE = Processes()
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
-        ctx.count = count
-        parts = [torch.empty_like(rows) for _ in range(count)]
+    def forward(ctx: Any, rows: Tensor, world_size: int) -> Tensor:
+        ctx.world_size = world_size
+        parts = [torch.empty_like(rows) for _ in range(world_size)]
         dist.all_gather(parts, rows)
         return torch.cat(parts)
 
@@ -125,4 +129,4 @@ class _Gather(torch.autograd.Function):
         sent = slopes[0].contiguous()
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent)
-        return received.unflatten(0, (ctx.count, -1)).sum(0), None
+        return received.unflatten(0, (ctx.world_size, -1)).sum(0), None

@@ -2,8 +2,8 @@
 
 Both types are named tuples, so `torch.vmap`, `torch.utils._pytree` and the default collate function of
 PyTorch treat them as trees of tensors. A *batch* of T tasks is a `Task` whose tensors have a leading
-axis of length T; there is no second class for it. A task can also carry its traits: what the distribution
-knows about it, and no model sees.
+axis of length T; there is no second class for it. A task can also carry its descriptors: what the
+distribution knows about it, and no model sees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 
-TENSORS = ("support.x", "support.y", "query.x", "query.y", "traits")  # of a task, in their order
+TENSORS = ("support.x", "support.y", "query.x", "query.y", "descriptors")  # of a task, in their order
 
 
 class Examples(NamedTuple):
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     Attributes:
         support: the examples a model adapts to, `(s, ...)` or `(T, s, ...)`.
         query: the examples the adapted model is judged on, `(q, ...)` or `(T, q, ...)`.
-        traits: what the distribution knows about the task, `(p,)` or `(T, p)`, or `None`: numbers whose
+        descriptors: what the distribution knows about the task, `(p,)` or `(T, p)`, or `None`: numbers whose
             Euclidean distance says how different two tasks are. No learner sees them.
 
     >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
@@ -47,30 +47,30 @@ class Task(NamedTuple):
 
     support: Examples
     query: Examples
-    traits: Tensor | None = None
+    descriptors: Tensor | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        # A tree has no leaf for traits that are not there: PyTorch would take `None` for one.
-        return iter(self[:2] if self.traits is None else self[:])
+        # A tree has no leaf for descriptors that are not there: PyTorch would take `None` for one.
+        return iter(self[:2] if self.descriptors is None else self[:])
 
     def map(self, function: Callable[[Examples], Examples]) -> Task:
-        """Return the task with both sets of examples changed by a function, and the same traits.
+        """Return the task with both sets of examples changed by a function, and the same descriptors.
 
         >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
         >>> Task(one, one).map(lambda examples: Examples(examples.x, examples.y + 1)).query.y.mean()
         tensor(1.)
         """
-        return Task(function(self.support), function(self.query), self.traits)
+        return Task(function(self.support), function(self.query), self.descriptors)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Inputs and targets of the support and the query set, then the traits where there are any.
+        """Inputs and targets of the support and the query set, then the descriptors where there are any.
 
         >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
         >>> len(Task(one, one).tensors), len(Task(one, one, torch.ones(2)).tensors)
         (4, 5)
         """
-        known = () if self.traits is None else (self.traits,)
+        known = () if self.descriptors is None else (self.descriptors,)
         return (*self.support, *self.query, *known)
 
     @classmethod
@@ -99,7 +99,7 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
         raise MetaLensError("stack_tasks got no tasks; give at least one.")
     of_all = [task.tensors for task in tasks]
     if len(set(map(len, of_all))) > 1:
-        raise MetaLensError("Either all tasks of a batch have traits or none has; got both.")
+        raise MetaLensError("Either all tasks of a batch have descriptors or none has; got both.")
     for name, tensors in zip(TENSORS, zip(*of_all, strict=True), strict=False):
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
@@ -119,7 +119,7 @@ def stack_trimmed(tasks: Sequence[Task]) -> Task:
     """
     n = min((len(task.query.x) for task in tasks), default=0)
     return stack_tasks(
-        [Task(task.support, Examples(task.query.x[:n], task.query.y[:n]), task.traits) for task in tasks]
+        [Task(task.support, Examples(task.query.x[:n], task.query.y[:n]), task.descriptors) for task in tasks]
     )
 
 

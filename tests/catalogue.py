@@ -5,6 +5,8 @@ Adding a method = one entry here; the suite then tests it.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -21,28 +23,28 @@ from metalens import (
     MRMAML,
     R2D2,
     TAML,
+    CrossTaskConfidencePenalty,
     DeepKernelGP,
     DropoutBins,
     Examples,
     FromScratch,
     GaussianProcess,
-    GlobalModel,
+    JointModel,
     LabelSmoothing,
     Learner,
     LinearProbe,
     LogisticRegression,
     MAMLPlusPlus,
     MatchingNet,
-    Mean,
+    MeanPredictor,
     MetaAug,
     MetaCRL,
     MetaMix,
     MetaSGD,
     MTNet,
-    NearestMean,
+    NearestCentroid,
     Network,
-    OthersEntropy,
-    Profile,
+    ProfileRidge,
     ProtoMAML,
     ProtoNet,
     RandomForest,
@@ -51,8 +53,8 @@ from metalens import (
     Ridge,
     SeasonalNaive,
     Task,
-    TaskNorm,
     TNet,
+    TransductiveBatchNorm,
     TRLearner,
     mlp,
     wrap,
@@ -118,11 +120,11 @@ LEARNERS = {
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
     "Ridge": per_task(Ridge),
     "KNN": per_task(KNN),
-    "Mean": per_task(Mean),
+    "MeanPredictor": per_task(MeanPredictor),
     "GaussianProcess": per_task(GaussianProcess),
-    "Profile": per_task(Profile),
-    "GlobalModel": LearnerEntry(GlobalModel, gradient_steps=False),
-    "NearestMean": per_task(NearestMean, classifier=True),
+    "ProfileRidge": per_task(ProfileRidge),
+    "JointModel": LearnerEntry(JointModel, gradient_steps=False),
+    "NearestCentroid": per_task(NearestCentroid, classifier=True),
     "LogisticRegression": per_task(LogisticRegression, classifier=True),
     "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
     "SeasonalNaive": per_task(SeasonalNaive),
@@ -172,7 +174,9 @@ REGULARIZERS = {
     "MRMAML": RegularizerEntry(lambda learner: [MRMAML(beta=0.01, initial_sigma=0.1)], random=True),
     "DropoutBins": RegularizerEntry(lambda learner: [DropoutBins(p=0.2)], random=True),
     "LabelSmoothing": RegularizerEntry(weighted=True, build=lambda learner: [LabelSmoothing(weight=0.5)]),
-    "OthersEntropy": RegularizerEntry(weighted=True, build=lambda learner: [OthersEntropy(weight=0.5)]),
+    "CrossTaskConfidencePenalty": RegularizerEntry(
+        weighted=True, build=lambda learner: [CrossTaskConfidencePenalty(weight=0.5)]
+    ),
     "MetaCRL": RegularizerEntry(
         weighted=True, build=lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]
     ),
@@ -186,7 +190,7 @@ VARIANTS = {
     "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(relations="shuffled"), random=True),
     "TRLearner-known": RegularizerEntry(weighted=True, build=trlearner(relations="known")),
     "TRLearner-known-shuffled": RegularizerEntry(
-        weighted=True, build=trlearner(relations="known_shuffled", trait_scale=0.7), random=True
+        weighted=True, build=trlearner(relations="known_shuffled", descriptor_scale=0.7), random=True
     ),
     "TRLearner-centered": RegularizerEntry(weighted=True, build=trlearner(center=True, temperature=0.5)),
     "TRLearner-labeled": RegularizerEntry(
@@ -243,7 +247,7 @@ REFUSALS = (
     Refusal("it moves the initialization toward", lambda name, _: name == "Reptile", ALL_REGULARIZERS),
     Refusal(
         "it learns one model for all of them",
-        lambda name, _: name in ("LinearProbe", "GlobalModel"),
+        lambda name, _: name in ("LinearProbe", "JointModel"),
         ALL_REGULARIZERS,
     ),
     Refusal("it learns nothing across tasks", lambda _, entry: not entry.trains, ALL_REGULARIZERS),
@@ -260,7 +264,11 @@ REFUSALS = (
     Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
     Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
     Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
-    Refusal("is for classification", regularizers=["LabelSmoothing", "OthersEntropy"], kind="regression"),
+    Refusal(
+        "is for classification",
+        regularizers=["LabelSmoothing", "CrossTaskConfidencePenalty"],
+        kind="regression",
+    ),
     Refusal("forecasts numbers", lambda name, _: name == "SeasonalNaive", kind="classification"),
     Refusal("is a classifier, got real targets", lambda _, entry: entry.classifier, kind="regression"),
     Refusal("is for classification", regularizers=["TRLearner-slots", "TAML-entropy"], kind="regression"),
@@ -299,7 +307,9 @@ def _stock(norm: nn.Module) -> Network:
 # The networks of the full table.
 NETWORKS: dict[str, Callable[[], Network]] = {
     "mlp": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus),
-    "conv-norm": lambda: Network(_conv(TaskNorm(4)), nn.Linear(16, N_WAY), n_features=16, n_outputs=N_WAY),
+    "conv-norm": lambda: Network(
+        _conv(TransductiveBatchNorm(4)), nn.Linear(16, N_WAY), n_features=16, n_outputs=N_WAY
+    ),
     "attention": lambda: wrap(Attention(), head="fc", example=torch.randn(4, *IMAGE)),
 }
 
@@ -343,6 +353,13 @@ def randomize(module: nn.Module) -> nn.Module:
 
 
 def build_network(name: str, seed: int = 0) -> Network:
+    network = copy.deepcopy(_built(name, seed))
+    torch.manual_seed(seed)  # what is drawn next is the same, whether the network was built before or not
+    return network
+
+
+@functools.cache  # wrapping measures the gradients of a network, which takes longer than most tests
+def _built(name: str, seed: int) -> Network:
     torch.manual_seed(seed)
     return randomize((NETWORKS | FURTHER_NETWORKS | LOOPED_NETWORKS)[name]())  # pyright: ignore[reportReturnType]
 

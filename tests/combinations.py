@@ -50,8 +50,8 @@ class Case:
 
     def tasks(self) -> Task:
         tasks = (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
-        traits = torch.randn(N_TASKS, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        return Task(tasks.support, tasks.query, traits)
+        descriptors = torch.randn(N_TASKS, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        return Task(tasks.support, tasks.query, descriptors)
 
     def loss(self, objective: Objective, tasks: Task) -> torch.Tensor:
         torch.manual_seed(3)  # what a regularizer draws at every step

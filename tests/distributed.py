@@ -21,11 +21,11 @@ from torch.utils import _pytree as pytree
 from metalens import (
     ANIL,
     MAML,
+    CrossTaskConfidencePenalty,
     Learner,
     MetaLensError,
     MetaSGD,
     Objective,
-    OthersEntropy,
     ProtoNet,
     Regularizer,
     Sinusoid,
@@ -36,7 +36,7 @@ from metalens import (
 )
 from metalens.processes import Processes
 from metalens.tasks import Examples
-from metalens.training import OuterOptimizer
+from metalens.training.fit import OuterOptimizer
 
 STEPS, META_BATCH = 4, 6
 
@@ -79,7 +79,7 @@ class Case:
         """Return the learning curve and the weights."""
         objective = self.objective()
         curve = fit(
-            objective, self.tasks, steps=STEPS, meta_batch=META_BATCH, outer_lr=0.05,
+            objective, self.tasks, steps=STEPS, meta_batch_size=META_BATCH, outer_lr=0.05,
             outer_optimizer=self.outer_optimizer, clip_norm=self.clip_norm, fabric=fabric,
             validation=Validation(self.tasks, n_tasks=120, every=2),
         )  # fmt: skip
@@ -99,11 +99,11 @@ CASES = {
     "adaptation": Case(MAML, tr(task_vector="adaptation", temperature=0.5)),
     "shuffled": Case(MAML, tr(relations="shuffled", n_query_hat=3)),
     "known": Case(MAML, tr(relations="known")),
-    "known scale": Case(MAML, tr(relations="known_shuffled", trait_scale=2.0)),
+    "known scale": Case(MAML, tr(relations="known_shuffled", descriptor_scale=2.0)),
     "uniform": Case(MAML, tr(relations="uniform")),
     "prototypes": Case(MAML, tr(label_slots="prototypes", neighbors=3), classes=True),
     "chunked relations": Case(MAML, tr(), chunk=2),
-    "others": Case(MAML, lambda learner: [OthersEntropy(weight=0.5)], classes=True),
+    "others": Case(MAML, lambda learner: [CrossTaskConfidencePenalty(weight=0.5)], classes=True),
     "ANIL": Case(ANIL, tr(), classes=True),
     "ProtoNet": Case(ProtoNet, tr(label_slots="prototypes"), classes=True),
     "chunk": Case(MAML, chunk=2),
@@ -118,7 +118,7 @@ def diverge(fabric: Fabric) -> str:
     broken.query.y[-1] = torch.inf
     tasks.batch = lambda numbers: pytree.tree_map(lambda tensor: tensor[list(numbers)], broken)
     try:
-        fit(CASES["literal"].objective(), tasks, steps=1, meta_batch=META_BATCH, fabric=fabric)
+        fit(CASES["literal"].objective(), tasks, steps=1, meta_batch_size=META_BATCH, fabric=fabric)
     except MetaLensError as error:
         return str(error)
     return ""
@@ -138,7 +138,7 @@ def resumed(fabric: Fabric) -> list[bool]:
             objective = case.objective()
             with suppress(KeyboardInterrupt):
                 fit(
-                    objective, case.tasks, steps=20, meta_batch=META_BATCH, outer_lr=0.05, fabric=fabric,
+                    objective, case.tasks, steps=20, meta_batch_size=META_BATCH, outer_lr=0.05, fabric=fabric,
                     out=places[out], checkpoint_every=0, resume=resume, progress=progress,
                 )  # fmt: skip
             weights.append(nn.utils.parameters_to_vector(objective.parameters()))
@@ -150,7 +150,7 @@ def gathered(processes: Processes) -> list[Tensor]:
     """Return what the first process gets of trees of all, and the slope of its own part."""
     own = torch.arange(4.0).reshape(2, 2) + 10 * processes.rank
     own.requires_grad_()
-    tree = processes.gather({"a": own, "b": own[:, 0]})
+    tree = processes.all_gather({"a": own, "b": own[:, 0]})
     (tree["a"] * (processes.rank + 1)).sum().backward()
     return [tree["a"].detach(), tree["b"].detach(), own.grad]
 
@@ -162,7 +162,7 @@ def main() -> None:
     processes = Processes(fabric.global_rank, fabric.world_size)
     results = {name: case.train(fabric) for name, case in CASES.items()}
     parts = {"diverged": diverge(fabric), "gathered": gathered(processes)}
-    parts["resumed"] = processes.collect([resumed(fabric)])
+    parts["resumed"] = processes.gather_objects([resumed(fabric)])
     if fabric.is_global_zero:
         torch.save({"trained": results, **parts}, sys.argv[1])
     torch.distributed.destroy_process_group()

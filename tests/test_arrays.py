@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate, mlp
-from metalens.distributions.arrays import npz
-from metalens.distributions.collection import divide_groups, split_tasks
+from metalens.data.arrays import npz
+from metalens.data.named_tasks import divide_groups, split_tasks
 from metalens.learners import Ridge
 
 N, PER_TASK = 120, 12  # ten tasks
@@ -72,7 +72,7 @@ def test_training_goes_through_all_tasks_and_held_out_ones_come_in_order(data):
     test = tasks_of(data, "test")
     assert [test.task_name(i) for i in range(3)] == ["t8", "t9", "t8"]
     assert set(numbers_of(test[0].support)) != set(numbers_of(test[2].support))
-    assert test.facts() == {"tasks": 2, "examples": 24}
+    assert test.metadata() == {"tasks": 2, "examples": 24}
 
 
 @pytest.mark.parametrize("kind", ["regression", "classes"])
@@ -145,7 +145,7 @@ def test_classes_keep_their_meaning_or_are_drawn_and_numbered_anew(data):
         assert task.support.y.tolist() == [0, 0, 1, 1, 2, 2]
         assert task.query.y.tolist() == [0, 1, 2]
         assert (numbers_of(task.support) % 3 == task.support.y.numpy()).all()
-        task, pooled = two[number], two.pooled()[number]
+        task, pooled = two[number], two.with_global_labels()[number]
         assert task.support.y.tolist() == [0, 0, 1, 1]
         assert (numbers_of(task.support)[::2] % 3 == numbers_of(task.query) % 3).all()
         assert (numbers_of(pooled.support) % 3 == pooled.support.y.numpy()).all()
@@ -176,7 +176,7 @@ def test_inputs_and_targets_are_scaled_by_the_training_tasks(data):
 
 def test_without_training_tasks_there_is_no_scale(data):
     new = {"splits": {f"t{number}": "test" for number in range(10)}}
-    assert tasks_of(data, "test", **new).facts()["tasks"] == 10
+    assert tasks_of(data, "test", **new).metadata()["tasks"] == 10
     for changes in ({"scale_inputs": True}, {"standardize": "train"}):
         with pytest.raises(MetaLensError, match="scaled by the training tasks, and there is none"):
             tasks_of(data, "test", **new, **changes)
@@ -228,7 +228,7 @@ def test_fewer_training_tasks_are_chosen_by_the_seed(data):
 
 def test_arrays_are_scored_task_by_task(data):
     rows = evaluate(Ridge(mlp(2, 1)), tasks_of(data, "test"), n_tasks=2)
-    assert rows.metric.tolist() == ["mse", "mse", "r2", "r2"]
+    assert rows.metric.tolist() == ["mse", "mse", "pearson_r2", "pearson_r2"]
 
 
 def with_value(array, place, value):
@@ -429,11 +429,11 @@ def test_generated_tasks_are_those_of_blocks():
     for place, number in enumerate(numbers):
         one = GeneratedTasks(lines, block_size=4, seed=1)[number]
         assert all(torch.equal(many[place], t) for many, t in zip(bulk.tensors, one.tensors, strict=True))
-        torch.testing.assert_close(one.query.y, one.query.x * one.traits)
+        torch.testing.assert_close(one.query.y, one.query.x * one.descriptors)
     assert not torch.equal(tasks[0].query.x, GeneratedTasks(lines, "test", block_size=4, seed=1)[0].query.x)
     pool = GeneratedTasks(lines, n_train_tasks=3, block_size=4)
     assert pool.pool_size == 3
-    assert len({pool[number].traits.item() for number in range(9)}) == 3
+    assert len({pool[number].descriptors.item() for number in range(9)}) == 3
 
 
 def spoiled(task, **changes):

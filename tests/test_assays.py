@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
-from metalens.benchmarks import RECIPES
-from metalens.distributions.splits import hashed_order
-from metalens.distributions.tables import assays, fingerprints
-from metalens.distributions.tables.assays import CHEMBL_FILE, DRUG_METRICS
-from metalens.distributions.tables.kiba import FILE as KIBA_FILE
-from metalens.distributions.tables.kiba import load_kiba
-from metalens.distributions.tables.parkinsons import FILE as PARKINSONS_FILE
+from metalens.data.catalog.assays import CHEMBL_FILE, DRUG_METRICS
+from metalens.data.catalog.kiba import FILE as KIBA_FILE
+from metalens.data.catalog.kiba import load_kiba
+from metalens.data.catalog.parkinsons import FILE as PARKINSONS_FILE
+from metalens.data.splits import hashed_order
+from metalens.data.tables import assays, fingerprints
+from metalens.experiments import RECIPES
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
 HYPHEN = "\u2010"
@@ -98,7 +98,7 @@ def test_fs_mol_is_read_in_its_published_split(tmp_path):
     found = np.concatenate([task.support.x, task.query.x])
     assert sorted(map(tuple, found.astype(int))) == sorted(map(tuple, bits))
     activity = FSMol("test", target="activity", **settings)
-    assert activity.further_metrics == DRUG_METRICS
+    assert activity.extra_metrics == DRUG_METRICS
     assert activity[0].query.y.shape == (14, 1)
 
 
@@ -136,9 +136,9 @@ def test_chembl_assays_have_the_published_split_and_know_their_organism(real):
     assert [len(tasks.task_names) for tasks in splits.values()] == [639, 80, 80]
     tasks = splits["test"]
     organism = file.groupby("assay_id").organism.first()[list(tasks.task_names)].to_numpy()
-    traits = tasks.batch([0]).traits
-    assert traits.sum() == 1
-    same = [bool((tasks[i].traits == traits[0]).all()) for i in range(20)]
+    descriptors = tasks.batch([0]).descriptors
+    assert descriptors.sum() == 1
+    same = [bool((tasks[i].descriptors == descriptors[0]).all()) for i in range(20)]
     assert same == (organism[:20] == organism[0]).tolist()
 
 
@@ -185,7 +185,7 @@ def test_drug_recipes_have_the_metrics_of_the_field_and_whole_assays(real, monke
     assert rows.metric.unique().tolist() == ["mse", *DRUG_METRICS]
     values = rows.pivot_table(index="task", columns="metric", values="value")
     np.testing.assert_allclose(values["rmse"] ** 2, values["mse"], rtol=1e-5)
-    np.testing.assert_array_equal(values["r2_above_0.3"], values["r2"] > 0.3)
+    np.testing.assert_array_equal(values["pearson_r2_above_0.3"], values["pearson_r2"] > 0.3)
 
 
 def test_kiba_has_three_splits_without_a_common_kinase(real):

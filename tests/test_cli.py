@@ -15,14 +15,14 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.benchmarks.arms import Arm, Cell
 from metalens.cli import _notes, main
 from metalens.cli.run import LiveProgress
+from metalens.experiments.arms import Arm, Cell
 
 QUICK = [
     "--steps",
     "3",
-    "--meta_batch",
+    "--meta_batch_size",
     "3",
     "--n_test_tasks",
     "5",
@@ -171,7 +171,7 @@ def test_config_file_and_print_config(tmp_path):
         (["run", "demo", "--learner", "NoSuch"], "There is no learner 'NoSuch'"),
         (["run", "demo", "--learner", "ProtoNet"], "ProtoNet needs at least 2 classes"),
         (["run", "demo", "--regularizers", "none", "TRLearner(weight=-1)"], "weight must be 0 or more"),
-        (["run", "demo", "--meta_batch", "2"], "meta-batch of at least 3 tasks, got 2"),
+        (["run", "demo", "--meta_batch_size", "2"], "meta-batch of at least 3 tasks, got 2"),
         (["run", "demo", "--steps", "many"], "steps"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
         (["run", "demo", "--devices", "3"], "3 processes cannot share 8 tasks equally"),

@@ -14,9 +14,9 @@ from PIL import Image
 
 from metalens.cli import main
 from metalens.cli.progress import StepBar
-from metalens.results.model_report import best_and_worst, choice_in_words
+from metalens.estimators.report import best_and_worst, choice_in_words
 
-QUICK = ["--steps", "2", "--meta_batch", "2"]
+QUICK = ["--steps", "2", "--meta_batch_size", "2"]
 TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK]
 FILES = [
     "comparison.csv", "curve.csv", "figures", "model.json", "relations.csv", "report.html", "training.json",
@@ -165,7 +165,7 @@ def test_the_first_sentence_says_when_a_baseline_is_better(fallback):
     rows = [
         (model, f"a{task}", metric, error + task / 10)
         for metric in ("mse", "rmse")
-        for model, error in (("ANIL", 0.5), ("Mean", 2.0), ("Ridge", 0.25))
+        for model, error in (("ANIL", 0.5), ("MeanPredictor", 2.0), ("Ridge", 0.25))
         for task in range(30)
     ]
     comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
@@ -181,7 +181,9 @@ def test_the_first_sentence_says_when_a_baseline_is_better(fallback):
 
 def test_the_best_and_worst_tasks_are_shown():
     rows = [
-        (model, f"t{n}", "r2", n / 30 + gain) for n in range(30) for model, gain in (("A", 0.0), ("B", 1.0))
+        (model, f"t{n}", "pearson_r2", n / 30 + gain)
+        for n in range(30)
+        for model, gain in (("A", 0.0), ("B", 1.0))
     ]
     comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     names, shown, note = best_and_worst(comparison, "B")

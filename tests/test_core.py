@@ -17,9 +17,9 @@ from torch import nn
 from metalens import (
     ANIL,
     MAML,
+    AdaptedTasks,
     ClusteredSinusoid,
     DivergenceError,
-    Episode,
     Examples,
     FromScratch,
     Harmonic,
@@ -40,8 +40,8 @@ from metalens import (
     stack_tasks,
     task_loss,
 )
-from metalens.evaluation import task_metrics
-from metalens.files import new_folder
+from metalens.io.files import new_folder
+from metalens.metrics import task_metrics
 
 FAMILIES = [Sinusoid, Harmonic, ClusteredSinusoid]
 
@@ -147,7 +147,7 @@ def test_training_learns_and_is_repeatable(tmp_path):
     for folder in ("a", "b"):
         objective = small()
         curves.append(
-            fit(objective, Sinusoid(), steps=150, meta_batch=8, outer_lr=0.01, out=tmp_path / folder)
+            fit(objective, Sinusoid(), steps=150, meta_batch_size=8, outer_lr=0.01, out=tmp_path / folder)
         )
         scores.append(evaluate(objective.learner, Sinusoid("test"), n_tasks=100))
     assert scores[0].value.mean() < 0.8 * before
@@ -163,7 +163,7 @@ def test_training_leaves_the_global_random_state_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    fit(objective, Sinusoid(), steps=2, meta_batch=3)
+    fit(objective, Sinusoid(), steps=2, meta_batch_size=3)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -171,7 +171,7 @@ def test_validation_keeps_the_best_weights():
     """With an outer rate that wrecks the network, the weights of the best validation come back."""
     objective = small()
     validation = Validation(Sinusoid("val"), n_tasks=50, every=1)
-    curve = fit(objective, Sinusoid(), steps=12, meta_batch=4, outer_lr=0.3, validation=validation)
+    curve = fit(objective, Sinusoid(), steps=12, meta_batch_size=4, outer_lr=0.3, validation=validation)
     scores = curve[curve.split == "val"]["value"]
     assert scores.iloc[-1] > scores.min()
     kept = evaluate(objective.learner, Sinusoid("val"), n_tasks=50).value.mean()
@@ -205,7 +205,7 @@ def test_targets_that_do_not_fit_the_predictions_are_refused():
             return tasks.map(lambda e: Examples(e.x, e.y.squeeze(-1)))
 
     with pytest.raises(MetaLensError, match=r"shape of the predictions, \(15, 1\), got \(15,\)"):
-        fit(Objective(MAML(mlp())), Flat(k_shot=15), steps=1, meta_batch=3)
+        fit(Objective(MAML(mlp())), Flat(k_shot=15), steps=1, meta_batch_size=3)
     with pytest.raises(MetaLensError, match="Class indices must be int64"):
         task_loss(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int32))
     with pytest.raises(
@@ -229,12 +229,12 @@ def test_adapted_models_do_not_drop_out_and_leave_modes_as_they_were():
 def test_divergence_with_clipping_is_the_same_sentence():
     objective = Objective(MAML(mlp(), inner_lr=50.0, inner_steps=40))
     with pytest.raises(MetaLensError, match="training diverged"):
-        fit(objective, Sinusoid(), steps=5, meta_batch=3, clip_norm=1.0)
+        fit(objective, Sinusoid(), steps=5, meta_batch_size=3, clip_norm=1.0)
 
 
 def test_an_unwritable_folder_is_refused_before_training():
     with pytest.raises(MetaLensError, match="Cannot write to"):
-        fit(small(), Sinusoid(), steps=1, meta_batch=3, out="/proc")
+        fit(small(), Sinusoid(), steps=1, meta_batch_size=3, out="/proc")
 
 
 def test_a_failed_replacement_leaves_the_old_run(tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_a_failed_replacement_leaves_the_old_run(tmp_path, monkeypatch):
 def test_divergence_in_training_is_one_sentence():
     learner = MAML(mlp(), inner_lr=50.0, inner_steps=40)
     with pytest.raises(MetaLensError, match=r"at step \d+ \(tasks \d+ to \d+\): training diverged"):
-        fit(Objective(learner), Sinusoid(), steps=5, meta_batch=3)
+        fit(Objective(learner), Sinusoid(), steps=5, meta_batch_size=3)
 
 
 def test_a_divergence_leaves_the_best_weights_so_far():
@@ -271,7 +271,7 @@ def test_a_divergence_leaves_the_best_weights_so_far():
     objective, short = small(), small()
     short.load_state_dict(objective.state_dict())
     validation = Validation(Sinusoid("val"), n_tasks=5, every=3)
-    settings = {"meta_batch": 3, "validation": validation}
+    settings = {"meta_batch_size": 3, "validation": validation}
     with pytest.raises(DivergenceError, match="at step 5"):
         fit(objective, Exploding(), steps=9, **settings)
     fit(short, Sinusoid(), steps=3, **settings)
@@ -283,15 +283,15 @@ def test_a_divergence_leaves_the_best_weights_so_far():
     ("settings", "words"),
     [
         ({"steps": 0}, "steps must be at least 1"),
-        ({"meta_batch": 0}, "meta_batch must be at least 1"),
+        ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
         ({"outer_lr": 0.0}, "outer_lr must be above 0"),
         ({"clip_norm": -1.0}, "clip_norm must be above 0"),
-        ({"meta_batch": 2}, "at least 3 tasks, got 2"),
+        ({"meta_batch_size": 2}, "at least 3 tasks, got 2"),
     ],
 )
 def test_wrong_training_settings_are_refused_before_training(settings, words):
     with pytest.raises(MetaLensError, match=words):
-        fit(small(), Sinusoid(), **({"steps": 3, "meta_batch": 3} | settings))
+        fit(small(), Sinusoid(), **({"steps": 3, "meta_batch_size": 3} | settings))
 
 
 @pytest.mark.parametrize("batching", [0, -1, True, "fast"])
@@ -310,8 +310,8 @@ class Replace(Regularizer):
     def transform_tasks(self, tasks):
         return Task(Examples(tasks.support.x, 0 * tasks.support.y), tasks.query)
 
-    def loss_terms(self, episode):
-        return {"query": 3 * episode.loss(episode.query_predictions)}
+    def loss_terms(self, adapted):
+        return {"query": 3 * adapted.loss(adapted.query_predictions)}
 
 
 def test_the_three_hooks_of_a_regularizer():
@@ -329,7 +329,7 @@ def test_the_three_hooks_of_a_regularizer():
 @pytest.mark.parametrize("learner", [MAML(mlp()), ANIL(mlp()), MAMLPlusPlus(mlp(), inner_steps=2)])
 def test_tasks_are_scored_in_one_go_where_nobody_asks_for_their_states(learner, chunk):
     tasks = Sinusoid().batch(range(5))
-    one, other = (Episode(learner, tasks, chunk=chunk) for _ in range(2))
+    one, other = (AdaptedTasks(learner, tasks, chunk=chunk) for _ in range(2))
     torch.testing.assert_close(one.last_outer_loss(), other.outer_loss)
     assert "states" not in vars(one)
     assert other.last_outer_losses() is other.outer_losses
@@ -355,20 +355,20 @@ class Letters(TaskDistribution):
         both = Examples(classes.float().unsqueeze(1), classes if self.numbered else torch.arange(2))
         return Task(both, both)
 
-    def pooled(self) -> TaskDistribution:
+    def with_global_labels(self) -> TaskDistribution:
         return Letters(numbered=True)
 
 
 class Unnumbered(Letters):
-    pooled = TaskDistribution.pooled
+    pooled = TaskDistribution.with_global_labels
 
 
 def test_pretraining_sees_the_classes_of_the_whole_split():
     learner = LinearProbe(mlp(1, 2, [16]), n_classes=4)
-    fit(Objective(learner), Letters(numbered=False), steps=300, meta_batch=4, outer_lr=0.03)
+    fit(Objective(learner), Letters(numbered=False), steps=300, meta_batch_size=4, outer_lr=0.03)
     whole = torch.arange(4.0).unsqueeze(1)
     assert learner.network(whole).argmax(1).tolist() == [0, 1, 2, 3]
-    assert Sinusoid().pooled().batch(range(2)).query.y.shape == (2, 15, 1)
+    assert Sinusoid().with_global_labels().batch(range(2)).query.y.shape == (2, 15, 1)
 
 
 def test_pretraining_needs_numbered_classes_and_a_head_for_them():
@@ -376,20 +376,20 @@ def test_pretraining_needs_numbered_classes_and_a_head_for_them():
     with pytest.raises(
         MetaLensError, match="has 2 outputs, and its training tasks have 4 classes together; set"
     ):
-        fit(Objective(learner), Letters(numbered=False), steps=1, meta_batch=4)
+        fit(Objective(learner), Letters(numbered=False), steps=1, meta_batch_size=4)
     with pytest.raises(MetaLensError, match="Unnumbered does not number the classes of all its tasks"):
-        fit(Objective(learner), Unnumbered(numbered=False), steps=1, meta_batch=4)
+        fit(Objective(learner), Unnumbered(numbered=False), steps=1, meta_batch_size=4)
 
 
 def test_without_trainable_parameters_nothing_is_done():
-    curve = fit(Objective(FromScratch(mlp())), Sinusoid(), steps=3, meta_batch=4)
+    curve = fit(Objective(FromScratch(mlp())), Sinusoid(), steps=3, meta_batch_size=4)
     assert curve.empty
 
 
 def test_a_failed_run_leaves_no_trace_of_its_progress():
     learner = MAMLPlusPlus(mlp(), inner_lr=1e20, inner_steps=3, first_order_until=1.0)
     with pytest.raises(MetaLensError, match="training diverged"):
-        fit(Objective(learner), Sinusoid(), steps=5, meta_batch=4)
+        fit(Objective(learner), Sinusoid(), steps=5, meta_batch_size=4)
     assert not learner.detaches_gradients
 
 
@@ -400,7 +400,7 @@ def test_schedules_of_plain_descent(schedule):
     learner = LinearProbe(network, loss=lambda predictions, y: predictions.sum() / predictions.numel())
     places = [network.head.bias.item()]
     fit(
-        Objective(learner), Sinusoid(), steps=4, meta_batch=2, outer_lr=0.5, outer_optimizer="sgd",
+        Objective(learner), Sinusoid(), steps=4, meta_batch_size=2, outer_lr=0.5, outer_optimizer="sgd",
         schedule=schedule, progress=lambda step, loss: places.append(network.head.bias.item()),
     )  # fmt: skip
     shares = {
@@ -421,7 +421,7 @@ def test_schedules_of_plain_descent(schedule):
 )
 def test_wrong_outer_settings_are_refused(settings, words):
     with pytest.raises(MetaLensError, match=words):
-        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch=4, **settings)
+        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch_size=4, **settings)
 
 
 def test_an_empty_backbone_is_refused():
@@ -434,7 +434,7 @@ def test_freed_memory_is_kept():
     """A tensor in the place of a freed one meets no page that the system has yet to clear."""
     code = """
 import resource, torch
-from metalens.allocator import keep_freed_memory
+from metalens.execution.malloc import keep_freed_memory
 keep_freed_memory()
 faults = []
 for _ in range(10):

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from metalens import MetaLensError
-from metalens.datasets import DATASETS, image_dataset
-from metalens.datasets.cifar100 import CIFAR_FS, FC100, SUPERCLASS_OF, write_class_folders
-from metalens.datasets.images import IMAGE_DATASETS
-from metalens.distributions.images import store as image_store
+from metalens.data.catalog.cifar100 import CIFAR_FS, FC100, SUPERCLASS_OF, write_class_folders
+from metalens.data.catalog.datasets import DATASETS, image_dataset
+from metalens.data.catalog.images import IMAGE_DATASETS
+from metalens.data.images import store as image_store
 
 SPLITS = ("train", "val", "test")
 
@@ -88,7 +88,7 @@ def test_cifar_100_as_class_folders(tmp_path):
         assert {split: sorted(of_split) for split, of_split in splits.items()} == {
             split: list(of_split) for split, of_split in found.items()
         }
-    assert image_dataset("fc100").tasks(n_query=1, folder=tmp_path).trait_names == tuple(sorted(set(
+    assert image_dataset("fc100").tasks(n_query=1, folder=tmp_path).descriptor_names == tuple(sorted(set(
         SUPERCLASS_OF.values())))  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_a_copy_of_cifar_fs_without_test_classes_says_so(tmp_path):
     assert list(found["test"]) == sorted(CIFAR_FS["val"])
     assert len(found["val"]) == 12
     assert sorted(found["train"] + found["val"]) == CIFAR_FS["train"]
-    facts = image_dataset("cifarfs").tasks("test", n_query=1, image_size=8, folder=tmp_path).facts()
+    facts = image_dataset("cifarfs").tasks("test", n_query=1, image_size=8, folder=tmp_path).metadata()
     assert "testing is on the 16 published validation classes" in facts["remark"]
 
 
@@ -134,7 +134,7 @@ def test_tiered_imagenet_is_read_from_its_lists(tmp_path):
     write(tmp_path / "tieredimagenet", paths, **lists)
     assert classes(image_dataset("tieredimagenet"), tmp_path)["val"] == ("nval1", "nval2")
     tasks = image_dataset("tieredimagenet").tasks(n_way=2, n_query=1, image_size=8, folder=tmp_path)
-    assert tasks.trait_names == ("above", "other")
+    assert tasks.descriptor_names == ("above", "other")
     (tmp_path / "tieredimagenet" / "val.csv").write_text("nval1,above\nntrain1,above\n")
     with pytest.raises(MetaLensError, match="one split, but ntrain1 is listed in train and val"):
         classes(image_dataset("tieredimagenet"), tmp_path)

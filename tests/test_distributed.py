@@ -15,15 +15,15 @@ import torch
 from lightning_fabric import Fabric
 
 from metalens import MAML, MLTI, MetaLensError, Objective, Sinusoid, TRLearner, mlp
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import explain, run
-from metalens.compiling import compile_refusal
-from metalens.execution import prepare
+from metalens.execution.compiling import compile_refusal
+from metalens.execution.plan import prepare
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import explain, run
 from metalens.processes import Processes
 
 SMALL = {
     "steps": 3,
-    "meta_batch": 4,
+    "meta_batch_size": 4,
     "n_test_tasks": 60,
     "n_val_tasks": 3,
     "accelerator": "cpu",
@@ -97,25 +97,25 @@ def test_what_is_shared_must_divide_and_suffice():
     learner = MAML(mlp())
     both = Objective(learner, [TRLearner.for_learner(learner), MLTI()])
     with pytest.raises(MetaLensError, match="2 processes cannot share 5 tasks equally"):
-        both.check_meta_batch(5, 2)
-    both.check_meta_batch(4, 2)
-    Objective(learner, [TRLearner.for_learner(learner)]).check_meta_batch(4, 4)
+        both.check_meta_batch_size(5, 2)
+    both.check_meta_batch_size(4, 2)
+    Objective(learner, [TRLearner.for_learner(learner)]).check_meta_batch_size(4, 4)
     with pytest.raises(MetaLensError, match="MLTI needs a meta-batch of at least 2 tasks, got 1"):
-        both.check_meta_batch(4, 4)
+        both.check_meta_batch_size(4, 4)
 
 
 def test_steps_that_communicate_are_not_compiled():
     learner = MAML(mlp())
     related, plain = Objective(learner, [TRLearner.for_learner(learner)]), Objective(learner)
     assert compile_refusal(related) is None
-    related.processes = plain.processes = Processes(count=2)
+    related.processes = plain.processes = Processes(world_size=2)
     assert "exchange adapted models" in str(compile_refusal(related))
     assert compile_refusal(plain) is None
 
 
 def test_all_processes_follow_the_rule():
     objective = Objective(MAML(mlp()), chunk=None)
-    objective.processes = Processes(count=2)
+    objective.processes = Processes(world_size=2)
     _, execution = prepare(objective, Sinusoid().batch(range(4)), steps=10_000)
     assert str(execution) == "vmap (by rule, the same in all processes)"
     with pytest.raises(MetaLensError, match="Several processes follow the rule"):

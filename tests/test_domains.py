@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from metalens import MetaLensError, MultiDomain, Sinusoid, stack_tasks
-from metalens.benchmarks import RECIPES
-from metalens.distributions import Harmonic, TaskDistribution
-from metalens.results import by_domain, paired_differences, results_table, summarize
+from metalens.data import Harmonic, TaskDistribution
+from metalens.experiments import RECIPES
+from metalens.reports import by_domain, paired_differences, results_table, summarize
 from metalens.tasks import Examples, Task
 
 
@@ -24,7 +24,7 @@ class Labels(TaskDistribution):
         part = Examples(torch.full((2, 1), float(index)), torch.tensor([0, 1]))
         return Task(part, part)
 
-    def pooled(self):
+    def with_global_labels(self):
         return self
 
 
@@ -33,16 +33,16 @@ def test_domains_come_in_turn():
     tasks = MultiDomain(domains)
     batch = tasks.batch([0, 1, 2, 7, 3])
     assert batch.support.x[:, 0, 0].tolist() == [0, 0, 0, 2, 1]
-    assert batch.traits.argmax(1).tolist() == [0, 1, 2, 1, 0]
+    assert batch.descriptors.argmax(1).tolist() == [0, 1, 2, 1, 0]
     assert [tasks.domain(index) for index in (0, 1, 2, 7)] == ["a", "b", "c", "b"]
     assert tasks.task_name(7) == "b 2"
     stacked = stack_tasks([tasks[index] for index in (0, 1, 2, 7, 3)])
     assert all(torch.equal(one, other) for one, other in zip(batch.tensors, stacked.tensors, strict=True))
     assert tasks.n_classes == 12
-    assert tasks.pooled().batch([0, 1, 2]).query.y.tolist() == [[0, 1], [3, 4], [7, 8]]
+    assert tasks.with_global_labels().batch([0, 1, 2]).query.y.tolist() == [[0, 1], [3, 4], [7, 8]]
     real = MultiDomain({"sine": Sinusoid("test"), "harmonic": Harmonic("test")}, unseen=["harmonic"])
-    assert torch.equal(real.pooled()[3].query.y, Harmonic("test")[1].query.y)
-    assert real.facts() == {"sine": {}, "harmonic": {}, "unseen": ["harmonic"]}
+    assert torch.equal(real.with_global_labels()[3].query.y, Harmonic("test")[1].query.y)
+    assert real.metadata() == {"sine": {}, "harmonic": {}, "unseen": ["harmonic"]}
 
 
 @pytest.mark.parametrize(

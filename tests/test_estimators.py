@@ -10,16 +10,16 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from metalens import GlobalModel, MetaLensError, MetaRegressor
-from metalens.distributions.tables.inputs import TableInputs
+from metalens import JointModel, MetaLensError, MetaRegressor
+from metalens.data.tables.columns import TableInputs
 from metalens.errors import DivergenceError
 from metalens.estimators import base, training
-from metalens.estimators.candidates import Answer, Candidate
+from metalens.estimators.models import Answer, Candidate
 from metalens.estimators.tables import Columns, fit_reader
 
 TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
 ROLES = {"task": "sensor", "target": "pressure"}
-MODELS = ["ANIL", "Profile", "GlobalModel", "Mean", "Ridge"]
+MODELS = ["ANIL", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
 
 
 def sensors(n=20, rows=8, seed=0, start=0):
@@ -44,7 +44,7 @@ def fitted(frame=None, roles=ROLES, **settings):
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        patch.setattr(MetaRegressor, "classical", ("MeanPredictor", "Ridge"))
         yield
 
 
@@ -111,7 +111,7 @@ def test_without_a_fall_back_the_learner_adapts_and_a_warning_says_what_is_bette
 
 
 def test_a_better_learner_is_chosen_without_a_warning(monkeypatch):
-    monkeypatch.setattr(MetaRegressor, "classical", ("Mean",))
+    monkeypatch.setattr(MetaRegressor, "classical", ("MeanPredictor",))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         settings = {**TINY, "learner": None, "hidden": (16,), "steps": 120}
@@ -131,23 +131,25 @@ def test_tasks_with_wide_targets_do_not_decide_alone():
     wide = frame.sensor.isin(["s2", "s3"])  # of twelve held out; noise of 100 times the spread of others
     frame.loc[wide, "pressure"] = np.random.default_rng(2).normal(1000, 5000, wide.sum())
     name, means = chosen(frame)
-    assert name != "Mean"
-    assert means["rmse"]["Mean"] < means["rmse"]["Ridge"]
+    assert name != "MeanPredictor"
+    assert means["rmse"]["MeanPredictor"] < means["rmse"]["Ridge"]
 
 
 def test_predictions_that_are_but_correlated_are_not_chosen():
     frame = sensors(n=24, rows=16)
     frame["pressure"] = np.random.default_rng(1).normal(1000, 50, len(frame))
     name, means = chosen(frame)
-    assert name in ("Mean", "GlobalModel")
-    assert means["r2"]["Ridge"] > means["r2"]["Mean"]
+    assert name in ("MeanPredictor", "JointModel")
+    assert means["pearson_r2"]["Ridge"] > means["pearson_r2"]["MeanPredictor"]
 
 
 def test_a_model_that_diverges_on_one_task_has_no_score(model):
     one = torch.ones(3, 1, dtype=torch.float64)
-    answers = [Answer("Mean", task, one * value, one, one) for task, value in (("a", math.nan), ("b", 1.0))]
+    answers = [
+        Answer("MeanPredictor", task, one * value, one, one) for task, value in (("a", math.nan), ("b", 1.0))
+    ]
     scores = model._scored(answers)
-    assert scores.value[scores.metric == "skill"].isna().tolist() == [True, False]
+    assert scores.value[scores.metric == "r2"].isna().tolist() == [True, False]
     lost = model._scored([Answer("Ridge", "a", answer.predictions, one, one) for answer in answers])
     assert lost.value.isna().any()  # one of two draws of a task
 
@@ -187,9 +189,9 @@ def test_all_models_are_scored_on_the_same_held_out_tasks_in_units(model):
     tasks = {name: set(of_model.task) for name, of_model in rows.groupby("model", sort=False)}
     assert list(tasks) == MODELS
     assert all(of_model == tasks["ANIL"] for of_model in tasks.values())
-    assert rows.metric.unique().tolist() == ["skill", "r2", "rmse"]
+    assert rows.metric.unique().tolist() == ["r2", "pearson_r2", "rmse"]
     means = rows.pivot_table(index="model", columns="metric", values="value")
-    assert 20 < means.rmse["Mean"] < 200  # the targets of a task have a deviation of about 50
+    assert 20 < means.rmse["MeanPredictor"] < 200  # the targets of a task have a deviation of about 50
 
 
 def test_held_out_tasks_teach_nothing():
@@ -201,7 +203,7 @@ def test_held_out_tasks_teach_nothing():
     changed.loc[held_out, "kind"] = "square"
     one, other = (fitted(data, {**ROLES, "splits": "split"}, fallback=False) for data in (frame, changed))
     assert one.reader_ == other.reader_
-    assert list(one._trained) == ["ANIL", "Profile", "GlobalModel"]
+    assert list(one._trained) == ["ANIL", "ProfileRidge", "JointModel"]
     for name in one._trained:
         weights, others = (of._trained[name][0].state_dict() for of in (one, other))
         assert all(torch.equal(weights[name], others[name]) for name in weights)
@@ -366,7 +368,7 @@ def test_new_tables_are_evaluated_as_held_out_tasks_are(model):
     rows = model.evaluate(new)
     assert set(rows.task) == {f"s{i}" for i in range(100, 106)}
     assert set(rows.model) == set(MODELS)
-    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "skill")]
+    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "r2")]
     assert model.score(new) == pytest.approx(of_chosen.value.mean())
     assert not rows.equals(model.evaluate(new, k_shot=2, n_query=1))
 
@@ -432,24 +434,24 @@ def test_profile_sees_each_training_task_as_one():
     frame = sensors(n=20, rows=20)
     frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
     model = fitted(frame, {**ROLES, "splits": "split"}, seeds=2)
-    (profile,) = model._trained["Profile"]
+    (profile,) = model._trained["ProfileRidge"]
     assert len(profile.learner.slopes) == 10
-    assert len(model._trained["GlobalModel"]) == len(model._trained["ANIL"]) == 2
+    assert len(model._trained["JointModel"]) == len(model._trained["ANIL"]) == 2
 
 
 def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
     def diverge(objectives, *args, **settings):
-        if isinstance(objectives[0].learner, GlobalModel):
+        if isinstance(objectives[0].learner, JointModel):
             raise DivergenceError("The loss is nan at step 2.")
         return fit_together(objectives, *args, **settings)
 
     fit_together = training.fit_together
     monkeypatch.setattr(training, "fit_together", diverge)
-    with pytest.warns(UserWarning, match="baseline GlobalModel is left out: The loss is nan at step 2"):
+    with pytest.warns(UserWarning, match="baseline JointModel is left out: The loss is nan at step 2"):
         model = MetaRegressor("R2D2", steps=2, hidden=(8,)).fit(sensors(), **ROLES)
-    assert "GlobalModel" not in set(model.comparison_.model)
+    assert "JointModel" not in set(model.comparison_.model)
     model.save(tmp_path / "model")
-    assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "Profile"]
+    assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "ProfileRidge"]
 
 
 def test_a_column_that_is_constant_but_for_rounding_may_have_other_values():
@@ -467,4 +469,4 @@ def test_progress_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=progress)
-    assert told == [("ANIL", 1), ("ANIL", 2), ("GlobalModel", 1), ("GlobalModel", 2)]
+    assert told == [("ANIL", 1), ("ANIL", 2), ("JointModel", 1), ("JointModel", 2)]

@@ -15,7 +15,7 @@ from metalens.estimators.episodes import episode_sizes, fit_episodes
 from metalens.estimators.images import class_counts
 from metalens.estimators.tables import Columns
 
-TINY = {"hidden": (8,), "steps": 2, "meta_batch": 2}
+TINY = {"hidden": (8,), "steps": 2, "meta_batch_size": 2}
 
 
 def fitted(data, roles, **settings):
@@ -61,7 +61,7 @@ def color_folders(folder, classes, images=6, seed=0):
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch, tmp_path):
     monkeypatch.setattr(base, "DRAWN", 3)
-    monkeypatch.setattr(MetaClassifier, "classical", ("Mean", "NearestMean"))
+    monkeypatch.setattr(MetaClassifier, "classical", ("MeanPredictor", "NearestCentroid"))
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
 
 
@@ -93,7 +93,7 @@ def test_a_support_may_lack_a_shared_class_and_not_have_another():
 
 def test_new_tables_are_scored_with_the_classes_of_the_model():
     model = fitted(assays(words=("b", "c")), SHARED)
-    model.chosen_ = "Mean"
+    model.chosen_ = "MeanPredictor"
     new = assays(8, seed=1, words=("b", "c"))
     # Of a class that comes second in the model, and would come first in this table by itself.
     assert model.score(new.assign(outcome="c")) == 1
@@ -230,7 +230,7 @@ def test_images_from_folders_to_labels_and_back_from_a_file(tmp_path):
     again = load_model(tmp_path / "model")
     assert isinstance(again, MetaClassifier)
     np.testing.assert_array_equal(again.adapt(few).predict_proba(few), probabilities)
-    models = ["ProtoNet", "NearestFeatureMean", "LinearProbe", "Mean", "NearestMean"]
+    models = ["ProtoNet", "NearestFeatureMean", "LinearProbe", "MeanPredictor", "NearestCentroid"]
     assert again.evaluate(few, n_query=1).model.unique().tolist() == models
     assert again.feature_names_in_.size == 0
     with pytest.raises(MetaLensError, match=r"There is no image .*missing\.png"):

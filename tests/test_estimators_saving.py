@@ -29,7 +29,7 @@ def sensors(n=20, rows=8, seed=0):
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("Mean", "Ridge"))
+        patch.setattr(MetaRegressor, "classical", ("MeanPredictor", "Ridge"))
         yield
 
 
@@ -80,14 +80,14 @@ def test_all_that_was_found_is_loaded(model, folder):
 def test_a_classical_learner_and_settings_of_numpy_are_saved_as_well(tmp_path):
     model = fitted(learner="Ridge", random_state=np.int64(3))
     assert model.chosen_ == "Ridge"
-    assert set(model.comparison_.model) == {"Ridge", "Profile", "GlobalModel", "Mean"}
+    assert set(model.comparison_.model) == {"Ridge", "ProfileRidge", "JointModel", "MeanPredictor"}
     model.save(tmp_path / "model")
     again = load_model(tmp_path / "model")
     assert again.random_state == 3
     np.testing.assert_array_equal(*(of.adapt(sensors(1)).predict(sensors(1)) for of in (model, again)))
 
 
-@pytest.mark.parametrize("chosen", ["Profile", "GlobalModel"])
+@pytest.mark.parametrize("chosen", ["ProfileRidge", "JointModel"])
 def test_baselines_that_learned_from_all_tasks_are_saved_as_well(model, chosen, tmp_path):
     model = copy.copy(model)
     model.chosen_ = chosen
@@ -96,7 +96,7 @@ def test_baselines_that_learned_from_all_tasks_are_saved_as_well(model, chosen, 
     predicted, other = (of.adapt(new[:10]).predict(new[10:]) for of in (model, again))
     np.testing.assert_array_equal(predicted, other)
     assert predicted.std() > 1
-    assert (model.adapt(new[:1]).predict(new[10:]) == predicted).all() == (chosen == "GlobalModel")
+    assert (model.adapt(new[:1]).predict(new[10:]) == predicted).all() == (chosen == "JointModel")
 
 
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):

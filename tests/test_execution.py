@@ -20,7 +20,7 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.compiling import CompiledObjective
+from metalens.execution.compiling import CompiledObjective
 
 TASKS = Sinusoid().batch(range(4))
 
@@ -112,7 +112,7 @@ def test_training_is_the_same_compiled(timings):
     for compiled in (False, True):
         torch.manual_seed(0)
         objective = Objective(MAML(mlp()))
-        curves.append(fit(objective, Sinusoid(), steps=20, meta_batch=4, compile=compiled))
+        curves.append(fit(objective, Sinusoid(), steps=20, meta_batch_size=4, compile=compiled))
         weights.append(objective.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(curves[0].value, curves[1].value, rtol=1e-4)
@@ -122,9 +122,9 @@ def test_training_is_the_same_compiled(timings):
 def test_training_with_the_compiler():
     torch.manual_seed(0)
     objective = Objective(MAML(mlp(hidden=[4])))
-    curve = fit(objective, Sinusoid(), steps=2, meta_batch=4, compile=True)
+    curve = fit(objective, Sinusoid(), steps=2, meta_batch_size=4, compile=True)
     torch.manual_seed(0)
-    plain = fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), steps=2, meta_batch=4, compile=False)
+    plain = fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), steps=2, meta_batch_size=4, compile=False)
     np.testing.assert_allclose(curve.value, plain.value, rtol=1e-4)
 
 
@@ -143,8 +143,8 @@ def test_a_schedule_runs_plainly_until_it_has_settled():
 class Coin(Regularizer):
     """Adds what NumPy draws."""
 
-    def loss_terms(self, episode):
-        return {"coin": np.random.default_rng().normal() * episode.outer_loss}
+    def loss_terms(self, adapted):
+        return {"coin": np.random.default_rng().normal() * adapted.outer_loss}
 
 
 class Unsettled(MAML):

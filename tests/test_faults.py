@@ -20,10 +20,10 @@ from metalens import (
     fit_together,
     mlp,
 )
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import run
-from metalens.replicas import ReplicationError
-from metalens.results import faults_in_words, read_metrics
+from metalens.execution.replicas import ReplicationError
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import run
+from metalens.reports import faults_in_words, read_metrics
 
 
 class Faulty(Sinusoid):
@@ -48,8 +48,8 @@ def rooted(predictions, y):
 
 
 class Broken(Regularizer):
-    def loss_terms(self, episode):
-        return {"broken": episode.outer_loss * math.inf}
+    def loss_terms(self, adapted):
+        return {"broken": adapted.outer_loss * math.inf}
 
 
 def maml(**settings):
@@ -58,7 +58,7 @@ def maml(**settings):
 
 
 def train(objective, tasks, **settings):
-    return fit(objective, tasks, **{"steps": 4, "meta_batch": 4, **settings})
+    return fit(objective, tasks, **{"steps": 4, "meta_batch_size": 4, **settings})
 
 
 @pytest.mark.parametrize("part", ["support.x", "support.y", "query.x", "query.y"])
@@ -85,7 +85,7 @@ def test_a_loss_that_diverges_names_the_task():
 def test_a_gradient_that_is_not_finite_names_the_task():
     words = (
         r"The norm of the gradient is nan at step 3 \(tasks 8 to 11\): the gradient of task 9 is not finite, "
-        r"though its loss is; lower inner_lr, or leave such steps out with on_fault='skip'"
+        r"though its loss is; lower inner_lr, or leave such steps out with on_nonfinite='skip'"
     )
     objective = Objective(maml(loss=rooted, inner_lr=1e-9))
     before = {}
@@ -115,7 +115,7 @@ def test_steps_are_skipped_and_counted(value, settings, what):
         weights.append(torch.cat([tensor.flatten() for tensor in objective.parameters()]).clone())
 
     with pytest.warns(UserWarning, match=f"The {what} is nan at step 3 .* task 9 .*; the step is skipped"):
-        curve = train(objective, Faulty(value=value), on_fault="skip", progress=note)
+        curve = train(objective, Faulty(value=value), on_nonfinite="skip", progress=note)
     assert curve[curve["metric"] == "skipped"]["step"].tolist() == [3]
     assert torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all()
@@ -133,7 +133,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been():
 
     skipping, sound = Objective(maml()), Objective(maml())
     with warnings.catch_warnings(action="ignore"):
-        train(skipping, Faulty(), on_fault="skip")
+        train(skipping, Faulty(), on_nonfinite="skip")
     train(sound, Sound(), steps=3)
     for one, other in zip(skipping.parameters(), sound.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -146,15 +146,15 @@ def test_a_clipped_step_keeps_what_is_finite(clip_norm):
 
         steps = 0
 
-        def loss_terms(self, episode):
+        def loss_terms(self, adapted):
             self.steps += 1
-            zero = episode.learner.network.head.bias.sum() * 0
+            zero = adapted.learner.network.head.bias.sum() * 0
             return {"halved": (zero.square() + (0 if self.steps == 3 else 1)).sqrt()}
 
     objective = Objective(maml(), [Halved()])
     before = objective.learner.network.head.weight.detach().clone()
     with pytest.warns(UserWarning, match="at step 2 .* on no task by itself; .*; the step is clipped"):
-        curve = train(objective, Sinusoid(), on_fault="clip", clip_norm=clip_norm, outer_optimizer="sgd")
+        curve = train(objective, Sinusoid(), on_nonfinite="clip", clip_norm=clip_norm, outer_optimizer="sgd")
     assert curve[curve["metric"] == "clipped"]["step"].tolist() == [2]
     assert all(parameter.isfinite().all() for parameter in objective.parameters())
     assert not torch.equal(before, objective.learner.network.head.weight)
@@ -163,19 +163,21 @@ def test_a_clipped_step_keeps_what_is_finite(clip_norm):
 def test_clipping_alone_changes_nothing_where_all_is_finite():
     one, other = Objective(maml()), Objective(maml())
     train(one, Sinusoid(), clip_norm=0.1)
-    train(other, Sinusoid(), clip_norm=0.1, on_fault="clip")
+    train(other, Sinusoid(), clip_norm=0.1, on_nonfinite="clip")
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_replica_whose_gradient_is_not_finite_ends_alone():
     objectives = [Objective(maml(loss=rooted, inner_lr=1e-9)) for _ in range(2)]
-    curves = fit_together(objectives, [Sinusoid(), Faulty(value=0.0)], steps=4, meta_batch=4, clip_norm=10.0)
+    curves = fit_together(
+        objectives, [Sinusoid(), Faulty(value=0.0)], steps=4, meta_batch_size=4, clip_norm=10.0
+    )
     assert curves[1].iloc[-1].tolist() == [3, "train", "diverged", 1.0]
     assert curves[0]["step"].max() == 4
     assert all(parameter.isfinite().all() for parameter in objectives[0].parameters())
     with pytest.raises(ReplicationError, match="no objective can skip a step alone"):
-        fit_together(objectives, [Sinusoid()] * 2, steps=4, meta_batch=4, on_fault="skip")
+        fit_together(objectives, [Sinusoid()] * 2, steps=4, meta_batch_size=4, on_nonfinite="skip")
 
 
 def test_validation_tasks_without_a_finite_score_are_told():
@@ -194,8 +196,8 @@ def test_a_run_counts_skipped_steps(tmp_path):
     plain = RECIPES["sinusoid-5shot"]
     settings = {field.name: getattr(plain, field.name) for field in fields(plain) if field.init}
     recipe = replace(
-        Recipe(**settings), seeds=[0], steps=4, meta_batch=4, n_val_tasks=0, n_test_tasks=5,
-        regularizers=["none"], on_fault="skip",
+        Recipe(**settings), seeds=[0], steps=4, meta_batch_size=4, n_val_tasks=0, n_test_tasks=5,
+        regularizers=["none"], on_nonfinite="skip",
     )  # fmt: skip
     with pytest.warns(UserWarning, match="the step is skipped"):
         run(recipe, tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metalens.results.formats import as_csv, as_latex, as_markdown, escaped
+from metalens.reports.formats import as_csv, as_latex, as_markdown, escaped
 
 NASTY = r"A_1 & B {50%} $x^2$ #3 ~ \end{tabular} [x] | <br>" + "\n"
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile files end in one sentence: `python -m benchmarks.fuzz` in small."""
+"""Damaged and hostile files end in one sentence: `python -m tools.fuzz` in small."""
 
 import io
 import pickle
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import guard
-from benchmarks.fuzz.damage import PICKLE
-from benchmarks.fuzz.readers import READERS
-from benchmarks.fuzz.session import Session, by_hypothesis
 from metalens.errors import MetaLensError
+from tools.fuzz import guard
+from tools.fuzz.damage import PICKLE
+from tools.fuzz.readers import READERS
+from tools.fuzz.session import Session, by_hypothesis
 
 INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
 FAR_OUTSIDE = b"sensor,volt,color,bar\n" + b"".join(b"%d,2147483648,red,0.1\n" % (n // 8) for n in range(24))
@@ -60,7 +60,7 @@ def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, re
         ("configuration", "demo.yaml", b"[" * 3000),  # deeper than the parser goes
         ("configuration", "demo.yaml", b"steps: 2001-99-99\n"),  # no date
         ("configuration", "demo.yaml", b"hidden: [1000000000000000000000]\n"),  # no number of PyTorch's
-        ("configuration", "demo.yaml", b"meta_batch: 4\nsteps: null\n"),
+        ("configuration", "demo.yaml", b"meta_batch_size: 4\nsteps: null\n"),
         ("configuration", "demo.yaml", b"compile: false_\n"),
         ("checkpoints", "state.safetensors", PICKLE),
         ("unfinished runs", "unfinished/plan.json", b"[]"),

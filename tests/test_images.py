@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from metalens import ImageFolders, MetaLensError, stack_tasks
-from metalens.distributions.images import store as image_store
-from metalens.distributions.images.layout import find_images
+from metalens.data.images import store as image_store
+from metalens.data.images.layout import find_images
 
 SMALL = {"n_way": 2, "k_shot": 1, "n_query": 2, "image_size": 8}
 
@@ -80,12 +80,12 @@ def test_a_task_has_the_images_of_its_classes(tmp_path, as_zip):
         assert task.support.x.shape == (2, 3, 8, 8)
         assert task.support.y.tolist() == [0, 1]
         assert task.query.y.tolist() == [0, 0, 1, 1]
-        assert task.traits is None
+        assert task.descriptors is None
         for examples in (task.support, task.query):
             found = [tasks.class_names[number // 4] for number in numbers(examples.x).tolist()]
             assert found == [names[label] for label in examples.y.tolist()]
         assert tasks.task_name(index) == f"{index} ({', '.join(names)})"
-    pooled = tasks.pooled()[3]
+    pooled = tasks.with_global_labels()[3]
     assert [tasks.class_names[label] for label in pooled.support.y] == list(tasks.task_classes(3))
     assert torch.equal(pooled.query.x, tasks[3].query.x)
 
@@ -150,21 +150,21 @@ def test_domains_and_superclasses_are_traits(tmp_path):
     members = class_folders("abc", below="photo/") | class_folders("abc", below="sketch/", start=12)
     source = write(tmp_path / "a", members)
     tasks = ImageFolders(source, splits="train", **SMALL)
-    assert tasks.trait_names == ("photo", "sketch")
+    assert tasks.descriptor_names == ("photo", "sketch")
     assert tasks.class_names[0] == "photo/a"
     for index in range(20):
         task = tasks[index]
         domains = set((torch.cat([numbers(task.support.x), numbers(task.query.x)]) // 12).tolist())
         assert len(domains) == 1
-        assert task.traits.tolist() == [1 - min(domains), min(domains)]
-    assert tasks.facts()["classes_by_domain"] == {"photo": 3, "sketch": 3}
+        assert task.descriptors.tolist() == [1 - min(domains), min(domains)]
+    assert tasks.metadata()["classes_by_domain"] == {"photo": 3, "sketch": 3}
     one = ImageFolders(source, splits="train", domains=["sketch"], **SMALL)
     assert one.class_names == ("a", "b", "c")
-    assert one[0].traits is None
+    assert one[0].descriptors is None
     above = ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y", "c": "y"}, **SMALL)
-    assert above.trait_names == ("x", "y")
+    assert above.descriptor_names == ("x", "y")
     x = [name in above.task_classes(4) for name in "abc"]
-    assert above[4].traits.tolist() == [x[0] / 2, (x[1] + x[2]) / 2]
+    assert above[4].descriptors.tolist() == [x[0] / 2, (x[1] + x[2]) / 2]
     with pytest.raises(MetaLensError, match="superclasses lacks c; name"):
         ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y"}, **SMALL)
 
@@ -234,7 +234,7 @@ def test_equal_images_are_on_one_side_only(tmp_path):
     with pytest.warns(UserWarning, match=r"3 of the 20 images in a are left out: .* \(first: a/copy.png\)"):
         tasks = ImageFolders(source, splits="train", **SMALL)
     assert [len(of.images) for of in tasks.classes] == [6, 5, 6]
-    assert tasks.facts() == {"classes": 3, "images": 17, "copies_left_out": 3}
+    assert tasks.metadata() == {"classes": 3, "images": 17, "copies_left_out": 3}
 
 
 # Images

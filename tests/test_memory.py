@@ -27,7 +27,7 @@ from metalens import (
     memory,
     mlp,
 )
-from metalens.memory import available_bytes, fitting_chunk, peak_bytes, step_bytes
+from metalens.execution.memory import available_bytes, fitting_chunk, peak_bytes, step_bytes
 
 CURVES = Sinusoid().batch(range(12))
 
@@ -78,7 +78,7 @@ def test_tensors_are_counted_while_they_live():
 def test_counting_leaves_no_gradient_and_sees_schedules():
     objective = Objective(MAMLPlusPlus(mlp(), inner_steps=3))
     early = step_bytes(objective, CURVES)
-    assert objective.learner.settled
+    assert objective.learner.schedule_finished
     assert all(p.grad is None for p in objective.parameters())
     assert early > step_bytes(Objective(MAMLPlusPlus(mlp(), inner_steps=3, multi_step_until=0)), CURVES)
 
@@ -173,7 +173,7 @@ def test_training_in_chosen_chunks_is_the_same(available):
         torch.manual_seed(0)
         objective = with_trlearner(MAML(mlp()), n_query_hat=4)
         validation = Validation(Sinusoid("val"), n_tasks=7, every=2)
-        curve = fit(objective, Sinusoid(), steps=4, meta_batch=5, seed=1, validation=validation)
+        curve = fit(objective, Sinusoid(), steps=4, meta_batch_size=5, seed=1, validation=validation)
         results.append((objective.chunk, curve, objective.state_dict()))
     (free, curve, weights), (tight, other_curve, other_weights) = results
     assert (free, tight) == (None, 1)

@@ -13,7 +13,7 @@ from torch import nn
 from metalens import (
     ANIL,
     MAML,
-    Episode,
+    AdaptedTasks,
     Examples,
     MetaLensError,
     Network,
@@ -182,9 +182,9 @@ def test_norms_are_right_under_a_vmap_of_ones_own():
     tasks, learner = tasks_for("conv4"), MAML(build("conv4"), inner_lr=0.05)
 
     def loss(task: Task) -> torch.Tensor:
-        return Episode(learner, Task(*(Examples(x[None], y[None]) for x, y in task)), "loop").outer_loss
+        return AdaptedTasks(learner, Task(*(Examples(x[None], y[None]) for x, y in task)), "loop").outer_loss
 
-    losses = Episode(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks).mean()
+    losses = AdaptedTasks(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks).mean()
     looped, mapped = (torch.autograd.grad(value, list(learner.parameters())) for value in losses)
     torch.testing.assert_close(mapped, looped, rtol=1e-9, atol=1e-11)
 
@@ -196,7 +196,7 @@ def test_resnet12_is_its_formula():
     expected = x
     for block in network.blocks[:4]:
         convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
-        norms = [layer for layer in block.modules() if type(layer).__name__ == "TaskNorm"]
+        norms = [layer for layer in block.modules() if type(layer).__name__ == "TransductiveBatchNorm"]
         assert [layer.bias for layer in convolutions] == [None] * 4
         z = expected
         for number in range(3):
@@ -214,7 +214,7 @@ def test_pose_net_is_its_formula():
     network = randomize(pose_net(n_filters=3, image_size=32))
     x = torch.rand(4, 1, 32, 32, dtype=torch.float64)
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    norms = [layer for layer in network.modules() if type(layer).__name__ == "TaskNorm"]
+    norms = [layer for layer in network.modules() if type(layer).__name__ == "TransductiveBatchNorm"]
     z = x
     for number, layer in enumerate(layers[:3]):
         z = F.conv2d(z, layer.weight, layer.bias, stride=2, padding=1).relu()
@@ -369,19 +369,19 @@ def test_shared_stages_are_trained_but_not_adapted():
 
 def test_maml_on_shared_stages_equals_maml_on_the_rest_with_what_they_return():
     tasks, network = shared_tasks(), shared_mlp(1)
-    predictions = Episode(MAML(network, inner_lr=0.1, inner_steps=3), tasks).query_predictions
+    predictions = AdaptedTasks(MAML(network, inner_lr=0.1, inner_steps=3), tasks).query_predictions
     rest = Network(network.backbone[1:], network.head, n_features=7, n_outputs=3)
     hidden = Task(*(Examples(network(e.x.flatten(0, 1), stop=1).unflatten(0, (4, 6)), e.y) for e in tasks))
-    expected = Episode(MAML(rest, inner_lr=0.1, inner_steps=3), hidden).query_predictions
+    expected = AdaptedTasks(MAML(rest, inner_lr=0.1, inner_steps=3), hidden).query_predictions
     torch.testing.assert_close(predictions, expected)
-    plain = Episode(MAML(shared_mlp(0), inner_lr=0.1, inner_steps=3), tasks).query_predictions
+    plain = AdaptedTasks(MAML(shared_mlp(0), inner_lr=0.1, inner_steps=3), tasks).query_predictions
     assert not torch.allclose(predictions, plain)
 
 
 def test_maml_on_a_shared_backbone_is_anil():
     tasks, settings = shared_tasks(), {"inner_lr": 0.1, "inner_steps": 3}
-    maml = Episode(MAML(shared_mlp(2), **settings), tasks).query_predictions
-    anil = Episode(ANIL(shared_mlp(0), **settings), tasks).query_predictions
+    maml = AdaptedTasks(MAML(shared_mlp(2), **settings), tasks).query_predictions
+    anil = AdaptedTasks(ANIL(shared_mlp(0), **settings), tasks).query_predictions
     torch.testing.assert_close(maml, anil)
 
 

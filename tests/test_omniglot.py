@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from metalens.distributions.images import omniglot_images
-from metalens.distributions.images.omniglot import Omniglot, split_characters
-from metalens.distributions.images.omniglot_images import ZIPS, load_images
+from metalens.data.catalog.omniglot import Omniglot, split_characters
+from metalens.data.catalog.omniglot_images import ZIPS, load_images
+from metalens.data.images import omniglot_images
 from metalens.errors import MetaLensError
 
 DATA = Path(os.environ.get("METALENS_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -206,11 +206,11 @@ def test_traits_are_the_shares_of_the_alphabets(make):
     tasks = make(n_way=4, scheme="finn")  # its train split has characters of two alphabets
     names = dict(enumerate(alphabet for _, alphabet, _ in sorted(CHARACTERS)))
     classes = tasks._block(0).support.x // 20
-    for of_task, traits in zip(classes.tolist(), tasks.batch(range(20)).traits, strict=False):
+    for of_task, descriptors in zip(classes.tolist(), tasks.batch(range(20)).descriptors, strict=False):
         alphabets = [names[tasks._characters[number // 4]] for number in of_task]
-        assert traits.tolist() == [alphabets.count(name) / 4 for name in ("Hebrew", "Latin", "ULOG")]
-    assert tasks.batch(range(100)).traits.unique(dim=0).shape[0] > 2
-    assert torch.equal(tasks.pooled()[3].traits, tasks[3].traits)
+        assert descriptors.tolist() == [alphabets.count(name) / 4 for name in ("Hebrew", "Latin", "ULOG")]
+    assert tasks.batch(range(100)).descriptors.unique(dim=0).shape[0] > 2
+    assert torch.equal(tasks.with_global_labels()[3].descriptors, tasks[3].descriptors)
 
 
 def test_the_images_of_a_slot_show_one_class_and_slots_differ(make):
@@ -541,7 +541,7 @@ def test_the_real_splits_share_no_character(real_images, scheme):
 def test_pooled_tasks_show_the_same_images_with_the_classes_of_the_split(make):
     tasks = make("train", n_way=3, k_shot=2, n_query=3, rotations=True)
     before = tasks.batch(range(6))
-    pooled = tasks.pooled()
+    pooled = tasks.with_global_labels()
     after = pooled.batch(range(6))
     assert pooled.n_classes == tasks.n_classes
     for slots, classes in zip(before[:2], after[:2], strict=True):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from metalens import KNN, MetaLensError, Pose, evaluate, mlp, render_poses
-from metalens.distributions.arrays.pose import POSE_FILE, circular_error, load_pose
-from metalens.distributions.arrays.pose_render import asymmetry
+from metalens.data.catalog.pose import POSE_FILE, circular_error, load_pose
+from metalens.data.catalog.pose_render import asymmetry
 
 SPLITS = ("train", "val", "test")
 N, V, SIDE = 14, 30, 16

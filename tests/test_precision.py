@@ -19,7 +19,7 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.precision import in_precision
+from metalens.execution.precision import in_precision
 
 
 def fabric(precision: str) -> Fabric:
@@ -31,7 +31,7 @@ def curves(precision: str, **settings) -> list[float]:
     objective = Objective(MAML(mlp(hidden=[8])), **settings)
     tasks = Sinusoid()
     validation = Validation(tasks, n_tasks=10, every=4)
-    curve = fit(objective, tasks, steps=4, meta_batch=4, validation=validation, fabric=fabric(precision))
+    curve = fit(objective, tasks, steps=4, meta_batch_size=4, validation=validation, fabric=fabric(precision))
     assert objective.learner.dtype == torch.float32
     return curve["value"].tolist()
 

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from metalens import MetaLensError
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.arms import Arm, arms_of
-from metalens.benchmarks.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
-from metalens.benchmarks.experiment import run
-from metalens.datasets import DATASETS
-from metalens.results import write_report
+from metalens.data.catalog.datasets import DATASETS
+from metalens.experiments import RECIPES
+from metalens.experiments.arms import Arm, arms_of
+from metalens.experiments.experiment import run
+from metalens.reports import write_report
+from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
-TINY = {"steps": 2, "meta_batch": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
+TINY = {"steps": 2, "meta_batch_size": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 
 FILES = {"m4-hourly": "tables/m4_hourly.csv.gz", "pose": "pose/pose_objects.npz"}
@@ -66,7 +66,7 @@ def test_recipe_runs(name, tmp_path, request):
         changes |= {"hidden": [4], "seeds": [0], "learner": ["MAML", "Ridge"]}
     if name.startswith(IMAGES):
         request.getfixturevalue("images")
-        changes |= {"n_filters": 4, "n_query": 2, "image_size": 16, "seeds": [0], "meta_batch": 4}
+        changes |= {"n_filters": 4, "n_query": 2, "image_size": 16, "seeds": [0], "meta_batch_size": 4}
     recipe = replace(RECIPES[name], **changes)
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
@@ -90,7 +90,7 @@ def test_recipe_runs(name, tmp_path, request):
     assert (tmp_path / "relations.csv").exists()
 
 
-CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestMean", "LogisticRegression"}
+CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestCentroid", "LogisticRegression"}
 
 
 def test_every_learner_runs_on_curves(tmp_path):
@@ -148,7 +148,10 @@ def test_every_learner_runs_on_images(tmp_path, omniglot):
 
 
 def test_every_regularizer_runs_on_curves(tmp_path):
-    arms = ["none", *(name for name in REGULARIZERS if name not in ("LabelSmoothing", "OthersEntropy"))]
+    arms = [
+        "none",
+        *(name for name in REGULARIZERS if name not in ("LabelSmoothing", "CrossTaskConfidencePenalty")),
+    ]
     run(replace(RECIPES["sinusoid-5shot"], **TINY | {"regularizers": arms, "seeds": [0]}), tmp_path)
     assert pd.read_csv(tmp_path / "results.csv").regularizers.unique().tolist() == arms
 

@@ -129,7 +129,7 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
     torch.manual_seed(1)
     learner = MAML(mlp(), inner_steps=3)
     tasks = {split: Sinusoid(split, k_shot=5) for split in ("train", "val", "test")}
-    fit(Objective(learner), tasks["train"], steps=400, meta_batch=8, outer_lr=0.01, compile=False)
+    fit(Objective(learner), tasks["train"], steps=400, meta_batch_size=8, outer_lr=0.01, compile=False)
     scores = {}
     for kind in ("predictions", "shuffled"):
         related = RelatedModels(learner, tasks["train"], n_tasks=100, related_by=kind, share=0.0)
@@ -162,7 +162,7 @@ def test_it_is_not_trained_and_leaves_its_learner_as_it_was():
     for name, value in learner.state_dict().items():
         assert torch.equal(value, before[name])
     with pytest.raises(MetaLensError, match="RelatedModels is not trained"):
-        fit(Objective(related.float()), TRAIN, steps=1, meta_batch=3)
+        fit(Objective(related.float()), TRAIN, steps=1, meta_batch_size=3)
 
 
 def test_its_models_move_with_it():

@@ -21,8 +21,8 @@ from metalens import (
     ANIL,
     MAML,
     MLTI,
+    AdaptedTasks,
     ClusteredSinusoid,
-    Episode,
     Examples,
     Harmonic,
     MetaAug,
@@ -37,14 +37,15 @@ from metalens import (
     mlp,
     stack_tasks,
 )
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import run
-from metalens.benchmarks.relating import regularizer_of, relate
 from metalens.cli import main
-from metalens.files import new_folder
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import run
+from metalens.io.files import new_folder
 from metalens.regularizers.trlearner import TaskVector, rank_correlation
-from metalens.results import read_metrics, relations_in_words
-from metalens.results.relation_map import relation_figure, relation_map, relations_summary
+from metalens.relations.clusters import relation_map
+from metalens.relations.relate import regularizer_of, relate
+from metalens.reports import read_metrics, relations_in_words
+from metalens.reports.relation_map import relation_figure, relations_summary
 
 # Traits
 
@@ -58,22 +59,22 @@ def test_a_task_without_traits_is_a_pair_to_everything_that_walks_trees():
     support, query = task
     assert (support, query) == task[:2]
     assert len(pytree.tree_leaves(task)) == len(task.tensors) == 4
-    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).traits is None
+    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).descriptors is None
     for other in (default_collate([task, task]), stack_tasks([task, task]), pickle.loads(pickle.dumps(task))):
         assert isinstance(other, Task)
-        assert other.traits is None
+        assert other.descriptors is None
 
 
 def test_traits_are_a_part_of_the_tree():
     task = Task(*pair(), torch.tensor([1.0, 2.0]))
     assert len(pytree.tree_leaves(task)) == len(task.tensors) == 5
-    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).traits.tolist() == [[1, 2], [1, 2]]
+    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).descriptors.tolist() == [[1, 2], [1, 2]]
     for other in (default_collate([task] * 2), stack_tasks([task] * 2), Task.of_tensors(task.tensors)):
-        assert other.traits[..., 1].unique().tolist() == [2]
-    assert task.map(lambda examples: Examples(examples.x, -examples.y)).traits is task.traits
-    with pytest.raises(MetaLensError, match="have traits or none has"):
+        assert other.descriptors[..., 1].unique().tolist() == [2]
+    assert task.map(lambda examples: Examples(examples.x, -examples.y)).descriptors is task.descriptors
+    with pytest.raises(MetaLensError, match="have descriptors or none has"):
         stack_tasks([pair(), task])
-    with pytest.raises(MetaLensError, match="traits comes in"):
+    with pytest.raises(MetaLensError, match="descriptors comes in"):
         stack_tasks([task, Task(*pair(), torch.zeros(3))])
 
 
@@ -82,20 +83,20 @@ def test_traits_belong_to_their_task(family):
     tasks = family(seed=3)
     batch = tasks.batch([5, 700, 2])
     for place, number in enumerate([5, 700, 2]):
-        assert torch.equal(batch.traits[place], tasks[number].traits)
-    assert len(batch.traits.unique(dim=0)) > 1
+        assert torch.equal(batch.descriptors[place], tasks[number].descriptors)
+    assert len(batch.descriptors.unique(dim=0)) > 1
 
 
 def test_traits_of_sinusoids_are_the_function():
     x, y = (tasks := Sinusoid("test").batch(range(50))).query
-    first, second = tasks.traits[:, :1, None], tasks.traits[:, 1:, None]
+    first, second = tasks.descriptors[:, :1, None], tasks.descriptors[:, 1:, None]
     torch.testing.assert_close(first * x.sin() - second * x.cos(), y, rtol=1e-4, atol=1e-4)
 
 
 def test_traits_of_harmonics_are_the_function():
     tasks = Harmonic("test", n_query=2000).batch(range(20))
     x, y = (tensor.double() for tensor in tasks.query)
-    c1, s1, c2, s2, w, center = tasks.traits.double()[..., None, None].unbind(1)
+    c1, s1, c2, s2, w, center = tasks.descriptors.double()[..., None, None].unbind(1)
     waves = c1 * (w * x).sin() + s1 * (w * x).cos() + c2 * (2 * w * x).sin() + s2 * (2 * w * x).cos()
     torch.testing.assert_close(waves, y, rtol=1e-3, atol=1e-3)
     assert (x.mean(1) - center[..., 0]).abs().max() < 0.1
@@ -111,8 +112,8 @@ def test_planted_groups_are_where_they_were_planted():
         x, y = (tensor.squeeze(-1).double().numpy() for tensor in batch.query)
         waves = np.stack([np.sin(x), np.cos(x)], axis=-1)
         found = np.stack([np.linalg.lstsq(a, b, rcond=None)[0] for a, b in zip(waves, y, strict=True)])
-        groups = batch.traits.argmax(1).numpy()
-        assert (batch.traits.sum(1) == 1).all()
+        groups = batch.descriptors.argmax(1).numpy()
+        assert (batch.descriptors.sum(1) == 1).all()
         assert np.bincount(groups).min() > 150
         middles[split] = np.stack([found[groups == g].mean(0) for g in range(3)])
         spreads = [found[groups == g].std(0) for g in range(3)]
@@ -129,15 +130,15 @@ def test_planted_groups_are_where_they_were_planted():
 def test_changes_of_tasks_keep_their_traits_or_change_them_alike():
     tasks = Sinusoid().batch(range(4))
     torch.manual_seed(0)
-    assert MetaAug().transform_tasks(tasks).traits is tasks.traits
+    assert MetaAug().transform_tasks(tasks).descriptors is tasks.descriptors
     mixed = MLTI().transform_tasks(tasks)
     changed = (tasks.query.x - mixed.query.x).flatten(1).norm(dim=1) > 1e-4
     assert changed.any()
-    assert torch.equal((tasks.traits - mixed.traits).norm(dim=1) > 1e-4, changed)
+    assert torch.equal((tasks.descriptors - mixed.descriptors).norm(dim=1) > 1e-4, changed)
 
 
 def test_traits_do_not_disturb_training():
-    """Plain, compiled and side by side, a run is the same with traits and without."""
+    """Plain, compiled and side by side, a run is the same with descriptors and without."""
 
     class Bare(Sinusoid):
         def batch(self, indices):
@@ -147,8 +148,8 @@ def test_traits_do_not_disturb_training():
     for family in (Sinusoid, Bare):
         torch.manual_seed(0)
         objectives = [Objective(MAML(mlp(hidden=[8]))) for _ in range(3)]
-        fit(objectives[0], family(), steps=2, meta_batch=3)
-        fit_together(objectives[1:], [family(seed=1), family(seed=2)], steps=2, meta_batch=3)
+        fit(objectives[0], family(), steps=2, meta_batch_size=3)
+        fit_together(objectives[1:], [family(seed=1), family(seed=2)], steps=2, meta_batch_size=3)
         weights.append([p for objective in objectives for p in objective.state_dict().values()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
@@ -173,10 +174,10 @@ def test_diagnostics_are_what_the_matrix_is():
     objective, tasks = related(task_vector="adaptation"), Doubled().batch(range(6))
     found = objective.diagnostics(tasks)
     with torch.no_grad():
-        matrix = objective.regularizers[0].relation_matrix(Episode(objective.learner, tasks)).numpy()
+        matrix = objective.regularizers[0].relation_matrix(AdaptedTasks(objective.learner, tasks)).numpy()
     others, pairs = ~np.eye(6, dtype=bool), np.triu_indices(6, 1)
-    traits = tasks.traits.numpy()
-    distances = np.linalg.norm(traits[:, None] - traits[None], axis=-1)
+    descriptors = tasks.descriptors.numpy()
+    distances = np.linalg.norm(descriptors[:, None] - descriptors[None], axis=-1)
     expected = {
         "trlearner_mean": matrix[pairs].mean(),
         "trlearner_spread": matrix[pairs].std(),
@@ -211,7 +212,7 @@ def test_diagnostics_change_nothing():
     for every in (1, 7):
         validation = Validation(Doubled("val"), n_tasks=3, every=every)
         objective = related(relations="shuffled")
-        curve = fit(objective, Doubled(), steps=7, meta_batch=4, validation=validation)
+        curve = fit(objective, Doubled(), steps=7, meta_batch_size=4, validation=validation)
         assert (curve.metric == "trlearner_spread").sum() == 7 // every
         losses.append(curve[(curve.split == "train") & curve.metric.isin(["query", "trlearner"])])
     pd.testing.assert_frame_equal(*(rows.reset_index(drop=True) for rows in losses), check_exact=True)
@@ -219,9 +220,9 @@ def test_diagnostics_change_nothing():
 
 def test_each_run_side_by_side_is_diagnosed_as_alone():
     tasks = [Doubled(seed=1), Doubled(seed=2)]
-    together = fit_together([related(0), related(1)], tasks, steps=20, meta_batch=4)
+    together = fit_together([related(0), related(1)], tasks, steps=20, meta_batch_size=4)
     for seed, curve in enumerate(together):
-        alone = fit(related(seed), tasks[seed], steps=20, meta_batch=4)
+        alone = fit(related(seed), tasks[seed], steps=20, meta_batch_size=4)
         pd.testing.assert_frame_equal(curve, alone, rtol=1e-7)
         rows = curve[(curve.step == 20) & (curve.split == "train")].set_index("metric").value
         assert rows.index.tolist() == [
@@ -234,7 +235,7 @@ def test_each_run_side_by_side_is_diagnosed_as_alone():
 
 
 def test_plain_runs_have_the_rows_they_had():
-    curve = fit(Objective(MAML(mlp(hidden=[8]))), Sinusoid(), steps=3, meta_batch=2)
+    curve = fit(Objective(MAML(mlp(hidden=[8]))), Sinusoid(), steps=3, meta_batch_size=2)
     assert curve.metric.unique().tolist() == ["query"]
 
 
@@ -247,14 +248,14 @@ def test_learned_relations_find_planted_groups():
     learner, truth = ANIL(mlp(), inner_lr=0.05, inner_steps=3), ClusteredSinusoid("test")
     regularizer = TRLearner.for_learner(learner, weight=0.5, task_vector="adaptation")
     objective = Objective(learner, [regularizer])
-    groups = truth.batch(range(40)).traits.argmax(1).numpy()
+    groups = truth.batch(range(40)).descriptors.argmax(1).numpy()
 
     def recovered(related: TRLearner) -> float:
         found = relate(learner, related, truth, 40)
         return adjusted_rand_score(groups, relation_map(found.matrix, found.names, 4).groups)
 
     untrained = [recovered(regularizer_of(objective, vector)) for vector in get_args(TaskVector)]
-    fit(objective, ClusteredSinusoid(), steps=400, meta_batch=16, outer_lr=3e-3, compile=False)
+    fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3, compile=False)
     assert recovered(regularizer) >= 0.9
     assert max(untrained) < 0.6
     # The mean features of the support ignore its targets, so no training makes them tell.
@@ -312,7 +313,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "demo"
     arms = ["none", "TRLearner(relations=uniform)", "TRLearner(weight=0.3, task_vector=adaptation)"]
     recipe = replace(
-        RECIPES["demo"], learner=["ANIL"], regularizers=arms, seeds=[0, 3], steps=3, meta_batch=3,
+        RECIPES["demo"], learner=["ANIL"], regularizers=arms, seeds=[0, 3], steps=3, meta_batch_size=3,
         n_val_tasks=2, n_test_tasks=20, accelerator="cpu",
     )  # fmt: skip
     with new_folder(folder) as path:
@@ -414,5 +415,5 @@ def test_the_outcome_tells_flat_relations_from_others(finished):
     flat, other = relations_in_words(read_metrics(finished))
     assert flat.startswith("ANIL + TRLearner(relations=uniform): relations are flat (1.000 ± 0.000 between")
     assert "relations tell tasks apart" in other
-    assert "their rank correlation with known traits is" in other
+    assert "their rank correlation with known descriptors is" in other
     assert other.endswith("% of the outer loss.")

@@ -14,8 +14,8 @@ from metalens import (
     ANIL,
     MAML,
     R2D2,
+    AdaptedTasks,
     DivergenceError,
-    Episode,
     FromScratch,
     MAMLPlusPlus,
     MetaLensError,
@@ -32,13 +32,13 @@ from metalens import (
     fit_together,
     mlp,
 )
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.arms import MOST_TOGETHER, groups_of
-from metalens.benchmarks.experiment import explain, run
-from metalens.compiling import CompiledObjective
-from metalens.replicas import Replicas
+from metalens.execution.compiling import CompiledObjective
+from metalens.execution.replicas import Replicas
+from metalens.experiments import RECIPES
+from metalens.experiments.arms import MOST_TOGETHER, groups_of
+from metalens.experiments.experiment import explain, run
 
-LOOP = {"steps": 20, "meta_batch": 4}
+LOOP = {"steps": 20, "meta_batch_size": 4}
 
 
 def maml(seed=0, weight=None, **settings):
@@ -136,8 +136,8 @@ def test_objectives_follow_their_replicas_until_released():
 class Noise(Regularizer):
     """Adds a random number."""
 
-    def loss_terms(self, episode):
-        return {"noise": torch.randn(()) * episode.outer_loss}
+    def loss_terms(self, adapted):
+        return {"noise": torch.randn(()) * adapted.outer_loss}
 
 
 class Branch(Regularizer):
@@ -147,8 +147,8 @@ class Branch(Regularizer):
         super().__init__()
         self.weight = weight
 
-    def loss_terms(self, episode: Episode):
-        return {"term": episode.outer_loss * 2} if self.weight > 1 else {}
+    def loss_terms(self, adapted: AdaptedTasks):
+        return {"term": adapted.outer_loss * 2} if self.weight > 1 else {}
 
 
 class Secret(Regularizer):
@@ -158,8 +158,8 @@ class Secret(Regularizer):
         super().__init__()
         self._weight = weight
 
-    def loss_terms(self, episode: Episode):
-        return {"term": self._weight * episode.outer_loss}
+    def loss_terms(self, adapted: AdaptedTasks):
+        return {"term": self._weight * adapted.outer_loss}
 
 
 def with_regularizer(regularizer):
@@ -185,7 +185,7 @@ def test_what_cannot_be_side_by_side_is_refused_and_unchanged(first, second, wor
     before = [{k: v.clone() for k, v in o.state_dict().items()} for o in (first, second)]
     settings = [{m: dict(vars(m)) for m in o.modules()} for o in (first, second)]
     with pytest.raises(ReplicationError, match=words):
-        fit_together([first, second], [Sinusoid()] * 2, steps=2, meta_batch=4)
+        fit_together([first, second], [Sinusoid()] * 2, steps=2, meta_batch_size=4)
     for objective, state, values in zip((first, second), before, settings, strict=True):
         torch.testing.assert_close(objective.state_dict(), state, rtol=0, atol=0)
         assert {m: dict(vars(m)) for m in objective.modules()} == values
@@ -193,9 +193,9 @@ def test_what_cannot_be_side_by_side_is_refused_and_unchanged(first, second, wor
 
 def test_each_objective_needs_its_tasks():
     with pytest.raises(MetaLensError, match="2 objectives, 1 distributions"):
-        fit_together([maml(), maml()], [Sinusoid()], steps=2, meta_batch=4)
+        fit_together([maml(), maml()], [Sinusoid()], steps=2, meta_batch_size=4)
     with pytest.raises(MetaLensError, match="0 objectives"):
-        fit_together([], [], steps=2, meta_batch=4)
+        fit_together([], [], steps=2, meta_batch_size=4)
 
 
 def test_a_diverged_replica_ends_and_the_others_go_on():
@@ -203,7 +203,7 @@ def test_a_diverged_replica_ends_and_the_others_go_on():
     objectives = [maml(inner_lr=rate) for rate in rates]
     told = []
     curves = fit_together(
-        objectives, [Doubled()] * 3, steps=9, meta_batch=4, progress=lambda step, loss: told.append(loss)
+        objectives, [Doubled()] * 3, steps=9, meta_batch_size=4, progress=lambda step, loss: told.append(loss)
     )
     assert len(told) == 9
     assert all(map(math.isfinite, told))
@@ -211,7 +211,7 @@ def test_a_diverged_replica_ends_and_the_others_go_on():
     assert curves[1]["step"].max() < 9
     for number in (0, 2):
         alone = maml(inner_lr=rates[number])
-        curve = fit(alone, Doubled(), steps=9, meta_batch=4)
+        curve = fit(alone, Doubled(), steps=9, meta_batch_size=4)
         np.testing.assert_allclose(curves[number]["value"], curve["value"], rtol=1e-7)
         for parameter, own in zip(objectives[number].parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(parameter, own, rtol=1e-6, atol=1e-9)
@@ -219,12 +219,14 @@ def test_a_diverged_replica_ends_and_the_others_go_on():
 
 def test_when_all_replicas_diverge_training_stops():
     with pytest.raises(DivergenceError, match=r"The loss is (nan|inf), (nan|inf) at step"):
-        fit_together([maml(inner_lr=1e200), maml(inner_lr=2e200)], [Doubled()] * 2, steps=9, meta_batch=4)
+        fit_together(
+            [maml(inner_lr=1e200), maml(inner_lr=2e200)], [Doubled()] * 2, steps=9, meta_batch_size=4
+        )
 
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
-    seeds=[3, 5], steps=4, meta_batch=4, n_val_tasks=4, n_test_tasks=5,
+    seeds=[3, 5], steps=4, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5,
     regularizers=["none", "TRLearner(relations=shuffled)"],
 )  # fmt: skip
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from scipy import stats
 
 from metalens.errors import MetaLensError
-from metalens.results import arm_label, outcome, paired_differences, results_table, summarize, write_report
-from metalens.results.figures import relations as draw_relations
+from metalens.reports import arm_label, outcome, paired_differences, results_table, summarize, write_report
+from metalens.reports.figures import relations as draw_relations
 
 ARMS = [("MAML", "none"), ("MAML", "TRLearner"), ("MAML", "TRLearner(relations=uniform)")]
 ARM = ["learner", "regularizers"]

@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from benchmarks.crash import survive
 from metalens import (
     ATS,
     MAML,
@@ -34,11 +33,12 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import Watcher, run
-from metalens.checkpoint import Checkpoints
-from metalens.compiling import CompiledObjective
-from metalens.files import new_folder
+from metalens.execution.compiling import CompiledObjective
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import Watcher, run
+from metalens.io.files import new_folder
+from metalens.training.checkpoint import Checkpoints
+from tools.crash import survive
 
 STEPS = 12
 
@@ -50,9 +50,9 @@ class Killed(BaseException):
 class Drawing(Regularizer):
     """Draws from all random streams."""
 
-    def loss_terms(self, episode):
+    def loss_terms(self, adapted):
         number = float(torch.rand(())) + np.random.rand() + random.random()
-        return {"drawn": episode.outer_loss * number}
+        return {"drawn": adapted.outer_loss * number}
 
 
 def objective(regularizers=(), cls=MAML, **settings):
@@ -65,7 +65,7 @@ def train(own, out, *, until=None, **settings):
         if step == until:
             raise Killed
 
-    defaults = {"steps": STEPS, "meta_batch": 4, "out": out, "checkpoint_every": 0, "progress": kill}
+    defaults = {"steps": STEPS, "meta_batch_size": 4, "out": out, "checkpoint_every": 0, "progress": kill}
     return fit(own, Sinusoid(), **{**defaults, **settings})
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_with_a_pickle_is_refused_and_runs_nothing(kind, tmp_path):
     ("changes", "words"),
     [
         ({"steps": 20}, "steps was 12 and is 20"),
-        ({"meta_batch": 5}, "meta_batch was 4 and is 5, tasks.data was"),
+        ({"meta_batch_size": 5}, "meta_batch_size was 4 and is 5, tasks.data was"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"validation": Validation(Sinusoid("val"))}, r"validation.tasks.class was absent and is Sinusoid"),
         ({"sampler": ATS()}, "sampler.class was Uniform and is ATS"),
@@ -232,21 +232,21 @@ def test_checkpoints_of_another_learner_threads_and_code_are_refused(tmp_path, m
             train(objective(), tmp_path, resume=True)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr("metalens.identity.source_digest", lambda: "0" * 16)
+    monkeypatch.setattr("metalens.training.fingerprint.source_digest", lambda: "0" * 16)
     with pytest.raises(MetaLensError, match=r"metalens was .* and is .*, source 0000000000000000"):
         train(objective(), tmp_path, resume=True)
 
 
 def test_settings_of_checkpoints_are_checked(tmp_path):
     with pytest.raises(MetaLensError, match="resume=True needs the folder"):
-        fit(objective(), Sinusoid(), steps=1, meta_batch=4, resume=True)
+        fit(objective(), Sinusoid(), steps=1, meta_batch_size=4, resume=True)
     with pytest.raises(MetaLensError, match="checkpoint_every must be 0 seconds or more, got -1"):
         Checkpoints(tmp_path, every=-1)
 
 
 def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("metalens.checkpoint.time.monotonic", lambda: now)
+    monkeypatch.setattr("metalens.training.checkpoint.time.monotonic", lambda: now)
     written = []
     monkeypatch.setattr(Checkpoints, "write", partialmethod_of(written, Checkpoints.write))
 
@@ -270,7 +270,7 @@ def partialmethod_of(steps, write):
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
-    seeds=[3, 5], steps=4, meta_batch=4, n_val_tasks=4, n_test_tasks=5, together=False, threads=1,
+    seeds=[3, 5], steps=4, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5, together=False, threads=1,
     regularizers=["none", "MetaAug"],
 )  # fmt: skip
 
@@ -348,7 +348,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
 
 def test_two_processes_do_not_write_the_same_run(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from metalens.files import new_folder\n"
+        "import sys, time; from pathlib import Path; from metalens.io.files import new_folder\n"
         "with new_folder(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "run")]

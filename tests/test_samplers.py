@@ -12,9 +12,9 @@ from metalens import (
     ATS,
     DPP,
     MAML,
+    AdaptedTasks,
     ASr,
     Choice,
-    Episode,
     HardMining,
     MetaLensError,
     Objective,
@@ -29,15 +29,15 @@ from metalens import (
     fit_together,
     mlp,
 )
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.arms import arms_of
-from metalens.benchmarks.calls import SAMPLERS, build_sampler
-from metalens.benchmarks.experiment import run
-from metalens.episode import adapted_loss
+from metalens.adapted_tasks import adapted_loss
+from metalens.experiments import RECIPES
+from metalens.experiments.arms import arms_of
+from metalens.experiments.experiment import run
 from metalens.processes import Processes
 from metalens.samplers import ats
 from metalens.samplers.base import asking, window
-from metalens.samplers.gradients import task_gradients, task_losses, weights_of
+from metalens.samplers.contrib.gradients import task_gradients, task_losses, weights_of
+from metalens.specs.calls import SAMPLERS, build_sampler
 
 T = 4
 # Every sampler, with settings for batches of 4 tasks.
@@ -51,7 +51,7 @@ CALLS = {
     "ATS": {"held_out": 3},
     "DPP": {},
     "DPP of features": {"vectors": "features"},
-    "DPP of traits": {"vectors": "traits"},
+    "DPP of descriptors": {"vectors": "descriptors"},
     "Related by relations": {"neighbors": 1, "by": "relations", "oversampling": 3},
 }
 
@@ -73,8 +73,8 @@ class Recorder(TaskSampler):
         self.sampler, self.choices = sampler, []
         self.asks_model, self.weighs = sampler.asks_model, sampler.weighs
 
-    def choose(self, objective, tasks, step, meta_batch):
-        self.choices.append(self.sampler.choose(objective, tasks, step, meta_batch))
+    def choose(self, objective, tasks, step, meta_batch_size):
+        self.choices.append(self.sampler.choose(objective, tasks, step, meta_batch_size))
         return self.choices[-1]
 
 
@@ -82,7 +82,7 @@ def trained(call, seed=0, **settings):
     objective, recorder = objective_of(), Recorder(sampler_of(call))
     tasks = Sinusoid(seed=seed, n_train_tasks=20)
     before = torch.get_rng_state()
-    fit(objective, tasks, steps=6, meta_batch=T, sampler=recorder, **settings)
+    fit(objective, tasks, steps=6, meta_batch_size=T, sampler=recorder, **settings)
     assert torch.equal(torch.get_rng_state(), before)
     weights = torch.cat([parameter.detach().flatten() for parameter in objective.parameters()])
     return recorder.choices, weights
@@ -113,7 +113,7 @@ def test_uniform_is_the_default_and_takes_tasks_in_turn():
     choices, weights = trained("Uniform")
     assert [choice.numbers for choice in choices] == [range(n * T, (n + 1) * T) for n in range(6)]
     plain = objective_of()
-    fit(plain, Sinusoid(n_train_tasks=20), steps=6, meta_batch=T)
+    fit(plain, Sinusoid(n_train_tasks=20), steps=6, meta_batch_size=T)
     assert torch.equal(weights, torch.cat([p.detach().flatten() for p in plain.parameters()]))
 
 
@@ -132,7 +132,7 @@ def test_no_task_of_a_pool_is_a_candidate_twice_and_all_are_in_the_end(size):
 
 def test_hard_mining_takes_the_largest_losses():
     objective, tasks = objective_of(), Sinusoid(seed=3)
-    choice = HardMining(oversampling=3).choose(objective, tasks, step=2, meta_batch=T)
+    choice = HardMining(oversampling=3).choose(objective, tasks, step=2, meta_batch_size=T)
     candidates = range(2 * 3 * T, 3 * 3 * T)
     losses = {}
     for number in candidates:
@@ -142,18 +142,18 @@ def test_hard_mining_takes_the_largest_losses():
     assert choice.numbers == sorted(sorted(candidates, key=lambda n: -losses[n])[:T])
 
 
-@pytest.mark.parametrize("by", ["traits", "relations"])
+@pytest.mark.parametrize("by", ["descriptors", "relations"])
 def test_related_tasks_meet(by):
     objective, tasks = objective_of(), Sinusoid(seed=3)
     sampler = Related(anchors=2, neighbors=2, by=by, oversampling=3)
     numbers = range(5 * 18, 6 * 18)
-    if by == "traits":
-        points = tasks.batch(numbers).traits.double().numpy()
+    if by == "descriptors":
+        points = tasks.batch(numbers).descriptors.double().numpy()
         distances = ((points[:, None] - points[None]) ** 2).sum(-1)
     else:
         with torch.no_grad():
-            episode = Episode(objective.learner, tasks.batch(numbers))
-            distances = -objective.regularizers[0].relation_matrix(episode).numpy()
+            adapted = AdaptedTasks(objective.learner, tasks.batch(numbers))
+            distances = -objective.regularizers[0].relation_matrix(adapted).numpy()
     expected, left = [], list(range(18))
     for _ in range(2):
         anchor = left.pop(0)
@@ -162,12 +162,12 @@ def test_related_tasks_meet(by):
             nearest = min(left, key=lambda other: distances[anchor, other])
             left.remove(nearest)
             expected.append(nearest)
-    choice = sampler.choose(objective, tasks, step=5, meta_batch=6)
+    choice = sampler.choose(objective, tasks, step=5, meta_batch_size=6)
     assert choice.numbers == [numbers[place] for place in expected]
 
 
 def test_without_a_number_of_anchors_the_batch_is_filled():
-    choice = Related(neighbors=2).choose(objective_of(), Sinusoid(), step=0, meta_batch=5)
+    choice = Related(neighbors=2).choose(objective_of(), Sinusoid(), step=0, meta_batch_size=5)
     assert len(set(choice.numbers)) == 5
 
 
@@ -176,10 +176,10 @@ class Weighing(TaskSampler):
 
     weighs = True
 
-    def choose(self, objective, tasks, step, meta_batch):
-        weights = torch.arange(1.0, meta_batch + 1)
-        queries = torch.tensor([[0, 1]]).expand(meta_batch, 2)
-        return Choice(range(meta_batch), weights / weights.sum(), queries)
+    def choose(self, objective, tasks, step, meta_batch_size):
+        weights = torch.arange(1.0, meta_batch_size + 1)
+        queries = torch.tensor([[0, 1]]).expand(meta_batch_size, 2)
+        return Choice(range(meta_batch_size), weights / weights.sum(), queries)
 
 
 @pytest.mark.parametrize("learner", [MAML, ANIL])
@@ -195,13 +195,13 @@ def test_weighted_tasks_are_a_weighted_sum_however_they_are_mapped(learner, sett
     gradient = torch.autograd.grad(sum(terms.values()), list(objective.parameters()))
 
     plain = objective_of(learner=learner).double()
-    episode = Episode(plain.learner, tasks)
-    cross = episode.cross_predictions()
-    matrix = plain.regularizers[0].relation_matrix(episode)
+    adapted = AdaptedTasks(plain.learner, tasks)
+    cross = adapted.cross_predictions()
+    matrix = plain.regularizers[0].relation_matrix(adapted)
     query, consistency = 0.0, 0.0
     for i in range(T):
         y = tasks.query.y[i]
-        query = query + weights[i] * (episode.query_predictions[i] - y).square().mean()
+        query = query + weights[i] * (adapted.query_predictions[i] - y).square().mean()
         others = [p for p in range(T) if p != i]
         shares = matrix[i, others].clamp(min=0)
         average = sum(share * cross[i, p] for share, p in zip(shares, others, strict=True)) / shares.sum()
@@ -220,7 +220,15 @@ def test_equal_weights_are_no_weights():
 
 def test_training_uses_weights_and_chosen_queries():
     objective, other = objective_of(), objective_of()
-    fit(objective, Sinusoid(), steps=1, meta_batch=T, outer_optimizer="sgd", outer_lr=0.1, sampler=Weighing())
+    fit(
+        objective,
+        Sinusoid(),
+        steps=1,
+        meta_batch_size=T,
+        outer_optimizer="sgd",
+        outer_lr=0.1,
+        sampler=Weighing(),
+    )
     batch = Sinusoid().batch(range(T))
     few = batch._replace(query=type(batch.query)(*(tensor[:, :2] for tensor in batch.query)))
     loss = sum(other(few, torch.tensor([0.1, 0.2, 0.3, 0.4])).values())
@@ -237,7 +245,7 @@ def test_processes_get_their_shares_of_a_choice():
 
 
 class Unknown(Sinusoid):
-    """Sinusoids without traits."""
+    """Sinusoids without descriptors."""
 
     def draw(self, rng, n):
         return Task(*super().draw(rng, n)[:2])
@@ -247,21 +255,25 @@ class Unknown(Sinusoid):
     ("sampler", "tasks", "words"),
     [
         (HardMining(), Sinusoid(n_train_tasks=3), "needs 4 training tasks at a step, got a pool of 3"),
-        (Related(anchors=3, neighbors=2), Sinusoid(), "make 9 tasks, got meta_batch=4"),
-        (ASr(held_out=8), Sinusoid(n_train_tasks=11), "needs 12 .*pool of 11; lower meta_batch or held_out"),
+        (Related(anchors=3, neighbors=2), Sinusoid(), "make 9 tasks, got meta_batch_size=4"),
+        (
+            ASr(held_out=8),
+            Sinusoid(n_train_tasks=11),
+            "needs 12 .*pool of 11; lower meta_batch_size or held_out",
+        ),
         (ASr(use="examples", n_query_hat=16), Sinusoid(), "n_query_hat is 16, but a task has 15 queries"),
-        (DPP(vectors="traits"), Unknown(), "tasks of Unknown have no traits"),
-        (Related(), Unknown(), "tasks of Unknown have no traits; let the sampler ask the model"),
+        (DPP(vectors="descriptors"), Unknown(), "tasks of Unknown have no descriptors"),
+        (Related(), Unknown(), "tasks of Unknown have no descriptors; let the sampler ask the model"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(sampler, tasks, words):
     with pytest.raises(MetaLensError, match=words):
-        fit(objective_of(), tasks, steps=1, meta_batch=T, sampler=sampler)
+        fit(objective_of(), tasks, steps=1, meta_batch_size=T, sampler=sampler)
 
 
 def test_relations_need_a_trlearner():
     with pytest.raises(MetaLensError, match="needs a TRLearner among the regularizers"):
-        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch=T, sampler=Related(by="relations"))
+        fit(Objective(MAML(mlp())), Sinusoid(), steps=1, meta_batch_size=T, sampler=Related(by="relations"))
 
 
 @pytest.mark.parametrize(
@@ -298,21 +310,23 @@ def test_who_asks_the_model_trains_alone():
             [objective_of(0), objective_of(1)],
             [Sinusoid(), Sinusoid()],
             steps=1,
-            meta_batch=T,
+            meta_batch_size=T,
             samplers=[HardMining(), HardMining()],
         )
 
 
 def test_who_weighs_is_not_compiled():
     with pytest.raises(MetaLensError, match="steps whose tasks are weighed are not compiled"):
-        fit(objective_of(), Sinusoid(), steps=1, meta_batch=T, sampler=Weighing(), compile=True)
+        fit(objective_of(), Sinusoid(), steps=1, meta_batch_size=T, sampler=Weighing(), compile=True)
 
 
 def test_each_objective_needs_a_sampler():
     with pytest.raises(
         MetaLensError, match="got 1 objectives, 1 distributions of tasks, 1 validations and 2"
     ):
-        fit_together([objective_of()], [Sinusoid()], steps=1, meta_batch=T, samplers=[Uniform(), Uniform()])
+        fit_together(
+            [objective_of()], [Sinusoid()], steps=1, meta_batch_size=T, samplers=[Uniform(), Uniform()]
+        )
 
 
 def test_related_batches_side_by_side_are_as_alone():
@@ -321,10 +335,10 @@ def test_related_batches_side_by_side_are_as_alone():
 
     together, distributions = replicas()
     samplers = [Related(neighbors=1) for _ in together]
-    fit_together(together, distributions, steps=5, meta_batch=T, samplers=samplers)
+    fit_together(together, distributions, steps=5, meta_batch_size=T, samplers=samplers)
     alone, distributions = replicas()
     for one, tasks in zip(alone, distributions, strict=True):
-        fit(one, tasks, steps=5, meta_batch=T, sampler=Related(neighbors=1))
+        fit(one, tasks, steps=5, meta_batch_size=T, sampler=Related(neighbors=1))
     for one, other in zip(together, alone, strict=True):
         for left, right in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(left, right)
@@ -336,10 +350,10 @@ def test_weights_are_learned_that_help_held_out_tasks():
 
     def loss_ahead(weights):
         with (
-            asking(objective, tasks, sampler.candidates(tasks, 0, T)) as episode,
+            asking(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted,
             asking(objective, tasks, sampler.held_out_tasks(tasks, 0, T)) as held_out,
         ):
-            gradient = weights @ task_gradients(episode, adapted_loss)
+            gradient = weights @ task_gradients(adapted, adapted_loss)
             return task_losses(held_out, adapted_loss, weights_of(objective.learner) - eta * gradient).mean()
 
     for _ in range(50):  # of the same step, so that there is one thing to learn
@@ -355,8 +369,8 @@ def test_the_scheduler_prefers_what_brings_more_than_usual(monkeypatch, usual):
     sampler = ATS(lr=0.01)
     sampler._usual_reward = usual
     assert sampler.choose(objective, tasks, 0, T).numbers == [1, 2, 5, 7]
-    with asking(objective, tasks, sampler.candidates(tasks, 0, T)) as episode:
-        logits = sampler.weighting(ats.scheduler_scores(episode)).detach()
+    with asking(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted:
+        logits = sampler.weighting(ats.scheduler_scores(adapted)).detach()
     now, before = (ats.log_probability(each, order) for each in (logits, torch.zeros(4 * T)))
     assert (now > before) == (usual < 0)
     assert sampler._usual_reward == pytest.approx(0.9 * usual, rel=1e-3)
@@ -372,7 +386,7 @@ def test_chosen_examples_are_as_many_as_asked_for():
     assert torch.equal(batch.support.x, whole.support.x)
 
 
-TINY = {"steps": 2, "meta_batch": 4, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
+TINY = {"steps": 2, "meta_batch_size": 4, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 
 def test_a_recipe_compares_samplers_on_the_same_tasks(tmp_path):

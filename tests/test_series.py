@@ -16,7 +16,7 @@ from metalens import (
     evaluate,
     mlp,
 )
-from metalens.distributions.arrays.series import M4_FILE, load_m4_hourly
+from metalens.data.catalog.m4 import M4_FILE, load_m4_hourly
 from metalens.evaluation import undefined_scores
 
 P, N, LENGTH, HORIZON = 20, 60, 6, 3
@@ -145,7 +145,7 @@ def test_scores_are_those_of_the_competition_in_the_units_of_the_data(scale):
     indices = [2, 0, 5]
     batch = tasks.batch(indices)
     forecast = batch.query.y + torch.from_numpy(rng.normal(size=batch.query.y.shape)).float()
-    scores = tasks.further_scores(indices, forecast, batch.query.y)
+    scores = tasks.extra_scores(indices, forecast, batch.query.y)
     for place, index in enumerate(indices):
         values = series[int(tasks.task_name(index))]
         smape, mase = [], []
@@ -167,8 +167,8 @@ def test_scores_stand_beside_the_usual_ones(numbers):
     assert evaluate(learner, tasks, n_tasks=3).metric.unique().tolist() == metrics
     assert undefined_scores(tasks, n_tasks=2).metric.unique().tolist() == metrics
     assert evaluate(learner, tasks, n_tasks=3).value.isna().sum() == 0
-    assert tasks.further_scores([0], tasks.batch([0]).query.y / 0, torch.zeros(1))["mase"].isinf().all()
-    assert Sinusoid().further_scores([0], torch.zeros(1), torch.zeros(1)) == {}
+    assert tasks.extra_scores([0], tasks.batch([0]).query.y / 0, torch.zeros(1))["mase"].isinf().all()
+    assert Sinusoid().extra_scores([0], torch.zeros(1), torch.zeros(1)) == {}
 
 
 def test_the_seasonal_naive_forecast_repeats_the_last_season():

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speed import aims, evaluation, profile, regularized, replicas, scaling
-from benchmarks.speed.equality import DiffersError, Reference
-from benchmarks.speed.implementation import IMPLEMENTATIONS, load
-from benchmarks.speed.ours import Loop
-from benchmarks.speed.profile import Profiled
-from benchmarks.speed.report import extra_tables, replace_tables
-from benchmarks.speed.timing import interleaved
-from benchmarks.speed.workloads import Workload
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import arms_of
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import arms_of
+from tools.speed import aims, evaluation, profile, regularized, replicas, scaling
+from tools.speed.equality import DiffersError, Reference
+from tools.speed.implementation import IMPLEMENTATIONS, load
+from tools.speed.ours import Loop
+from tools.speed.profile import Profiled
+from tools.speed.report import extra_tables, replace_tables
+from tools.speed.timing import interleaved
+from tools.speed.workloads import Workload
 
 CURVES = Workload("curves", "maml", n_tasks=3, width=8, inner_steps=2)
 IMAGES = Workload("images", "maml", images=True, n_tasks=2, width=4, image_size=16, inner_lr=0.1)
@@ -78,7 +78,7 @@ def test_curves_are_drawn(tmp_path):
 
 
 def test_the_pieces_of_a_step_add_up():
-    recipe = replace(RECIPES["sinusoid-10shot"], hidden=[4], meta_batch=4)
+    recipe = replace(RECIPES["sinusoid-10shot"], hidden=[4], meta_batch_size=4)
     arms = {str(arm): profile.measure_arm(arm, Profiled(recipe), 2, 0.0) for arm in arms_of(recipe)}
     assert list(arms) == ["MAML", "MAML + TRLearner"]
     assert all(len(of) == 2 for times in arms.values() for of in times.values())

@@ -68,7 +68,7 @@ def test_names_are_there_at_their_first_use(first_use, tmp_path):
 
 
 def test_every_exported_name_is_there_and_no_other():
-    for package in (metalens.distributions, metalens.learners, metalens.networks, metalens.regularizers):
+    for package in (metalens.data, metalens.learners, metalens.networks, metalens.regularizers):
         assert set(package.__all__) < set(metalens.__all__)
         for name in package.__all__:
             assert getattr(metalens, name) is getattr(package, name)

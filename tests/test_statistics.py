@@ -8,14 +8,14 @@ import pytest
 from scipy import stats
 
 from metalens import MultiDomain, Sinusoid, TableTasks
-from metalens.results.intervals import (
+from metalens.statistics.comparisons import intervals_compared, paired_differences, summarize
+from metalens.statistics.intervals import (
     by_seed_and_task,
     estimate,
     hierarchical_bootstrap,
     holm,
     usual_interval,
 )
-from metalens.results.statistics import intervals_compared, paired_differences, summarize
 
 
 def runs(rng, n_runs, n_seeds, n_tasks, seed, task, rest):
@@ -184,6 +184,6 @@ def test_distributions_name_what_their_tasks_are_drawn_from():
     )
     table = TableTasks(rows, "test", task="sensor", target="y", inputs=["x"], splits=(0.4, 0.2, 0.4))
     n = len(table.task_names)
-    assert [table.drawn_from(number) for number in range(n + 1)] == [*table.task_names, table.task_names[0]]
+    assert [table.source(number) for number in range(n + 1)] == [*table.task_names, table.task_names[0]]
     both = MultiDomain({"table": table, "curves": Sinusoid("test")})
-    assert [both.drawn_from(number) for number in range(2)] == [f"table {table.task_names[0]}", None]
+    assert [both.source(number) for number in range(2)] == [f"table {table.task_names[0]}", None]

@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 
 from metalens import MetaRegressor, Sinusoid
-from metalens.distributions.strand import Strand
+from metalens.data.interleaved import Interleaved
 from metalens.estimators import training
 
 
 def test_strands_divide_the_stream():
     tasks = Sinusoid(seed=3)
-    strands = [Strand(tasks, number, 3) for number in range(3)]
+    strands = [Interleaved(tasks, number, 3) for number in range(3)]
     numbers = [0, 1, 5]
     for number, strand in enumerate(strands):
         batch = strand.batch(numbers)
@@ -21,7 +21,7 @@ def test_strands_divide_the_stream():
             expected = tasks[3 * index + number].support.y
             assert torch.equal(strand[index].support.y, expected)
             assert torch.equal(batch.support.y[row], expected)
-    alone = Strand(tasks, 0, 1)
+    alone = Interleaved(tasks, 0, 1)
     assert torch.equal(alone.batch([4, 2]).query.x, tasks.batch([4, 2]).query.x)
 
 
@@ -30,12 +30,12 @@ def test_strands_are_of_the_same_kind():
         n_classes = 7
         equal_sizes = False
 
-        def pooled(self):
+        def with_global_labels(self):
             return Sinusoid(seed=9)
 
-    strand = Strand(Pool(n_train_tasks=5), 1, 2)
+    strand = Interleaved(Pool(n_train_tasks=5), 1, 2)
     assert (strand.n_classes, strand.equal_sizes, strand.pool_size, strand.split) == (7, False, 5, "train")
-    assert torch.equal(strand.pooled()[1].support.y, Sinusoid(seed=9)[3].support.y)
+    assert torch.equal(strand.with_global_labels()[1].support.y, Sinusoid(seed=9)[3].support.y)
 
 
 def test_models_of_an_estimator_train_on_different_tasks(monkeypatch):

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from metalens import MAML, MetaLensError, Sinusoid, mlp
-from metalens.results import write_report
-from metalens.studies import STUDIES, get_study
-from metalens.studies.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
-from metalens.studies.complexity import GROUPS, difficulty
-from metalens.studies.excess_risk import ACCURATE, ALONE, SHUFFLED, UNIFORM, solve
-from metalens.studies.report import is_study, read_study, write_study_report
-from metalens.studies.shared_features import OTHER, OWN, RANDOM
-from metalens.studies.study import run_study
+from metalens.reports import write_report
+from paper import STUDIES, get_study
+from paper.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
+from paper.complexity import GROUPS, difficulty
+from paper.excess_risk import ACCURATE, ALONE, SHUFFLED, UNIFORM, solve
+from paper.report import is_study, read_study, write_study_report
+from paper.shared_features import OTHER, OWN, RANDOM
+from paper.study import run_study
 
-BASE = {"meta_batch": 3, "n_test_tasks": 8, "n_val_tasks": 3, "n_train_tasks": 8, "hidden": [4]}
+BASE = {"meta_batch_size": 3, "n_test_tasks": 8, "n_val_tasks": 3, "n_train_tasks": 8, "hidden": [4]}
 TINY = {
     "trlearner-controls": {"baselines": ["FromScratch(inner_steps=2)"]},
     "trlearner-lambda": {"weights": [0.1, 1.0]},
@@ -73,7 +73,7 @@ def test_a_study_can_be_on_another_recipe(name):
 
 def test_points_with_equal_settings_share_a_run():
     assert len(tiny("trlearner-lambda").parts()) == 1
-    assert [part.recipe.meta_batch for part in tiny("trlearner-batch").parts()] == [3, 4]
+    assert [part.recipe.meta_batch_size for part in tiny("trlearner-batch").parts()] == [3, 4]
     depths = [part.recipe.learner for part in tiny("lens-depth").parts()]
     assert depths[:2] == [["MAML(inner_steps=1)"], ["MAML(inner_steps=2)"]]
     assert depths[2:] == [[f"MAML(inner_steps={n}, test_inner_steps=2, test_held_out=0.2)"] for n in (1, 2)]
@@ -87,8 +87,8 @@ def test_points_with_equal_settings_share_a_run():
         ({"on": "nonsense"}, "There is no recipe 'nonsense' to study on"),
         ({"base": {"speed": 3}}, "does not know or the study decides: speed"),
         ({"base": {"seeds": [0]}}, "does not know or the study decides: seeds"),
-        ({"base": {"meta_batch": "many"}}, "base: .*meta_batch"),
-        ({"base": {"meta_batch": 0}}, "meta_batch must be at least 1"),
+        ({"base": {"meta_batch_size": "many"}}, "base: .*meta_batch_size"),
+        ({"base": {"meta_batch_size": 0}}, "meta_batch_size must be at least 1"),
         ({"seeds": []}, "seeds must name at least one"),
     ],
 )
@@ -98,7 +98,9 @@ def test_wrong_settings_are_one_sentence(changes, words):
 
 
 def test_chosen_controls_are_trained_and_unknown_ones_refused():
-    some = replace(tiny("trlearner-controls"), controls=["shuffled", "OthersEntropy"], baselines=[])
+    some = replace(
+        tiny("trlearner-controls"), controls=["shuffled", "CrossTaskConfidencePenalty"], baselines=[]
+    )
     assert [point.series for point in some.points()] == ["plain learner", "TRLearner", "shuffled"]
     with pytest.raises(MetaLensError, match=r"no controls named all-ones; choose from uniform, shuffled"):
         replace(some, controls=["all-ones"])

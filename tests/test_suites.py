@@ -14,19 +14,19 @@ import pytest
 from safetensors.torch import load_file
 
 from metalens import MetaLensError
-from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.arms import arms_of
-from metalens.benchmarks.experiment import run
-from metalens.benchmarks.workers import processes
 from metalens.cli import main
 from metalens.cli import run as run_command
-from metalens.suites import SUITES, Entry, Suite, read_suite
-from metalens.suites.report import write_suite_report, write_suite_table
-from metalens.suites.running import SuiteWatcher, command_of, run_suite
+from metalens.experiments import RECIPES, Recipe
+from metalens.experiments.arms import arms_of
+from metalens.experiments.experiment import run
+from metalens.experiments.suites import SUITES, Entry, Suite, read_suite
+from metalens.experiments.suites.report import write_suite_report, write_suite_table
+from metalens.experiments.suites.running import SuiteWatcher, command_of, run_suite
+from metalens.experiments.workers import processes
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
-    learner=["MAML", "Ridge"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch=4,
+    learner=["MAML", "Ridge"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch_size=4,
     n_val_tasks=4, validate_every=2, n_test_tasks=5, hidden=[8],
 )  # fmt: skip
 SUITE = Suite("tiny", "A recipe", None, [Entry("five", TINY)])
@@ -35,7 +35,7 @@ YAML = """
 settings: {learner: [MAML], regularizers: [none], seeds: [0, 1], n_val_tasks: 0, n_test_tasks: 5}
 entries:
   - recipe: sinusoid-5shot
-    settings: {steps: STEPS, hidden: [8], meta_batch: 4}
+    settings: {steps: STEPS, hidden: [8], meta_batch_size: 4}
 """
 
 
@@ -238,7 +238,7 @@ def test_every_arm_of_the_suites_assembles(name, size, data_folder, monkeypatch)
         recipes = [entry.experiment] if is_recipe else [part.recipe for part in entry.experiment.parts()]
         for recipe in recipes:
             for arm in arms_of(recipe):
-                arm.build(recipe, seed=0).check_meta_batch(recipe.meta_batch, 1)
+                arm.build(recipe, seed=0).check_meta_batch_size(recipe.meta_batch_size, 1)
 
 
 @pytest.mark.parametrize("name", SUITES)

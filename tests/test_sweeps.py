@@ -19,22 +19,22 @@ import pytest
 import yaml
 
 from metalens import Sinusoid
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.arms import arms_of
 from metalens.cli import main
 from metalens.errors import MetaLensError
-from metalens.outer_loop import Validation
-from metalens.sweeps.journal import JOURNAL, MOST_LOSSES, Watch, give_back, open_study, repeated
-from metalens.sweeps.report import outcome_in_words, read_result, write_sweep_report
-from metalens.sweeps.space import read_space
-from metalens.sweeps.sweep import Sweep, Watcher, search
-from metalens.sweeps.trial import score, sealed
-from metalens.training import fit
+from metalens.evaluation import Validation
+from metalens.experiments import RECIPES
+from metalens.experiments.arms import arms_of
+from metalens.experiments.sweeps.journal import JOURNAL, MOST_LOSSES, Watch, open_study, repeated, requeue
+from metalens.experiments.sweeps.report import outcome_in_words, read_result, write_sweep_report
+from metalens.experiments.sweeps.space import read_space
+from metalens.experiments.sweeps.sweep import Sweep, Watcher, search
+from metalens.experiments.sweeps.trial import score, sealed
+from metalens.training.fit import fit
 
 RATES = "{outer_lr: {low: 1e-3, high: 1e-1, log: true}, MAML.inner_lr: {low: 0.01, high: 0.1}}"
 QUICK = {
-    "regularizers": ["none"], "seeds": [0], "steps": 4, "validate_every": 2, "meta_batch": 4, "hidden": [4],
-    "n_val_tasks": 5, "n_test_tasks": 5,
+    "regularizers": ["none"], "seeds": [0], "steps": 4, "validate_every": 2, "meta_batch_size": 4,
+    "hidden": [4], "n_val_tasks": 5, "n_test_tasks": 5,
 }  # fmt: skip
 RECIPE = replace(RECIPES["demo"], **QUICK)
 
@@ -86,9 +86,9 @@ def in_another_process(folder: Path, sweep: Sweep, watcher: str) -> subprocess.P
         import os, signal, time
         from dataclasses import replace
         from pathlib import Path
-        from metalens.benchmarks import RECIPES
-        from metalens.sweeps.space import read_space
-        from metalens.sweeps.sweep import Sweep, Watcher, search
+        from metalens.experiments import RECIPES
+        from metalens.experiments.sweeps.space import read_space
+        from metalens.experiments.sweeps.sweep import Sweep, Watcher, search
 
         recipe = replace(RECIPES["demo"], **{QUICK!r})
         space = read_space(Path({sweep.space.source!r}), recipe)
@@ -116,7 +116,7 @@ def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens, tmp_path,
         begin(self, split, **settings)
 
     monkeypatch.setattr(Sinusoid, "__init__", note)
-    (tmp_path / "space.yaml").write_text(f"{RATES[:-1]}, meta_batch: [4, 8], hidden: [[4], [3, 3]]}}")
+    (tmp_path / "space.yaml").write_text(f"{RATES[:-1]}, meta_batch_size: [4, 8], hidden: [[4], [3, 3]]}}")
     words = ["sweep", "demo", *options(), "--space", "space.yaml", "--trials", "3"]
     done = metalens(*words, "--out", "a")
     assert done.status == 0, done.error
@@ -171,7 +171,7 @@ def test_the_score_is_the_mean_over_seeds_of_the_best_validation(together):
             objective,
             tasks,
             steps=6,
-            meta_batch=4,
+            meta_batch_size=4,
             outer_lr=0.05,
             validation=held_out,
             compile=False,
@@ -234,13 +234,13 @@ def test_divergence_is_a_result_and_not_the_end(sweep, tmp_path):
 
 def test_settings_that_do_not_go_together_are_a_failed_trial(sweep, tmp_path):
     # Each of them fits the first value of the other.
-    space = "{n_train_tasks: [100, 6], meta_batch: [4, 8]}"
+    space = "{n_train_tasks: [100, 6], meta_batch_size: [4, 8]}"
     search(sweep(space, 8), tmp_path / "s")
     trials = read_result(tmp_path / "s").trials
-    impossible = (trials["n_train_tasks"] == 6) & (trials["meta_batch"] == 8)
+    impossible = (trials["n_train_tasks"] == 6) & (trials["meta_batch_size"] == 8)
     assert impossible.any()
     assert trials.loc[impossible, "state"].eq("failed").all()
-    assert trials.loc[impossible, "note"].str.contains("n_train_tasks must be at least meta_batch").all()
+    assert trials.loc[impossible, "note"].str.contains("n_train_tasks must be at least meta_batch_size").all()
     assert trials.loc[~impossible, "state"].eq("complete").all()
 
 
@@ -303,7 +303,7 @@ def test_a_process_that_was_taken_for_lost_drops_its_trial(sweep, tmp_path):
             study = open_study(folder, "minimize", "none", 2)
             trial = study.trials[-1]
             if trial.number == 0 and step == 3:
-                give_back(study, trial, lost=True)
+                requeue(study, trial, lost=True)
 
     search(mine, folder, watcher=Robbed())
     assert read_result(folder).trials["state"].tolist() == ["repeated", *["complete"] * 3]
@@ -328,7 +328,7 @@ def test_settings_that_end_processes_are_given_up(sweep, tmp_path):
     study = open_study(folder, "minimize", "none", 2)
     study.enqueue_trial({"outer_lr": 0.01, "MAML.inner_lr": 0.05})
     for _ in range(MOST_LOSSES + 1):
-        give_back(study, study.ask(), lost=True)
+        requeue(study, study.ask(), lost=True)
     trials = study.get_trials()
     assert not [trial for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
     assert repeated(trials) == {1, 2}
@@ -354,7 +354,7 @@ def test_a_watch_counts_from_the_last_sign(monkeypatch):
         return trial
 
     now = 0.0
-    monkeypatch.setattr("metalens.sweeps.journal.time.monotonic", lambda: now)
+    monkeypatch.setattr("metalens.experiments.sweeps.journal.time.monotonic", lambda: now)
     watch = Watch(lost_after=10)
     looks = [(0, 1, 1), (8, 2, 1), (11, 2, 1), (17, 2, 5), (19, 2, 5), (28, 3, 5)]
     lost = []
@@ -391,7 +391,7 @@ def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
             if step == 3 and len(pages) < 2:
                 pages.append(write_sweep_report(folder).read_text())
 
-    search(sweep("{meta_batch: [4, 8], schedule: [constant, linear]}", 10), folder, watcher=Reports())
+    search(sweep("{meta_batch_size: [4, 8], schedule: [constant, linear]}", 10), folder, watcher=Reports())
     assert "There is no best setting yet. Of 1 trial: 1 not yet done." in pages[0]
     assert "Of 2 trials: 1 trained to the end, 1 not yet done." in pages[1]
     assert "Importance of the settings" not in pages[1]
@@ -421,12 +421,15 @@ def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
         ("outer_lr: {low: 0.1, high: .inf}", "low and high must be finite"),
         ("outer_lr: {low: few, high: many}", "outer_lr"),
         ("outer_lr: []", "outer_lr"),
-        ("meta_batch: [4, 4]", "each choice must be named once"),
-        ("meta_batch: {low: 4.5, high: 8}", "meta_batch"),
+        ("meta_batch_size: [4, 4]", "each choice must be named once"),
+        ("meta_batch_size: {low: 4.5, high: 8}", "meta_batch_size"),
         ("schedule: {low: constant, high: linear}", "a range needs numbers; list the choices"),
         ("schedule: [constant, square]", "schedule"),
         ("outer_lr: {low: -1.0, high: 1.0}", "with the first values: outer_lr must be above 0"),
-        ("meta_batch: [4, 200]", "with meta_batch=200: n_train_tasks must be at least meta_batch"),
+        (
+            "meta_batch_size: [4, 200]",
+            "with meta_batch_size=200: n_train_tasks must be at least meta_batch_size",
+        ),
         ("outer_lr: [null, 0.1]", "outer_lr must have a value, got none"),
         ("k_shot: [5, 7]", "k_shot changes the validation tasks"),
     ],
@@ -455,14 +458,14 @@ def test_a_wrong_space_is_one_sentence(space, sentence, sweep):
         ({"space": "absent.yaml"}, "absent.yaml"),
         (
             {"regularizers": ["TRLearner"], "space": "low.yaml"},
-            "low.yaml: with meta_batch=2: TRLearner needs",
+            "low.yaml: with meta_batch_size=2: TRLearner needs",
         ),
         ({"out": "full"}, "full is no folder of a sweep and not empty"),
     ],
 )
 def test_what_cannot_be_swept_is_one_sentence(settings, sentence, metalens, tmp_path):
     (tmp_path / "space.yaml").write_text("outer_lr: [0.1, 0.01]")
-    (tmp_path / "low.yaml").write_text("meta_batch: [4, 2]")
+    (tmp_path / "low.yaml").write_text("meta_batch_size: [4, 2]")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
     done = metalens("sweep", "demo", *options(**{"space": "space.yaml", "out": "s", **settings}))
@@ -487,7 +490,9 @@ def test_another_sweep_does_not_join(sweep, tmp_path):
 
 def test_a_missing_extra_is_one_sentence(metalens, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in [name for name in sys.modules if name.startswith(("metalens.sweeps", "metalens.cli.sweep"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("metalens.experiments.sweeps", "metalens.cli.sweep"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "sweep.json").write_text("{}")
     for words in (["sweep", "demo", "--space", "space.yaml"], ["report", str(tmp_path)]):

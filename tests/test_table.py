@@ -10,8 +10,8 @@ import torch
 from small_table import NAMES, ROWS, rows_of, small_table, tasks_of
 
 from metalens import MAML, MetaLensError, Ridge, Sinusoid, evaluate, mlp
-from metalens.distributions.splits import divided, hashed_order
-from metalens.distributions.tables.rows import TaskRows
+from metalens.data.splits import divided, hashed_order
+from metalens.data.tables.drawing import TaskRows
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_small_tasks_are_left_out_with_a_warning(table):
     with pytest.warns(UserWarning, match=r"1 of the 2 tasks of the test split have fewer than .* = 7 rows"):
         tasks = tasks_of(smaller, "test")
     assert tasks.task_names == ("assay9",)
-    assert tasks.facts() == {"tasks": 1, "rows": ROWS, "target_mean": 0.0, "target_deviation": 1.0}
+    assert tasks.metadata() == {"tasks": 1, "rows": ROWS, "target_mean": 0.0, "target_deviation": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_small_tasks_are_left_out_with_a_warning(table):
             {"stratify": "row", "splits": (0.5, 0.2, 0.3)},
             "Column row must say the same in all rows of a task",
         ),
-        ({"traits": ["row"]}, "to be used as traits, but those of assay0 say"),
+        ({"descriptors": ["row"]}, "to be used as descriptors, but those of assay0 say"),
         ({"roles": "split"}, "of column split must say support or query, got 't"),
         ({"standardize": "all"}, "standardize must be one of train, task, none, got 'all'"),
     ],
@@ -272,12 +272,12 @@ def test_splits_share_no_value_of_a_disjoint_column(table):
 
 def test_traits_are_properties_of_tasks(table):
     frame = table.assign(species=np.where(table.row // ROWS % 2, "yeast", "mouse"), year=table.row // ROWS)
-    tasks = tasks_of(frame, "test", traits=["species", "year"])
-    traits = tasks.batch([0, 1, 2]).traits
+    tasks = tasks_of(frame, "test", descriptors=["species", "year"])
+    descriptors = tasks.batch([0, 1, 2]).descriptors
     year = np.arange(6)
     expected = [[1, 0, (8 - year.mean()) / year.std()], [0, 1, (9 - year.mean()) / year.std()]]
-    np.testing.assert_allclose(traits, [*expected, expected[0]], rtol=1e-6)
-    assert torch.equal(tasks[1].traits, traits[1])
+    np.testing.assert_allclose(descriptors, [*expected, expected[0]], rtol=1e-6)
+    assert torch.equal(tasks[1].descriptors, descriptors[1])
 
 
 def classified(table, **changes):
@@ -292,8 +292,8 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
     tasks = classified(table.assign(pair=table.row), group=group)
     assert tasks.class_names == ("active", "inactive", "toxic")
     assert tasks.n_outputs == tasks.n_classes == 3
-    assert not tasks.further_metrics
-    assert tasks.pooled() is tasks
+    assert not tasks.extra_metrics
+    assert tasks.with_global_labels() is tasks
     for number in range(30):
         task = tasks[number]
         for examples in task:
@@ -305,7 +305,7 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
             np.testing.assert_array_equal(examples.y, expected)
         assert set(task.support.y.tolist()) == ({0, 1, 2} if number % 2 == 0 else {0, 1})
         assert len(set(rows_of(task.support)) | set(rows_of(task.query))) == 7
-    assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "loss"}
+    assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "cross_entropy"}
 
 
 def test_classes_that_a_model_knows_keep_their_outputs(table):
@@ -335,7 +335,7 @@ def test_what_was_done_to_targets_is_known(table):
     known = table[table.split == "train"].activity
     assert tasks.target_mean == pytest.approx(known.mean())
     assert tasks.target_deviation == pytest.approx(known.std(ddof=0))
-    assert tasks.facts()["target_mean"] == tasks.target_mean
+    assert tasks.metadata()["target_mean"] == tasks.target_mean
 
 
 def test_targets_that_never_differ_are_counted_or_refused(table):
@@ -355,7 +355,7 @@ def test_targets_that_never_differ_are_counted_or_refused(table):
 def test_tables_are_scored_by_correlation_too(table):
     learner = MAML(mlp(1, 1, [4]), inner_lr=1e-4)
     rows = evaluate(learner, tasks_of(table, "test"), n_tasks=2)
-    assert rows.metric.tolist() == ["mse", "mse", "r2", "r2"]
+    assert rows.metric.tolist() == ["mse", "mse", "pearson_r2", "pearson_r2"]
     assert evaluate(learner, Sinusoid("test"), n_tasks=2).metric.tolist() == ["mse", "mse"]
 
 

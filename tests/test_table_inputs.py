@@ -8,7 +8,7 @@ import pytest
 from small_table import small_table, tasks_of
 
 from metalens import Kiba, MetaLensError, TableTasks, morgan_fingerprints
-from metalens.distributions.tables.kiba import FILE
+from metalens.data.catalog.kiba import FILE
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_missing_cells_are_refused_filled_or_left_out(table):
     assert (inputs["half"][inputs["half is missing"] == 1] == 0).all()
     with pytest.warns(UserWarning, match=r"of the 120 rows have an empty cell \(half 30, dye 20\)"):
         tasks, _ = encoded(frame, missing="drop", k_shot=2, n_query=3)
-    assert tasks.facts()["rows"] < 24
+    assert tasks.metadata()["rows"] < 24
     empty = frame.assign(activity=frame.activity.where(frame.row != 97))
     with pytest.raises(MetaLensError, match="of column activity is empty, the first of 1; leave the row out"):
         encoded(empty, missing="mean")

@@ -9,7 +9,7 @@ import torch
 from small_table import small_table, tasks_of
 
 from metalens import MetaLensError, TableTasks
-from metalens.distributions.tables import reading
+from metalens.data.tables import reading
 
 
 @pytest.fixture
@@ -181,5 +181,5 @@ def test_a_million_rows_are_tasks(tmp_path):
     frame = pd.DataFrame({"shop": rng.integers(1000, size=n), "day": rng.random(n), "sold": rng.random(n)})
     frame["kind"] = np.array(["a", "b"])[rng.integers(2, size=n)]
     tasks = TableTasks(frame, "test", task="shop", target="sold", k_shot=5, n_query=5)
-    assert tasks.facts()["tasks"] == 150
+    assert tasks.metadata()["tasks"] == 150
     assert tasks.batch(range(150)).query.x.shape == (150, 5, 3)

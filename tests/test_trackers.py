@@ -11,13 +11,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
 
 import metalens as ml
-from metalens.benchmarks import RECIPES, loggers, trackers
-from metalens.benchmarks.experiment import Watcher, run
 from metalens.cli import main
-from metalens.files import new_folder
+from metalens.experiments import RECIPES, loggers, trackers
+from metalens.experiments.experiment import Watcher, run
+from metalens.io.files import new_folder
 
 TINY = replace(
-    RECIPES["demo"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch=3, hidden=[4],
+    RECIPES["demo"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch_size=3, hidden=[4],
     n_val_tasks=2, validate_every=2, n_test_tasks=3, accelerator="cpu", threads=1, compile=False,
 )  # fmt: skip
 
@@ -51,7 +51,7 @@ def fit(logger, **settings):
     objective = ml.Objective(ml.MAML(ml.mlp(hidden=[4])))
     validation = ml.Validation(ml.Sinusoid("val"), n_tasks=2, every=3)
     fabric = Fabric(accelerator="cpu", devices=1, loggers=logger)
-    return ml.fit(objective, ml.Sinusoid(), steps=7, meta_batch=2, validation=validation, compile=False,
+    return ml.fit(objective, ml.Sinusoid(), steps=7, meta_batch_size=2, validation=validation, compile=False,
                   fabric=fabric, **settings)  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_a_training_that_diverges_tells_where(tmp_path):
             objective,
             ml.Sinusoid(),
             steps=3,
-            meta_batch=2,
+            meta_batch_size=2,
             fabric=Fabric(accelerator="cpu", devices=1, loggers=recorder),
         )
     assert (1, "train/diverged", 1.0) in recorder.told()
@@ -100,7 +100,7 @@ def test_each_cell_has_a_run_of_its_own_that_survives_an_interruption(together, 
 
     monkeypatch.setitem(loggers.LOGGERS, "recorder", recorder)
     monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
-    monkeypatch.setattr("metalens.benchmarks.experiment.check_trackers", lambda names: None)
+    monkeypatch.setattr("metalens.experiments.experiment.check_trackers", lambda names: None)
 
     class Interrupt(Watcher):
         left = 3  # steps

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from metalens import MetaLensError
-from metalens.benchmarks import RECIPES
-from metalens.benchmarks.experiment import run
-from metalens.benchmarks.workers import as_completed
+from metalens.experiments import RECIPES
+from metalens.experiments.experiment import run
+from metalens.experiments.workers import as_completed
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
-    seeds=[0, 1], steps=3, meta_batch=4, n_val_tasks=4, n_test_tasks=5, together=False, regularizers=["none"],
+    seeds=[0, 1], steps=3, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5, together=False,
+    regularizers=["none"],
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from metalens.errors import MetaLensError
 _LONGEST = 1000  # characters of a message
 
 COMMANDS = {
-    "list": ("metalens.cli.catalogue", "recipes, learners, regularizers, task samplers, networks"),
+    "list": ("metalens.cli.listing", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
     "suite": ("metalens.cli.suite", "run many recipes and studies, such as those of a table of the paper"),
     "sweep": ("metalens.cli.sweep", "search for good settings of a recipe, by validation tasks alone"),

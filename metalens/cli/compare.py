@@ -30,9 +30,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Show the arms of all runs, and how they differ."""
-    from metalens.benchmarks.loading import check_same_tasks  # all slow to import
-    from metalens.results import FORMATS, arm_label, read_together, results_table
-    from metalens.results.reading import read_manifest
+    from metalens.experiments.loading import check_same_tasks  # all slow to import
+    from metalens.reports import FORMATS, arm_label, read_together, results_table
+    from metalens.reports.reading import read_manifest
 
     folders = [Path(folder) for folder in settings.folders]
     if len(folders) < 2:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from metalens.datasets import DATASETS, DataSet
+from metalens.data.catalog.datasets import DATASETS, DataSet
 from metalens.errors import MetaLensError
 
 ACTIONS = {

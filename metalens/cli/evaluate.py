@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.cli.predict import check_out
-from metalens.files import atomic_path
+from metalens.io.files import atomic_path
 
 _BEFORE_CAPITAL = re.compile("(?<=[a-z])(?=[A-Z])")  # where a name may be divided: Gaussian, Process
 
@@ -38,7 +38,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     if settings.out is not None:
         check_out(settings.out, overwrite=settings.overwrite)
     from metalens.estimators import load_model  # slow to import
-    from metalens.results.model_report import best_and_worst, models_table
+    from metalens.estimators.report import best_and_worst, models_table
 
     model = load_model(settings.model)
     scores = model.evaluate(settings.data, k_shot=settings.k_shot, n_query=settings.n_query)

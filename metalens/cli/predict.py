@@ -11,7 +11,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 
 from metalens.errors import MetaLensError
-from metalens.files import atomic_path
+from metalens.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def _predict_table(
 ) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
-    from metalens.distributions.tables.reading import check_columns, read_table
+    from metalens.data.tables.reading import check_columns, read_table
 
     known, asked = reader.columns.read(support), reader.columns.read(query)
     for path, frame, others in ((support, known, [reader.columns.target]), (query, asked, [])):

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from metalens.cli.report import is_model
 from metalens.errors import MetaLensError
-from metalens.files import atomic_path
+from metalens.io.files import atomic_path
 
 if TYPE_CHECKING:
-    from metalens.results.relation_map import RelationMap
+    from metalens.relations.clusters import RelationMap
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -50,11 +50,11 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Compute, show and write the relations."""
-    from metalens.benchmarks.arms import arms_of  # all slow to import
-    from metalens.benchmarks.loading import arm_of, load_objective, recipe_of
-    from metalens.benchmarks.relating import regularizer_of, relate
-    from metalens.results.reading import read_manifest
-    from metalens.results.relation_map import relation_map
+    from metalens.experiments.arms import arms_of  # all slow to import
+    from metalens.experiments.loading import arm_of, load_objective, recipe_of
+    from metalens.relations.clusters import relation_map
+    from metalens.relations.relate import regularizer_of, relate
+    from metalens.reports.reading import read_manifest
 
     folder = Path(settings.folder)
     if is_model(folder):
@@ -90,13 +90,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
 def _of_model(folder: Path, data: str | None, n_groups: int | None) -> RelationMap:
     """Return the relations of new tasks, or those of the tasks that were held out in training."""
-    from metalens.results.relation_map import RelationMap, relation_map
+    from metalens.relations.clusters import RelationMap, relation_map
 
     if data is not None:
         from metalens.estimators import load_model
 
         return load_model(folder).relations(data, n_groups=n_groups)
-    from metalens.results.model_report import read_model_folder
+    from metalens.estimators.report import read_model_folder
 
     relations = read_model_folder(folder).relations
     if not isinstance(relations, RelationMap):
@@ -106,7 +106,8 @@ def _of_model(folder: Path, data: str | None, n_groups: int | None) -> RelationM
 
 def _show(relations: RelationMap, title: str, known: list[str], out: Path, stem: str) -> None:
     """Print relations, and write them as a table and a picture."""
-    from metalens.results.relation_map import relation_figure, relations_as_table, relations_summary
+    from metalens.relations.clusters import relations_as_table
+    from metalens.reports.relation_map import relation_figure, relations_summary
 
     console = Console()
     console.print(title, style="bold", highlight=False, markup=False)

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from metalens.errors import MetaLensError
-from metalens.files import MODEL, SWEEP
+from metalens.io.files import MODEL, SWEEP
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -29,9 +29,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Write the report and show the results."""
-    from metalens.results import write_report, write_table  # slow to import
-    from metalens.studies.report import is_study, write_study_report
-    from metalens.suites.report import is_suite, write_suite_report, write_suite_table
+    from metalens.experiments.suites.report import is_suite, write_suite_report, write_suite_table
+    from metalens.reports import write_report, write_table  # slow to import
+    from paper.report import is_study, write_study_report
 
     folder = Path(settings.folder)
     if is_suite(folder):
@@ -46,12 +46,12 @@ def execute(settings: Namespace, words: list[str]) -> None:
         path = write_table(folder, settings.format)
         Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
     elif is_sweep(folder):
-        from metalens.sweeps.report import write_sweep_report
+        from metalens.experiments.sweeps.report import write_sweep_report
 
         write_sweep_report(folder)
         show_sweep(folder)
     elif is_model(folder):
-        from metalens.results.model_report import write_model_report
+        from metalens.estimators.report import write_model_report
 
         write_model_report(folder)
         show_model(folder)
@@ -79,7 +79,7 @@ def is_sweep(folder: Path) -> bool:
 
 def show_sweep(folder: Path) -> None:
     """Print what came out of a sweep so far, the command that tests it, and where the report is."""
-    from metalens.sweeps.report import outcome_in_words, read_result
+    from metalens.experiments.sweeps.report import outcome_in_words, read_result
 
     console, result = Console(), read_result(folder)
     for sentence in outcome_in_words(result):
@@ -98,8 +98,8 @@ def is_model(folder: Path) -> bool:
 
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, which adapts and why, and where the report is."""
-    from metalens.results.model_report import choice_in_words, models_table, read_model_folder
-    from metalens.results.reading import naming_damage
+    from metalens.estimators.report import choice_in_words, models_table, read_model_folder
+    from metalens.reports.reading import naming_damage
 
     console, model = Console(), read_model_folder(folder)
     with naming_damage(folder, "train the model"):
@@ -114,7 +114,7 @@ def show_model(folder: Path) -> None:
 
 def show_suite(folder: Path) -> None:
     """Print the table of entries of a suite, how far it is, and where the report is."""
-    from metalens.suites.report import entries_table, outcome, read_state
+    from metalens.experiments.suites.report import entries_table, outcome, read_state
 
     console, state = Console(), read_state(folder)
     console.print(entries_table(folder, state))
@@ -124,7 +124,7 @@ def show_suite(folder: Path) -> None:
 
 def show(folder: Path) -> None:
     """Print the table of results or the findings of a study, and where the report is."""
-    from metalens.results import (
+    from metalens.reports import (
         by_domain,
         divergence_in_words,
         faults_in_words,
@@ -135,8 +135,8 @@ def show(folder: Path) -> None:
         results_table,
         summarize,
     )
-    from metalens.results.reading import naming_damage
-    from metalens.studies.report import is_study, read_study
+    from metalens.reports.reading import naming_damage
+    from paper.report import is_study, read_study
 
     console = Console()
     if is_study(folder):

@@ -13,22 +13,23 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.benchmarks import RECIPES, Recipe
-from metalens.benchmarks.arms import Arm, Cell, arms_of
-from metalens.benchmarks.experiment import Watcher, explain, run
-from metalens.benchmarks.loading import typed_settings
-from metalens.benchmarks.outcomes import is_complete
-from metalens.benchmarks.trackers import TrackerName
 from metalens.cli.launch import other_processes
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
-from metalens.execution import Execution
-from metalens.files import new_folder, read_yaml
-from metalens.studies import STUDIES, get_study
+from metalens.execution.plan import Execution
+from metalens.experiments import RECIPES, Recipe
+from metalens.experiments.arms import Arm, Cell, arms_of
+from metalens.experiments.experiment import Watcher, explain, run
+from metalens.experiments.loading import typed_settings
+from metalens.experiments.outcomes import is_complete
+from metalens.experiments.trackers import TrackerName
+from metalens.io.files import new_folder
+from metalens.io.formats import read_yaml
+from paper import STUDIES, get_study
 
 if TYPE_CHECKING:
-    from metalens.studies.study import Study
+    from paper.study import Study
 
 E = TypeVar("E", bound="Recipe | Study")
 
@@ -186,7 +187,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         with _folder(out, choices) as folder, progress_bars(Console()) as progress:
             watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
             # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
-            from metalens.results import write_report
+            from metalens.reports import write_report
 
             command = shlex.join(["metalens", *words])
             every = choices.checkpoint_every
@@ -201,8 +202,8 @@ def _folder(out: Path, choices: Namespace) -> AbstractContextManager[Path]:
 
 
 def _run_study(chosen: Study, out: Path, choices: Namespace, words: list[str]) -> None:
-    from metalens.studies.report import write_study_report
-    from metalens.studies.study import run_study
+    from paper.report import write_study_report
+    from paper.study import run_study
 
     with _folder(out, choices) as folder, progress_bars(Console()) as progress:
         watcher = LiveProgress(progress, chosen.n_trainings)

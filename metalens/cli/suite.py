@@ -11,13 +11,13 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.benchmarks.experiment import Job
 from metalens.cli.progress import progress_bars
 from metalens.cli.report import show_suite
 from metalens.errors import MetaLensError
-from metalens.suites import SUITES, Entry, read_suite
-from metalens.suites.folder import suite_folder
-from metalens.suites.running import SuiteWatcher, run_suite
+from metalens.experiments.experiment import Job
+from metalens.experiments.suites import SUITES, Entry, read_suite
+from metalens.experiments.suites.folder import suite_folder
+from metalens.experiments.suites.running import SuiteWatcher, run_suite
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -55,7 +55,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     out = Path(settings.out or f"runs/{name}")
     held = suite_folder(out, suite, overwrite=settings.overwrite, resume=settings.resume)
     with held, progress_bars(Console()) as progress:
-        from metalens.suites.report import write_suite_report  # slow to import
+        from metalens.experiments.suites.report import write_suite_report  # slow to import
 
         states = run_suite(
             suite,

@@ -11,13 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.benchmarks import RECIPES
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_sweep
 from metalens.cli.run import add_settings, check_config, with_settings
 from metalens.errors import MetaLensError
-from metalens.sweeps.space import in_words, read_space
-from metalens.sweeps.sweep import LOST_AFTER, Sweep, Watcher, search
+from metalens.experiments import RECIPES
+from metalens.experiments.sweeps.space import in_words, read_space
+from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, Watcher, search
 
 OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
 
@@ -67,7 +67,9 @@ def execute(settings: Namespace, words: list[str]) -> None:
     sweep = Sweep(recipe, space, choices.trials, choices.pruner, choices.lost_after)
     command = shlex.join(["metalens", *words])
     with progress_bars(Console()) as progress:
-        from metalens.sweeps.report import write_sweep_report  # slow to import, so under the progress bar
+        from metalens.experiments.sweeps.report import (
+            write_sweep_report,  # slow to import, so under the progress bar
+        )
 
         try:
             search(sweep, out, workers=recipe.workers, command=command, watcher=LiveProgress(progress, sweep))

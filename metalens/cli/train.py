@@ -17,7 +17,7 @@ from rich.console import Console
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_model
 from metalens.errors import MetaLensError
-from metalens.files import new_folder
+from metalens.io.files import new_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_TRAINING = ("learner", "regularizers", "k_shot", "n_query", "steps", "patience", "meta_batch", "outer_lr",
-             "seeds", "fallback", "random_state")  # fmt: skip
+_TRAINING = ("learner", "regularizers", "k_shot", "n_query", "steps", "patience", "meta_batch_size",
+             "outer_lr", "seeds", "fallback", "random_state")  # fmt: skip
 _COLUMNS = ("task", "target", "inputs", "categorical", "smiles", "missing", "group", "duplicates")
 _OF_TABLES = ("task", "inputs", "smiles")
 _MOST_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
@@ -77,7 +77,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--steps", type=int, default=2000, help="Outer steps, at most.")
     add("--patience", type=int, default=10,
         help="Validations (every 50 steps) without a new best score, after which training ends.")
-    add("--meta_batch", type=int, default=8, help="Tasks per step.")
+    add("--meta_batch_size", type=int, default=8, help="Tasks per step.")
     add("--outer_lr", type=float, default=0.001, help="Step size of the outer optimizer.")
     add("--seeds", type=int, default=1, help="Models to train and to average.")
     add("--fallback", action=ActionYesNo, default=True,
@@ -93,9 +93,9 @@ def execute(settings: Namespace, words: list[str]) -> None:
     if not data.exists():
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
     with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
-        from metalens.benchmarks.experiment import versions  # slow to import, so under the progress bar
         from metalens.estimators import FallbackWarning
-        from metalens.results.model_report import TRAINING, write_model_report
+        from metalens.estimators.report import TRAINING, write_model_report
+        from metalens.experiments.experiment import versions  # slow to import, so under the progress bar
 
         train = _train_on_images if settings.target is None else _train_on_table
         with warnings.catch_warnings():
@@ -150,7 +150,7 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
 def _train_on_table(
     settings: Namespace, data: Path, progress: ProgressOf
 ) -> tuple[Estimator, pd.DataFrame | str]:
-    from metalens.distributions.tables.reading import check_columns
+    from metalens.data.tables.reading import check_columns
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
     from metalens.estimators.tables import Columns
 
@@ -173,7 +173,7 @@ def _train_on_table(
 
 
 def _is_classes(kind: str, target: pd.Series) -> bool:
-    from metalens.distributions.tables.reading import is_text
+    from metalens.data.tables.reading import is_text
 
     if kind != "auto":
         return kind == "classification"
@@ -187,7 +187,7 @@ def _is_classes(kind: str, target: pd.Series) -> bool:
 
 def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
     """Return the relations between held-out tasks, or why there are none."""
-    from metalens.results.relation_map import relations_as_table
+    from metalens.relations.clusters import relations_as_table
 
     held_out = model.comparison_["task"].unique()[:_MOST_RELATED]
     of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]

@@ -17,28 +17,28 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.benchmarks.calls import build_learner, learner_call
-from metalens.benchmarks.relating import regularizer_of, relate
-from metalens.benchmarks.tables import MOLECULE_SETTINGS, SETTINGS
-from metalens.distributions import TaskDistribution
-from metalens.distributions.base import Split
+from metalens.data import TaskDistribution
+from metalens.data.base import Split
 from metalens.errors import DAMAGE, DivergenceError, MetaLensError
-from metalens.estimators.candidates import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.episodes import Episodes
+from metalens.estimators.models import Answer, Candidate, Ensemble, FallbackWarning
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
 from metalens.estimators.tables import TableReader
 from metalens.estimators.training import EVERY, ProgressOf, Trainee
+from metalens.evaluation import Validation
 from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
-from metalens.outer_loop import Validation
+from metalens.relations.relate import regularizer_of, relate
+from metalens.specs.calls import build_learner, learner_call
+from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
 
 if TYPE_CHECKING:
-    from metalens.results.relation_map import RelationMap
+    from metalens.relations.clusters import RelationMap
 
 DRAWN = 30  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
 MOST_DRAWS = 4  # of one task
-ACROSS_TASKS = ("Profile", "GlobalModel")  # baselines where targets mean the same in all tasks
+ACROSS_TASKS = ("ProfileRidge", "JointModel")  # baselines where targets mean the same in all tasks
 SHOWN = 20  # episodes in a map of relations
 
 
@@ -56,7 +56,7 @@ class MetaEstimator(BaseEstimator, ABC):
         n_query: query rows of a training task; `None` as well.
         steps: outer steps, at most.
         patience: how many validations, one every 50 steps, may bring no new best score before training ends.
-        meta_batch: tasks per step.
+        meta_batch_size: tasks per step.
         outer_lr: step size of the outer optimizer.
         seeds: how many models are trained, from different initializations and on different tasks of the
             stream; their predictions are averaged.
@@ -81,7 +81,7 @@ class MetaEstimator(BaseEstimator, ABC):
         n_query: int | None = None,
         steps: int = 2000,
         patience: int = 10,
-        meta_batch: int = 8,
+        meta_batch_size: int = 8,
         outer_lr: float = 1e-3,
         seeds: int = 1,
         fallback: bool = True,
@@ -94,7 +94,7 @@ class MetaEstimator(BaseEstimator, ABC):
         self.n_query = n_query
         self.steps = steps
         self.patience = patience
-        self.meta_batch = meta_batch
+        self.meta_batch_size = meta_batch_size
         self.outer_lr = outer_lr
         self.seeds = seeds
         self.fallback = fallback
@@ -132,7 +132,7 @@ class MetaEstimator(BaseEstimator, ABC):
     def score(self, data: Any) -> float:
         """Return the mean score over the tasks of new data of the model that adapts; see `evaluate`.
 
-        It is `skill` in regression, the share of a task's variance that is explained, and accuracy in
+        It is `r2` in regression, the share of a task's variance that is explained, and accuracy in
         classification: what models are chosen by.
         """
         check_is_fitted(self)
@@ -151,7 +151,7 @@ class MetaEstimator(BaseEstimator, ABC):
             MetaLensError: the data cannot be used, or the learner has no vectors of tasks.
             NotFittedError: there was no `fit`.
         """
-        from metalens.results.relation_map import relation_map  # draws, and so is slow to import
+        from metalens.relations.clusters import relation_map  # draws, and so is slow to import
 
         check_is_fitted(self)
         tasks, _ = self._new_tasks(data, None, None)
@@ -291,7 +291,7 @@ class MetaEstimator(BaseEstimator, ABC):
                     train,
                     validation,
                     steps=self.steps,
-                    meta_batch=self.meta_batch,
+                    meta_batch_size=self.meta_batch_size,
                     outer_lr=self.outer_lr,
                     progress=None if progress is None else progress(name),
                 )
@@ -314,7 +314,7 @@ class MetaEstimator(BaseEstimator, ABC):
     def _tuned(self, learner: str) -> dict[str, Any]:
         """Return the settings that a learner gets where none are given; they differ for molecules."""
         molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
-        return (MOLECULE_SETTINGS if molecules else SETTINGS).get(learner, {})
+        return (MOLECULE_PRESETS if molecules else TABLE_PRESETS).get(learner, {})
 
     def _marked(self) -> Iterator[tuple[str, Objective]]:
         """Yield all that was trained, each with how the names of its saved tensors begin."""

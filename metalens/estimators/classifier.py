@@ -14,24 +14,24 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.distributions import TaskDistribution
-from metalens.distributions.base import Split
-from metalens.distributions.images.layout import SHARES
-from metalens.distributions.tables.inputs import Missing
-from metalens.distributions.tables.reading import check_columns, class_numbers
-from metalens.distributions.tables.table import Duplicates
+from metalens.data import TaskDistribution
+from metalens.data.base import Split
+from metalens.data.images.layout import SHARES
+from metalens.data.tables.columns import Missing
+from metalens.data.tables.reading import check_columns, class_numbers
+from metalens.data.tables.table import Duplicates
 from metalens.errors import MetaLensError
 from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
-from metalens.estimators.candidates import Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
+from metalens.estimators.models import Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
-from metalens.evaluation import task_metrics
-from metalens.files import is_of
+from metalens.io.formats import is_of
 from metalens.learners import Learner, ProtoNet
-from metalens.learners.classes import LEAST_PROBABILITY
+from metalens.learners.classification import LEAST_PROBABILITY
+from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
@@ -57,7 +57,7 @@ class MetaClassifier(MetaEstimator):
     most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest. Those
     that learn from all tasks are, where classes are new, a network that is trained to tell all training
     classes apart, with a logistic regression on its features (`LinearProbe`) or the nearest class mean
-    (`NearestFeatureMean`); and `Profile` and `GlobalModel` where tasks share their classes.
+    (`NearestFeatureMean`); and `ProfileRidge` and `JointModel` where tasks share their classes.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
     new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
@@ -89,7 +89,7 @@ class MetaClassifier(MetaEstimator):
     """
 
     classical: ClassVar[tuple[str, ...]] = (
-        "Mean", "NearestMean", "LogisticRegression", "KNN", "RandomForest"
+        "MeanPredictor", "NearestCentroid", "LogisticRegression", "KNN", "RandomForest"
     )  # fmt: skip
     score_metric: ClassVar[str] = "accuracy"
     reader_: TableReader | ImageReader
@@ -105,7 +105,7 @@ class MetaClassifier(MetaEstimator):
         n_query: int | None = None,
         steps: int = 2000,
         patience: int = 10,
-        meta_batch: int = 8,
+        meta_batch_size: int = 8,
         outer_lr: float = 1e-3,
         seeds: int = 1,
         fallback: bool = True,
@@ -119,7 +119,7 @@ class MetaClassifier(MetaEstimator):
             n_query=n_query,
             steps=steps,
             patience=patience,
-            meta_batch=meta_batch,
+            meta_batch_size=meta_batch_size,
             outer_lr=outer_lr,
             seeds=seeds,
             fallback=fallback,
@@ -189,7 +189,7 @@ class MetaClassifier(MetaEstimator):
             check_columns(frame, [target])
             _refuse_real(frame[target])
             tasks = self._table_tasks(columns, frame, splits or SHARES, task is not None and not new_classes)
-        self._n_pooled = tasks["train"].pooled().n_classes
+        self._n_pooled = tasks["train"].with_global_labels().n_classes
         self._finish(tasks, self._sizes.n_way, progress)
         return self
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
-from metalens.distributions import ArrayTasks
-from metalens.distributions.base import Split
-from metalens.distributions.splits import divided, splits_of_column
-from metalens.distributions.tables.inputs import TableInputs, complete_rows, input_columns
-from metalens.distributions.tables.reading import check_columns, refuse_missing
+from metalens.data import ArrayTasks
+from metalens.data.base import Split
+from metalens.data.splits import divided, splits_of_column
+from metalens.data.tables.columns import TableInputs, complete_rows, input_columns
+from metalens.data.tables.reading import check_columns, refuse_missing
 from metalens.errors import MetaLensError
 from metalens.estimators.tables import Columns, TableReader
 

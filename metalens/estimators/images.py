@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metalens.distributions import ImageFolders
-from metalens.distributions.base import Split
-from metalens.distributions.images.layout import LabeledImage, Splits, find_images, split_classes
-from metalens.distributions.images.store import SourceFile, is_image, list_files, load_images
+from metalens.data import ImageFolders
+from metalens.data.base import Split
+from metalens.data.images.layout import LabeledImage, Splits, find_images, split_classes
+from metalens.data.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
-from metalens.files import is_of
+from metalens.io.formats import is_of
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

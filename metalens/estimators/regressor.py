@@ -12,18 +12,18 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from metalens.distributions import TaskDistribution
-from metalens.distributions.tables.inputs import Missing
-from metalens.distributions.tables.table import Duplicates
+from metalens.data import TaskDistribution
+from metalens.data.tables.columns import Missing
+from metalens.data.tables.table import Duplicates
 from metalens.errors import MetaLensError
 from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
-from metalens.estimators.candidates import Answer, Ensemble
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.models import Answer, Ensemble
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
-from metalens.evaluation import FURTHER_METRICS, skill
-from metalens.files import is_of
+from metalens.io.formats import is_of
+from metalens.metrics import EXTRA_METRICS, r2
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
@@ -36,13 +36,13 @@ class MetaRegressor(MetaEstimator):
 
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, until the error on
     the second does not fall any more. On the third, the held-out tasks, it compares the learner with
-    baselines: `Profile`, a ridge regression on what the models of the training tasks predict, and
-    `GlobalModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
+    baselines: `ProfileRidge`, a ridge regression on what the models of the training tasks predict, and
+    `JointModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
     alone mean, ridge regression, nearest neighbors, random forest and Gaussian process. What is best there by
-    its mean `skill` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill
+    its mean `r2` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill
     of a task is the share of its variance that is explained, so that tasks of all spreads count alike, which
-    with squared errors the widest would decide. The comparison also has `r2`, the squared correlation, which
-    overlooks a wrong offset, scale or sign, and `rmse`.
+    with squared errors the widest would decide. The comparison also has `pearson_r2`, the squared
+    correlation, which overlooks a wrong offset, scale or sign, and `rmse`.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
     regression on learned features: it takes any number of rows, little time, and no step size that would have
@@ -72,8 +72,14 @@ class MetaRegressor(MetaEstimator):
     (3,)
     """
 
-    classical: ClassVar[tuple[str, ...]] = ("Mean", "Ridge", "KNN", "RandomForest", "GaussianProcess")
-    score_metric: ClassVar[str] = "skill"
+    classical: ClassVar[tuple[str, ...]] = (
+        "MeanPredictor",
+        "Ridge",
+        "KNN",
+        "RandomForest",
+        "GaussianProcess",
+    )
+    score_metric: ClassVar[str] = "r2"
     k_shot_: int
     reader_: TableReader
 
@@ -157,8 +163,8 @@ class MetaRegressor(MetaEstimator):
     def _scores(self, answer: Answer) -> dict[str, float]:
         y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
         predictions = answer.predictions[None]
-        scores = {"skill": skill(predictions, y, known)}
-        scores |= {name: FURTHER_METRICS[name](predictions, y) for name in ("r2", "rmse")}
+        scores = {"r2": r2(predictions, y, known)}
+        scores |= {name: EXTRA_METRICS[name](predictions, y) for name in ("pearson_r2", "rmse")}
         return {name: value.item() for name, value in scores.items()}
 
     def _missed(self, answers: Sequence[Answer]) -> list[np.ndarray]:

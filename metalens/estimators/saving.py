@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.files import MODEL, new_folder, read_json
+from metalens.io.files import MODEL, new_folder
+from metalens.io.formats import read_json
 
 FORMAT = 2  # raise it when the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")

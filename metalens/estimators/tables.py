@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalens.distributions import TableTasks
-from metalens.distributions.base import Split
-from metalens.distributions.tables.inputs import CategoryColumn, Missing, NumberColumn, TableInputs
-from metalens.distributions.tables.reading import (
+from metalens.data import TableTasks
+from metalens.data.base import Split
+from metalens.data.tables.columns import CategoryColumn, Missing, NumberColumn, TableInputs
+from metalens.data.tables.reading import (
     check_columns,
     frame_of_arrays,
     is_text,
@@ -24,9 +24,9 @@ from metalens.distributions.tables.reading import (
     refuse_missing,
     standardized,
 )
-from metalens.distributions.tables.table import Duplicates
+from metalens.data.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.files import is_of
+from metalens.io.formats import is_of
 
 if TYPE_CHECKING:
     import pandas as pd

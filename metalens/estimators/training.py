@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from metalens.benchmarks.calls import build_learner, build_regularizers, build_sampler
-from metalens.distributions import TaskDistribution
-from metalens.distributions.strand import Strand
-from metalens.learners.per_task import PerTaskLearner
+from metalens.data import TaskDistribution
+from metalens.data.interleaved import Interleaved
+from metalens.evaluation import Validation
+from metalens.execution.replicas import ReplicationError
+from metalens.learners.baselines.per_task import PerTaskLearner
 from metalens.networks import Network
 from metalens.objective import Objective
-from metalens.outer_loop import Progress, Validation
-from metalens.replicas import ReplicationError
-from metalens.training import fit_together
+from metalens.specs.calls import build_learner, build_regularizers, build_sampler
+from metalens.training.fit import fit_together
+from metalens.training.outer_loop import Progress
 
 EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
@@ -59,7 +60,7 @@ class Trainee:
         validation: Validation,
         *,
         steps: int,
-        meta_batch: int,
+        meta_batch_size: int,
         outer_lr: float,
         progress: Progress | None,
     ) -> tuple[list[Objective], pd.DataFrame]:
@@ -74,7 +75,7 @@ class Trainee:
                 objectives,
                 strands,
                 steps=steps,
-                meta_batch=meta_batch,
+                meta_batch_size=meta_batch_size,
                 outer_lr=outer_lr,
                 clip_norm=CLIP_NORM,
                 validations=[validation] * len(objectives),
@@ -85,7 +86,7 @@ class Trainee:
 
         objectives = self.build()
         n = len(objectives)
-        strands = [Strand(tasks, number, n) for number in range(n)]
+        strands = [Interleaved(tasks, number, n) for number in range(n)]
         try:
             curves = fit(objectives, strands)
         except ReplicationError:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.batching import Batching, Plan, check_batching
-from metalens.distributions import TaskDistribution
+from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
 from metalens.tasks import Examples
@@ -150,7 +150,7 @@ class Learner(nn.Module, ABC):
         """
 
     @property
-    def settled(self) -> bool:
+    def schedule_finished(self) -> bool:
         """Whether further progress changes nothing: a learner with schedules tells when they have ended."""
         return True
 

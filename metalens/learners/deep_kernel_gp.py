@@ -11,7 +11,7 @@ from torch.func import grad
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import indicator_targets
+from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
 
 Kernel = Literal["rbf", "matern52", "linear"]

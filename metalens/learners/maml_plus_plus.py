@@ -44,8 +44,8 @@ class MAMLPlusPlus(MAML):
     Source: A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", 2019, arXiv 1810.09502.
     Deviations: step sizes are learned in units of the initial one, for which steps of the outer optimizer
     could else be too large; weights of early steps shrink to 0, where the authors' program keeps a small
-    rest; no statistics or scales of normalization layers per step (`TaskNorm` uses the set at hand); no
-    schedule of the outer step size here (see `fit`).
+    rest; no statistics or scales of normalization layers per step (`TransductiveBatchNorm` uses the set at
+    hand); no schedule of the outer step size here (see `fit`).
     """
 
     rates: nn.Parameter
@@ -77,7 +77,7 @@ class MAMLPlusPlus(MAML):
         self._weight_of_early_steps = remaining / self.inner_steps
 
     @property
-    def settled(self) -> bool:
+    def schedule_finished(self) -> bool:
         return self._settled
 
     @property

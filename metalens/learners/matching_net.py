@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import class_indicators, number_of_classes, with_absent_classes
+from metalens.learners.classification import class_indicators, number_of_classes, with_absent_classes
 from metalens.networks import Network
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalens.learners.base import State
-from metalens.learners.classes import class_indicators, class_means, number_of_classes
+from metalens.learners.classification import class_indicators, class_means, number_of_classes
 from metalens.learners.gradient import InnerSettings
 from metalens.learners.maml import MAML
 from metalens.networks import Network

@@ -5,7 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import class_indicators, class_means, number_of_classes, with_absent_classes
+from metalens.learners.classification import (
+    class_indicators,
+    class_means,
+    number_of_classes,
+    with_absent_classes,
+)
 from metalens.networks import Network
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, Loss, State, task_loss
-from metalens.learners.classes import indicator_targets
+from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
 
 

@@ -5,7 +5,7 @@ from metalens.networks.conv4 import conv4
 from metalens.networks.drug_net import drug_net
 from metalens.networks.forecast_mlp import forecast_mlp
 from metalens.networks.mlp import mlp
-from metalens.networks.norm import TaskNorm
+from metalens.networks.norm import TransductiveBatchNorm
 from metalens.networks.pose_net import pose_net
 from metalens.networks.resnet12 import resnet12
 from metalens.networks.timm_model import timm_model
@@ -14,7 +14,7 @@ from metalens.networks.wrap import wrap
 
 __all__ = [
     "Network",
-    "TaskNorm",
+    "TransductiveBatchNorm",
     "conv4",
     "drug_net",
     "forecast_mlp",

@@ -65,7 +65,7 @@ class Network(nn.Module):
                 raise MetaLensError(
                     f"{name} is a {type(layer).__name__}, whose meta-gradients are wrong or undefined when "
                     "it is adapted; build the network with metalens.wrap(...), which makes it safe, or use "
-                    "metalens.TaskNorm."
+                    "metalens.TransductiveBatchNorm."
                 )
 
     @property

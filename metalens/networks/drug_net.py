@@ -11,7 +11,7 @@ from metalens.networks.mlp import mlp
 
 
 def drug_net(n_bits: int = 1024, hidden: Sequence[int] = (500, 500)) -> Network:
-    """Build the drug-activity network: an `mlp` with `TaskNorm`, LeakyReLU(0.01) and one output.
+    """Build the drug-activity network: an `mlp` with `TransductiveBatchNorm`, LeakyReLU(0.01) and one output.
 
     Args:
         n_bits: length of a molecule's fingerprint.

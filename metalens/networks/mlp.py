@@ -8,7 +8,7 @@ from torch import nn
 
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
-from metalens.networks.norm import TaskNorm
+from metalens.networks.norm import TransductiveBatchNorm
 
 
 def mlp(
@@ -26,7 +26,7 @@ def mlp(
         n_outputs: size of the output: targets, or classes of a task.
         hidden: sizes of the hidden layers; the last one is the number of features.
         activation: makes the non-linearity.
-        norm: put a `TaskNorm` before each non-linearity.
+        norm: put a `TransductiveBatchNorm` before each non-linearity.
 
     Returns:
         A `Network` with `(n, n_inputs) -> (n, n_outputs)`.
@@ -47,7 +47,7 @@ def mlp(
             f"got n_inputs={n_inputs}, hidden={tuple(hidden)}, n_outputs={n_outputs}."
         )
     blocks = [
-        nn.Sequential(nn.Linear(n_in, n_out), *([TaskNorm(n_out)] if norm else []), activation())
+        nn.Sequential(nn.Linear(n_in, n_out), *([TransductiveBatchNorm(n_out)] if norm else []), activation())
         for n_in, n_out in zip((n_inputs, *hidden[:-1]), hidden, strict=True)
     ]
     head = nn.Linear(hidden[-1], n_outputs)

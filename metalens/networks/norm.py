@@ -18,7 +18,7 @@ from metalens.batching import is_vectorized
 from metalens.errors import MetaLensError
 
 
-class TaskNorm(nn.Module):
+class TransductiveBatchNorm(nn.Module):
     """Batch normalization by the statistics of the set at hand: support or query, one task at a time.
 
     `y = w (x - mean) / sqrt(var + eps) + b`, mean and (biased) variance over the set and all positions.
@@ -36,7 +36,7 @@ class TaskNorm(nn.Module):
         MetaLensError: a set has a single value per channel, so that it has no variance.
 
     >>> x = torch.randn(8, 3, 5, 5)
-    >>> bool(TaskNorm(3)(x).mean((0, 2, 3)).abs().max() < 1e-6)
+    >>> bool(TransductiveBatchNorm(3)(x).mean((0, 2, 3)).abs().max() < 1e-6)
     True
 
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, arXiv 1502.03167. Deviation: no running

@@ -9,7 +9,7 @@ from torch import nn
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
 from metalens.networks.conv import ChannelsLastConv2d
-from metalens.networks.norm import TaskNorm
+from metalens.networks.norm import TransductiveBatchNorm
 
 _MAP_SIZE = 14  # the encoder's 196 outputs are a picture of 14 x 14
 
@@ -26,8 +26,8 @@ def pose_net(
     The encoder turns a view into a code of 196 numbers: 3x3 convolutions of stride 2 with 32 and 48
     channels, 2x2 max-pooling, one more with 64 channels, a linear layer; activations after convolutions.
     It is the first stage, and the only one in `n_shared`: no inner loop adapts it. The code, as a map of
-    14x14, goes through four blocks of 3x3 convolution, `TaskNorm` and activation, and is averaged over
-    positions.
+    14x14, goes through four blocks of 3x3 convolution, `TransductiveBatchNorm` and activation, and is
+    averaged over positions.
 
     Args:
         n_outputs: size of the target; 1 for an angle.
@@ -68,7 +68,7 @@ def pose_net(
     blocks = [
         nn.Sequential(
             ChannelsLastConv2d(n_in, n_filters, 3, padding=1),
-            TaskNorm(n_filters),
+            TransductiveBatchNorm(n_filters),
             activation(),
         )
         for n_in in (1, n_filters, n_filters, n_filters)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
-from metalens.networks.norm import TaskNorm
+from metalens.networks.norm import TransductiveBatchNorm
 
 
 def resnet12(
@@ -22,8 +22,8 @@ def resnet12(
     """Build ResNet-12: four residual blocks of three convolutions, average pooling, and a linear head.
 
     A block is `pool(a(n(c(a(n(c(a(n(c(x)))))))) + n(s(x))))` with 3x3 convolutions c, a 1x1 convolution s,
-    `TaskNorm` n, activation a and 2x2 max-pooling. The default has 12.4 million parameters, widths of 64,
-    128, 256 and 512 have 8.0 million.
+    `TransductiveBatchNorm` n, activation a and 2x2 max-pooling. The default has 12.4 million parameters,
+    widths of 64, 128, 256 and 512 have 8.0 million.
 
     Args:
         n_way: classes of a task.
@@ -45,8 +45,8 @@ def resnet12(
     Source: B. Oreshkin, P. Rodriguez, A. Lacoste, "TADAM: Task dependent adaptive metric for improved
     few-shot learning", 2018, arXiv 1805.10123; with these widths and LeakyReLU K. Lee, S. Maji,
     A. Ravichandran, S. Soatto, "Meta-Learning with Differentiable Convex Optimization", 2019, arXiv
-    1904.03758. Deviations: statistics of the set at hand (`TaskNorm`), no DropBlock or dropout, average
-    pooling over all positions where the released code of the latter flattens the last map, PyTorch's
+    1904.03758. Deviations: statistics of the set at hand (`TransductiveBatchNorm`), no DropBlock or dropout,
+    average pooling over all positions where the released code of the latter flattens the last map, PyTorch's
     default initialization.
     """
     if n_way < 2:
@@ -82,4 +82,6 @@ class _ResidualBlock(nn.Module):
 
 def _convolution(n_in: int, n_out: int, size: int) -> nn.Module:
     # No bias: the normalization would take it away.
-    return nn.Sequential(nn.Conv2d(n_in, n_out, size, padding=size // 2, bias=False), TaskNorm(n_out))
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, size, padding=size // 2, bias=False), TransductiveBatchNorm(n_out)
+    )

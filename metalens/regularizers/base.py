@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
@@ -20,12 +20,12 @@ class Regularizer(nn.Module):
     time tasks arrive alone and adaptation is the plain learner's.
 
     Attributes:
-        min_meta_batch: the smallest number of tasks per batch for which it is defined.
+        min_meta_batch_size: the smallest number of tasks per batch for which it is defined.
         gathers: where several processes share a batch, it sees the tasks of all of them; others act within
             each process's share.
     """
 
-    min_meta_batch: int = 1
+    min_meta_batch_size: int = 1
     gathers: bool = False
 
     @classmethod
@@ -40,12 +40,12 @@ class Regularizer(nn.Module):
                 f"{type(self).__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
             )
 
-    def check_meta_batch(self, meta_batch: int) -> None:
+    def check_meta_batch_size(self, meta_batch_size: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for it."""
-        if meta_batch < self.min_meta_batch:
+        if meta_batch_size < self.min_meta_batch_size:
             raise MetaLensError(
-                f"{type(self).__name__} needs a meta-batch of at least {self.min_meta_batch} tasks, "
-                f"got {meta_batch}."
+                f"{type(self).__name__} needs a meta-batch of at least {self.min_meta_batch_size} tasks, "
+                f"got {meta_batch_size}."
             )
 
     def wrap_network(self, network: Network) -> Network:
@@ -56,11 +56,11 @@ class Regularizer(nn.Module):
         """Change a batch of tasks before adaptation."""
         return tasks
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """Return weighted loss terms by name; `"query"` replaces the query loss, others are added."""
         return {}
 
-    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+    def diagnostics(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """Return scalars by name that tell what it does to a batch; they stand beside the learning curve.
 
         They are asked for now and then in training, without gradients, of all processes at the same time.

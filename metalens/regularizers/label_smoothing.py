@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.regularizers.base import Regularizer
 
@@ -30,10 +30,10 @@ class LabelSmoothing(Regularizer):
     Raises:
         MetaLensError: the weight is negative; real targets.
 
-    >>> from metalens import Episode, Examples, MAML, Task, mlp
+    >>> from metalens import AdaptedTasks, Examples, MAML, Task, mlp
     >>> import torch
     >>> one = Examples(torch.zeros(2, 5, 1), torch.zeros(2, 5, dtype=torch.int64))
-    >>> terms = LabelSmoothing(weight=0.1).loss_terms(Episode(MAML(mlp(1, 5)), Task(one, one)))
+    >>> terms = LabelSmoothing(weight=0.1).loss_terms(AdaptedTasks(MAML(mlp(1, 5)), Task(one, one)))
     >>> terms["label_smoothing"].shape
     torch.Size([])
 
@@ -48,14 +48,14 @@ class LabelSmoothing(Regularizer):
             raise MetaLensError(f"LabelSmoothing: weight must be 0 or more and finite, got {weight}.")
         self.weight = weight
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        check_classes("LabelSmoothing", episode)
-        return {"label_smoothing": self.weight * distance_from_uniform(episode.query_predictions).mean()}
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        check_classes("LabelSmoothing", adapted)
+        return {"label_smoothing": self.weight * distance_from_uniform(adapted.query_predictions).mean()}
 
 
-def check_classes(name: str, episode: Episode) -> None:
+def check_classes(name: str, adapted: AdaptedTasks) -> None:
     """Raise `MetaLensError` where targets are real numbers."""
-    if episode.tasks.query.y.is_floating_point():
+    if adapted.tasks.query.y.is_floating_point():
         raise MetaLensError(f"{name} is for classification, got real targets.")
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.learners.classes import one_hot
+from metalens.learners.classification import one_hot
 from metalens.regularizers.base import Regularizer
 
 
@@ -108,16 +108,16 @@ class MetaCRL(Regularizer):
                 f"{type(learner).__name__} have length {learner.network.n_features}."
             )
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        support, query = episode.tasks[:2]
-        query_features = episode.map(episode.learner.features, episode.query_encoding)
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        support, query = adapted.tasks[:2]
+        query_features = adapted.map(adapted.learner.features, adapted.query_encoding)
         support_factors, query_factors = (
-            episode.support_features @ self.factors,
+            adapted.support_features @ self.factors,
             query_features @ self.factors,
         )
         logits = self.grouping(support_factors.mean(1))  # (T, N)
         causes = logits.sigmoid().unsqueeze(1)
-        n_classes = episode.query_predictions.shape[-1]
+        n_classes = adapted.query_predictions.shape[-1]
         risks = self._invariant_risks(
             causes * support_factors, _real(support.y, n_classes, self.factors.dtype),
             causes * query_factors, _real(query.y, n_classes, self.factors.dtype),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, State
 from metalens.regularizers.base import Regularizer
@@ -73,8 +73,8 @@ class MetaMix(Regularizer):
                 "needs the inputs too."
             )
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        learner, (support, query) = episode.learner, episode.tasks[:2]
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        learner, (support, query) = adapted.learner, adapted.tasks[:2]
         shuffles = self.channel_shuffle > 0
         if shuffles and query.y.is_floating_point():
             raise MetaLensError(
@@ -87,15 +87,15 @@ class MetaMix(Regularizer):
             return learner.hidden(state, x, layer)
 
         support, query = (
-            Examples(episode.map(activations, episode.states, x), y) for x, y in (support, query)
+            Examples(adapted.map(activations, adapted.states, x), y) for x, y in (support, query)
         )
         if shuffles:
             support, query = self._shuffle_channels(support, query)
         size, device = query.y.shape[:2], query.y.device
-        rows = torch.arange(episode.n_tasks, device=device).unsqueeze(1)
+        rows = torch.arange(adapted.n_tasks, device=device).unsqueeze(1)
         partners = rows, torch.randint(support.y.shape[1], size, device=device)
         paired = Examples(support.x[partners], support.y[partners])
-        lam = Beta(self.alpha, self.alpha).sample((episode.n_tasks,)).to(query.x)
+        lam = Beta(self.alpha, self.alpha).sample((adapted.n_tasks,)).to(query.x)
 
         def mixed_loss(state: State, lam: Tensor, paired: Examples, query: Examples) -> Tensor:
             predictions = learner.predict_hidden(state, lam * paired.x + (1 - lam) * query.x, layer)
@@ -103,7 +103,7 @@ class MetaMix(Regularizer):
                 return learner.loss(predictions, lam * paired.y + (1 - lam) * query.y)
             return lam * learner.loss(predictions, paired.y) + (1 - lam) * learner.loss(predictions, query.y)
 
-        return {"query": episode.mean(episode.map(mixed_loss, episode.states, lam, paired, query))}
+        return {"query": adapted.mean(adapted.map(mixed_loss, adapted.states, lam, paired, query))}
 
     def _shuffle_channels(self, support: Examples, query: Examples) -> tuple[Examples, Examples]:
         """Exchange channels between classes: the same channels, and the same classes, in both sets."""

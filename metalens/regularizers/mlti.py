@@ -45,7 +45,7 @@ class MLTI(Regularizer):
     mixed; images are added, where the authors' code for ProtoNet cuts and pastes patches.
     """
 
-    min_meta_batch = 2
+    min_meta_batch_size = 2
 
     def __init__(self, *, alpha: float = 2.0) -> None:
         super().__init__()
@@ -66,8 +66,10 @@ class MLTI(Regularizer):
         else:
             partners = self._partners_by_class(tasks, others)
         support, query = (_interpolate(lam, a, b) for a, b in zip(tasks[:2], partners, strict=True))
-        traits = tasks.traits
-        return Task(support, query, None if traits is None else _mix(lam, traits, traits[others]))
+        descriptors = tasks.descriptors
+        return Task(
+            support, query, None if descriptors is None else _mix(lam, descriptors, descriptors[others])
+        )
 
     def _partners_by_class(self, tasks: Task, others: Tensor) -> list[Examples]:
         """Return the examples of the other tasks in the order in which those of the tasks meet them."""

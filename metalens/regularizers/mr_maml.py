@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import IMAML, Learner
 from metalens.networks import Network
@@ -103,7 +103,7 @@ class MRMAML(Regularizer):
             noise.draw()
         return tasks
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         means = [parametrized.original for parametrized in self._parametrized]
         divergences = [
             (mean.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum() / 2

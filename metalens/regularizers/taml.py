@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import GradientLearner, Learner
 from metalens.regularizers.base import Regularizer
@@ -77,7 +77,7 @@ class TAML(Regularizer):
             raise MetaLensError(f"TAML: epsilon must be above 0 and finite, got {epsilon}.")
         self.weight, self.alpha, self.epsilon = weight, alpha, epsilon
         self.measure: Measure = measure
-        self.min_meta_batch = 1 if measure == "entropy" else 2
+        self.min_meta_batch_size = 1 if measure == "entropy" else 2
 
     def check(self, learner: Learner) -> None:
         super().check(learner)
@@ -87,14 +87,14 @@ class TAML(Regularizer):
                 "gradient steps; use a learner such as MAML or ANIL."
             )
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        y = episode.tasks.query.y
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        y = adapted.tasks.query.y
         if self.measure == "entropy":
             if y.is_floating_point():
                 raise MetaLensError("TAML: measure='entropy' is for classification, got real targets.")
-            term = _entropy(episode.query_predictions) - _entropy(_initial_predictions(episode))
+            term = _entropy(adapted.query_predictions) - _entropy(_initial_predictions(adapted))
         else:
-            losses = episode.map(episode.learner.loss, _initial_predictions(episode), y)
+            losses = adapted.map(adapted.learner.loss, _initial_predictions(adapted), y)
             term = self._inequality(losses.clamp(min=torch.finfo(losses.dtype).tiny))
         return {"taml": self.weight * term}
 
@@ -113,15 +113,15 @@ class TAML(Regularizer):
         return losses.log().var(correction=0)
 
 
-def _initial_predictions(episode: Episode) -> Tensor:
+def _initial_predictions(adapted: AdaptedTasks) -> Tensor:
     """Return the initial model's predictions on each task's queries, `(T, q, c)`."""
-    learner = episode.learner
+    learner = adapted.learner
     assert isinstance(learner, GradientLearner)  # `check` has seen to it
 
     def predict(support: Tensor, y: Tensor, query: Tensor) -> Tensor:
         return learner.predict_encoded(learner.initial_state(support, y), query)
 
-    return episode.map(predict, episode.support_encoding, episode.tasks.support.y, episode.query_encoding)
+    return adapted.map(predict, adapted.support_encoding, adapted.tasks.support.y, adapted.query_encoding)
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
-from metalens.learners.classes import one_hot
+from metalens.learners.classification import one_hot
 from metalens.regularizers.base import Regularizer
 
 Relations = Literal["learned", "mutual", "known", "frozen", "uniform", "shuffled", "known_shuffled"]
@@ -42,7 +42,7 @@ class TRLearner(Regularizer):
 
         m_ij = exp(-d_ij / tau),    d_ij = max(0, (L(f_j; S_i) - L(f_i; S_i) + L(f_i; S_j) - L(f_j; S_j)) / 2)
 
-    Where the distribution knows its tasks, their traits t can take the place of what is learned, as the
+    Where the distribution knows its tasks, their descriptors t can take the place of what is learned, as the
     control of accurate relations:
 
         m_ij = exp(-||t_i - t_j||^2 / (2 s^2))
@@ -60,7 +60,7 @@ class TRLearner(Regularizer):
         weight: lambda, the strength of the term.
         n_heads: K.
         relations: `"learned"`; `"mutual"` (from mutual predictions; outputs must mean the same in all
-            tasks); or a control: `"known"` (from the traits of the tasks), `"frozen"`
+            tasks); or a control: `"known"` (from the descriptors of the tasks), `"frozen"`
             (plain cosine, omega fixed at 1), `"uniform"` (all relations 1), `"shuffled"` (relations dealt to
             the wrong tasks, in training also of omega), `"known_shuffled"` (known ones dealt so).
         task_vector: `"features"`: mean of the support features (ignores targets); `"labeled"`: mean
@@ -75,20 +75,21 @@ class TRLearner(Regularizer):
         center: subtract the batch mean of the task vectors before comparing them.
         neighbors: use only the k most related tasks of each task, for a cost of T k instead of T^2
             query sets.
-        trait_scale: s of known relations, in the units of the traits. By default `2 s^2` is the variance of
-            the traits of a batch, summed over traits: half the mean squared distance between its tasks.
+        descriptor_scale: s of known relations, in the units of the descriptors. By default `2 s^2` is the
+            variance of the descriptors of a batch, summed over descriptors: half the mean squared distance
+            between its tasks.
         n_query_hat: use only this many query examples of each task, drawn anew at each step; layers that
             normalize by the set at hand then see this smaller set.
 
     Raises:
         MetaLensError: a setting is out of range; a meta-batch is smaller than 3; the learner cannot
-            provide the task vector; known relations of tasks without traits.
+            provide the task vector; known relations of tasks without descriptors.
 
     >>> import torch
-    >>> from metalens import Episode, MAML, Sinusoid, TRLearner, mlp
+    >>> from metalens import AdaptedTasks, MAML, Sinusoid, TRLearner, mlp
     >>> regularizer = TRLearner(n_features=40, weight=0.1)
-    >>> episode = Episode(MAML(mlp()), Sinusoid().batch(range(4)))
-    >>> regularizer.relation_matrix(episode).shape
+    >>> adapted = AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))
+    >>> regularizer.relation_matrix(adapted).shape
     torch.Size([4, 4])
 
     Source: J. Wang, W. Qiang and others, "Rethinking Meta-Learning from a Learning Lens", 2024,
@@ -99,7 +100,7 @@ class TRLearner(Regularizer):
     `task_vector="features"` are ours.
     """
 
-    min_meta_batch = 3
+    min_meta_batch_size = 3
     gathers = True
 
     def __init__(
@@ -115,7 +116,7 @@ class TRLearner(Regularizer):
         temperature: float | None = None,
         center: bool = False,
         neighbors: int | None = None,
-        trait_scale: float | None = None,
+        descriptor_scale: float | None = None,
         n_query_hat: int | None = None,
     ) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ class TRLearner(Regularizer):
             if size is not None and size < 1:
                 raise MetaLensError(f"TRLearner: {name} must be at least 1, got {size}.")
         for name, scale in (("temperature", temperature), ("slot_temperature", slot_temperature),
-                            ("trait_scale", trait_scale)):  # fmt: skip
+                            ("descriptor_scale", descriptor_scale)):  # fmt: skip
             if scale is not None and not 0 < scale < math.inf:
                 raise MetaLensError(f"TRLearner: {name} must be above 0 and finite, got {scale}.")
         if not 0 <= weight < math.inf:
@@ -143,7 +144,7 @@ class TRLearner(Regularizer):
         self.task_vector: TaskVector = task_vector
         self.label_slots: LabelSlots = label_slots
         self.slot_temperature, self.temperature, self.center = slot_temperature, temperature, center
-        self.neighbors, self.trait_scale, self.n_query_hat = neighbors, trait_scale, n_query_hat
+        self.neighbors, self.descriptor_scale, self.n_query_hat = neighbors, descriptor_scale, n_query_hat
         self.omega: nn.Parameter | None = None
         if relations in ("learned", "shuffled"):
             self.omega = nn.Parameter(1.0 + 0.1 * torch.randn(n_heads, n_features))
@@ -165,7 +166,7 @@ class TRLearner(Regularizer):
             temperature=None,
             center=False,
             neighbors=None,
-            trait_scale=None,
+            descriptor_scale=None,
             n_query_hat=None,
         )
 
@@ -182,40 +183,41 @@ class TRLearner(Regularizer):
                 f"this {type(learner).__name__} have length {length}."
             )
 
-    def check_meta_batch(self, meta_batch: int) -> None:
-        if meta_batch < self.min_meta_batch:
+    def check_meta_batch_size(self, meta_batch_size: int) -> None:
+        if meta_batch_size < self.min_meta_batch_size:
             raise MetaLensError(
-                f"TRLearner needs a meta-batch of at least 3 tasks, got {meta_batch}: with 2, each task has "
+                f"TRLearner needs a meta-batch of at least 3 tasks, got {meta_batch_size}: with 2, each "
+                "task has "
                 "a single other and its relation cancels out of the weighted average."
             )
 
-    def loss_terms(self, episode: Episode) -> dict[str, Tensor]:
-        matrix = self.relation_matrix(episode)
-        models, weights = self._related_models(matrix, episode.processes.rank * episode.n_tasks)
-        y = episode.tasks.query.y
+    def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        matrix = self.relation_matrix(adapted)
+        models, weights = self._related_models(matrix, adapted.processes.rank * adapted.n_tasks)
+        y = adapted.tasks.query.y
         queries = None
         if self.n_query_hat is not None and self.n_query_hat < y.shape[1]:
-            order = episode.processes.first(torch.randperm(y.shape[1], device=y.device))
+            order = adapted.processes.broadcast(torch.randperm(y.shape[1], device=y.device))
             queries = order[: self.n_query_hat]
             y = y[:, queries]
-        predictions = episode.cross_predictions(models, queries)  # (T, k, q, c), of T own tasks
+        predictions = adapted.cross_predictions(models, queries)  # (T, k, q, c), of T own tasks
         if self.label_slots == "prototypes":
-            slots = self._slot_maps(episode, models, predictions.shape[-1])  # (T, k, c, c)
+            slots = self._slot_maps(adapted, models, predictions.shape[-1])  # (T, k, c, c)
             predictions = predictions @ slots.mT
         average = torch.einsum("tk,tkqc->tqc", weights, predictions)
-        return {"trlearner": self.weight * episode.loss(average, y)}
+        return {"trlearner": self.weight * adapted.loss(average, y)}
 
-    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+    def diagnostics(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """Return what the relations of a batch are like, those of a task to itself left out.
 
         `trlearner_mean` and `trlearner_spread`, their mean and standard deviation: relations that hardly
         spread are flat, and the term averages all other tasks alike. `trlearner_row_sum`, the smallest sum of
         the positive relations of a task; near 0 that task averages all others equally. `trlearner_omega`,
-        the mean of |omega - 1|, where there is an omega. `trlearner_agreement`, where tasks have traits and
-        neither relations nor distances are all equal: Spearman's rank correlation of the relations with the
-        nearness of traits.
+        the mean of |omega - 1|, where there is an omega. `trlearner_agreement`, where tasks have descriptors
+        and neither relations nor distances are all equal: Spearman's rank correlation of the relations with
+        the nearness of descriptors.
         """
-        matrix = episode.processes.gather(self.relation_matrix(episode))
+        matrix = adapted.processes.all_gather(self.relation_matrix(adapted))
         pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()
         related, positive = matrix[pairs], matrix.clamp(min=0)
         found = {
@@ -225,50 +227,51 @@ class TRLearner(Regularizer):
         }
         if self.omega is not None:
             found["trlearner_omega"] = (self.omega - 1).abs().mean()
-        agreement = trait_agreement(matrix, episode)
+        agreement = descriptor_agreement(matrix, adapted)
         return found if agreement is None else {**found, "trlearner_agreement": agreement}
 
-    def relation_matrix(self, episode: Episode) -> Tensor:
-        """Return the relations m of the episode's tasks, `(T, T)`: symmetric, with unit diagonal.
+    def relation_matrix(self, adapted: AdaptedTasks) -> Tensor:
+        """Return the relations m of these tasks's tasks, `(T, T)`: symmetric, with unit diagonal.
 
         A task whose vector is zero is related to none, itself included. Where several processes share a
         batch, these are the rows of a process's own T tasks, with a column for each task of all processes.
         """
         if self.relations == "uniform":
-            return episode.query_predictions.new_ones(episode.n_tasks, episode.n_all_tasks)
+            return adapted.query_predictions.new_ones(adapted.n_tasks, adapted.n_all_tasks)
         if self.relations == "mutual":
-            return self._mutual_relations(episode)
+            return self._mutual_relations(adapted)
         is_known = self.relations in ("known", "known_shuffled")
-        matrix = self._known_relations(episode) if is_known else self._cosines(episode)
+        matrix = self._known_relations(adapted) if is_known else self._cosines(adapted)
         if self.relations in ("shuffled", "known_shuffled"):
             # A cycle through all tasks in random order: none keeps its own place.
-            cycle = episode.processes.first(torch.randperm(episode.n_all_tasks, device=matrix.device))
+            cycle = adapted.processes.broadcast(torch.randperm(adapted.n_all_tasks, device=matrix.device))
             other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
-            matrix = episode.own(episode.processes.gather(matrix)[other][:, other])
+            matrix = adapted.own(adapted.processes.all_gather(matrix)[other][:, other])
         return matrix
 
-    def _known_relations(self, episode: Episode) -> Tensor:
-        own = episode.tasks.traits
+    def _known_relations(self, adapted: AdaptedTasks) -> Tensor:
+        own = adapted.tasks.descriptors
         if own is None:
             raise MetaLensError(
-                f"TRLearner: relations={self.relations!r} needs tasks with traits, got tasks without; let "
-                "their distribution give Task(support, query, traits), or use relations='learned'."
+                f"TRLearner: relations={self.relations!r} needs tasks with descriptors, got tasks without; "
+                "let "
+                "their distribution give Task(support, query, descriptors), or use relations='learned'."
             )
-        traits = episode.processes.gather(own)
-        distances = (own.unsqueeze(1) - traits).square().sum(-1)
-        scale = traits.var(0).sum() if self.trait_scale is None else 2 * self.trait_scale**2
-        return torch.exp(-distances / (scale + torch.finfo(traits.dtype).tiny))  # tasks may be all alike
+        descriptors = adapted.processes.all_gather(own)
+        distances = (own.unsqueeze(1) - descriptors).square().sum(-1)
+        scale = descriptors.var(0).sum() if self.descriptor_scale is None else 2 * self.descriptor_scale**2
+        return torch.exp(-distances / (scale + torch.finfo(descriptors.dtype).tiny))  # tasks may be all alike
 
-    def _mutual_relations(self, episode: Episode) -> Tensor:
-        losses = episode.processes.gather(episode.cross_support_losses())  # [i, p]: model p, support of i
+    def _mutual_relations(self, adapted: AdaptedTasks) -> Tensor:
+        losses = adapted.processes.all_gather(adapted.cross_support_losses())  # [i, p]: model p, support of i
         excess = losses - losses.diagonal().unsqueeze(1)
         distances = ((excess + excess.T) / 2).clamp(min=0)
         n = len(distances)
         scale = distances.sum() / (n * (n - 1)) if self.temperature is None else self.temperature
-        return episode.own(torch.exp(-distances / (scale + torch.finfo(distances.dtype).tiny)))
+        return adapted.own(torch.exp(-distances / (scale + torch.finfo(distances.dtype).tiny)))
 
-    def _cosines(self, episode: Episode) -> Tensor:
-        vectors = self._task_vectors(episode)  # (T, slots, d), of all processes' tasks
+    def _cosines(self, adapted: AdaptedTasks) -> Tensor:
+        vectors = self._task_vectors(adapted)  # (T, slots, d), of all processes' tasks
         if self.omega is not None and vectors.shape[-1] != self.n_features:
             raise MetaLensError(
                 f"TRLearner: n_features is {self.n_features}, but the task vectors have length "
@@ -281,28 +284,28 @@ class TRLearner(Regularizer):
         else:
             heads = (self.omega[:, None, None] * vectors).flatten(2)  # (K, T, slots * d)
         heads = F.normalize(heads, dim=-1)
-        matrix = (episode.own(heads, dim=1) @ heads.mT).mean(0)
+        matrix = (adapted.own(heads, dim=1) @ heads.mT).mean(0)
         if self.temperature is not None:
             matrix = torch.exp((matrix - 1) / self.temperature)
         return matrix
 
-    def _task_vectors(self, episode: Episode) -> Tensor:
+    def _task_vectors(self, adapted: AdaptedTasks) -> Tensor:
         """Return `(T, slots, d)` for the T tasks of all processes.
 
         A slot is a class or target where the vector is labeled, else there is one.
         """
         if self.task_vector == "adaptation":
-            before, after = episode.learner.adapted_parameters(), episode.all_states
+            before, after = adapted.learner.adapted_parameters(), adapted.all_states
             moves = [(after[name] - value).flatten(1) for name, value in before.items()]
             return torch.cat(moves, dim=1).unsqueeze(1)
-        features, y = episode.support_features, episode.tasks.support.y
+        features, y = adapted.support_features, adapted.tasks.support.y
         if self.task_vector == "features":
             own = features.mean(1, keepdim=True)
         elif y.is_floating_point():
             own = y.mT @ features / y.shape[1]
         else:
-            own = _class_means(features, y, episode.query_predictions.shape[-1])
-        return episode.processes.gather(own)
+            own = _class_means(features, y, adapted.query_predictions.shape[-1])
+        return adapted.processes.all_gather(own)
 
     def _related_models(self, matrix: Tensor, first: int = 0) -> tuple[Tensor | None, Tensor]:
         """Return which models predict each task's queries, and their weights `(T, k)`, rows summing to 1.
@@ -323,30 +326,30 @@ class TRLearner(Regularizer):
         weights = related / total.clamp(min=SMALLEST_ROW_SUM)
         return models, torch.where(total < SMALLEST_ROW_SUM, equal, weights)
 
-    def _slot_maps(self, episode: Episode, models: Tensor | None, n_classes: int) -> Tensor:
+    def _slot_maps(self, adapted: AdaptedTasks, models: Tensor | None, n_classes: int) -> Tensor:
         """Return soft maps from each task's class slots to those of its related tasks, `(T, k, c, c)`."""
-        y = episode.tasks.support.y
+        y = adapted.tasks.support.y
         if y.is_floating_point():
             raise MetaLensError(
                 "TRLearner: label_slots='prototypes' is for classification, got real targets."
             )
-        prototypes = F.normalize(_class_means(episode.support_features, y, n_classes), dim=-1)
-        others = episode.processes.gather(prototypes)
+        prototypes = F.normalize(_class_means(adapted.support_features, y, n_classes), dim=-1)
+        others = adapted.processes.all_gather(prototypes)
         others = others.unsqueeze(0) if models is None else others[models]  # (1 or T, k, c, d)
         similarity = prototypes.unsqueeze(1) @ others.mT  # (T, k, c, c)
         return torch.softmax(similarity / self.slot_temperature, dim=-1)
 
 
-def trait_agreement(matrix: Tensor, episode: Episode) -> Tensor | None:
-    """Return the rank correlation of the relations of all tasks with the nearness of their traits.
+def descriptor_agreement(matrix: Tensor, adapted: AdaptedTasks) -> Tensor | None:
+    """Return the rank correlation of the relations of all tasks with the nearness of their descriptors.
 
-    `None` where tasks have no traits, or where relations or distances are all equal.
+    `None` where tasks have no descriptors, or where relations or distances are all equal.
     """
-    if episode.tasks.traits is None:
+    if adapted.tasks.descriptors is None:
         return None
-    traits = episode.processes.gather(episode.tasks.traits)
+    descriptors = adapted.processes.all_gather(adapted.tasks.descriptors)
     pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()
-    distances = (traits.unsqueeze(1) - traits).square().sum(-1)
+    distances = (descriptors.unsqueeze(1) - descriptors).square().sum(-1)
     agreement = rank_correlation(matrix[pairs], -distances[pairs])
     return agreement if agreement.isfinite() else None
 

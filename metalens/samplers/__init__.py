@@ -1,9 +1,9 @@
 """Task samplers: one method, one file, one citation."""
 
-from metalens.samplers.asr import ASr
-from metalens.samplers.ats import ATS
 from metalens.samplers.base import CandidateSampler, Choice, TaskSampler
-from metalens.samplers.dpp import DPP
+from metalens.samplers.contrib.asr import ASr
+from metalens.samplers.contrib.ats import ATS
+from metalens.samplers.contrib.dpp import DPP
 from metalens.samplers.hard_mining import HardMining
 from metalens.samplers.related import Related
 from metalens.samplers.uniform import Uniform

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalens.distributions import TaskDistribution
-from metalens.episode import Episode
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
@@ -34,12 +34,12 @@ class Choice(NamedTuple):
 
     def batch(self, tasks: TaskDistribution, processes: Processes = ALONE) -> Task:
         """Return the chosen tasks, of several processes those that are this one's share."""
-        batch = tasks.batch(processes.share(self.numbers))
+        batch = tasks.batch(processes.shard(self.numbers))
         if self.queries is None:
             return batch
         rows = torch.arange(len(self.queries)).unsqueeze(1)
         query = Examples(*(tensor[rows, self.queries] for tensor in batch.query))
-        return Task(batch.support, query, batch.traits)
+        return Task(batch.support, query, batch.descriptors)
 
 
 class TaskSampler(ABC):
@@ -57,22 +57,24 @@ class TaskSampler(ABC):
     asks_model: bool = False
     weighs: bool = False
 
-    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
+    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
         """Raise `MetaLensError` with the reason where it cannot make batches of these tasks."""
-        if self.asks_model and objective.processes.count > 1:
+        if self.asks_model and objective.processes.world_size > 1:
             raise MetaLensError(
                 f"{type(self).__name__} asks the model at each step, which one process does; use devices=1."
             )
 
     @abstractmethod
-    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
+    def choose(
+        self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch_size: int
+    ) -> Choice:
         """Return the batch of an outer step.
 
         Args:
             objective: what is trained, as it is before this step.
             tasks: the training tasks.
             step: number of the step, from 0.
-            meta_batch: T, the number of tasks in the batch.
+            meta_batch_size: T, the number of tasks in the batch.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,27 +116,28 @@ class CandidateSampler(TaskSampler):
             )
         self.oversampling = oversampling
 
-    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
-        super().check(objective, tasks, meta_batch)
+    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
+        super().check(objective, tasks, meta_batch_size)
         pool = tasks.pool_size
-        if pool is not None and pool < meta_batch + self.held_out:
+        if pool is not None and pool < meta_batch_size + self.held_out:
             raise MetaLensError(
-                f"{type(self).__name__} needs {meta_batch + self.held_out} training tasks at a step, got a "
-                f"pool of {pool}; lower meta_batch{' or held_out' if self.held_out else ''}."
+                f"{type(self).__name__} needs {meta_batch_size + self.held_out} training tasks at a step, "
+                "got a "
+                f"pool of {pool}; lower meta_batch_size{' or held_out' if self.held_out else ''}."
             )
 
-    def candidates(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
+    def candidates(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
         """Return the numbers of a step's candidates."""
-        numbers = self._window(tasks, step, meta_batch)
+        numbers = self._window(tasks, step, meta_batch_size)
         return numbers[: len(numbers) - self.held_out]
 
-    def held_out_tasks(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
+    def held_out_tasks(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
         """Return the numbers of the tasks that are held out at a step."""
-        numbers = self._window(tasks, step, meta_batch)
+        numbers = self._window(tasks, step, meta_batch_size)
         return numbers[len(numbers) - self.held_out :]
 
-    def _window(self, tasks: TaskDistribution, step: int, meta_batch: int) -> range:
-        return window(tasks, step, self.oversampling * meta_batch + self.held_out)
+    def _window(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
+        return window(tasks, step, self.oversampling * meta_batch_size + self.held_out)
 
 
 def window(tasks: TaskDistribution, step: int, size: int) -> range:
@@ -162,22 +165,22 @@ def generator_of(tasks: TaskDistribution, step: int) -> np.random.Generator:
     return np.random.default_rng([tasks.seed, step])
 
 
-def traits_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
-    """Return the traits of tasks, `(T, p)`.
+def descriptors_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
+    """Return the descriptors of tasks, `(T, p)`.
 
     Raises:
         MetaLensError: they have none.
     """
-    traits = tasks.batch(numbers).traits
-    if traits is None:
+    descriptors = tasks.batch(numbers).descriptors
+    if descriptors is None:
         raise MetaLensError(
-            f"The tasks of {type(tasks).__name__} have no traits; let the sampler ask the model instead."
+            f"The tasks of {type(tasks).__name__} have no descriptors; let the sampler ask the model instead."
         )
-    return traits
+    return descriptors
 
 
 @contextmanager
-def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]) -> Iterator[Episode]:
+def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]) -> Iterator[AdaptedTasks]:
     """Yield an episode of candidates; asking it leaves no gradient, and the random stream as it was.
 
     The tasks are as the distribution has them, before any regularizer changes them.
@@ -186,4 +189,4 @@ def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]
     batch = place(tasks.batch(numbers), learner.device, learner.dtype)
     chunk = None if objective.chunk == "auto" else objective.chunk
     with torch.no_grad(), torch.random.fork_rng():
-        yield Episode(learner, batch, objective.batching, chunk=chunk)
+        yield AdaptedTasks(learner, batch, objective.batching, chunk=chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metalens.distributions import TaskDistribution
+from metalens.data import TaskDistribution
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, asking
 
@@ -21,7 +21,7 @@ class HardMining(CandidateSampler):
         MetaLensError: see `CandidateSampler`.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> choice = HardMining().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch=4)
+    >>> choice = HardMining().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch_size=4)
     >>> len(choice.numbers), max(choice.numbers) < 16
     (4, True)
 
@@ -33,8 +33,10 @@ class HardMining(CandidateSampler):
 
     asks_model = True
 
-    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
-        numbers = self.candidates(tasks, step, meta_batch)
-        with asking(objective, tasks, numbers) as episode:
-            hardest = episode.last_outer_losses().topk(meta_batch).indices
+    def choose(
+        self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch_size: int
+    ) -> Choice:
+        numbers = self.candidates(tasks, step, meta_batch_size)
+        with asking(objective, tasks, numbers) as adapted:
+            hardest = adapted.last_outer_losses().topk(meta_batch_size).indices
         return Choice([numbers[place] for place in sorted(hardest.tolist())])

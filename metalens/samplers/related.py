@@ -7,13 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metalens.distributions import TaskDistribution
+from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
-from metalens.samplers.base import CandidateSampler, Choice, asking, traits_of
+from metalens.samplers.base import CandidateSampler, Choice, asking, descriptors_of
 
-RelatedBy = Literal["traits", "relations"]
+RelatedBy = Literal["descriptors", "relations"]
 
 
 class Related(CandidateSampler):
@@ -28,13 +28,14 @@ class Related(CandidateSampler):
         anchors: A, where the batch must have `A (k + 1)` tasks; by default as many as fill it, and the last
             one may have fewer neighbors.
         neighbors: k.
-        by: what says how related two tasks are. `"traits"`: small Euclidean distance of the traits that the
-            distribution knows of its tasks. `"relations"`: large m_ij of the TRLearner in the objective.
+        by: what says how related two tasks are. `"descriptors"`: small Euclidean distance of the descriptors
+            that the distribution knows of its tasks. `"relations"`: large m_ij of the TRLearner in the
+            objective.
         oversampling: candidates for each task of the batch; the more, the nearer are the neighbors.
 
     Raises:
         MetaLensError: a setting is out of range; the batch has another number of tasks; the tasks have no
-            traits, or the objective has no TRLearner. See also `CandidateSampler`.
+            descriptors, or the objective has no TRLearner. See also `CandidateSampler`.
 
     >>> import torch
     >>> distances = torch.tensor([[0, 3, 1, 9], [3, 0, 4, 1], [1, 4, 0, 9], [9, 1, 9, 0.0]])
@@ -49,7 +50,7 @@ class Related(CandidateSampler):
         *,
         anchors: int | None = None,
         neighbors: int = 3,
-        by: RelatedBy = "traits",
+        by: RelatedBy = "descriptors",
         oversampling: int = 12,
     ) -> None:
         super().__init__(oversampling=oversampling)
@@ -62,27 +63,30 @@ class Related(CandidateSampler):
         self.by: RelatedBy = by
         self.asks_model = by == "relations"
 
-    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch: int) -> None:
-        super().check(objective, tasks, meta_batch)
-        if self.anchors is not None and self.anchors * (self.neighbors + 1) != meta_batch:
+    def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
+        super().check(objective, tasks, meta_batch_size)
+        if self.anchors is not None and self.anchors * (self.neighbors + 1) != meta_batch_size:
             raise MetaLensError(
                 f"Related: {self.anchors} anchors with {self.neighbors} neighbors each make "
-                f"{self.anchors * (self.neighbors + 1)} tasks, got meta_batch={meta_batch}; change one."
+                f"{self.anchors * (self.neighbors + 1)} tasks, got meta_batch_size={meta_batch_size}; "
+                "change one."
             )
         if self.by == "relations" and not _trlearners(objective):
             raise MetaLensError("Related: by='relations' needs a TRLearner among the regularizers.")
-        if self.by == "traits":
-            traits_of(tasks, range(1))
+        if self.by == "descriptors":
+            descriptors_of(tasks, range(1))
 
-    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
-        numbers = self.candidates(tasks, step, meta_batch)
-        if self.by == "traits":
-            traits = traits_of(tasks, numbers)
-            distances = torch.cdist(traits, traits)
+    def choose(
+        self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch_size: int
+    ) -> Choice:
+        numbers = self.candidates(tasks, step, meta_batch_size)
+        if self.by == "descriptors":
+            descriptors = descriptors_of(tasks, numbers)
+            distances = torch.cdist(descriptors, descriptors)
         else:
-            with asking(objective, tasks, numbers) as episode:
-                distances = -_trlearners(objective)[0].relation_matrix(episode)
-        order = related_order(distances, self.neighbors, meta_batch)
+            with asking(objective, tasks, numbers) as adapted:
+                distances = -_trlearners(objective)[0].relation_matrix(adapted)
+        order = related_order(distances, self.neighbors, meta_batch_size)
         return Choice([numbers[place] for place in order])
 
 

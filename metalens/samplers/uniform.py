@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metalens.distributions import TaskDistribution
+from metalens.data import TaskDistribution
 from metalens.objective import Objective
 from metalens.samplers.base import Choice, TaskSampler
 
@@ -13,11 +13,13 @@ class Uniform(TaskSampler):
     Step n has the tasks `n T ... (n + 1) T - 1` of the distribution, which are random already.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> Uniform().choose(Objective(MAML(mlp())), Sinusoid(), step=2, meta_batch=4).numbers
+    >>> Uniform().choose(Objective(MAML(mlp())), Sinusoid(), step=2, meta_batch_size=4).numbers
     range(8, 12)
 
     Source: the sampling of C. Finn and others, 2017, arXiv 1703.03400.
     """
 
-    def choose(self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch: int) -> Choice:
-        return Choice(range(step * meta_batch, (step + 1) * meta_batch))
+    def choose(
+        self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch_size: int
+    ) -> Choice:
+        return Choice(range(step * meta_batch_size, (step + 1) * meta_batch_size))

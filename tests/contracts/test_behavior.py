@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from metalens import Episode, Examples
+from metalens import AdaptedTasks, Examples
 
 
 def support_of(tasks, number: int) -> Examples:
@@ -41,7 +41,7 @@ def test_permuting_tasks_keeps_the_loss(repeatable_case):
 def test_permuting_tasks_permutes_predictions(learner_case):
     objective, tasks = learner_case.objective(), learner_case.tasks()
     predictions, others = (
-        Episode(objective.learner, batch).query_predictions for batch in (tasks, permuted(tasks))
+        AdaptedTasks(objective.learner, batch).query_predictions for batch in (tasks, permuted(tasks))
     )
     torch.testing.assert_close(others, permuted(predictions))
 
@@ -50,7 +50,7 @@ def test_weight_zero_equals_no_regularizer(weighted_case):
     objective, tasks = weighted_case.objective(), weighted_case.tasks()
     for regularizer in objective.regularizers:
         regularizer.weight = 0.0
-    plain = Episode(objective.learner, tasks).outer_loss
+    plain = AdaptedTasks(objective.learner, tasks).outer_loss
     torch.testing.assert_close(weighted_case.loss(objective, tasks), plain)
 
 
@@ -70,7 +70,7 @@ def test_state_dict_round_trip(trainable_case):
 def test_single_task_equals_its_place_in_the_batch(learner_case):
     objective, tasks = learner_case.objective(), learner_case.tasks()
     objective.eval()
-    predictions = Episode(objective.learner, tasks).query_predictions
+    predictions = AdaptedTasks(objective.learner, tasks).query_predictions
     model = objective.learner(support_of(tasks, 2))
     torch.testing.assert_close(model(tasks.query.x[2]), predictions[2])
 
@@ -79,9 +79,9 @@ def test_evaluation_without_an_outer_graph_gives_the_same_predictions(learner_ca
     objective, tasks = learner_case.objective(), learner_case.tasks()
     objective.eval()
     with torch.no_grad():
-        predictions = Episode(objective.learner, tasks).query_predictions
+        predictions = AdaptedTasks(objective.learner, tasks).query_predictions
     assert not predictions.requires_grad
-    torch.testing.assert_close(predictions, Episode(objective.learner, tasks).query_predictions.detach())
+    torch.testing.assert_close(predictions, AdaptedTasks(objective.learner, tasks).query_predictions.detach())
 
 
 def test_hidden_activations_lead_to_the_same_predictions(learner_case):

@@ -5,8 +5,8 @@ import torch
 from catalogue import randomize
 
 from metalens import Objective, ReplicationError, Task, stack_tasks
-from metalens.compiling import CompiledObjective
-from metalens.replicas import Replicas
+from metalens.execution.compiling import CompiledObjective
+from metalens.execution.replicas import Replicas
 
 
 def gradient(case, batching: str, chunk: int | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

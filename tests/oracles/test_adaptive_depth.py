@@ -10,7 +10,7 @@ from torch import nn
 from metalens import (
     ANIL,
     MAML,
-    Episode,
+    AdaptedTasks,
     Examples,
     MetaLensError,
     Network,
@@ -96,9 +96,9 @@ def test_every_way_of_mapping_gives_each_task_its_own_depth(settings, grad):
     expected = [loop(learner, support_of(tasks, number)) for number in range(4)]
     assert len({depth for depth, _ in expected}) > 1
     with torch.set_grad_enabled(grad):
-        episode = Episode(learner, tasks, **settings)
-        depths = episode.map(learner.depth, episode.support_encoding, tasks.support.y)
-        states = episode.states
+        adapted = AdaptedTasks(learner, tasks, **settings)
+        depths = adapted.map(learner.depth, adapted.support_encoding, tasks.support.y)
+        states = adapted.states
     assert depths.tolist() == [depth for depth, _ in expected]
     for name, values in states.items():
         stacked = torch.stack([state[name] for _, state in expected])

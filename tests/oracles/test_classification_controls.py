@@ -1,4 +1,4 @@
-"""LabelSmoothing and OthersEntropy against loops in NumPy, and what they are controls of."""
+"""LabelSmoothing and CrossTaskConfidencePenalty against loops in NumPy, and what they are controls of."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from metalens import (
     MAML,
-    Episode,
+    AdaptedTasks,
+    CrossTaskConfidencePenalty,
     Examples,
     LabelSmoothing,
     MetaLensError,
     Objective,
-    OthersEntropy,
     Task,
     TRLearner,
 )
@@ -40,14 +40,14 @@ def test_label_smoothing_by_loops():
     logits = answers(learner, tasks)
     q = logits.shape[2]
     expected = sum(price(logits[i, i, j]) for i in range(N_TASKS) for j in range(q)) / (N_TASKS * q)
-    own = LabelSmoothing(weight=0.3).loss_terms(Episode(learner, tasks))["label_smoothing"]
+    own = LabelSmoothing(weight=0.3).loss_terms(AdaptedTasks(learner, tasks))["label_smoothing"]
     assert own.item() == pytest.approx(0.3 * expected, rel=1e-9)
 
 
 def test_label_smoothing_is_cross_entropy_with_smoothed_targets():
     weight, tasks = 0.25, classification_tasks("mlp")
     terms = Objective(learner := maml(), [LabelSmoothing(weight=weight)])(tasks)
-    predictions = Episode(learner, tasks).query_predictions
+    predictions = AdaptedTasks(learner, tasks).query_predictions
     smoothed = cross_entropy(
         predictions.flatten(0, 1), tasks.query.y.flatten(), label_smoothing=weight / (1 + weight)
     )
@@ -63,7 +63,9 @@ def test_others_entropy_by_loops():
         for j in range(q):
             others = [logits[i, p, j] for p in range(N_TASKS) if p != i]
             total += price(sum(others) / len(others))
-    own = OthersEntropy(weight=0.3).loss_terms(Episode(learner, tasks))["others_entropy"]
+    own = CrossTaskConfidencePenalty(weight=0.3).loss_terms(AdaptedTasks(learner, tasks))[
+        "cross_task_confidence"
+    ]
     assert own.item() == pytest.approx(0.3 * total / (N_TASKS * q), rel=1e-9)
 
 
@@ -74,16 +76,18 @@ def test_others_entropy_is_uniform_trlearner_in_expectation_over_labels():
     losses = []
     for label in range(N_WAY):
         relabeled = Task(tasks.support, Examples(tasks.query.x, torch.full_like(tasks.query.y, label)))
-        losses.append(literal.loss_terms(Episode(learner, relabeled))["trlearner"])
+        losses.append(literal.loss_terms(AdaptedTasks(learner, relabeled))["trlearner"])
     expected = torch.stack(losses).mean()
-    own = OthersEntropy(weight=0.4).loss_terms(Episode(learner, tasks))["others_entropy"]
+    own = CrossTaskConfidencePenalty(weight=0.4).loss_terms(AdaptedTasks(learner, tasks))[
+        "cross_task_confidence"
+    ]
     torch.testing.assert_close(own, expected - 0.4 * np.log(N_WAY))
     weights = list(learner.parameters())
     slopes = [torch.autograd.grad(loss, weights) for loss in (own, expected)]
     torch.testing.assert_close(*slopes)
 
 
-@pytest.mark.parametrize("kind", [LabelSmoothing, OthersEntropy])
+@pytest.mark.parametrize("kind", [LabelSmoothing, CrossTaskConfidencePenalty])
 def test_refusals(kind):
     with pytest.raises(MetaLensError, match=f"{kind.__name__}: weight must be 0 or more"):
         kind(weight=-1.0)
@@ -93,5 +97,7 @@ def test_refusals(kind):
 
 def test_others_are_needed():
     one = Task(*(Examples(x[:1], y[:1]) for x, y in classification_tasks("mlp")))
-    with pytest.raises(MetaLensError, match="OthersEntropy needs a meta-batch of at least 2 tasks, got 1"):
-        Objective(maml(), [OthersEntropy()])(one)
+    with pytest.raises(
+        MetaLensError, match="CrossTaskConfidencePenalty needs a meta-batch of at least 2 tasks, got 1"
+    ):
+        Objective(maml(), [CrossTaskConfidencePenalty()])(one)

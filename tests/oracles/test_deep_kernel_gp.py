@@ -11,7 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Matern, WhiteKernel
 from torch import nn
 
-from metalens import DeepKernelGP, Episode, Examples, MetaLensError, Network, Objective, TRLearner, mlp
+from metalens import AdaptedTasks, DeepKernelGP, Examples, MetaLensError, Network, Objective, TRLearner, mlp
 
 FLOOR = 1e-4
 KERNELS = ("rbf", "matern52", "linear")
@@ -223,7 +223,7 @@ def test_adaptation_of_the_hyperparameters_is_a_task_vector():
     learner = build(inner_steps=1)
     regularizer = TRLearner.for_learner(learner, task_vector="adaptation").double()
     assert regularizer.n_features == N_WAY + 3
-    matrix = regularizer.relation_matrix(Episode(learner, regression_tasks("mlp")))
+    matrix = regularizer.relation_matrix(AdaptedTasks(learner, regression_tasks("mlp")))
     torch.testing.assert_close(matrix.diagonal(), torch.ones(4, dtype=torch.float64))
     assert build().adapted_parameters() == {}
 
@@ -342,9 +342,9 @@ def test_defaults():
 
 def test_regularizers_see_the_given_loss():
     learner = build(loss=lambda predictions, y: (predictions - y).abs().mean())
-    episode = Episode(learner, regression_tasks("mlp"))
-    expected = (episode.query_predictions - episode.tasks.query.y).abs().mean()
-    torch.testing.assert_close(episode.loss(episode.query_predictions), expected)
+    adapted = AdaptedTasks(learner, regression_tasks("mlp"))
+    expected = (adapted.query_predictions - adapted.tasks.query.y).abs().mean()
+    torch.testing.assert_close(adapted.loss(adapted.query_predictions), expected)
 
 
 @pytest.mark.parametrize(

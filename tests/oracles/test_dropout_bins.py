@@ -12,8 +12,8 @@ from metalens import (
     ANIL,
     IMAML,
     MAML,
+    AdaptedTasks,
     DropoutBins,
-    Episode,
     Examples,
     MetaLensError,
     Network,
@@ -91,8 +91,8 @@ def test_masks_differ_between_examples_samples_tasks_and_passes():
     torch.testing.assert_close(steps, steps.round())
     assert set(steps.round().flatten().tolist()) == {0.0, 1.0, 2.0}
     same = Examples(torch.zeros(3, 4, 1), torch.zeros(3, 4, 1))
-    episode = Episode(Objective(ANIL(mlp(1, 1, [40])), [DropoutBins(p=0.5)]).learner, Task(same, same))
-    assert not torch.equal(episode.query_predictions[0], episode.query_predictions[1])
+    adapted = AdaptedTasks(Objective(ANIL(mlp(1, 1, [40])), [DropoutBins(p=0.5)]).learner, Task(same, same))
+    assert not torch.equal(adapted.query_predictions[0], adapted.query_predictions[1])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

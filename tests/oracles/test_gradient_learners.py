@@ -18,9 +18,9 @@ from metalens import (
     IMAML,
     MAML,
     R2D2,
+    AdaptedTasks,
     DeepKernelGP,
     DropoutBins,
-    Episode,
     Examples,
     FromScratch,
     Learner,
@@ -227,13 +227,13 @@ def test_mtnet_draws_a_mask_for_every_task_in_training_and_none_in_testing():
     one = Examples(torch.ones(2, 5, dtype=torch.float64), torch.ones(2, N_WAY, dtype=torch.float64))
     tasks = Task(*(Examples(e.x.expand(3, 2, 5), e.y.expand(3, 2, N_WAY)) for e in (one, one)))
     learner = MTNet(network(), inner_lr=LR)
-    trained = Episode(learner, tasks).states["head.weight"]
+    trained = AdaptedTasks(learner, tasks).states["head.weight"]
     assert not torch.equal(trained[0], trained[1])
     learner.eval()
-    tested = Episode(learner, tasks).states["head.weight"]
+    tested = AdaptedTasks(learner, tasks).states["head.weight"]
     torch.testing.assert_close(tested[0], tested[1])
     # At test time logits of 0 let half of each step through.
-    whole = Episode(TNet(network(), inner_lr=LR / 2), tasks).states["head.weight"]
+    whole = AdaptedTasks(TNet(network(), inner_lr=LR / 2), tasks).states["head.weight"]
     torch.testing.assert_close(tested, whole)
 
 
@@ -318,7 +318,9 @@ def test_proto_maml_starts_as_protonet():
     """Its logits without a step differ from ProtoNet's by a constant of each example."""
     tasks = classification_tasks("mlp")
     learner = ProtoMAML(network(), test_inner_steps=0).eval()
-    both = [Episode(one, tasks).query_predictions.log_softmax(-1) for one in (learner, ProtoNet(network()))]
+    both = [
+        AdaptedTasks(one, tasks).query_predictions.log_softmax(-1) for one in (learner, ProtoNet(network()))
+    ]
     torch.testing.assert_close(*both)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from metalens import (
     ANIL,
     MAML,
-    Episode,
+    AdaptedTasks,
     Examples,
     MatchingNet,
     Network,
@@ -99,10 +99,10 @@ def test_anil_equals_maml_on_a_network_with_a_frozen_backbone():
     torch.manual_seed(0)
     network = mlp(5, N_WAY, [8, 7], activation=nn.Tanh).double()
     tasks = classification_tasks("mlp")
-    anil = Episode(ANIL(network, inner_lr=0.3, inner_steps=4), tasks).query_predictions
+    anil = AdaptedTasks(ANIL(network, inner_lr=0.3, inner_steps=4), tasks).query_predictions
     head = Network(nn.Identity(), network.head, n_features=7, n_outputs=N_WAY)
     features = Task(*(Examples(network.embed(e.x.flatten(0, 1)).unflatten(0, e.y.shape), e.y) for e in tasks))
-    maml = Episode(MAML(head, inner_lr=0.3, inner_steps=4), features).query_predictions
+    maml = AdaptedTasks(MAML(head, inner_lr=0.3, inner_steps=4), features).query_predictions
     torch.testing.assert_close(anil, maml)
 
 
@@ -110,7 +110,7 @@ def test_protonet_equals_numpy():
     torch.manual_seed(0)
     learner = ProtoNet(mlp(5, N_WAY, [8, 7]).double())
     tasks = classification_tasks("mlp")
-    predictions = Episode(learner, tasks).query_predictions.detach().numpy()
+    predictions = AdaptedTasks(learner, tasks).query_predictions.detach().numpy()
     for number in range(len(predictions)):
         with torch.no_grad():
             support = learner.embed(tasks.support.x[number]).numpy()

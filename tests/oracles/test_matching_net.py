@@ -6,7 +6,7 @@ import torch
 from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
 from torch import nn
 
-from metalens import Episode, Examples, MatchingNet, MetaLensError, Network, mlp
+from metalens import AdaptedTasks, Examples, MatchingNet, MetaLensError, Network, mlp
 
 
 def by_numpy(support: np.ndarray, labels: np.ndarray, query: np.ndarray, scale: float) -> np.ndarray:
@@ -22,7 +22,7 @@ def by_numpy(support: np.ndarray, labels: np.ndarray, query: np.ndarray, scale: 
 def test_equals_numpy(network, scale):
     learner = MatchingNet(build_network(network), scale=scale)
     tasks = classification_tasks(network)
-    predictions = Episode(learner, tasks).query_predictions.detach().numpy()
+    predictions = AdaptedTasks(learner, tasks).query_predictions.detach().numpy()
     for number in range(len(predictions)):
         with torch.no_grad():
             support, query = (learner.embed(e.x[number]).numpy() for e in tasks)
@@ -83,4 +83,4 @@ def test_settings_out_of_range_are_refused(settings, words):
 def test_real_targets_are_refused():
     learner = MatchingNet(build_network("mlp"))
     with pytest.raises(MetaLensError, match=r"^MatchingNet is a classifier, got real targets; .*MAML.$"):
-        Episode(learner, regression_tasks("mlp")).query_predictions  # noqa: B018
+        AdaptedTasks(learner, regression_tasks("mlp")).query_predictions  # noqa: B018

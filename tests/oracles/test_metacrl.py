@@ -10,7 +10,7 @@ from catalogue import N_WAY, build_network, classification_tasks, regression_tas
 from metalens import (
     ANIL,
     MAML,
-    Episode,
+    AdaptedTasks,
     Examples,
     MetaCRL,
     MetaLensError,
@@ -74,7 +74,7 @@ def test_equals_loops(network, make, kind):
         pytest.skip("a classifier")
     learner, tasks = make(build_network(network)), kind(network)
     crl = built(learner)
-    terms = crl.loss_terms(Episode(learner, tasks))
+    terms = crl.loss_terms(AdaptedTasks(learner, tasks))
     disentangle, invariance = by_loops(learner, crl, tasks)
     assert terms.keys() == {"metacrl_disentangle", "metacrl_invariance"}
     np.testing.assert_allclose(terms["metacrl_disentangle"].item(), disentangle, rtol=1e-9)
@@ -84,7 +84,7 @@ def test_equals_loops(network, make, kind):
 def test_both_terms_train_factors_grouping_and_backbone():
     learner, tasks = ANIL(build_network("mlp")), regression_tasks("mlp")
     crl = built(learner)
-    terms = crl.loss_terms(Episode(learner, tasks))
+    terms = crl.loss_terms(AdaptedTasks(learner, tasks))
     parameters = [
         crl.factors,
         crl.grouping[0].weight,
@@ -102,7 +102,7 @@ def test_assignments_are_finite_where_the_sigmoid_is_zero():
     crl = MetaCRL.for_learner(learner, n_factors=3)
     with torch.no_grad():
         crl.grouping[2].bias.fill_(-300.0)
-    loss = sum(crl.loss_terms(Episode(learner, tasks)).values())
+    loss = sum(crl.loss_terms(AdaptedTasks(learner, tasks)).values())
     gradients = torch.autograd.grad(loss, list(crl.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
 

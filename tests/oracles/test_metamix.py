@@ -7,7 +7,18 @@ from catalogue import N_TASKS, N_WAY, build_network, classification_tasks, regre
 from torch import nn
 from torch.distributions import Beta
 
-from metalens import ANIL, MAML, Episode, Examples, MetaLensError, MetaMix, Network, Objective, ProtoNet, Task
+from metalens import (
+    ANIL,
+    MAML,
+    AdaptedTasks,
+    Examples,
+    MetaLensError,
+    MetaMix,
+    Network,
+    Objective,
+    ProtoNet,
+    Task,
+)
 
 
 class Draws:
@@ -96,13 +107,13 @@ def test_loss_and_gradient_equal_loops_at_every_stage(network, make, kind, draws
 def test_lam_is_beta_distributed(alpha, draws):
     regularizer = MetaMix() if alpha is None else MetaMix(alpha=alpha)
     expected = 2.0 if alpha is None else alpha
-    one = Episode(ProtoNet(build_network("mlp")), classification_tasks("mlp"))
+    one = AdaptedTasks(ProtoNet(build_network("mlp")), classification_tasks("mlp"))
     regularizer.loss_terms(one)
     assert draws.alpha == (expected, expected)
 
 
 def test_stages_and_partners_are_drawn_from_all(draws):
-    one = Episode(ProtoNet(build_network("mlp")), classification_tasks("mlp"))
+    one = AdaptedTasks(ProtoNet(build_network("mlp")), classification_tasks("mlp"))
     depth, partners = one.learner.network.depth, []
     for _ in range(40):
         MetaMix().loss_terms(one)

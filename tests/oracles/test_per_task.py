@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
-from sklearn import linear_model
+from sklearn import linear_model, neighbors
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.model_selection import GridSearchCV, LeaveOneOut
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from metalens import (
     KNN,
     Examples,
     GaussianProcess,
     LogisticRegression,
-    Mean,
+    MeanPredictor,
     MetaLensError,
-    NearestMean,
+    NearestCentroid,
     Objective,
     RandomForest,
     Ridge,
@@ -116,8 +116,8 @@ def test_forest_is_that_of_scikit_learn(kind):
 def test_nearest_means_are_those_of_scikit_learn(k_shot):
     task = drawn("classification", k_shot=k_shot)
     x, y, new = arrays(task)
-    logits = predictions_of(NearestMean(NETWORK), task)
-    np.testing.assert_array_equal(logits.argmax(1), NearestCentroid().fit(x, y).predict(new))
+    logits = predictions_of(NearestCentroid(NETWORK), task)
+    np.testing.assert_array_equal(logits.argmax(1), neighbors.NearestCentroid().fit(x, y).predict(new))
     means = np.stack([x[y == label].mean(0) for label in range(N_WAY)])
     scale = np.mean([np.sum((row - x.mean(0)) ** 2) for row in x])
     expected = np.exp([[-np.sum((row - mean) ** 2) / scale for mean in means] for row in new])
@@ -133,7 +133,7 @@ def test_logistic_regression_is_that_of_scikit_learn(c):
     np.testing.assert_allclose(predictions, expected.clip(min=np.log(1e-6)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("build", [NearestMean, LogisticRegression])
+@pytest.mark.parametrize("build", [NearestCentroid, LogisticRegression])
 def test_classifiers_bear_absent_classes_and_refuse_real_targets(build):
     task = drawn("classification", k_shot=3)
     without = Examples(task.support.x[3:], task.support.y[3:])
@@ -148,7 +148,7 @@ def test_classifiers_bear_absent_classes_and_refuse_real_targets(build):
         LogisticRegression(NETWORK, inverse_strength=0)
 
 
-@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, Mean, GaussianProcess])
+@pytest.mark.parametrize("build", [Ridge, KNN, RandomForest, MeanPredictor, GaussianProcess])
 def test_few_examples_and_classes_without_any(build):
     one = Examples(torch.ones(1, 5, dtype=torch.float64), torch.tensor([[1.0, 2.0, 3.0]]).double())
     x = torch.randn(4, 5, dtype=torch.float64)
@@ -170,7 +170,7 @@ def test_with_one_example_per_class_the_nearest_one_decides():
 
 
 @pytest.mark.parametrize(
-    "build", [Ridge, KNN, NearestMean, LogisticRegression, RandomForest, Mean, GaussianProcess]
+    "build", [Ridge, KNN, NearestCentroid, LogisticRegression, RandomForest, MeanPredictor, GaussianProcess]
 )
 def test_inputs_of_any_shape_are_rows_of_numbers(build):
     images = classification_tasks("conv-norm")
@@ -185,7 +185,7 @@ def test_inputs_of_any_shape_are_rows_of_numbers(build):
 def test_nothing_is_trained_and_every_arm_meets_the_same_tasks():
     objective = Objective(Ridge(mlp()))
     assert not [p for p in objective.parameters() if p.requires_grad]
-    curve = fit(objective, Sinusoid(), steps=3, meta_batch=4)
+    curve = fit(objective, Sinusoid(), steps=3, meta_batch_size=4)
     assert curve.empty
     rows = evaluate(objective.learner, Sinusoid("test"), n_tasks=3)
     for number, value in enumerate(rows.value):

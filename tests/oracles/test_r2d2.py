@@ -7,8 +7,8 @@ from catalogue import N_WAY, build_network, classification_tasks, regression_tas
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from metalens import R2D2, Episode, Examples, MetaLensError, Network, Objective, mlp
-from metalens.learners.classes import indicator_targets
+from metalens import R2D2, AdaptedTasks, Examples, MetaLensError, Network, Objective, mlp
+from metalens.learners.classification import indicator_targets
 
 TASKS = {"classification": classification_tasks, "regression": regression_tasks}
 
@@ -34,7 +34,7 @@ def by_sklearn(learner: R2D2, support: Examples, query_x: torch.Tensor) -> np.nd
 def test_equals_sklearn(kind):
     learner = R2D2(build_network("mlp"), ridge=0.3, scale=1.7).double()
     tasks = TASKS[kind]("mlp")
-    predictions = Episode(learner, tasks).query_predictions.detach().numpy()
+    predictions = AdaptedTasks(learner, tasks).query_predictions.detach().numpy()
     for number in range(len(predictions)):
         support = Examples(tasks.support.x[number], tasks.support.y[number])
         expected = by_sklearn(learner, support, tasks.query.x[number])
@@ -106,9 +106,9 @@ def test_defaults_and_what_is_kept_of_the_network():
 
 def test_a_loss_of_ones_own_is_used():
     learner = R2D2(build_network("mlp"), loss=lambda predictions, y: (predictions - y).abs().mean()).double()
-    episode = Episode(learner, regression_tasks("mlp"))
-    difference = (episode.query_predictions - episode.tasks.query.y).abs().mean()
-    torch.testing.assert_close(episode.outer_loss, difference)
+    adapted = AdaptedTasks(learner, regression_tasks("mlp"))
+    difference = (adapted.query_predictions - adapted.tasks.query.y).abs().mean()
+    torch.testing.assert_close(adapted.outer_loss, difference)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from metalens import ANIL, IMAML, MAML, R2D2, Episode, ProtoNet, Reptile
-from metalens.episode import adapted_loss
-from metalens.samplers.asr import example_scores, slopes_of_examples, slopes_of_tasks, task_scores
-from metalens.samplers.ats import log_probability, scheduler_scores
-from metalens.samplers.dpp import drawn_diverse, kernel_of
-from metalens.samplers.gradients import (
+from metalens import ANIL, IMAML, MAML, R2D2, AdaptedTasks, ProtoNet, Reptile
+from metalens.adapted_tasks import adapted_loss
+from metalens.samplers.contrib.asr import example_scores, slopes_of_examples, slopes_of_tasks, task_scores
+from metalens.samplers.contrib.ats import log_probability, scheduler_scores
+from metalens.samplers.contrib.dpp import drawn_diverse, kernel_of
+from metalens.samplers.contrib.gradients import (
     example_losses,
     example_slopes,
     query_loss,
@@ -23,7 +23,7 @@ from metalens.samplers.gradients import (
     task_losses,
     weights_of,
 )
-from metalens.samplers.weighting import Weighting, drawn
+from metalens.samplers.contrib.weighting import Weighting, drawn
 
 LEARNERS = {
     "MAML": lambda network: MAML(network, inner_lr=0.1, inner_steps=2),
@@ -40,12 +40,12 @@ def learner_of(name="MAML"):
     return LEARNERS[name](catalogue.build_network("mlp"))
 
 
-def episode_of(name="MAML", kind="classification", **settings):
-    return Episode(learner_of(name), TASKS[kind]("mlp"), **settings)
+def adapted_of(name="MAML", kind="classification", **settings):
+    return AdaptedTasks(learner_of(name), TASKS[kind]("mlp"), **settings)
 
 
-def task_of(episode, number):
-    support, query = episode.tasks[:2]
+def task_of(adapted, number):
+    support, query = adapted.tasks[:2]
     return (support.x[number], support.y[number], query.x[number], query.y[number])
 
 
@@ -57,13 +57,13 @@ def flat(tensors):
 @pytest.mark.parametrize("loss", [adapted_loss, support_loss, query_loss])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_gradients_of_tasks_are_those_of_each_by_itself(name, loss, settings):
-    episode = episode_of(name, **settings)
+    adapted = adapted_of(name, **settings)
     with torch.no_grad():
-        gradients = task_gradients(episode, loss)
-        losses = task_losses(episode, loss, weights_of(episode.learner))
-    parameters = list(episode.learner.parameters())
+        gradients = task_gradients(adapted, loss)
+        losses = task_losses(adapted, loss, weights_of(adapted.learner))
+    parameters = list(adapted.learner.parameters())
     for number, gradient in enumerate(gradients):
-        value = loss(episode.learner, *task_of(episode, number))
+        value = loss(adapted.learner, *task_of(adapted, number))
         expected = torch.autograd.grad(value, parameters, materialize_grads=True)
         torch.testing.assert_close(gradient, flat(expected))
         torch.testing.assert_close(losses[number], value)
@@ -80,17 +80,17 @@ def test_gradients_of_tasks_are_those_of_each_by_itself(name, loss, settings):
     ],
 )
 def test_slopes_are_gradients_along_a_direction(name, kind, settings):
-    episode = episode_of(name, kind, **settings)
+    adapted = adapted_of(name, kind, **settings)
     torch.manual_seed(0)
-    direction = torch.randn_like(weights_of(episode.learner))
+    direction = torch.randn_like(weights_of(adapted.learner))
     with torch.no_grad():
-        slopes = example_slopes(episode, direction)
-    for number in range(episode.n_tasks):
-        losses = example_losses(episode.learner, *task_of(episode, number))
-        torch.testing.assert_close(losses.mean(), adapted_loss(episode.learner, *task_of(episode, number)))
+        slopes = example_slopes(adapted, direction)
+    for number in range(adapted.n_tasks):
+        losses = example_losses(adapted.learner, *task_of(adapted, number))
+        torch.testing.assert_close(losses.mean(), adapted_loss(adapted.learner, *task_of(adapted, number)))
         for loss, slope in zip(losses, slopes[number], strict=True):
             expected = torch.autograd.grad(
-                loss, list(episode.learner.parameters()), retain_graph=True, materialize_grads=True
+                loss, list(adapted.learner.parameters()), retain_graph=True, materialize_grads=True
             )
             torch.testing.assert_close(slope, flat(expected) @ direction)
 
@@ -123,12 +123,12 @@ def rates(z, classes):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_scores_of_tasks(kind):
-    episode = episode_of(kind=kind)
+    adapted = adapted_of(kind=kind)
     with torch.no_grad():
-        scores = task_scores(episode)
-    learner = episode.learner
-    for number in range(episode.n_tasks):
-        x, y = task_of(episode, number)[:2]
+        scores = task_scores(adapted)
+    learner = adapted.learner
+    for number in range(adapted.n_tasks):
+        x, y = task_of(adapted, number)[:2]
         loss = learner.loss(learner.network(x), y)
         gradient = flat(torch.autograd.grad(loss, list(learner.parameters())))
         expected = (*rates(features_of(learner, x), classes_of(y)), gradient.square().sum().item())
@@ -137,12 +137,12 @@ def test_scores_of_tasks(kind):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_scores_of_examples_are_what_the_set_loses_without_them(kind):
-    episode = episode_of(kind=kind)
+    adapted = adapted_of(kind=kind)
     with torch.no_grad():
-        scores = example_scores(episode)
-    learner = episode.learner
-    for number in range(episode.n_tasks):
-        x, y = task_of(episode, number)[2:]
+        scores = example_scores(adapted)
+    learner = adapted.learner
+    for number in range(adapted.n_tasks):
+        x, y = task_of(adapted, number)[2:]
         z, classes = features_of(learner, x), classes_of(y)
         n, d = z.shape
         predictions = learner.network(x)
@@ -170,15 +170,15 @@ class Losses(nn.Module):
         return self.function(self.learner, *task)
 
 
-def held_out_loss(episode, held_out, weights, eta, loss):
+def held_out_loss(adapted, held_out, weights, eta, loss):
     """The mean loss of held-out tasks after a step on weighted losses, by plain loops."""
-    learner = episode.learner
+    learner = adapted.learner
     parameters = dict(learner.named_parameters())
     total = 0.0
-    for number in range(episode.n_tasks):
-        total = total + (weights[number] * loss(learner, *task_of(episode, number))).sum()
+    for number in range(adapted.n_tasks):
+        total = total + (weights[number] * loss(learner, *task_of(adapted, number))).sum()
     if weights.dim() == 2:
-        total = total / episode.n_tasks
+        total = total / adapted.n_tasks
     gradient = torch.autograd.grad(total, list(parameters.values()), materialize_grads=True)
     ahead = {
         f"learner.{name}": (value - eta * slope).detach()
@@ -197,30 +197,30 @@ def held_out_loss(episode, held_out, weights, eta, loss):
 )
 def test_one_step_ahead_is_the_slope_by_finite_differences(learner, slopes, loss):
     torch.manual_seed(0)
-    episode = episode_of(learner)
-    held_out = Episode(episode.learner, TASKS["classification"]("mlp", seed=7))
-    shape = episode.tasks.query.y.shape[: 1 if loss is adapted_loss else 2]
+    adapted = adapted_of(learner)
+    held_out = AdaptedTasks(adapted.learner, TASKS["classification"]("mlp", seed=7))
+    shape = adapted.tasks.query.y.shape[: 1 if loss is adapted_loss else 2]
     weights, eta, tiny = torch.rand(shape, dtype=torch.float64).softmax(-1), 0.5, 1e-4
     with torch.no_grad():
-        found = slopes(episode, held_out, weights, eta)
+        found = slopes(adapted, held_out, weights, eta)
     for place in itertools.islice(np.ndindex(*shape), 8):
         values = []
         for sign in (1, -1):
             moved = weights.clone()
             moved[place] += sign * tiny
-            values.append(held_out_loss(episode, held_out, moved, eta, loss))
+            values.append(held_out_loss(adapted, held_out, moved, eta, loss))
         assert found[place].item() == pytest.approx((values[0] - values[1]) / (2 * tiny), rel=1e-5, abs=1e-9)
 
 
 def test_the_gradient_by_the_network_is_that_of_the_loss_ahead():
     torch.manual_seed(0)
-    episode = episode_of()
-    held_out = Episode(episode.learner, TASKS["classification"]("mlp", seed=7))
+    adapted = adapted_of()
+    held_out = AdaptedTasks(adapted.learner, TASKS["classification"]("mlp", seed=7))
     weighting, eta = Weighting(3, hidden=4, lr=0.1, seed=0), 0.5
     nn.init.normal_(weighting.layers[2].weight)
-    scores = torch.rand(episode.n_tasks, 3)
+    scores = torch.rand(adapted.n_tasks, 3)
     with torch.no_grad():
-        slopes = slopes_of_tasks(episode, held_out, weighting(scores).softmax(0).double(), eta)
+        slopes = slopes_of_tasks(adapted, held_out, weighting(scores).softmax(0).double(), eta)
     loss = (slopes * weighting(scores).softmax(0)).sum()
     gradient = flat(torch.autograd.grad(loss, list(weighting.parameters())))
     direction = [torch.randn_like(parameter) for parameter in weighting.parameters()]
@@ -231,7 +231,7 @@ def test_the_gradient_by_the_network_is_that_of_the_loss_ahead():
             for new, old, along in zip(moved.parameters(), weighting.parameters(), direction, strict=True):
                 new.copy_(old + sign * 1e-2 * along)
             weights = moved(scores).softmax(0).double()
-        values.append(held_out_loss(episode, held_out, weights, eta, adapted_loss))
+        values.append(held_out_loss(adapted, held_out, weights, eta, adapted_loss))
     assert (gradient @ flat(direction)).item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=2e-2)
 
 
@@ -255,18 +255,18 @@ def test_a_weighting_standardizes_and_starts_without_preference():
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_scores_of_the_scheduler(kind):
-    episode = episode_of(kind=kind)
+    adapted = adapted_of(kind=kind)
     with torch.no_grad():
-        scores = scheduler_scores(episode)
-    learner = episode.learner
+        scores = scheduler_scores(adapted)
+    learner = adapted.learner
     parameters = list(learner.parameters())
-    for number in range(episode.n_tasks):
-        x, y, x_query, y_query = task_of(episode, number)
+    for number in range(adapted.n_tasks):
+        x, y, x_query, y_query = task_of(adapted, number)
         a, b = (
             flat(torch.autograd.grad(learner.loss(learner.network(inputs), targets), parameters))
             for inputs, targets in ((x, y), (x_query, y_query))
         )
-        loss = adapted_loss(learner, *task_of(episode, number)).item()
+        loss = adapted_loss(learner, *task_of(adapted, number)).item()
         np.testing.assert_allclose(scores[number].numpy(), (loss, (a @ b).item()), rtol=1e-9)
 
 

@@ -12,11 +12,11 @@ from sklearn.linear_model import RidgeCV
 from metalens import (
     Examples,
     GaussianProcess,
-    GlobalModel,
-    Mean,
+    JointModel,
+    MeanPredictor,
     MetaLensError,
     Objective,
-    Profile,
+    ProfileRidge,
     Sinusoid,
     TableTasks,
     Validation,
@@ -24,8 +24,8 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.learners.ridge import STRENGTHS
-from metalens.learners.tanimoto import Tanimoto
+from metalens.learners.baselines.ridge import STRENGTHS
+from metalens.learners.baselines.tanimoto import Tanimoto
 
 
 def drawn(binary=False, n=12, seed=0):
@@ -43,10 +43,10 @@ def predictions_of(learner, x, y, new):
 
 def test_mean_is_the_mean_and_the_share():
     x, y, new = drawn()
-    np.testing.assert_allclose(predictions_of(Mean(mlp(6, 1)), x, y, new), np.full((5, 1), y.mean()))
+    np.testing.assert_allclose(predictions_of(MeanPredictor(mlp(6, 1)), x, y, new), np.full((5, 1), y.mean()))
     classes = np.array([0] * 3 + [2] * 9)
     expected = np.log([[0.25, 1e-6, 0.75]] * 5)
-    np.testing.assert_allclose(predictions_of(Mean(mlp(6, 3)), x, classes, new), expected)
+    np.testing.assert_allclose(predictions_of(MeanPredictor(mlp(6, 3)), x, classes, new), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -114,8 +114,8 @@ def tasks_of(split, **changes):
 
 def test_profile_is_ridge_on_the_predictions_of_ridge():
     train, test = tasks_of("train"), tasks_of("test")
-    profile = Profile(mlp(20, 1).double(), n_tasks=50)
-    fit(Objective(profile), train, steps=1, meta_batch=2)
+    profile = ProfileRidge(mlp(20, 1).double(), n_tasks=50)
+    fit(Objective(profile), train, steps=1, meta_batch_size=2)
     examples = {}
     for number in range(50):
         examples.setdefault(train.task_name(number), []).extend(train[number])
@@ -138,16 +138,19 @@ def test_profile_is_ridge_on_the_predictions_of_ridge():
 
 def test_profile_uses_related_tasks_and_is_kept_with_the_weights(tmp_path):
     test = tasks_of("test")
-    plain = evaluate(Mean(mlp(20, 1)), test, n_tasks=4).value.mean()
-    profile = Profile(mlp(20, 1))
+    plain = evaluate(MeanPredictor(mlp(20, 1)), test, n_tasks=4).value.mean()
+    profile = ProfileRidge(mlp(20, 1))
     without = evaluate(profile, test, n_tasks=4).value.mean()
     assert without == pytest.approx(plain, rel=1e-5)
-    fit(Objective(profile), tasks_of("train"), steps=1, meta_batch=2, out=tmp_path)
-    scores = evaluate(profile, test, n_tasks=4).query("metric == 'r2'").value
+    fit(Objective(profile), tasks_of("train"), steps=1, meta_batch_size=2, out=tmp_path)
+    scores = evaluate(profile, test, n_tasks=4).query("metric == 'pearson_r2'").value
     assert scores.mean() > 0.8
-    again = Objective(Profile(mlp(20, 1)))
+    again = Objective(ProfileRidge(mlp(20, 1)))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    assert evaluate(again.learner, test, n_tasks=4).query("metric == 'r2'").value.tolist() == scores.tolist()
+    assert (
+        evaluate(again.learner, test, n_tasks=4).query("metric == 'pearson_r2'").value.tolist()
+        == scores.tolist()
+    )
 
 
 def test_profile_of_classes_has_a_column_for_each():
@@ -159,7 +162,7 @@ def test_profile_of_classes_has_a_column_for_each():
         "duplicates": "allow",
     }
     train, test = (TableTasks(frame, split, **changes, k_shot=8, n_query=8) for split in ("train", "test"))
-    profile = Profile(mlp(20, 2), n_tasks=44)
+    profile = ProfileRidge(mlp(20, 2), n_tasks=44)
     profile.prepare(train)
     assert profile.slopes.shape == (44, 20)
     scores = evaluate(profile, test, n_tasks=4).query("metric == 'accuracy'").value
@@ -168,10 +171,10 @@ def test_profile_of_classes_has_a_column_for_each():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_global_model_is_trained_and_ignores_the_support(compiled):
-    learner = GlobalModel(mlp(1, 1, [16]))
+    learner = JointModel(mlp(1, 1, [16]))
     validation = Validation(Sinusoid("val"), n_tasks=5, every=10)
     curve = fit(
-        Objective(learner), Sinusoid(), steps=20, meta_batch=4, validation=validation, compile=compiled
+        Objective(learner), Sinusoid(), steps=20, meta_batch_size=4, validation=validation, compile=compiled
     )
     assert {"query", "mse"} == set(curve.metric)
     task = Sinusoid("test")[0]
@@ -184,4 +187,4 @@ def test_wrong_settings_are_refused():
     with pytest.raises(MetaLensError, match="kernel must be auto, tanimoto or rbf, got 'linear'"):
         GaussianProcess(mlp(), kernel="linear")
     with pytest.raises(MetaLensError, match="n_tasks must be at least 1, got 0"):
-        Profile(mlp(), n_tasks=0)
+        ProfileRidge(mlp(), n_tasks=0)

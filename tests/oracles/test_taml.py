@@ -12,7 +12,7 @@ from metalens import (
     ANIL,
     MAML,
     TAML,
-    Episode,
+    AdaptedTasks,
     Examples,
     MetaLensError,
     Network,
@@ -75,7 +75,7 @@ def scalar_tasks(*losses: float) -> tuple[Network, Task]:
 
 
 def term(learner, tasks: Task, **settings) -> torch.Tensor:
-    return TAML(**settings).loss_terms(Episode(learner, tasks))["taml"]
+    return TAML(**settings).loss_terms(AdaptedTasks(learner, tasks))["taml"]
 
 
 @pytest.mark.parametrize("measure", INEQUALITIES)

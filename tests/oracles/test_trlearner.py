@@ -9,8 +9,8 @@ from torch.utils import _pytree as pytree
 from metalens import (
     ANIL,
     MAML,
+    AdaptedTasks,
     DropoutBins,
-    Episode,
     MetaLensError,
     Objective,
     ProtoNet,
@@ -61,26 +61,26 @@ def test_equals_loops(network, make, kind, neighbors):
     torch.manual_seed(5)
     regularizer = TRLearner(learner.network.n_features, weight=0.7, neighbors=neighbors).double()
     tasks = kind(network)
-    term = regularizer.loss_terms(Episode(learner, tasks))["trlearner"]
+    term = regularizer.loss_terms(AdaptedTasks(learner, tasks))["trlearner"]
     np.testing.assert_allclose(term.item(), loss_by_loops(learner, regularizer, tasks), rtol=1e-10)
 
 
-def episode(**settings) -> Episode:
-    return Episode(MAML(build_network("mlp"), **settings), regression_tasks("mlp"))
+def adapted(**settings) -> AdaptedTasks:
+    return AdaptedTasks(MAML(build_network("mlp"), **settings), regression_tasks("mlp"))
 
 
 @pytest.mark.parametrize("relations", ["learned", "mutual", "frozen", "uniform", "shuffled"])
 @pytest.mark.parametrize("temperature", [None, 0.2])
 def test_relations_are_symmetric_with_unit_diagonal(relations, temperature):
     regularizer = TRLearner(7, relations=relations, temperature=temperature).double()
-    matrix = regularizer.relation_matrix(episode())
+    matrix = regularizer.relation_matrix(adapted())
     torch.testing.assert_close(matrix, matrix.T)
     torch.testing.assert_close(matrix.diagonal(), torch.ones(4, dtype=torch.float64))
     assert matrix.abs().max() <= 1 + 1e-12
 
 
 def test_frozen_relations_are_the_cosine_of_mean_features():
-    one = episode()
+    one = adapted()
     vectors = one.support_features.mean(1).detach().numpy()
     expected = [[cosine(a, b) for b in vectors] for a in vectors]
     np.testing.assert_allclose(TRLearner(7, relations="frozen").relation_matrix(one).detach(), expected)
@@ -89,7 +89,7 @@ def test_frozen_relations_are_the_cosine_of_mean_features():
 def test_shuffled_relations_are_the_learned_ones_of_other_tasks():
     learned, shuffled = TRLearner(7).double(), TRLearner(7, relations="shuffled").double()
     shuffled.load_state_dict(learned.state_dict())
-    one = episode()
+    one = adapted()
     torch.manual_seed(0)
     values = [r.relation_matrix(one).flatten().sort().values for r in (learned, shuffled)]
     torch.testing.assert_close(*values)
@@ -101,14 +101,14 @@ def test_shuffled_relations_are_the_learned_ones_of_other_tasks():
 @pytest.mark.parametrize("settings", [{}, {"task_vector": "labeled"}, {"temperature": 0.1}])
 def test_identical_tasks_have_uniform_relations_and_cost_as_much_as_the_query_loss(settings):
     tasks = pytree.tree_map(lambda t: t[:1].expand(4, *t.shape[1:]), regression_tasks("mlp"))
-    one = Episode(MAML(build_network("mlp")), tasks)
+    one = AdaptedTasks(MAML(build_network("mlp")), tasks)
     regularizer = TRLearner(7, weight=1.0, **settings).double()
     torch.testing.assert_close(regularizer.relation_matrix(one), torch.ones(4, 4, dtype=torch.float64))
     torch.testing.assert_close(regularizer.loss_terms(one)["trlearner"], one.loss(one.query_predictions))
 
 
 def test_all_neighbors_equal_no_limit_and_one_neighbor_is_the_nearest():
-    one = episode()
+    one = adapted()
     torch.manual_seed(0)
     literal = TRLearner(7).double()
     values = {}
@@ -144,7 +144,7 @@ def test_prototype_slots_undo_a_relabeling():
         )
     )
     learner = ProtoNet(build_network("mlp"))
-    one = Episode(learner, tasks)
+    one = AdaptedTasks(learner, tasks)
     plain = TRLearner(7, weight=1.0).double()
     mapped = TRLearner(7, weight=1.0, label_slots="prototypes", slot_temperature=1e-5).double()
     own = one.loss(one.query_predictions)
@@ -153,7 +153,7 @@ def test_prototype_slots_undo_a_relabeling():
 
 
 def test_subsampled_queries_estimate_the_whole_term():
-    one = episode()
+    one = adapted()
     torch.manual_seed(0)
     few = TRLearner(7, n_query_hat=3).double()
     whole = TRLearner(7).double()
@@ -177,7 +177,7 @@ def test_relations_are_trained():
         ({"neighbors": 0}, "neighbors must be at least 1"),
         ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"trait_scale": 0.0}, "trait_scale must be above 0"),
+        ({"descriptor_scale": 0.0}, "descriptor_scale must be above 0"),
         ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
         ({"relations": "all"}, "relations must be one of learned, mutual, known"),
         ({"task_vector": "x"}, "task_vector must be one of"),
@@ -232,7 +232,7 @@ def test_a_network_changed_by_another_regularizer_is_named():
 def test_mutual_relations_are_how_well_models_predict_each_others_supports(network, make, temperature):
     learner, tasks = make(build_network(network)), classification_tasks(network)
     regularizer = TRLearner(learner.network.n_features, relations="mutual", temperature=temperature)
-    matrix = regularizer.relation_matrix(Episode(learner, tasks)).detach()
+    matrix = regularizer.relation_matrix(AdaptedTasks(learner, tasks)).detach()
     assert regularizer.omega is None
     n = len(tasks.query.y)
     supports = [type(tasks.support)(tasks.support.x[i], tasks.support.y[i]) for i in range(n)]
@@ -250,15 +250,15 @@ def test_mutual_relations_are_how_well_models_predict_each_others_supports(netwo
 
 
 def test_known_relations_fall_with_the_distance_of_traits():
-    tasks, traits = regression_tasks("mlp"), torch.randn(4, 3, dtype=torch.float64)
-    episode = Episode(MAML(build_network("mlp")), Task(tasks.support, tasks.query, traits))
-    t = traits.numpy()
+    tasks, descriptors = regression_tasks("mlp"), torch.randn(4, 3, dtype=torch.float64)
+    adapted = AdaptedTasks(MAML(build_network("mlp")), Task(tasks.support, tasks.query, descriptors))
+    t = descriptors.numpy()
     distances = ((t[:, None] - t[None]) ** 2).sum(-1)
     by_batch = distances[~np.eye(4, dtype=bool)].mean() / 2
     for scale, divisor in ((None, by_batch), (0.5, 2 * 0.5**2)):
-        matrix = TRLearner(7, relations="known", trait_scale=scale).relation_matrix(episode)
+        matrix = TRLearner(7, relations="known", descriptor_scale=scale).relation_matrix(adapted)
         np.testing.assert_allclose(matrix, np.exp(-distances / divisor), rtol=1e-12)
-    shuffled = TRLearner(7, relations="known_shuffled", trait_scale=0.5).relation_matrix(episode)
+    shuffled = TRLearner(7, relations="known_shuffled", descriptor_scale=0.5).relation_matrix(adapted)
     assert torch.equal(shuffled, shuffled.T)
     assert not (shuffled == matrix)[~torch.eye(4, dtype=torch.bool)].all()
     torch.testing.assert_close(shuffled.sort().values.sum(0), matrix.sort().values.sum(0))
@@ -267,11 +267,11 @@ def test_known_relations_fall_with_the_distance_of_traits():
 
 def test_known_relations_of_equal_tasks_are_all_one():
     tasks = Task(*regression_tasks("mlp"), torch.ones(4, 3, dtype=torch.float64))
-    episode = Episode(MAML(build_network("mlp")), tasks)
-    assert (TRLearner(7, relations="known").relation_matrix(episode) == 1).all()
+    adapted = AdaptedTasks(MAML(build_network("mlp")), tasks)
+    assert (TRLearner(7, relations="known").relation_matrix(adapted) == 1).all()
 
 
 def test_known_relations_need_traits():
     objective = Objective(MAML(build_network("mlp")), [TRLearner(7, relations="known")])
-    with pytest.raises(MetaLensError, match="needs tasks with traits, got tasks without; let their"):
+    with pytest.raises(MetaLensError, match="needs tasks with descriptors, got tasks without; let their"):
         objective(regression_tasks("mlp"))

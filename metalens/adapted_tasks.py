@@ -1,0 +1,224 @@
+"""An adapted: a batch of tasks, the models adapted to them, and what those models say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
+from metalens.errors import MetaLensError
+from metalens.learners import Learner, State
+from metalens.processes import ALONE, Processes
+from metalens.tasks import Examples, Task, n_tasks
+
+
+class AdaptedTasks:
+    """T adapted tasks with views that are computed once, and only when asked for.
+
+    Args:
+        learner: the learner that adapts.
+        tasks: a batch of T tasks.
+        batching: how the learner is mapped over tasks; see `metalens.batching`.
+        chunk: tasks that are computed at a time, in memory for so many, or `None` for all.
+        parameters: with a chunk, all that is differentiated; by default the learner's parameters.
+        processes: those that work on one large batch, of which these T tasks are this process's share; by
+            default this one alone.
+        weights: what each task counts in a mean over tasks, `(T,)`, adding up to 1; by default all the same.
+
+    Attributes:
+        n_tasks: T.
+        n_all_tasks: tasks of all processes together; they are numbered through.
+
+    Raises:
+        MetaLensError: there are not as many weights as tasks.
+
+    >>> from metalens import ANIL, AdaptedTasks, Sinusoid, mlp
+    >>> adapted = AdaptedTasks(ANIL(mlp()), Sinusoid().batch(range(4)))
+    >>> adapted.query_predictions.shape, adapted.support_features.shape
+    (torch.Size([4, 15, 1]), torch.Size([4, 10, 40]))
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        tasks: Task,
+        batching: Batching = "auto",
+        *,
+        chunk: int | None = None,
+        parameters: Iterable[Tensor] | None = None,
+        processes: Processes = ALONE,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
+        self.weights = weights
+        self._parameters = list(learner.parameters() if parameters is None else parameters)
+        self.n_tasks = n_tasks(tasks)
+        self.n_all_tasks = self.n_tasks * processes.world_size
+        self._plan: Plan = learner.plan(batching)
+        if weights is not None and weights.shape != (self.n_tasks,):
+            raise MetaLensError(
+                f"An episode needs a weight for each of its {self.n_tasks} tasks, got {tuple(weights.shape)}."
+            )
+
+    def map(self, function: Any, *trees: Any) -> Any:
+        """Apply a function of one task to every task of the adapted."""
+        if self.chunk is None or self.chunk >= self.n_tasks:
+            return task_map(function, *trees, plan=self._plan)
+        return chunked_task_map(
+            function, *trees, plan=self._plan, chunk=self.chunk, parameters=self._parameters
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return what adaptation sees of inputs `(T, n, ...)`: features if `head_only`, else the inputs."""
+        return self.map(self.learner.encode, x) if self.learner.head_only else x
+
+    @cached_property
+    def support_encoding(self) -> Tensor:
+        """What adaptation sees of the support inputs, `(T, s, ...)`."""
+        return self.encode(self.tasks.support.x)
+
+    @cached_property
+    def query_encoding(self) -> Tensor:
+        """What adaptation sees of the query inputs, `(T, q, ...)`."""
+        return self.encode(self.tasks.query.x)
+
+    @cached_property
+    def support_features(self) -> Tensor:
+        """Backbone features of the support inputs under the meta-parameters, `(T, s, d)`."""
+        return self.map(self.learner.features, self.support_encoding)
+
+    @cached_property
+    def states(self) -> State:
+        """Task states, each tensor with a leading axis of length T."""
+        return self.map(self.learner.adapt_encoded, self.support_encoding, self.tasks.support.y)
+
+    @cached_property
+    def all_states(self) -> State:
+        """Task states of the tasks of all processes; in a single process the same as `states`."""
+        return self.processes.all_gather(self.states)
+
+    def own(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """Return the part that is of this episode's tasks, of a tensor with an axis for all tasks."""
+        if self.processes.world_size == 1:
+            return tensor
+        return tensor.narrow(dim, self.processes.rank * self.n_tasks, self.n_tasks)
+
+    @cached_property
+    def query_predictions(self) -> Tensor:
+        """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
+        return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
+
+    def cross_predictions(self, models: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+        """Predictions of other tasks' models.
+
+        Args:
+            models: for each task i the k tasks whose models predict i's queries, `(T, k)`, numbered through
+                all processes; by default all tasks in their order, i itself included, so that k is
+                `n_all_tasks`.
+            queries: which queries of every task, `(n,)` indices; all of them by default.
+
+        Returns:
+            `(T, k, n, c)`: entry `[i, r]` is model `models[i, r]` on the queries of task i.
+        """
+        z = self.query_encoding if queries is None else self.query_encoding[:, queries]
+        if models is None:
+            return self._all_cross_predictions(z)
+        n, k = models.shape
+        states = pytree.tree_map(lambda tensor: tensor[models.flatten()], self.all_states)
+        owners = torch.arange(n, device=models.device).repeat_interleave(k)
+        return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
+
+    def cross_support_losses(self) -> Tensor:
+        """Return what the models of all tasks lose on the own tasks' support sets, `(T, n_all_tasks)`."""
+        predictions, y = self._all_cross_predictions(self.support_encoding), self.tasks.support.y
+        y = y.unsqueeze(1).expand(*predictions.shape[:2], *y.shape[1:])
+        losses = self.map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1))
+        return losses.unflatten(0, predictions.shape[:2])
+
+    def _all_cross_predictions(self, z: Tensor) -> Tensor:
+        # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
+        def predict_all(state: State, z: Tensor) -> Tensor:
+            return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=self._plan)
+
+        return self.map(predict_all, self.all_states, z.expand(self.n_all_tasks, *z.shape)).transpose(0, 1)
+
+    @cached_property
+    def outer_losses(self) -> Tensor:
+        """The learner's outer loss of every task, `(T,)`."""
+        return self.map(
+            self.learner.outer_loss,
+            self.states,
+            self.query_predictions,
+            self.query_encoding,
+            self.tasks.query.y,
+        )
+
+    @property
+    def outer_loss(self) -> Tensor:
+        """The learner's outer loss, the mean over tasks; a scalar."""
+        return self.mean(self.outer_losses)
+
+    def last_outer_loss(self) -> Tensor:
+        """Return `outer_loss`, as the last that is asked of these tasks; see `last_outer_losses`.
+
+        In a loop, the gradient of each task is taken before the next task, in the memory of one.
+        """
+        if self._is_begun or self._plan != "loop" or not torch.is_grad_enabled():
+            return self.mean(self.last_outer_losses())
+        examples = self.tasks.tensors[:4]
+        return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
+
+    def last_outer_losses(self) -> Tensor:
+        """Return `outer_losses`, as the last that are asked of the adapted.
+
+        Where nobody has asked for anything that it takes, every task is adapted and scored in one go: in
+        less time, and without the features and adapted parameters of all tasks in memory.
+        """
+        if self._is_begun:
+            return self.outer_losses
+        return self.map(self._task_loss, *self.tasks.tensors[:4])
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether somebody has asked for a part of what the outer loss takes."""
+        views = vars(self)
+        return "states" in views or (self.learner.head_only and "support_encoding" in views)
+
+    def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
+        state = self.learner.adapt(Examples(x_support, y_support))
+        z_query = self.learner.encode(x_query)
+        predictions = self.learner.predict_encoded(state, z_query)
+        return self.learner.outer_loss(state, predictions, z_query, y_query)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of a value of every task, `(T,)`, by the tasks' weights; a scalar."""
+        return values.mean() if self.weights is None else (self.weights * values).sum()
+
+    def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.
+
+        Args:
+            predictions: of any n examples of every task.
+            y: their targets; by default those of the query set.
+        """
+        y = self.tasks.query.y if y is None else y
+        return self.mean(self.map(self.learner.loss, predictions, y))
+
+
+def adapted_loss(
+    learner: Learner, support: Tensor, y_support: Tensor, query: Tensor, y_query: Tensor
+) -> Tensor:
+    """Return the learner's outer loss on one task: of the adapted model on the query set.
+
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> adapted_loss(MAML(mlp()), *Sinusoid()[0].tensors[:4]).shape
+    torch.Size([])
+    """
+    state = learner.adapt(Examples(support, y_support))
+    z = learner.encode(query)
+    return learner.outer_loss(state, learner.predict_encoded(state, z), z, y_query)

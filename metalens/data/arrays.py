@@ -1,0 +1,378 @@
+"""Tasks from arrays: any shape of input, real targets or classes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import copy
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from metalens.data.base import Split
+from metalens.data.checks import as_array, check_finite, chunks, warn_of_constants
+from metalens.data.named_tasks import (
+    NamedTasks,
+    divide_groups,
+    draw_examples,
+    enough_examples,
+    split_tasks,
+)
+from metalens.data.npz import read_npz
+from metalens.data.tables.table import Standardize
+from metalens.errors import MetaLensError
+from metalens.tasks import Examples, Task
+
+Duplicates = Literal["together", "allow"]
+
+
+class Members(NamedTuple):
+    """The examples of one task.
+
+    Attributes:
+        rows: `(n,)` their places in the arrays.
+        classes: `(n,)` their classes, numbers from 0; all 0 in regression.
+        groups: `(n,)` their groups, numbers from 0, or `None`.
+        for_support: a division of the groups that is possible, `(n,)` bool, or `None` without groups.
+    """
+
+    rows: np.ndarray
+    classes: np.ndarray
+    groups: np.ndarray | None
+    for_support: np.ndarray | None
+
+
+class ArrayTasks(NamedTasks):
+    """Regression or classification tasks from arrays: entry j of each is of example j.
+
+    Real targets (floating-point numbers) mean regression; whole numbers, text and truth values are classes.
+    Task number i has different examples of one task of the data, and in classification `k_shot + n_query` of
+    each class. Training goes through the tasks in a new random order each time round; validation and test
+    tasks come in the order of their names. When a task comes again, other examples are drawn.
+
+    Inputs that are bytes (uint8) are divided by 255. Others are standardized by mean and deviation over the
+    examples of the training tasks: each entry by its own where an input is a vector, all entries together
+    where it has more axes.
+
+    Args:
+        data: arrays by name, or the path of an `.npz` file; of one that `numpy.savez` wrote, inputs are read
+            where they are needed. Objects and pickles are refused.
+        split: `"train"`, `"val"` or `"test"`.
+        x: name of the inputs, `(N, *input_shape)` numbers.
+        y: name of the targets: classes `(N,)`, or real targets `(N,)` or `(N, c)`.
+        task: name of the array that says which task an example belongs to, `(N,)` text or whole numbers.
+        group: name of the array of groups, `(N,)`: examples of one group, such as frames of a film, are
+            never in the support and the query set of one task; `None` where each example is by itself.
+        duplicates: examples of a task with equal inputs are kept `"together"` like a group, or `"allow"`ed in
+            both the support and the query set.
+        family: name of the array of families of tasks, `(N,)`: tasks of one family are never in two splits;
+            `None` where each task is by itself.
+        splits: name of the array that says `train`, `val` or `test`, `(N,)`; or the split of every task by
+            its name; or shares, by which tasks (or families) are divided in `hashed_order` of their names,
+            whatever the seed.
+        n_way: classes per task, drawn at random for each task and numbered in random order; `None` for all,
+            which then mean the same in every task.
+        k_shot: support examples per task, or per class.
+        n_query: query examples per task, or per class.
+        n_train_tasks: how many tasks to train on, chosen at random by the seed; `None` for all.
+        standardize: of real targets: `"train"`, `"task"` or `"none"`, see `TableTasks`.
+        scale_inputs: whether inputs are scaled as said above, or used as they are.
+        seed: see `TaskDistribution`.
+
+    Attributes:
+        task_names: the P tasks of the split, in the order of their names.
+        class_names: the classes in the order of their numbers, or `None` in regression.
+
+    Raises:
+        MetaLensError: an array is missing, has another length, or holds objects or numbers that are not
+            finite; a task or family is in two splits; the split has no task with enough examples; a setting
+            is out of range.
+
+    >>> rng = np.random.default_rng(0)
+    >>> data = {"x": rng.random((60, 2, 3)), "y": rng.random(60), "task": np.arange(60) // 10}
+    >>> tasks = ArrayTasks(data, "train", k_shot=4, n_query=3)
+    >>> tasks.batch(range(8)).support.x.shape
+    torch.Size([8, 4, 2, 3])
+    """
+
+    extra_metrics: Sequence[str] = ("pearson_r2",)
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | str | os.PathLike[str],
+        split: Split = "train",
+        *,
+        x: str = "x",
+        y: str = "y",
+        task: str = "task",
+        group: str | None = None,
+        duplicates: Duplicates = "together",
+        family: str | None = None,
+        splits: str | Sequence[float] | Mapping[str, str] = (0.7, 0.15, 0.15),
+        n_way: int | None = None,
+        k_shot: int = 5,
+        n_query: int = 15,
+        n_train_tasks: int | None = None,
+        standardize: Standardize = "train",
+        scale_inputs: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
+        for name, value, choices in (
+            ("standardize", standardize, Standardize),
+            ("duplicates", duplicates, Duplicates),
+        ):
+            if value not in get_args(choices):
+                raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
+        labels = [task, *(name for name in (group, family) if name is not None)]
+        labels += [splits] if isinstance(splits, str) else []
+        arrays = _arrays(data, [x, y, *labels])
+        text = {name: _labels(arrays[name], name) for name in labels}
+        self._x = _inputs(arrays[x], x)
+        self._y, self.class_names = _targets(arrays[y], y)
+        self.n_way = self._checked_way(n_way)
+        self.n_classes = None if self.class_names is None else len(self.class_names)
+
+        names, task_of = np.unique(text[task], return_inverse=True)
+        families = None if family is None else _of_tasks(names, task_of, text[family], family)
+        by_task = _of_tasks(names, task_of, text[splits], splits) if isinstance(splits, str) else splits
+        split_of = split_tasks(names.tolist(), by_task, families)
+        groups = None if group is None else text[group]
+        twins = _digests(self._x) if duplicates == "together" else None
+        members = {
+            str(name): found
+            for name, rows in zip(names, _rows_of(task_of, len(names)), strict=True)
+            if (found := self._members(rows, _units(rows, groups, twins))) is not None
+        }
+        self._report_small([name for name in split_of if split_of[name] == split], members)
+        train = self.set_tasks(
+            [name for name in members if split_of[name] == "train"],
+            [name for name in members if split_of[name] == split],
+        )
+        self._members_of = [members[name] for name in self.task_names]
+        warn_of_constants(self._y, {name: members[name].rows for name in self.task_names}, y, split)
+        self._pool: np.ndarray | None = None
+        self._in_order = self.n_way == self.n_classes
+
+        train_rows = np.sort(np.concatenate([members[name].rows for name in train] or [np.arange(0)]))
+        by_train = (scale_inputs and self._x.dtype != np.uint8) or (
+            standardize == "train" and self.class_names is None
+        )
+        if by_train and not train:
+            raise MetaLensError(
+                "Inputs and targets are scaled by the training tasks, and there is none with enough "
+                "examples; give the train split more, or set scale_inputs=False and standardize='none'."
+            )
+        self._shift, self._scale = _input_scale(self._x, train_rows) if scale_inputs else (0.0, 1.0)
+        if self.class_names is None and standardize != "none":
+            self._standardize_targets(train_rows, by_task=standardize == "task")
+
+    def metadata(self) -> dict[str, Any]:
+        facts = {"tasks": len(self.task_names), "examples": sum(len(m.rows) for m in self._members_of)}
+        return facts if self.n_classes is None else {**facts, "classes": self.n_classes}
+
+    def with_global_labels(self) -> ArrayTasks:
+        """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the split."""
+        if self.class_names is None:
+            return self
+        twin = copy(self)
+        twin._pool = np.unique(np.concatenate([members.classes for members in self._members_of]))
+        twin.n_classes = len(twin._pool)
+        return twin
+
+    def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
+        """Draw a batch of tasks; see `NamedTasks`."""
+        drawn = [self._draw(place, rng) for place, rng in zip(places, rngs, strict=True)]
+        classes, *parts = (np.stack(of_all) for of_all in zip(*drawn, strict=True))
+        support, query = (self._examples(rows, classes) for rows in parts)
+        return Task(support, query)
+
+    def _draw(self, place: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, classes, groups, for_support = self._members_of[place]
+        sizes = {"n_way": self.n_way, "k_shot": self.k_shot, "n_query": self.n_query}
+        if groups is not None:
+            division = divide_groups(rng, classes, groups, **sizes)
+            for_support = for_support if division is None else division
+        chosen, support, query = draw_examples(rng, classes, for_support, **sizes, in_order=self._in_order)
+        return chosen, rows[support], rows[query]
+
+    def _examples(self, rows: np.ndarray, classes: np.ndarray) -> Examples:
+        n = len(rows)
+        flat = rows.reshape(n, -1)
+        x = torch.from_numpy((self._x[flat].astype(np.float32) - self._shift) / self._scale)
+        if self.class_names is None:
+            return Examples(x, torch.from_numpy(self._y[flat]))
+        if self._pool is not None:
+            slots = np.searchsorted(self._pool, classes)
+        else:
+            slots = classes if self._in_order else np.broadcast_to(np.arange(self.n_way), classes.shape)
+        return Examples(x, torch.from_numpy(slots.astype(np.int64).repeat(rows.shape[2], axis=1)))
+
+    def _checked_way(self, n_way: int | None) -> int:
+        if self.class_names is None:
+            if n_way is not None:
+                raise MetaLensError(f"n_way is for classes, and the targets are real; got {n_way}.")
+            return 1
+        if n_way is not None and not 2 <= n_way <= len(self.class_names):
+            raise MetaLensError(
+                f"n_way must be between 2 and {len(self.class_names)}, the number of classes, got {n_way}."
+            )
+        return n_way or len(self.class_names)
+
+    def _members(self, rows: np.ndarray, groups: np.ndarray | None) -> Members | None:
+        """Return the examples of a task with their groups, or `None` where they are too few."""
+        classes = np.zeros(len(rows), np.int64) if self.class_names is None else self._y[rows]
+        sizes = {"k_shot": self.k_shot, "n_query": self.n_query}
+        if groups is None:
+            enough = len(enough_examples(classes, None, **sizes)) >= self.n_way
+            return Members(rows, classes, None, None) if enough else None
+        rng = np.random.default_rng(0)
+        for_support = divide_groups(rng, classes, groups, n_way=self.n_way, **sizes)
+        return None if for_support is None else Members(rows, classes, groups, for_support)
+
+    def _report_small(self, of_split: Sequence[str], members: Mapping[str, Members]) -> None:
+        few = [name for name in of_split if name not in members]
+        if not few:
+            return
+        per_class = "" if self.class_names is None else f" in each of {self.n_way} classes"
+        sizes = f"k_shot + n_query = {self.k_shot} + {self.n_query} examples{per_class}, no group in both"
+        if len(few) == len(of_split):
+            raise MetaLensError(
+                f"None of the {len(few)} tasks of the {self.split} split (such as {few[0]}) has {sizes}; "
+                "lower k_shot or n_query, or give the tasks more examples."
+            )
+        warnings.warn(
+            f"{len(few)} of the {len(of_split)} tasks of the {self.split} split (such as {few[0]}) do not "
+            f"have {sizes}, and are left out.",
+            stacklevel=3,
+        )
+
+    def _standardize_targets(self, train_rows: np.ndarray, *, by_task: bool) -> None:
+        y = self._y.astype(np.float64)
+        pairs = [(m.rows, m.rows) for m in self._members_of] if by_task else [(slice(None), train_rows)]
+        for rows, reference in pairs:
+            deviation = y[reference].std(0)
+            y[rows] = (y[rows] - y[reference].mean(0)) / np.where(deviation > 0, deviation, 1.0)
+        self._y = y.astype(np.float32)
+
+
+def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) -> dict[str, np.ndarray]:
+    if not isinstance(data, Mapping):
+        found = read_npz(data, names)
+    elif missing := [name for name in names if name not in data]:
+        raise MetaLensError(
+            f"The data have no array {', '.join(missing)}; they have {', '.join(map(str, data)) or 'none'}."
+        )
+    else:
+        found = {name: as_array(data[name], name) for name in names}
+    n = len(found[names[0]]) if found[names[0]].ndim else 0
+    for name, array in found.items():
+        if array.ndim == 0 or len(array) != n or n == 0:
+            raise MetaLensError(
+                f"Array {name} must have an entry for each of the {n} examples of {names[0]}, got the shape "
+                f"{array.shape}; give arrays of one length, above 0."
+            )
+    return found
+
+
+def _labels(array: np.ndarray, name: str) -> np.ndarray:
+    """Return whole numbers or text as text."""
+    if array.ndim != 1 or array.dtype.kind not in "iubUS":
+        raise MetaLensError(
+            f"Array {name} must hold one text or whole number for each example, got {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    except UnicodeDecodeError as error:
+        raise MetaLensError(f"Array {name} holds text that is not in UTF-8 ({error.reason}).") from error
+
+
+def _inputs(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "iufb":
+        raise MetaLensError(f"Array {name} must hold numbers, got {array.dtype}.")
+    check_finite(array, name)
+    return array[:, np.newaxis] if array.ndim == 1 else array
+
+
+def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return real targets `(N, c)`, or class numbers `(N,)` and the names of the classes."""
+    if array.dtype.kind == "f":
+        if array.ndim > 2:
+            raise MetaLensError(f"Real targets {name} must be (N,) or (N, c), got {array.shape}.")
+        check_finite(array, name)
+        return array.reshape(len(array), -1).astype(np.float32), None
+    if array.ndim != 1 or array.dtype.kind not in "iubUS":
+        raise MetaLensError(
+            f"Targets {name} must be real numbers, or one class for each example, got {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    classes, numbers = np.unique(array, return_inverse=True)
+    if len(classes) < 2:
+        raise MetaLensError(
+            f"Targets {name} are whole numbers or text, and so classes, but all are {classes[0]}; give two "
+            "classes or more, or real numbers for regression."
+        )
+    return numbers, tuple(map(str, classes.tolist()))
+
+
+def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
+    """Return what is subtracted from inputs, and what they are divided by."""
+    if x.dtype == np.uint8:
+        return np.float32(0), np.float32(255)
+    axes = 0 if x.ndim == 2 else None
+    n = len(rows) if x.ndim == 2 else len(rows) * x[0].size
+    # In two rounds: sums of squares alone would lose small deviations around a large mean.
+    mean = sum(part.sum(axes, dtype=np.float64) for _, part in chunks(x, rows)) / n
+    squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
+    deviation = np.sqrt(squares / n)
+    return np.float32(mean), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+
+def _digests(x: np.ndarray) -> np.ndarray:
+    """Return a number for each example, the same for equal inputs."""
+    parts = [
+        np.frombuffer(
+            b"".join(blake2b(row.tobytes(), digest_size=8).digest() for row in part), dtype=np.uint64
+        )
+        for _, part in chunks(x, np.arange(len(x)))
+    ]
+    return np.concatenate(parts)
+
+
+def _units(rows: np.ndarray, groups: np.ndarray | None, twins: np.ndarray | None) -> np.ndarray | None:
+    """Number what must stay together: examples linked by a group or by equal inputs; `None` if none are."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(rows)
+    links = [np.unique(of[rows], return_inverse=True)[1] for of in (groups, twins) if of is not None]
+    if all(link.max() + 1 == n for link in links):
+        return None
+    # A graph of examples, groups and distinct inputs.
+    ends = np.concatenate([link + n * (place + 1) for place, link in enumerate(links)])
+    starts = np.tile(np.arange(n), len(links))
+    graph = coo_array((np.ones(len(ends)), (starts, ends)), shape=(3 * n, 3 * n))
+    numbers = connected_components(graph, directed=False)[1][:n]
+    return np.unique(numbers, return_inverse=True)[1]
+
+
+def _rows_of(task_of: np.ndarray, n: int) -> list[np.ndarray]:
+    order = np.argsort(task_of, kind="stable")
+    return np.split(order, np.searchsorted(task_of[order], np.arange(1, n)))
+
+
+def _of_tasks(names: np.ndarray, task_of: np.ndarray, values: np.ndarray, what: str) -> dict[str, str]:
+    """Return the value of every task, the same for all of its examples."""
+    first = np.zeros(len(names), np.int64)
+    first[task_of[::-1]] = np.arange(len(task_of))[::-1]
+    if (differs := values != values[first][task_of]).any():
+        row = int(differs.argmax())
+        raise MetaLensError(
+            f"All examples of a task must have one {what}, but of task {names[task_of[row]]} example "
+            f"{first[task_of[row]]} has {values[first[task_of[row]]]} and example {row} has {values[row]}."
+        )
+    return dict(zip(names.tolist(), values[first].tolist(), strict=True))

@@ -1,0 +1,206 @@
+"""A task distribution is a pure function from an index to a task.
+
+`distribution[i]` depends on the distribution's settings and on `i` alone: not on workers, on the order
+of access or on where a run was resumed. So every method meets the same tasks, and differences are paired.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metalens.errors import MetaLensError
+from metalens.tasks import Task, stack_tasks
+
+Split = Literal["train", "val", "test"]
+
+
+class TaskDistribution(ABC):
+    """Tasks by number: the one interface between data and learners.
+
+    To bring your own data, subclass it and write `__getitem__`; override `batch` where many tasks can
+    be made at once faster than one by one.
+
+    Args:
+        split: which tasks: `"train"`, `"val"` or `"test"`; the three never share a task.
+        seed: with the split, the settings and the index it determines a task completely.
+
+    Raises:
+        MetaLensError: the split has another name, or the seed is negative.
+
+    >>> import torch
+    >>> from metalens import Examples, Task, TaskDistribution
+    >>> class Lines(TaskDistribution):
+    ...     def __getitem__(self, index):
+    ...         x = torch.linspace(-1, 1, 10).unsqueeze(1)
+    ...         both = Examples(x, x * index)
+    ...         return Task(both, both)
+    >>> Lines("train").batch([1, 2]).support.y.shape
+    torch.Size([2, 10, 1])
+    """
+
+    n_classes: int | None = None  # of the whole split, where that is known
+    equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
+    unseen_domains: Sequence[str] = ()  # domains that training does not have
+    extra_metrics: Sequence[str] = ()  # by which `evaluate` scores these tasks, beside the usual ones
+
+    def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
+        if split not in get_args(Split):
+            raise MetaLensError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
+        if seed < 0:
+            raise MetaLensError(f"seed must be 0 or more, got {seed}.")
+        self.split: Split = split
+        self.seed = seed
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Task:
+        """Return task number `index` (0 or more)."""
+
+    @property
+    def pool_size(self) -> int | None:
+        """The number of tasks of a fixed pool of training tasks; `None` of an unlimited stream."""
+        return getattr(self, "n_train_tasks", None) if self.split == "train" else None
+
+    def task_name(self, index: int) -> str:
+        """Return what people call a task; by default its number."""
+        return str(index)
+
+    def domain(self, index: int) -> str | None:
+        """Return the name of the domain of a task; `None` where all tasks are of one domain."""
+        return None
+
+    def source(self, index: int) -> str | None:
+        """Return the name of the one of a fixed number of tasks that a task is drawn from.
+
+        `None` where tasks are drawn without end. Statistics count draws from one source as one task, and see
+        which tasks are the same for all seeds.
+        """
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a reader must know about the data at hand, for the record of a run."""
+        return {}
+
+    def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return scores that only this distribution can tell, such as errors in the units of the data.
+
+        `evaluate` gives them beside the usual ones; the smaller, the better. There are none by default.
+
+        Args:
+            indices: T task numbers.
+            predictions: for the queries of these tasks, `(T, q, c)`.
+            y: their targets.
+
+        Returns:
+            Tensors `(T,)` by the name of the score.
+        """
+        return {}
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        """Return the tasks of the given indices as one batch, equal to stacking `self[i]`.
+
+        Args:
+            indices: T task numbers.
+
+        Returns:
+            A `Task` with a leading axis of length T.
+        """
+        return stack_tasks([self[index] for index in indices])
+
+    def with_global_labels(self) -> TaskDistribution:
+        """Return the same tasks with targets that mean the same in all of them.
+
+        Real targets do already. A distribution of classes overrides this and numbers the classes of its
+        whole split, `0 ... n_classes - 1`, for learners that pretrain one model on all tasks.
+
+        Raises:
+            MetaLensError: targets are class indices, and the distribution does not know their classes.
+        """
+        if not self[0].query.y.is_floating_point():
+            raise MetaLensError(
+                f"{type(self).__name__} does not number the classes of all its tasks; write its "
+                "`with_global_labels` to "
+                "pretrain on them."
+            )
+        return self
+
+
+class BlockDistribution(TaskDistribution):
+    """A distribution that draws its tasks in blocks, vectorized, from a NumPy generator.
+
+    Task `i` is row `i % block_size` of block `i // block_size`, and block `b` is drawn from a generator
+    seeded with `(seed, split, b)`. So single tasks and bulk access agree, and bulk access is a slice.
+
+    Args:
+        split: see `TaskDistribution`.
+        seed: see `TaskDistribution`.
+        n_train_tasks: `None` for an unlimited stream, or the size P of a fixed pool of training tasks
+            with fixed data. The stream then repeats the pool, in a new random order each time round.
+            The other splits are always unlimited.
+
+    Raises:
+        MetaLensError: the pool size is below 1.
+    """
+
+    block_size = 512
+
+    def __init__(self, split: Split = "train", *, seed: int = 0, n_train_tasks: int | None = None) -> None:
+        super().__init__(split, seed=seed)
+        if n_train_tasks is not None and n_train_tasks < 1:
+            raise MetaLensError(
+                f"n_train_tasks must be at least 1, or None for no limit, got {n_train_tasks}."
+            )
+        self.n_train_tasks = n_train_tasks
+        self._block = lru_cache(maxsize=4)(self._draw_block)
+        self._round = lru_cache(maxsize=4)(self._draw_round)
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, n: int) -> Task:
+        """Draw a batch of n tasks from the generator."""
+
+    def __getitem__(self, index: int) -> Task:
+        return pytree.tree_map(lambda tensor: tensor[0], self.batch([index]))
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        numbers = np.asarray(indices, dtype=np.int64)
+        if numbers.size == 0 or numbers.min() < 0:
+            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
+        if self.split == "train" and self.n_train_tasks is not None:
+            numbers = self._in_pool(numbers, self.n_train_tasks)
+        blocks, rows = np.divmod(numbers, self.block_size)
+        if (blocks == blocks[0]).all():  # nearly always
+            return _rows(self._block(int(blocks[0])), rows)
+        parts = [_rows(self._block(int(b)), rows[blocks == b]) for b in np.unique(blocks)]
+        # The parts are sorted by block: undo the sorting.
+        order = torch.from_numpy(np.argsort(np.argsort(blocks, kind="stable")))
+        return pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *parts)
+
+    def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
+        rounds, positions = np.divmod(numbers, size)
+        tasks = np.empty_like(numbers)
+        for number in np.unique(rounds):
+            of_round = rounds == number
+            tasks[of_round] = self._round(int(number), size)[positions[of_round]]
+        return tasks
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
+
+    def _draw_block(self, block: int) -> Task:
+        return self.draw(self._generator(0, block), self.block_size)
+
+    def _draw_round(self, number: int, size: int) -> np.ndarray:
+        return self._generator(1, number).permutation(size)
+
+
+def _rows(batch: Task, numbers: np.ndarray) -> Task:
+    """Return some tasks of a batch; a function for all trees would take longer than a small step has."""
+    index = torch.from_numpy(numbers)
+    return Task.of_tensors([tensor[index] for tensor in batch.tensors])

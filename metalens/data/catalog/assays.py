@@ -1,0 +1,274 @@
+"""Activity of molecules in assays: published tables of many small ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
+
+from metalens.data.base import Split
+from metalens.data.catalog.finding import find_data
+from metalens.data.tables.reading import read_table
+from metalens.data.tables.table import DrawSettings, TableTasks
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRUG_METRICS = ("pearson_r2", "pearson_r2_above_0.3", "rmse")
+CHEMBL_FILE = "chembl_assays.csv.gz"
+_ACTIVITIES, _MOLECULES = "ci9b00375_si_002.txt", "ci9b00375_si_003.txt"
+_FS_MOL_SPLITS = {"train": "train", "valid": "val", "test": "test"}
+
+
+class ChemblAssays(TableTasks):
+    """How active molecules are in an assay: one task is one assay of ChEMBL, most of them unrelated.
+
+    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets pChEMBL values, standardized: minus the
+    logarithm (base 10) of the molar concentration, so that the larger, the more active. The table has 799
+    assays of 20 to 2,808 molecules; 353 of them are on HIV-1. Traits are the organism: 1 for the assay's own.
+
+    Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`: 639, 80 and 80 assays by the column of the table.
+        stratified: divide the assays anew, 80%, 10% and 10%, evenly by organism.
+        k_shot: support rows per task.
+        folder: a folder with `chembl_assays.csv.gz` (columns assay_id, smiles, pchembl, organism, split), in
+            itself or in its folder `tables`; `None` for the one that METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
+    With fewer than 36 rows an assay has no 15 query rows; `n_query=None` asks all that are left.
+
+    Raises:
+        MetaLensError: the table or RDKit is missing, or a setting is out of range.
+
+    >>> ChemblAssays("test", n_query=4)[0].support.x.shape  # doctest: +SKIP
+    torch.Size([16, 1024])
+
+    Source: B. Zdrazil and others, "The ChEMBL Database in 2023", Nucleic Acids Res. 52, 2024; a selection of
+    assays of release 33.
+    """
+
+    metrics_of_numbers = DRUG_METRICS
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        stratified: bool = False,
+        k_shot: int = 16,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
+    ) -> None:
+        super().__init__(
+            _chembl(find_data("ChemblAssays", "tables", CHEMBL_FILE, folder)),
+            split,
+            task="assay_id",
+            target="pchembl",
+            smiles="smiles",
+            splits=(0.8, 0.1, 0.1) if stratified else "split",
+            stratify="organism" if stratified else None,
+            descriptors=["organism"],
+            k_shot=k_shot,
+            **settings,
+        )
+
+
+class PQSAR(TableTasks):
+    """How active molecules are in an assay of the collection of pQSAR: 4,276 assays with a hard division.
+
+    Each assay comes divided into molecules to train on and molecules to test on that differ from these. The
+    former are the support, the latter the query rows. Inputs are Morgan fingerprints of 1,024 bits and radius
+    2, targets pIC50 values.
+
+    Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`: by default 4,100, 76 and 100 assays, by `hashed_order`.
+        k_shot: support rows per task.
+        folder: a folder with `ci9b00375_si_002.txt` and `ci9b00375_si_003.txt`, the text of the article's
+            supporting information; `None` for the one that METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
+
+    Raises:
+        MetaLensError: the files or RDKit are missing, a line cannot be read, or a setting is out of range.
+
+    >>> PQSAR("test", n_query=None)[0].support.x.shape  # doctest: +SKIP
+    torch.Size([16, 1024])
+
+    Source: E. Martin and others, "All-Assay-Max2 pQSAR: Activity Predictions as Accurate as
+    Four-Concentration IC50s for 8558 Novartis Assays", J. Chem. Inf. Model. 59, 2019. Deviation: which assays
+    are held out is published in files that could hold code, and are not read; only the numbers of assays are
+    those of H. Yao and others, 2020, arXiv 2007.13040.
+    """
+
+    metrics_of_numbers = DRUG_METRICS
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        k_shot: int = 16,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
+    ) -> None:
+        activities = find_data("PQSAR", "tables", _ACTIVITIES, folder)
+        super().__init__(
+            _pqsar(activities, activities.with_name(_MOLECULES)),
+            split,
+            task="assay",
+            target="activity",
+            smiles="smiles",
+            roles="part",
+            duplicates="allow",  # the published division decides
+            splits=(4100 / 4276, 76 / 4276, 100 / 4276),
+            k_shot=k_shot,
+            **settings,
+        )
+
+
+class FSMol(TableTasks):
+    """Whether molecules are active in an assay, or how much: the assays of FS-Mol in its published split.
+
+    Inputs are the fingerprints in the files, of 2,048 bits. The two classes are `active` and `inactive`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`: the folders `train`, `valid` and `test`.
+        target: `"active"`, or `"activity"` for the logarithm of the measured value.
+        k_shot: support rows per task.
+        folder: a folder `fs-mol` with those three, each with a file `ASSAY.jsonl.gz` for every assay, or the
+            folder that holds it; `None` for the one that METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
+    Reading the thousands of files takes minutes, once in a process.
+
+    Raises:
+        MetaLensError: the files are missing or not those, or a setting is out of range.
+
+    >>> FSMol("test", n_query=None)[0].support.x.shape  # doctest: +SKIP
+    torch.Size([16, 2048])
+
+    Source: M. Stanley and others, "FS-Mol: A Few-Shot Learning Dataset of Molecules", NeurIPS Datasets and
+    Benchmarks, 2021.
+    """
+
+    metrics_of_numbers = DRUG_METRICS
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        target: Literal["active", "activity"] = "active",
+        k_shot: int = 16,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
+    ) -> None:
+        if target not in ("active", "activity"):
+            raise MetaLensError(f"target must be active or activity, got {target!r}.")
+        table, bits = _fs_mol(find_data("FSMol", "tables", "fs-mol", folder, is_folder=True))
+        super().__init__(
+            table,
+            split,
+            task="assay",
+            target=target,
+            inputs=bits,
+            splits="split",
+            k_shot=k_shot,
+            **settings,
+        )
+
+
+@lru_cache(maxsize=1)
+def _chembl(path: Path) -> pd.DataFrame:
+    return read_table(path, text=["assay_id", "smiles"])
+
+
+@lru_cache(maxsize=1)
+def _pqsar(activities: Path, molecules: Path) -> pd.DataFrame:
+    """Read the two texts: `molecule assay value prediction TRN|TST`, and `molecule,SMILES` over lines."""
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    smiles = dict(_molecules(molecules))
+    rows = []
+    for number, line in _lines(activities):
+        cells = line.split()
+        if not line.startswith("CHEMBL"):
+            continue  # headings and numbers of pages
+        try:
+            molecule, assay, value, part = cells[0], cells[1], float(cells[2]), cells[4]
+            rows.append((assay, smiles[molecule], value, {"TRN": "support", "TST": "query"}[part]))
+        except (IndexError, KeyError, ValueError) as error:
+            raise MetaLensError(
+                f"Line {number} of {activities} must have a known molecule, an assay, a number, a prediction "
+                f"and TRN or TST, got {line!r}; get the file again."
+            ) from error
+    return read_table(pd.DataFrame(rows, columns=["assay", "smiles", "activity", "part"]))
+
+
+def _molecules(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield molecules and their SMILES, which go on over lines and pages."""
+    name, smiles = "", ""
+    for _, line in _lines(path):
+        if line.startswith("CHEMBL"):
+            if name:
+                yield name, smiles
+            name, smiles = line.split(",", 1) if "," in line else (line, "")
+        elif not any(word in line for word in ("Page", "Table", "SMILE")):
+            smiles += line
+    if name:
+        yield name, smiles
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.strip().replace("\u2010", "-")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetaLensError(
+            f"Cannot read {path} as text ({type(error).__name__}); get the file again."
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _fs_mol(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    rows, bits = [], []
+    for name, split in _FS_MOL_SPLITS.items():
+        for path in sorted((folder / name).glob("*.jsonl.gz")):
+            assay = path.name.removesuffix(".jsonl.gz")
+            for molecule in _json_lines(path):
+                try:
+                    active = {0.0: "inactive", 1.0: "active"}[float(molecule["Property"])]
+                    rows.append((assay, active, float(molecule["LogRegressionProperty"]), split))
+                    bits.append(np.packbits(np.asarray(molecule["fingerprints"], dtype=bool)))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise MetaLensError(
+                        f"{path} has a molecule without Property (0 or 1), LogRegressionProperty or "
+                        "fingerprints; get the file again."
+                    ) from error
+    if not rows:
+        raise MetaLensError(
+            f"{folder} has no files ASSAY.jsonl.gz in its folders {', '.join(_FS_MOL_SPLITS)}; unpack FS-Mol."
+        )
+    table = pd.DataFrame(rows, columns=["assay", "active", "activity", "split"])
+    return table, np.unpackbits(np.stack(bits), axis=1)
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    yield json.loads(line)
+    except (OSError, EOFError, ValueError, RecursionError) as error:
+        raise MetaLensError(f"{path} is damaged ({type(error).__name__}); get the file again.") from error

@@ -1,0 +1,93 @@
+"""The hourly series of the M4 competition."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metalens.data.base import Split
+from metalens.data.catalog.finding import find_data
+
+if TYPE_CHECKING:
+    pass
+from metalens.data.series import Scaling, SeriesTasks, _read
+
+M4_FILE = "m4_hourly.csv.gz"
+
+
+class M4Hourly(SeriesTasks):
+    """The hourly series of the M4 competition: the next two days from the last week.
+
+    414 series of 748 or 1,008 values. Validation and test tasks have the last periods of two days of new
+    series as queries; the very last one is the competition's own test period. The series are divided by
+    `hashed_order` of their names into 290, 62 and 62.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        length: hours that are seen.
+        k_shot: support windows per task.
+        n_query: query windows per task.
+        n_train_tasks: how many series to train on, chosen at random by the seed; `None` for all.
+        scale: `"window"`, `"train"` or `"none"`, see `SeriesTasks`.
+        seed: see `TaskDistribution`.
+        folder: a folder with `m4_hourly.csv.gz` (columns series, hour, value), in itself or in its folder
+            `tables`; `None` for the one that the environment variable METALENS_DATA names.
+
+    Raises:
+        MetaLensError: the table is missing or damaged, or a setting is out of range.
+
+    >>> M4Hourly("test")[0].query.y.shape  # doctest: +SKIP
+    torch.Size([3, 48])
+
+    Source: S. Makridakis, E. Spiliotis, V. Assimakopoulos, "The M4 Competition: 100,000 time series and 61
+    forecasting methods", International Journal of Forecasting 36, 2020. Deviations: methods there forecast
+    each series once, from all of its history; here from one window, and models are tested on series they were
+    not trained on.
+    """
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        length: int = 168,
+        k_shot: int = 5,
+        n_query: int = 3,
+        n_train_tasks: int | None = None,
+        scale: Scaling = "window",
+        seed: int = 0,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(
+            load_m4_hourly(folder),
+            split,
+            length=length,
+            horizon=48,
+            season=24,
+            k_shot=k_shot,
+            n_query=n_query,
+            queries="random" if split == "train" else "last",
+            n_train_tasks=n_train_tasks,
+            scale=scale,
+            seed=seed,
+        )
+
+
+def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the hourly series of M4 by name; every caller in a process gets the same.
+
+    Args:
+        folder: see `M4Hourly`.
+
+    Raises:
+        MetaLensError: the table is missing or damaged.
+    """
+    return _load_m4(find_data("M4Hourly", "tables", M4_FILE, folder))
+
+
+@lru_cache(maxsize=2)
+def _load_m4(path: Path) -> dict[str, np.ndarray]:
+    return {name: values for name, (values, _) in _read(path, "series", "hour", "value").items()}

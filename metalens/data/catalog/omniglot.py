@@ -1,0 +1,232 @@
+"""Handwritten characters, the field's standard benchmark for few-shot classification."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from copy import copy
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from metalens.data.base import BlockDistribution, Split
+from metalens.data.catalog.omniglot_images import N_CHARACTERS, N_DRAWERS, SIDE, load_images
+from metalens.errors import MetaLensError
+from metalens.tasks import Examples, Task
+
+Scheme = Literal["vinyals", "finn"]
+Slots = Literal["random", "fixed"]
+
+# The published lists of Vinyals amount to these alphabets and this number: Gurmukhi's character 42.
+_VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+_VINYALS_FIRST_TEST = 1201
+
+# One permutation for everybody, whatever the seed of the tasks.
+_FINN_SEED = 2017
+_FINN_TRAIN, _FINN_VAL = 1100, 100
+
+
+class Omniglot(BlockDistribution):
+    """Few-shot classification of handwritten characters, 28 by 28 pixels in [0, 1] with strokes at 1.
+
+    A class is a character or, with rotations, a character turned by 0, 90, 180 or 270 degrees
+    counterclockwise. A task has n_way distinct classes, and for each class k_shot support and n_query
+    query drawings by distinct drawers. Examples are ordered by class slot; x is `(s, 1, 28, 28)` float32
+    and y `(s,)` int64. The descriptors of a task are the shares of the alphabets among its classes, in the
+    order of `alphabets`.
+
+    Omniglot has 1,623 characters. With a copy that holds fewer, each split keeps the classes that are
+    there, and a warning says how many; its tasks differ from those of the full copy. Where the files
+    come from: see `load_images`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`; a character and its rotations are in one split.
+        n_way: classes per task.
+        k_shot: support images per class.
+        n_query: query images per class, not per task.
+        rotations: whether the four rotations of a character count as four classes.
+        scheme: `"vinyals"`, the published lists of 1,028, 172 and 423 characters, or `"finn"`, a fixed
+            random draw of 1,100, 100 and 423. The sizes are Finn's; which characters were drawn
+            depended on the order of files in the authors' file system and cannot be repeated.
+        slots: `"random"`, so that any class can have any label, or `"fixed"`: the classes are divided
+            once into n_way groups, and label j always stands for a class of group j. A model can then
+            memorize labels instead of learning from the support set.
+        n_train_characters: how many characters to train on, chosen at random by the seed; `None` for all.
+        seed: see `TaskDistribution`.
+        folder: a folder with upstream's two zip files, or `None` to look for them.
+
+    Attributes:
+        n_characters: characters that tasks are made of: those of the split that were found, or chosen.
+        n_classes: classes that tasks are made of, 4 per character with rotations.
+        alphabets: names of the alphabets that were found, of all splits.
+
+    Raises:
+        MetaLensError: a size is out of range, a choice has another name, or the images are missing or
+            damaged.
+
+    >>> task = Omniglot("test", n_way=5, k_shot=1)[0]  # doctest: +SKIP
+    >>> task.support.x.shape, task.query.y.shape  # doctest: +SKIP
+    (torch.Size([5, 1, 28, 28]), torch.Size([75]))
+
+    Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, "Human-level concept learning through probabilistic
+    program induction", Science 350, 2015. Splits: O. Vinyals and others, "Matching Networks for One Shot
+    Learning", 2016, arXiv 1606.04080, and C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning
+    for Fast Adaptation of Deep Networks", 2017, arXiv 1703.03400. Fixed slots: M. Yin and others,
+    "Meta-Learning without Memorization", 2020, arXiv 1912.03820.
+    """
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        n_way: int = 5,
+        k_shot: int = 1,
+        n_query: int = 15,
+        rotations: bool = True,
+        scheme: Scheme = "vinyals",
+        slots: Slots = "random",
+        n_train_characters: int | None = None,
+        seed: int = 0,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(split, seed=seed)
+        _check_settings(n_way, k_shot, n_query, scheme, slots)
+        self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
+        self.rotations, self.scheme, self.slots = rotations, scheme, slots
+
+        self._turns = 4 if rotations else 1
+        images = load_images(folder)
+        kept = np.flatnonzero(split_characters(images.numbers, images.alphabets, split, scheme))
+        if len(images.numbers) < N_CHARACTERS:
+            warnings.warn(
+                f"Found {len(images.numbers)} of Omniglot's {N_CHARACTERS} characters; the {split} split "
+                f"keeps {len(kept) * self._turns} classes.",
+                stacklevel=2,
+            )
+        self.n_train_characters = n_train_characters
+        if split == "train" and n_train_characters is not None:
+            kept = self._choose(kept, n_train_characters)
+        self._drawings = images.pixels.reshape(-1, SIDE, SIDE)
+        self._characters = kept
+        alphabets, self._alphabet_of = np.unique(images.alphabets, return_inverse=True)
+        self.alphabets = alphabets.tolist()
+        self.n_characters = len(kept)
+        self.n_classes = self.n_characters * self._turns
+
+        if n_way > self.n_classes:
+            raise MetaLensError(
+                f"n_way must be at most {self.n_classes}, the number of classes of the {split} split, "
+                f"got {n_way}."
+            )
+        shuffled = self._generator(2, 0).permutation(self.n_classes)
+        self._groups = np.array_split(shuffled, n_way)
+        self._pooled = False
+
+    def task_name(self, index: int) -> str:
+        shares = self[index].descriptors
+        if shares is None:
+            return str(index)
+        names = [self.alphabets[number] for number in shares.argsort(descending=True) if shares[number] > 0]
+        return f"{index} ({', '.join(names)})"
+
+    def metadata(self) -> dict[str, Any]:
+        return {"characters": self.n_characters, "classes": self.n_classes}
+
+    def with_global_labels(self) -> Omniglot:
+        """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the whole split."""
+        twin = copy(self)
+        twin._pooled = True
+        twin._block = lru_cache(maxsize=4)(twin._draw_block)
+        return twin
+
+    def draw(self, rng: np.random.Generator, n: int) -> Task:
+        """Draw a batch of n tasks whose x are numbers of images, `class * 20 + drawer`.
+
+        Blocks of tasks then stay small; `batch` looks up the pixels of the tasks asked for.
+        """
+        classes = self._draw_classes(rng, n)[..., np.newaxis]
+        of_class = self._alphabet_of[self._characters[classes // self._turns]]
+        descriptors = (of_class == np.arange(len(self.alphabets))).mean(1)
+        drawers = rng.permuted(np.broadcast_to(np.arange(N_DRAWERS), (n, self.n_way, N_DRAWERS)), axis=-1)
+        images = classes * N_DRAWERS + drawers
+
+        labels = classes if self._pooled else np.arange(self.n_way)[:, np.newaxis]
+
+        def examples(x: np.ndarray) -> Examples:
+            y = np.broadcast_to(labels, x.shape).reshape(n, -1).copy()
+            return Examples(torch.from_numpy(x.reshape(n, -1)), torch.from_numpy(y))
+
+        last = self.k_shot + self.n_query
+        return Task(
+            examples(images[..., : self.k_shot]),
+            examples(images[..., self.k_shot : last]),
+            torch.from_numpy(descriptors).float(),
+        )
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        return super().batch(indices).map(self._with_pixels)
+
+    def _choose(self, characters: np.ndarray, n: int) -> np.ndarray:
+        if not 1 <= n <= len(characters):
+            raise MetaLensError(
+                f"n_train_characters must be between 1 and {len(characters)}, the characters found for the "
+                f"train split, got {n}."
+            )
+        return np.sort(self._generator(3, 0).permutation(characters)[:n])
+
+    def _draw_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        if self.slots == "fixed":
+            return np.stack([rng.choice(group, n) for group in self._groups], axis=1)
+        n_classes = self.n_characters * self._turns
+        return np.stack([rng.choice(n_classes, self.n_way, replace=False) for _ in range(n)])
+
+    def _with_pixels(self, examples: Examples) -> Examples:
+        classes, drawers = np.divmod(examples.x.numpy(), N_DRAWERS)
+        characters, turns = np.divmod(classes, self._turns)
+        # NumPy copies whole images where PyTorch would look up every pixel.
+        x = self._drawings[self._characters[characters] * N_DRAWERS + drawers]
+        for turn in range(1, self._turns):
+            turned = turns == turn
+            x[turned] = np.rot90(x[turned], turn, (-2, -1))
+        return Examples(torch.from_numpy(x).unsqueeze(2).float().div_(255), examples.y)
+
+
+def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
+    """Tell which characters are in a split; it depends on each character alone, not on the others.
+
+    Args:
+        numbers: `(c,)` upstream's numbers of the characters, 1 to 1623.
+        alphabets: `(c,)` the names of their alphabets.
+        split: `"train"`, `"val"` or `"test"`.
+        scheme: `"vinyals"` or `"finn"`, see `Omniglot`.
+
+    Returns:
+        `(c,)` bool, true for the characters of the split.
+
+    >>> split_characters(np.array([466, 683, 1623]), np.array(["Hebrew", "Latin", "ULOG"]), "val", "vinyals")
+    array([ True, False, False])
+    """
+    if scheme == "finn":
+        order = np.random.default_rng(_FINN_SEED).permutation(N_CHARACTERS) + 1
+        parts = np.split(order, [_FINN_TRAIN, _FINN_TRAIN + _FINN_VAL])
+        return np.isin(numbers, parts[get_args(Split).index(split)])
+    test = numbers >= _VINYALS_FIRST_TEST
+    val = np.isin(alphabets, _VINYALS_VAL)
+    return {"train": ~test & ~val, "val": val, "test": test}[split]
+
+
+def _check_settings(n_way: int, k_shot: int, n_query: int, scheme: str, slots: str) -> None:
+    for name, size, least in (("n_way", n_way, 2), ("k_shot", k_shot, 1), ("n_query", n_query, 1)):
+        if size < least:
+            raise MetaLensError(f"{name} must be at least {least}, got {size}.")
+    if k_shot + n_query > N_DRAWERS:
+        raise MetaLensError(
+            f"k_shot + n_query must be at most {N_DRAWERS}, the drawings of a character, got "
+            f"{k_shot} + {n_query}; both count images per class."
+        )
+    for name, value, choices in (("scheme", scheme, Scheme), ("slots", slots, Slots)):
+        if value not in get_args(choices):
+            raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")

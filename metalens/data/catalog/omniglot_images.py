@@ -1,0 +1,228 @@
+"""The drawings of Omniglot as one array: found or downloaded, decoded once, kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from metalens.errors import MetaLensError
+from metalens.io.download import download
+from metalens.io.files import atomic_path, cache_folder
+
+N_CHARACTERS = 1623
+N_DRAWERS = 20
+SIDE = 28
+
+# Names and MD5 sums of the two files upstream.
+ZIPS = {
+    "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+_PAGE = "https://github.com/brendenlake/omniglot/tree/master/python"
+_AGAIN = f"delete the zip file and download it again from {_PAGE}."
+
+# Part of the cache's key: raise it when the decoding or the layout of the cache file changes.
+_FORMAT = 1
+
+# Alphabet/character/number_drawer, under any leading folders.
+_MEMBER = re.compile(r"(?:.*/)?([^/]+)/character\d+/(\d{4})_(\d{2})\.png")
+
+# Upstream drawings measure 105 by 105 pixels in some 500 bytes: far more is an attack or another file.
+_MAX_BYTES, _MAX_SIDE = 1_000_000, 1024
+
+
+class OmniglotImages(NamedTuple):
+    """All drawings of the c characters found, in ascending order of the characters' numbers.
+
+    Attributes:
+        pixels: `(c, 20, 28, 28)` uint8, strokes 255 on background 0; axis 1 is the drawer.
+        numbers: `(c,)` int64, upstream's number of each character, 1 to 1623.
+        alphabets: `(c,)` text, upstream's name of each character's alphabet.
+    """
+
+    pixels: np.ndarray
+    numbers: np.ndarray
+    alphabets: np.ndarray
+
+
+def load_images(folder: str | os.PathLike[str] | None = None) -> OmniglotImages:
+    """Return the drawings, from the first place that has both upstream zip files.
+
+    The places are: `folder`; the folder that the environment variable METALENS_DATA names; a download
+    into the cache. The cache is the folder that METALENS_CACHE names, or the user's cache folder of the
+    system. It also keeps the decoded array, so that only the first load takes seconds.
+
+    Args:
+        folder: a folder with the zip files, or with a folder `omniglot` that has them.
+
+    Returns:
+        The drawings; every caller in a process gets the same arrays, so they must not be changed.
+
+    Raises:
+        MetaLensError: the folder lacks the files, they are damaged or laid out differently, or they
+            cannot be downloaded.
+    """
+    zips = _find_zips(folder)
+    return _load(zips, _digest(zips))
+
+
+def _find_zips(folder: str | os.PathLike[str] | None) -> tuple[Path, ...]:
+    if folder is not None:
+        if zips := _zips_in(Path(folder)):
+            return zips
+        raise MetaLensError(
+            f"folder must hold {' and '.join(ZIPS)}, but {os.fspath(folder)!r} does not; download both "
+            f"from {_PAGE} into it, or leave folder out."
+        )
+    data = os.environ.get("METALENS_DATA")
+    return (_zips_in(Path(data)) if data else None) or download_zips()
+
+
+def _zips_in(folder: Path) -> tuple[Path, ...] | None:
+    for place in (folder.expanduser() / "omniglot", folder.expanduser()):
+        zips = tuple(place / name for name in ZIPS)
+        if all(map(os.path.isfile, zips)):
+            return zips
+    return None
+
+
+def download_zips() -> tuple[Path, ...]:
+    """Download the two zip files into the cache, unless they are there, and return their paths.
+
+    Raises:
+        MetaLensError: they cannot be downloaded, or are not the published files.
+    """
+    try:
+        return download({URL + name: md5 for name, md5 in ZIPS.items()}, cache_folder() / "omniglot")
+    except OSError as error:
+        raise MetaLensError(
+            f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
+            f"download {' and '.join(ZIPS)} from {_PAGE} on another machine, put them in a folder, and "
+            "set the environment variable METALENS_DATA to that folder."
+        ) from error
+    except ValueError as error:
+        raise MetaLensError(
+            "Omniglot's download does not have the published MD5 sum, so it was not kept; try again, or "
+            f"download {' and '.join(ZIPS)} from {_PAGE} yourself, put them in a folder, and set the "
+            "environment variable METALENS_DATA to that folder."
+        ) from error
+
+
+def _digest(zips: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256(f"{_FORMAT}".encode())
+    for path in zips:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise MetaLensError(
+                f"Cannot read {path} ({error.strerror}); give yourself the right to read it, or {_AGAIN}"
+            ) from error
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _load(zips: tuple[Path, ...], key: str) -> OmniglotImages:
+    cache = cache_folder() / "omniglot" / f"images-{key}.npz"
+    images = _read_cache(cache)
+    if images is None:
+        images = _decode(zips)
+        with suppress(OSError):  # Without a cache, the next process decodes again: slower, not wrong.
+            _write_cache(cache, images)
+    return images
+
+
+def _read_cache(path: Path) -> OmniglotImages | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images = OmniglotImages(*(file[name] for name in OmniglotImages._fields))
+    except Exception:  # Damage shows as one of many types, and the remedy is always to decode again.
+        return None
+    shapes = tuple(array.shape for array in images)
+    n = images.numbers.size
+    return images if shapes == ((n, N_DRAWERS, SIDE, SIDE), (n,), (n,)) else None
+
+
+def _write_cache(path: Path, images: OmniglotImages) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, **images._asdict())
+
+
+class _Drawing(NamedTuple):
+    number: int
+    drawer: int
+    alphabet: str
+    pixels: np.ndarray
+    source: Path
+
+
+def _decode(zips: tuple[Path, ...]) -> OmniglotImages:
+    drawings = sorted((d for path in zips for d in _drawings(path)), key=lambda d: (d.number, d.drawer))
+    _check_complete(drawings)
+    firsts = drawings[::N_DRAWERS]
+    return OmniglotImages(
+        np.stack([d.pixels for d in drawings]).reshape(-1, N_DRAWERS, SIDE, SIDE),
+        np.array([d.number for d in firsts], dtype=np.int64),
+        np.array([d.alphabet for d in firsts]),
+    )
+
+
+def _drawings(path: Path) -> Iterator[_Drawing]:
+    place, n = str(path), 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if match := _MEMBER.fullmatch(info.filename):
+                    place, n = f"{info.filename} in {path}", n + 1
+                    alphabet, number, drawer = match.groups()
+                    yield _Drawing(int(number), int(drawer), alphabet, _pixels(archive, info), path)
+    except Exception as error:  # zipfile and Pillow show damage as one of a dozen types.
+        raise MetaLensError(
+            f"{place} is damaged or not what it claims to be ({type(error).__name__}); {_AGAIN}"
+        ) from error
+    if n == 0:
+        raise MetaLensError(
+            f"{path} has no files named like Latin/character01/0683_01.png, so it is not Omniglot; {_AGAIN}"
+        )
+
+
+def _pixels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.file_size > _MAX_BYTES:
+        raise Image.DecompressionBombError
+    with Image.open(io.BytesIO(archive.read(info)), formats=["PNG"]) as image:
+        if max(image.size) > _MAX_SIDE:
+            raise Image.DecompressionBombError
+        # Upstream stores 1 bit per pixel, which Pillow would reduce to the nearest pixel, whatever filter
+        # is asked for; in grey it antialiases.
+        small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return 255 - np.asarray(small)
+
+
+def _check_complete(drawings: list[_Drawing]) -> None:
+    """Refuse characters that lack a drawing or have one twice, and numbers that upstream lacks."""
+    sources = {d.number: d.source for d in drawings}
+    seen = Counter((d.number, d.drawer) for d in drawings)
+    known = [number for number in sources if 1 <= number <= N_CHARACTERS]
+    expected = {(number, drawer) for number in known for drawer in range(1, N_DRAWERS + 1)}
+    odd = (seen.keys() ^ expected) | {key for key, count in seen.items() if count > 1}
+    if odd:
+        number, drawer = min(odd)
+        raise MetaLensError(
+            f"Characters must be numbered 1 to {N_CHARACTERS} and have one drawing by each of {N_DRAWERS} "
+            f"drawers, but drawing {number:04}_{drawer:02} in {sources[number]} is missing, unknown or "
+            f"there twice; {_AGAIN}"
+        )

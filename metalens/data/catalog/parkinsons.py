@@ -1,0 +1,71 @@
+"""Symptoms of patients from their voice: one task is one patient."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from metalens.data.base import Split
+from metalens.data.catalog.finding import find_data
+from metalens.data.tables.reading import read_table
+from metalens.data.tables.table import DrawSettings, TableTasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "parkinsons_updrs.csv.gz"
+N_INPUTS = 19
+
+
+class Parkinsons(TableTasks):
+    """Motor symptoms of a patient with Parkinson's disease from recordings of the voice, over half a year.
+
+    The target is the motor part of the UPDRS score, standardized by the training patients; the higher, the
+    worse. The 19 inputs are the day of the recording, age, sex and sixteen measures of the voice. 42 patients
+    with 101 to 168 recordings each are divided into 26 to train on and 8 each to validate and test, by
+    `hashed_order`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        k_shot: support rows per task.
+        folder: a folder with `parkinsons_updrs.csv.gz`, in itself or in its folder `tables`; `None` for the
+            one that METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
+
+    Raises:
+        MetaLensError: the table is missing, or a setting is out of range.
+
+    >>> Parkinsons("test")[0].support.x.shape  # doctest: +SKIP
+    torch.Size([10, 19])
+
+    Source: A. Tsanas and others, "Accurate Telemonitoring of Parkinson's Disease Progression by Noninvasive
+    Speech Tests", IEEE Trans. Biomed. Eng. 57, 2010; the UCI repository has the table.
+    """
+
+    metrics_of_numbers = ("pearson_r2", "rmse")
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        k_shot: int = 10,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
+    ) -> None:
+        super().__init__(
+            _load(find_data("Parkinsons", "tables", FILE, folder)),
+            split,
+            task="patient",
+            target="motor_UPDRS",
+            splits=(26 / 42, 8 / 42, 8 / 42),
+            k_shot=k_shot,
+            **settings,
+        )
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path) -> pd.DataFrame:
+    return read_table(path, text=["patient"])

@@ -1,0 +1,282 @@
+"""Images of a folder or a zip file as one array: decoded once, kept in a cache, mapped from there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from metalens.errors import MetaLensError
+from metalens.io.files import atomic_path, cache_folder
+
+# Part of the cache's key: raise it when the decoding or the layout of the cache files changes.
+_FORMAT = 1
+
+_MAX_BYTES = 256 * 1024**2  # of one image file
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it tells of damage, which is told here
+
+# What Pillow lists among its formats but leaves to other programs.
+_FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"})
+
+
+class SourceFile(NamedTuple):
+    """A file of a folder or a zip file.
+
+    Attributes:
+        path: inside the source, with forward slashes.
+        size: in bytes.
+        stamp: what changes with the content: the time of writing, of a zip's member also the checksum.
+    """
+
+    path: str
+    size: int
+    stamp: str
+
+
+class ImageStore(NamedTuple):
+    """Decoded images.
+
+    Attributes:
+        pixels: `(n, channels, side, side)` uint8, mapped from the cache where there is one.
+        digests: `(n,)` uint64, equal for equal images.
+    """
+
+    pixels: np.ndarray
+    digests: np.ndarray
+
+
+def list_files(source: Path) -> list[SourceFile]:
+    """Return all files of a folder or a zip file in the order of their paths; hidden ones are left out.
+
+    Raises:
+        MetaLensError: there is no such folder or zip file, or the zip names files outside of itself.
+    """
+    found = _files_of_folder(source) if source.is_dir() else _files_of_zip(source)
+    return sorted(
+        file for file in found if not any(part.startswith((".", "__MACOSX")) for part in file.path.split("/"))
+    )
+
+
+def is_image(path: str) -> bool:
+    """Tell whether the extension of a file is that of an image that Pillow reads.
+
+    >>> is_image("cat/1.JPG"), is_image("labels.csv")
+    (True, False)
+    """
+    name = Image.registered_extensions().get(PurePosixPath(path).suffix.lower())
+    return name in Image.OPEN and name not in _FOREIGN
+
+
+@contextmanager
+def reading(source: Path) -> Iterator[Callable[[str], bytes]]:
+    """Give a function that reads a file of a folder or a zip file by its path inside.
+
+    Raises:
+        MetaLensError: the zip file cannot be read.
+    """
+    if source.is_dir():
+        yield lambda path: (source / path).read_bytes()
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(source, error) from error
+    with archive:
+        members = {PurePosixPath(info.filename).as_posix(): info for info in archive.infolist()}
+
+        def read(path: str) -> bytes:
+            with archive.open(members[path]) as member:
+                return member.read(
+                    max(1, members[path].file_size)
+                )  # a member may unpack to more than it says
+
+        yield read
+
+
+def load_images(source: Path, files: Sequence[SourceFile], *, side: int, color: bool) -> ImageStore:
+    """Return images, square and of one size, from the cache or decoded into it.
+
+    The cache is the folder that METALENS_CACHE names, or the user's cache folder of the system. Where it
+    cannot be written, the images stay in memory.
+
+    Args:
+        source: a folder or a zip file.
+        files: some of its files, all of them images.
+        side: height and width to which images are brought, whatever their proportions.
+        color: whether to keep three channels, or one of grey.
+
+    Returns:
+        The images in the order of the files; callers must not change them.
+
+    Raises:
+        MetaLensError: images are damaged, or too large to be harmless.
+    """
+    digest = hashlib.sha256(repr((_FORMAT, side, color)).encode())
+    for file in files:
+        digest.update(repr(tuple(file)).encode())
+    return _load(source, tuple(files), side, color, digest.hexdigest()[:32])
+
+
+@lru_cache(maxsize=8)
+def _load(source: Path, files: tuple[SourceFile, ...], side: int, color: bool, key: str) -> ImageStore:
+    shape = (len(files), 3 if color else 1, side, side)
+    cache = cache_folder() / "images" / f"{source.stem}-{side}-{key}.npy"
+    digests = cache.with_suffix(".digests.npy")
+    if (store := _read_cache(cache, digests, shape)) is not None:
+        return store
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(cache) as partial, partial.open("wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            found = _decode(source, files, side, color, lambda _, pixels: file.write(pixels.tobytes()))
+        with atomic_path(digests) as partial, partial.open("wb") as file:
+            np.save(file, found)
+    except OSError:  # of the cache alone: those of the source are told by name
+        pixels = np.empty(shape, np.uint8)
+        found = _decode(source, files, side, color, pixels.__setitem__)
+        return ImageStore(pixels, found)
+    store = _read_cache(cache, digests, shape)
+    if store is None:
+        raise MetaLensError(f"{cache} was changed while it was written; delete it and try again.")
+    return store
+
+
+def _read_cache(cache: Path, digests: Path, shape: tuple[int, ...]) -> ImageStore | None:
+    try:
+        store = ImageStore(np.load(cache, mmap_mode="r", allow_pickle=False), np.load(digests))
+    except Exception:  # damage shows as one of many types, and the remedy is always to decode again
+        return None
+    fits = store.pixels.shape == shape and store.digests.shape == shape[:1]
+    return store if fits and store.pixels.dtype == np.uint8 else None
+
+
+def _decode(
+    source: Path,
+    files: Sequence[SourceFile],
+    side: int,
+    color: bool,
+    keep: Callable[[int, np.ndarray], object],
+) -> np.ndarray:
+    """Decode files one after the other, hand each on, and return their digests."""
+    digests = np.empty(len(files), np.uint64)
+    broken: list[tuple[str, str]] = []
+    with reading(source) as read:
+        for number, file in enumerate(files):
+            try:
+                pixels = _pixels(file, read, side, color)
+            except Exception as error:  # Pillow and zipfile show damage as one of a dozen types
+                broken.append((file.path, _reason(error)))
+                continue
+            if not broken:
+                keep(number, pixels)
+                digests[number] = int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest())
+    if broken:
+        path, reason = broken[0]
+        others = f", and so cannot {len(broken) - 1} others" if len(broken) > 1 else ""
+        raise MetaLensError(
+            f"{path} in {source} cannot be read as an image ({reason}){others}; replace or delete "
+            f"{'it' if len(broken) == 1 else 'them'}."
+        )
+    return digests
+
+
+def _pixels(file: SourceFile, read: Callable[[str], bytes], side: int, color: bool) -> np.ndarray:
+    if file.size > _MAX_BYTES:
+        raise MetaLensError(f"it would take {file.size:,} bytes")
+    formats = [name for name in Image.OPEN if name not in _FOREIGN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(read(file.path)), formats=formats) as image:
+            upright = ImageOps.exif_transpose(image)
+            small = _flat(upright, color).resize((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(small)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if color else pixels[np.newaxis])
+
+
+def _flat(image: Image.Image, color: bool) -> Image.Image:
+    """Return an image in color or grey, with white where it is transparent."""
+    if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
+        values = np.asarray(image).astype(np.float64)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise MetaLensError("its pixels are no whole numbers of 8 or 16 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+    return image.convert("RGB" if color else "L")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+            return "it has more pixels than a photograph; it may be a decompression bomb"
+        case MetaLensError():
+            return str(error)
+        case OSError() if error.strerror:
+            return error.strerror
+    return type(error).__name__
+
+
+def _files_of_folder(folder: Path) -> Iterator[SourceFile]:
+    seen: dict[str, str] = {}  # paths of folders by what they are: links may lead in circles
+    try:
+        for place, names, files in os.walk(folder, onerror=_refuse, followlinks=True):
+            if (other := seen.setdefault(os.path.realpath(place), place)) != place:
+                link, other = sorted((place, other), key=os.path.islink, reverse=True)
+                raise MetaLensError(
+                    f"{link} is a link to {other}, which is in {folder} too; delete the link."
+                )
+            names.sort()
+            inside = Path(place).relative_to(folder)
+            for name in files:
+                path = Path(place) / name
+                if path.is_file():
+                    facts = path.stat()
+                    yield SourceFile((inside / name).as_posix(), facts.st_size, str(facts.st_mtime_ns))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # `os.walk` would pass over folders that cannot be read
+
+
+def _files_of_zip(source: Path) -> Iterator[SourceFile]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _unreadable(source, error) from error
+    for member in members:
+        path = PurePosixPath(member.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+            raise MetaLensError(
+                f"{source} names a file outside of its own folder ({member.filename}); get it from elsewhere."
+            )
+        if member.flag_bits & 1:
+            raise MetaLensError(f"{source} is encrypted; unpack it, and give the folder.")
+        if not member.filename.endswith("/"):  # a member may have no name, which `is_dir` does not take
+            stamp = f"{member.CRC} {member.date_time}"  # the checksums of PNG files alone are few
+            yield SourceFile(path.as_posix(), member.file_size, stamp)
+
+
+def _unreadable(source: Path, error: Exception) -> MetaLensError:
+    if not source.exists():
+        return MetaLensError(f"There is no folder or zip file {source}; give the path of one.")
+    reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    return MetaLensError(f"{source} cannot be read as a folder or a zip file ({reason}); get it again.")

@@ -1,0 +1,121 @@
+"""Which split a task, or anything else with a name, belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from metalens.data.base import Split
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def hashed_order(names: Iterable[str], seed: int | None = None) -> list[str]:
+    """Return names in the order of their SHA-256 sums: as good as random, and the same everywhere.
+
+    Args:
+        names: different names.
+        seed: another order for every number.
+
+    >>> hashed_order(["a", "b", "c"])
+    ['c', 'b', 'a']
+    """
+    salt = "" if seed is None else f"{seed} "
+    return sorted(names, key=lambda name: hashlib.sha256((salt + name).encode()).digest())
+
+
+def divided(
+    names: Iterable[str],
+    shares: Sequence[float],
+    *,
+    strata: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    instead: str = "",
+) -> dict[str, Split]:
+    """Return the split of every name, by its place in `hashed_order`.
+
+    Args:
+        names: of tasks, or of anything else.
+        shares: of train, val and test.
+        strata: a property of each name. Each stratum is then divided by the shares too: as well as whole
+            names allow, also where a stratum has few.
+        seed: of the order.
+        instead: for the error, what could be given in place of shares, as in "a column or ".
+
+    Raises:
+        MetaLensError: the shares are not three that add up to 1.
+
+    >>> divided("abcdef", (0.5, 0.0, 0.5), strata=dict(zip("abcdef", "xxyyzz")))
+    {'b': 'train', 'a': 'test', 'd': 'train', 'c': 'test', 'f': 'train', 'e': 'test'}
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise MetaLensError(f"splits must be {instead}three shares that add up to 1, got {list(shares)}.")
+    order = hashed_order(names, seed)
+    _, val, test = shares
+    held_out: dict[Split, list[str]]
+    if strata is None:
+        n_val, n_test = (round(share * len(order)) for share in (val, test))
+        held_out = {"val": order[:n_val], "test": order[n_val : n_val + n_test]}
+    else:
+        order.sort(key=strata.__getitem__)  # keeps the order within a stratum
+        to_test = set(_every(order, test))
+        others = [name for name in order if name not in to_test]
+        held_out = {"test": list(to_test), "val": _every(others, val / (1 - test) if test < 1 else 0.0)}
+    split_of: dict[str, Split] = dict.fromkeys(order, "train")
+    for split, part in held_out.items():
+        split_of |= dict.fromkeys(part, split)
+    return split_of
+
+
+def _every(names: list[str], share: float) -> list[str]:
+    """Return that share of names, at equal distances."""
+    # Without the small number, rounding decides where a product should be whole.
+    steps = [math.floor(place * share + 1e-9) for place in range(len(names) + 1)]
+    return [name for name, before, after in zip(names, steps, steps[1:], strict=False) if after > before]
+
+
+def splits_of_column(column: pd.Series, rows_of: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return the split of every task, which a column says in all rows of it.
+
+    Raises:
+        MetaLensError: a task is in two splits, or in one of another name.
+    """
+    found = _values_of_tasks(column, rows_of)
+    for name, values in found.items():
+        if len(values) > 1 or values[0] not in get_args(Split):
+            raise MetaLensError(
+                f"All rows of a task must be in one split, train, val or test, but those of {name} are in "
+                f"{', '.join(values)}; correct column {column.name}."
+            )
+    return {name: values[0] for name, values in found.items()}
+
+
+def property_of_tasks(column: pd.Series, rows_of: Mapping[str, np.ndarray], use: str) -> dict[str, str]:
+    """Return what a column says of every task, the same in all rows of it.
+
+    Raises:
+        MetaLensError: the rows of a task differ.
+    """
+    found = _values_of_tasks(column, rows_of)
+    for name, values in found.items():
+        if len(values) > 1:
+            raise MetaLensError(
+                f"Column {column.name} must say the same in all rows of a task, to be used as {use}, but "
+                f"those of {name} say {', '.join(values)}; correct it or choose another column."
+            )
+    return {name: values[0] for name, values in found.items()}
+
+
+def _values_of_tasks(column: pd.Series, rows_of: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    codes, values = pd.factorize(column, use_na_sentinel=False)
+    return {
+        name: sorted(str(values[code]) for code in np.unique(codes[rows])) for name, rows in rows_of.items()
+    }

@@ -1,0 +1,1 @@
+"""Distributions of curves that are drawn from a formula."""

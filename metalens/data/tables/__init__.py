@@ -1,0 +1,1 @@
+"""Tables with a row per example and a column that names its task."""

@@ -1,0 +1,90 @@
+"""Molecules as bits: fingerprints, computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from metalens.errors import MetaLensError
+from metalens.io.files import atomic_path, cache_folder
+
+# Part of the cache's key: raise it when the bits or the layout of the cache file change.
+_FORMAT = 1
+
+
+def morgan_fingerprints(smiles: Sequence[str], *, n_bits: int = 1024, radius: int = 2) -> np.ndarray:
+    """Return the Morgan fingerprint of every molecule, `(n, n_bits)` uint8 of zeros and ones.
+
+    A bit says that some atom's neighborhood of up to `radius` bonds is present, hashed to `n_bits` places.
+    RDKit computes them, without chirality; the cache folder (`METALENS_CACHE`, or the user's) keeps the
+    result of a list of molecules, for which RDKit is not needed again.
+
+    Args:
+        smiles: n molecules in SMILES notation.
+        n_bits: length of a fingerprint.
+        radius: of the neighborhoods, in bonds.
+
+    Raises:
+        MetaLensError: a size is out of range, RDKit is not installed, or it cannot read a molecule.
+
+    >>> morgan_fingerprints(["CCO", "c1ccccc1"]).sum(1)  # doctest: +SKIP
+    array([6, 3], dtype=uint64)
+
+    Source: D. Rogers, M. Hahn, "Extended-Connectivity Fingerprints", J. Chem. Inf. Model. 50, 2010.
+    """
+    if n_bits < 1 or radius < 0:
+        raise MetaLensError(
+            f"Fingerprints need n_bits of at least 1 and a radius of 0 or more, got {n_bits} and {radius}."
+        )
+    key = hashlib.sha256("\n".join([f"{_FORMAT} {n_bits} {radius}", *smiles]).encode()).hexdigest()
+    cache = cache_folder() / "fingerprints" / f"morgan-{key}.npy"
+    bits = _read(cache, len(smiles), n_bits)
+    if bits is None:
+        bits = _compute(smiles, n_bits, radius)
+        with suppress(OSError):  # without a cache, the next process computes again: slower, not wrong
+            _write(cache, bits)
+    return bits
+
+
+def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
+    try:
+        from rdkit import Chem, rdBase
+        from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+    except ImportError as error:
+        raise MetaLensError(
+            "Fingerprints need RDKit, which is not installed; install it by pip install 'metalens[chem]'."
+        ) from error
+    generator = GetMorganGenerator(radius=radius, fpSize=n_bits)
+    bits = np.zeros((len(smiles), n_bits), dtype=np.uint8)
+    unreadable = []
+    with rdBase.BlockLogs():
+        for row, text in zip(bits, smiles, strict=True):
+            molecule = Chem.MolFromSmiles(text)
+            if molecule is None:
+                unreadable.append(text)
+            else:
+                row[:] = generator.GetFingerprintAsNumPy(molecule)
+    if unreadable:
+        others = f", nor {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+        raise MetaLensError(
+            f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it or leave it out."
+        )
+    return bits
+
+
+def _read(path: Path, n: int, n_bits: int) -> np.ndarray | None:
+    try:
+        bits = np.load(path, allow_pickle=False)
+    except Exception:  # damage shows as one of many types, and the remedy is always to compute again
+        return None
+    return bits if bits.shape == (n, n_bits) and bits.dtype == np.uint8 else None
+
+
+def _write(path: Path, bits: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.save(file, bits)

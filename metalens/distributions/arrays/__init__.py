@@ -1,1 +1,0 @@
-"""Arrays of any shape, time series, and views of objects."""

@@ -1,1 +1,0 @@
-"""Curves: tasks from a formula, without end."""

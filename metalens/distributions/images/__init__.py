@@ -1,1 +1,0 @@
-"""Images: tasks of telling classes of pictures apart."""

@@ -1,1 +1,0 @@
-"""Tables: one task per value of a column, examples by row."""

@@ -1,0 +1,233 @@
+"""The outer step as one compiled program: losses of a batch and their meta-gradient together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from metalens.errors import MetaLensError
+from metalens.execution.replicas import Replicas
+from metalens.learners import Learner
+from metalens.objective import Objective, outer_loss, terms_and_gradient
+from metalens.tasks import Task
+
+Tensors = dict[str, Tensor]
+
+_TOLERANCE = 1e-2  # of gradients in single precision; what is frozen by mistake differs by far more
+
+
+class CompiledObjective(nn.Module):
+    """An objective whose loss terms and meta-gradient are computed together, by one compiled program.
+
+    `tasks -> terms` as `Objective` does; the gradient of the *sum* of the terms is computed in the same
+    program, and `backward` hands it out. The program is made at the first batch: the step is executed once,
+    its tensor operations are recorded, and the record is compiled. So whatever Python does besides (branches,
+    settings, numbers drawn by NumPy) is fixed at that time. Before a program is used, it is compared with the
+    plain step on two batches. While a learner follows a schedule (`Learner.schedule_finished` is false) its
+    steps run plainly.
+
+    Args:
+        objective: what to compile; its batching must not be `"loop"`, which would record every task.
+        backend: of `torch.compile`; `None` runs the record as it is, which also saves time.
+
+    Raises:
+        MetaLensError: `compile_refusal` says why it is not possible, or, at the first step, the program could
+            not be made or differs from the plain step.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> compiled = CompiledObjective(Objective(MAML(mlp())), backend=None)
+    >>> compiled(Sinusoid().batch(range(4)))["query"].backward()
+    >>> compiled.objective.learner.network.head.bias.grad.shape
+    torch.Size([1])
+    """
+
+    def __init__(self, objective: Objective | Replicas, *, backend: str | None = "inductor") -> None:
+        super().__init__()
+        if (refusal := compile_refusal(objective)) is not None:
+            raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
+        self.objective = objective
+        self._hidden = (_Step(objective),)  # the tuple keeps its parameters from being listed twice
+        self._backend = backend
+        self._programs: dict[Any, _Program] = {}
+
+    @property
+    def _step(self) -> _Step:
+        return self._hidden[0]
+
+    def forward(self, tasks: Task) -> Tensors:
+        """Return the loss terms by name; see `Objective.forward`."""
+        tasks = self.objective.transform_tasks(tasks)
+        if not self.objective.learner.schedule_finished:
+            return self.objective.loss_terms(tasks)
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks.tensors)
+        if shapes not in self._programs:
+            self._programs[shapes] = _Program(self._step, tasks, self._backend)
+        state = self._step.state()
+        gradients, terms = self._programs[shapes](state, tasks)
+        values = _WithGradients.apply(tuple(terms.values()), gradients, *state[: len(gradients)])
+        return dict(zip(terms, values, strict=True))
+
+
+def compile_refusal(objective: Objective | Replicas) -> str | None:
+    """Return why the outer step of an objective cannot be compiled, or `None` where it can.
+
+    >>> from metalens import MAML, Objective, conv4
+    >>> compile_refusal(Objective(MAML(conv4())))
+    'its tasks are looped over, and a program of all of them would be too long'
+    """
+    learner = objective.learner
+    if isinstance(objective.chunk, int):
+        return "its tasks are computed in chunks, each of them twice"
+    if learner.plan(objective.batching) != "vmap":
+        return "its tasks are looped over, and a program of all of them would be too long"
+    if objective.communicates:
+        return "its processes exchange adapted models within a step"
+    overrides = type(learner).set_progress is not Learner.set_progress
+    if overrides and type(learner).schedule_finished is Learner.schedule_finished:
+        return f"{type(learner).__name__} follows a schedule and does not say when it has settled"
+    return None
+
+
+class _Step(nn.Module):
+    """The part of an objective's step that is compiled: loss terms of transformed tasks, and their gradient.
+
+    It knows the places of all tensors it computes with, as looking them up costs as much as a small step.
+    """
+
+    def __init__(self, objective: Objective | Replicas) -> None:
+        super().__init__()
+        self.objective = objective
+        state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        self.trained = [name for name, value in state.items() if value.requires_grad]
+        self.names = [*self.trained, *(name for name in state if name not in self.trained)]
+        self._places = [
+            (self.get_submodule(owner), attribute)
+            for owner, _, attribute in (name.rpartition(".") for name in self.names)
+        ]
+
+    def state(self) -> list[Tensor]:
+        """Return all parameters and buffers as they are now, in the order of `names`, trained ones first."""
+        return [getattr(owner, attribute) for owner, attribute in self._places]
+
+    def forward(self, tasks: Task) -> Tensors:
+        return self.objective.loss_terms(tasks)
+
+    def gradients_and_terms(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
+        """Return the gradient of the sum of the terms by each weight, and the terms, at the given state."""
+        n = len(self.trained)
+
+        def loss(*weights: Tensor) -> tuple[Tensor, Tensors]:
+            tensors = dict(zip(self.names, (*weights, *state[n:]), strict=True))
+            terms = functional_call(self, tensors, (tasks,))
+            return outer_loss(terms).sum(), terms
+
+        gradients, (_, terms) = grad_and_value(loss, argnums=tuple(range(n)), has_aux=True)(*state[:n])
+        return gradients, terms
+
+
+class _Program:
+    """A step, recorded and compiled for tasks of certain shapes.
+
+    Raises:
+        MetaLensError: the step could not be recorded or compiled, or the program differs from the plain step.
+    """
+
+    def __init__(self, step: _Step, tasks: Task, backend: str | None) -> None:
+        self._step = step
+        self._names: list[str] = []
+        state = [tensor.detach() for tensor in step.state()]
+        n = len(state)
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            gradients, terms = step.gradients_and_terms(tensors[:n], Task.of_tensors(tensors[n:]))
+            self._names = list(terms)
+            return (*gradients, *terms.values())
+
+        options: dict[str, Any] | None = None
+        if backend == "inductor":
+            options = {"fallback_random": True}  # the random numbers of the plain step
+        with torch.random.fork_rng():
+            try:
+                program = make_fx(flat)(*state, *tasks.tensors)
+                _tolerate_other_strides(program)
+                if backend is not None:
+                    program = torch.compile(
+                        program, fullgraph=True, dynamic=False, backend=backend, options=options
+                    )
+                self._program = program
+                for seed, shift in enumerate((0, 1)):
+                    self._check(
+                        pytree.tree_map(lambda tensor, shift=shift: tensor.roll(shift, 0), tasks), seed
+                    )
+            except MetaLensError:
+                raise
+            except Exception as error:  # of the compiler, or of code that cannot be recorded: of any kind
+                reason = str(error).strip().split("\n")[0]
+                raise MetaLensError(
+                    f"The outer step could not be compiled ({type(error).__name__}: {reason}); use "
+                    "compile=False."
+                ) from error
+
+    def __call__(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
+        """Return the gradient by each weight, and the terms by name."""
+        with torch.no_grad():
+            # A flat list: PyTorch checks the structure of its arguments at every call.
+            values = self._program(*state, *tasks.tensors)
+        n = len(self._step.trained)
+        return values[:n], dict(zip(self._names, values[n:], strict=True))
+
+    def _check(self, tasks: Task, seed: int) -> None:
+        state = self._step.state()
+        torch.manual_seed(seed)
+        terms, gradients = terms_and_gradient(self._step, tasks, state[: len(self._step.trained)])
+        torch.manual_seed(seed)
+        own_gradients, own_terms = self(state, tasks)
+        plain, own = (
+            torch.cat([tensor.detach().flatten() for tensor in (*of_terms.values(), *of_weights)])
+            for of_terms, of_weights in ((terms, gradients), (own_terms, own_gradients))
+        )
+        if not (plain - own).norm() <= _TOLERANCE * plain.norm():
+            raise MetaLensError(
+                "The compiled outer step differs from the plain one, so something in it depends on more than "
+                "the tasks and its registered tensors (hidden parameters, numbers drawn by NumPy or Python); "
+                "use compile=False."
+            )
+
+
+def _tolerate_other_strides(program: GraphModule) -> None:
+    """Let every view be a reshape: compiled operations may lay their results out in another way."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    program.recompile()
+
+
+class _WithGradients(torch.autograd.Function):
+    """Terms, and the gradients of their sum, of weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, terms: tuple[Tensor, ...], gradients: tuple[Tensor, ...], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.gradients = gradients
+        return terms
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
+        # Only the sum of the terms is differentiated, so their factors are the same: a scalar, or `(R,)`.
+        n_axes = factors[0].dim()
+        return (
+            None,
+            None,
+            *(
+                gradient * factors[0].reshape(factors[0].shape + (1,) * (gradient.dim() - n_axes))
+                for gradient in ctx.gradients
+            ),
+        )

@@ -1,0 +1,84 @@
+"""Training in another precision than that of the weights, and whether its gradient can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metalens.data import TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.learners.base import module_mode
+from metalens.objective import Objective, terms_and_gradient, trained_parameters
+from metalens.tasks import Task, place
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# The type of the weights, where it changes. Of 16-true, steps of Adam underflow.
+WHOLE = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+_TRIED = 8  # tasks
+MIXED = ("bf16-mixed", "16-mixed")
+
+
+@contextmanager
+def in_precision(
+    fabric: Fabric, objective: Objective, tasks: TaskDistribution, meta_batch_size: int
+) -> Iterator[None]:
+    """Let the objective's weights have the precision of a Fabric, and what they had before afterwards.
+
+    A lower precision than 32 bits is tried on a few tasks first, by each process alone: the gradient may
+    be less precise, not wrong.
+
+    Args:
+        fabric: its precision is meant; `"32-true"` leaves everything as it is.
+        objective: what will be trained, on its device.
+        tasks: what it will be trained on.
+        meta_batch_size: tasks per step.
+
+    Raises:
+        MetaLensError: the precision is not possible, or the gradient's error is as large as the gradient.
+    """
+    name = fabric.strategy.precision.precision
+    if name not in ("32-true", *WHOLE, *MIXED):
+        raise MetaLensError(f"precision={name!r} cannot be used; use 32-true, {', '.join([*WHOLE, *MIXED])}.")
+    before = next(objective.parameters()).dtype
+    try:
+        if name in ("32-true", "64-true") or not trained_parameters(objective):
+            objective.to(WHOLE.get(name, before))
+        else:
+            few = min(meta_batch_size, max(_TRIED, objective.min_meta_batch_size))
+            batch = place(tasks.batch(range(few)), fabric.device, before)
+            exact = _gradient(objective, batch)
+            objective.to(WHOLE.get(name, before))
+            _check(fabric, name, objective, batch, exact)
+        yield
+    finally:
+        objective.to(before)
+
+
+def _check(fabric: Fabric, name: str, objective: Objective, tasks: Task, exact: Tensor) -> None:
+    try:
+        with fabric.autocast():
+            rough = _gradient(objective, fabric.strategy.precision.convert_input(tasks))
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise MetaLensError(
+            f"precision={name!r} is not possible for this objective ({reason}); use '32-true', or for "
+            "convolutions in mixed precision batching='loop'."
+        ) from error
+    error = ((rough - exact).norm() / exact.norm()).item()
+    if not error < 1:
+        raise MetaLensError(
+            f"precision={name!r} is not usable for this objective: the error of its gradient is {error:.2g} "
+            "times the gradient; use '32-true'."
+        )
+
+
+def _gradient(objective: Objective, tasks: Task) -> Tensor:
+    with torch.random.fork_rng(), module_mode(objective, training=True):
+        _, gradients = terms_and_gradient(objective, tasks, trained_parameters(objective))
+    return torch.cat([gradient.flatten().float() for gradient in gradients])

@@ -1,0 +1,1 @@
+"""Recipes: experiments with a name."""

@@ -1,0 +1,165 @@
+"""A suite: recipes and studies with their settings, as a YAML file says them."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from metalens.errors import MetaLensError
+from metalens.experiments import RECIPES, Recipe
+from metalens.experiments.arms import arms_of
+from metalens.experiments.loading import NAMES, typed_settings
+from metalens.io.formats import read_yaml
+from paper import STUDIES, get_study
+from paper.study import Study
+
+BUILTIN = Path(__file__).parent / "builtin"
+SUITES: dict[str, Path] = {path.stem: path for path in sorted(BUILTIN.glob("*.yaml"))}
+
+_KEYS = {"description": str, "settings": dict, "sizes": dict, "entries": list}
+_ENTRY_KEYS = {"recipe": str, "study": str, "name": str, "settings": dict, "sizes": dict, "only": list}
+_DECIDED = {"workers": "--workers", "devices": "--workers"}  # settings that are the suite's
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recipe or a study of a suite, with its settings, and the name of its folder."""
+
+    name: str
+    experiment: Recipe | Study
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Recipes and studies that are run together.
+
+    Attributes:
+        name: what the command line calls it, or the file.
+        description: one line for people.
+        size: which of its sizes; `None` for a suite without.
+        entries: what is run, in this order.
+    """
+
+    name: str
+    description: str
+    size: str | None
+    entries: list[Entry]
+
+
+def read_suite(name: str, size: str | None = None) -> Suite:
+    """Return a suite by its name or from a file.
+
+    Args:
+        name: one of `SUITES`, or the path of a YAML file; see the documentation of suites for what is in it.
+        size: one of the sizes of the suite, if it has any.
+
+    Raises:
+        MetaLensError: there is no such suite or size, or the file has a mistake, which is named with its
+            place.
+
+    >>> suite = read_suite("regression", "smoke")
+    >>> suite.entries[0].name, suite.entries[0].experiment.k_shot
+    ('sinusoid-5shot', 5)
+    """
+    if name not in SUITES and Path(name).suffix not in (".yaml", ".yml"):
+        raise MetaLensError(
+            f"There is no suite {name!r}; choose from {', '.join(SUITES)}, or give a file that ends in .yaml."
+        )
+    path = SUITES.get(name, Path(name))
+    content = _checked(read_yaml(path), _KEYS, str(path))
+    sizes = _sizes(content, str(path))
+    if size not in (sizes or {None}):
+        has = f"its sizes are {', '.join(sizes)}; choose one with --size" if sizes else "it has no sizes"
+        raise MetaLensError(f"The suite {path.stem} cannot be run in size {size}: {has}.")
+    of_all = [
+        _entry(entry, content, size, f"{path}, entry {number}")
+        for number, entry in enumerate(content.get("entries", []), start=1)
+    ]
+    found = [entry for entry in of_all if entry is not None]
+    if not found:
+        raise MetaLensError(f"{path} must have entries, a list of recipes and studies, and has none.")
+    names = [entry.name for entry in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise MetaLensError(f"{path}: several entries are called {', '.join(twice)}; give each its own name.")
+    return Suite(path.stem, content.get("description", ""), size, found)
+
+
+def description_of(path: Path) -> str:
+    """Return the line for people in the file of a suite."""
+    return _checked(read_yaml(path), _KEYS, str(path)).get("description", "")
+
+
+def _checked(content: Any, keys: dict[str, type], place: str) -> dict[str, Any]:
+    """Return a mapping of a file, once its keys and the kinds of their values are as they must be."""
+    if not isinstance(content, dict):
+        raise MetaLensError(f"{place} must have {', '.join(keys)}, one `name: value` a line.")
+    for key, value in content.items():
+        if key not in keys:
+            raise MetaLensError(f"{place} has {key!r}; it can have {', '.join(keys)}.")
+        if not isinstance(value, keys[key]):
+            kinds = {str: "a text", dict: "settings, one `name: value` a line", list: "a list"}
+            raise MetaLensError(f"{place}: {key} must be {kinds[keys[key]]}, got {value!r}.")
+    return content
+
+
+def _sizes(content: dict[str, Any], place: str) -> dict[Any, dict[str, Any]]:
+    sizes = content.get("sizes", {})
+    if not isinstance(sizes, dict) or not all(isinstance(settings, dict) for settings in sizes.values()):
+        raise MetaLensError(f"{place}: sizes must have settings for each, such as `smoke: {{steps: 20}}`.")
+    return sizes
+
+
+def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) -> Entry | None:
+    """Return an entry with its settings in a size; `None` if that size does not have it."""
+    content = _checked(content, _ENTRY_KEYS, place)
+    if len(kinds := content.keys() & {"recipe", "study"}) != 1:
+        raise MetaLensError(f"{place} must have either a recipe or a study.")
+    sizes, only = _sizes(content, place), content.get("only", [size])
+    if unknown := [str(name) for name in (*sizes, *only) if name not in suite.get("sizes", [None])]:
+        raise MetaLensError(f"{place} names sizes that the suite does not have: {', '.join(unknown)}.")
+    if size not in only:
+        return None
+    (kind,) = kinds
+    name = content.get("name", content[kind])
+    if not _NAME.fullmatch(name):
+        raise MetaLensError(f"{place}: its name becomes a folder, so letters, digits and .-_, got {name!r}.")
+    sources = [suite.get("settings", {}), content.get("settings", {})]
+    sources += [suite.get("sizes", {}).get(size, {}), sizes.get(size, {})]
+    settings = {str(name): value for source in sources for name, value in source.items()}
+    try:
+        experiment = _experiment(kind, content[kind], settings)
+        if isinstance(experiment, Recipe):
+            arms_of(experiment)
+    except MetaLensError as error:
+        raise MetaLensError(f"{place}, {content[kind]}: {error}") from None
+    return Entry(name, experiment)
+
+
+def _experiment(kind: str, name: str, settings: dict[str, Any]) -> Recipe | Study:
+    """Return a recipe or study with settings, each of which is known and of its type."""
+    if kind == "recipe" and name not in RECIPES:
+        hint = "; it is a study: write study instead of recipe" if name in STUDIES else ""
+        raise MetaLensError(f"There is no recipe {name!r}{hint}; choose from {', '.join(RECIPES)}.")
+    experiment = RECIPES[name] if kind == "recipe" else get_study(name)
+    known = [field.name for field in fields(experiment) if field.name not in NAMES]
+    for setting, value in settings.items():
+        if setting not in known:
+            raise MetaLensError(f"It has no setting {setting!r}; it has {', '.join(known)}.")
+        if setting in _DECIDED:
+            raise MetaLensError(
+                f"{setting} is the suite's to decide; give {_DECIDED[setting]} to the command."
+            )
+        hint = get_type_hints(type(experiment))[setting]
+        if value is None and NoneType not in get_args(hint):
+            raise MetaLensError(f"{setting} must have a value, got null.")
+        if isinstance(getattr(experiment, setting), list) and not isinstance(value, list):
+            raise MetaLensError(f"{setting} must be a list, such as [a, b], got {value!r}.")
+    try:
+        return replace(experiment, **typed_settings(experiment, settings))
+    except ArgumentError as error:
+        raise MetaLensError(" ".join(str(error).split())) from None

@@ -1,0 +1,135 @@
+"""Figures of a sweep, in the manner of those of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from metalens.experiments.sweeps.space import in_words
+from metalens.metrics import HIGHER_IS_BETTER
+from metalens.reports.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH, scale_scores
+from metalens.statistics.comparisons import wrapped
+
+N_COLUMNS = 3
+STATES = {
+    "complete": ("o", BLUE, BLUE),
+    "pruned": ("o", GRAY, "white"),
+    "diverged": ("X", "#D55E00", "#D55E00"),
+}
+
+
+@matplotlib.rc_context(STYLE)
+def history(trials: pd.DataFrame, metric: str) -> Figure:
+    """Return the score of every trial in the order in which they began, and the best so far.
+
+    Args:
+        trials: rows `trial, state, score`; a trial that has diverged may have no score.
+        metric: what the scores are.
+    """
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _dots(axes, trials["trial"], trials, metric)
+    complete = trials[trials["state"] == "complete"]
+    best = complete["score"].cummax() if metric in HIGHER_IS_BETTER else complete["score"].cummin()
+    axes.step(
+        complete["trial"], best, where="post", color=BLACK, linewidth=1.2, label="best so far", zorder=1
+    )
+    axes.set(xlabel="trial", ylabel=f"validation {metric}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper left", ncols=4)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def importances(shares: Mapping[str, float]) -> Figure:
+    """Return the importance of every setting as a bar.
+
+    Args:
+        shares: of the settings, with sum 1.
+    """
+    ordered = sorted(shares.items(), key=lambda item: item[1])
+    figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(
+        [wrapped(name, 30) for name, _ in ordered], [share for _, share in ordered], color=BLUE, height=0.6
+    )
+    for place, (_, share) in enumerate(ordered):
+        axes.text(share + 0.01, place, f"{share:.0%}", va="center")
+    axes.set(xlabel="share of importance", xlim=(0, 1.08))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def slices(trials: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> Figure:
+    """Return the scores against each setting, a panel for each.
+
+    Args:
+        trials: rows `trial, state, score` and the settings.
+        metric: what the scores are.
+        space: the settings with their values: a range `{"low": ..., "high": ..., "log": ...}`, or a list.
+    """
+    n_columns = min(N_COLUMNS, len(space))
+    n_rows = math.ceil(len(space) / n_columns)
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.5 * n_rows), layout=ConstrainedLayoutEngine(wspace=0.06))
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
+    complete = trials[trials["state"] == "complete"]
+    best = complete["score"].idxmax() if metric in HIGHER_IS_BETTER else complete["score"].idxmin()
+    for axes, (name, tried) in zip(grid.flat, space.items(), strict=False):
+        values = trials[name]
+        if isinstance(tried, list):
+            choices = sorted(values.unique(), key=_numbers_first)
+            values = values.map(choices.index)
+            axes.set_xticks(range(len(choices)), [wrapped(in_words(choice), 12) for choice in choices])
+            axes.set_xlim(-0.5, len(choices) - 0.5)
+        elif tried.get("log"):
+            axes.set_xscale("log")
+        _dots(axes, values, trials, metric)
+        axes.plot(values[best], trials["score"][best], "D", color=ORANGE, markeredgecolor=BLACK, label="best")
+        axes.set_xlabel(wrapped(name, 26))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"validation {metric}")
+    for axes in grid.flat[len(space) :]:
+        axes.remove()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
+def _numbers_first(choice: Any) -> tuple[float, str]:
+    is_number = isinstance(choice, int | float) and not math.isnan(choice)
+    return float(choice) if is_number else math.inf, str(choice)
+
+
+def _dots(axes: Axes, places: pd.Series, trials: pd.DataFrame, metric: str) -> None:
+    """Draw trials by their state; those without a finite score at the edge that is worse."""
+    scores = trials["score"].where(np.isfinite(trials["score"]))
+    scale_scores(axes, scores, metric)
+    worst = 0.02 if metric in HIGHER_IS_BETTER else 0.98
+    for state, (marker, color, face) in STATES.items():
+        rows = trials["state"] == state
+        style = {
+            "color": color,
+            "markerfacecolor": face,
+            "markersize": 5.5,
+            "linestyle": "none",
+            "marker": marker,
+        }
+        if (rows & scores.notna()).any():
+            axes.plot(places[rows & scores.notna()], scores[rows & scores.notna()], label=state, **style)
+        if (lost := rows & scores.isna()).any():
+            label = None if (rows & scores.notna()).any() else state
+            heights = [worst] * int(lost.sum())
+            axes.plot(places[lost], heights, transform=axes.get_xaxis_transform(), label=label, **style)
+    axes.grid(color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)

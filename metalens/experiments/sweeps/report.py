@@ -1,0 +1,224 @@
+"""The report of a sweep at any time: its best settings, its trials, and what they tell of the settings."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from metalens.experiments import RECIPES
+from metalens.experiments.arms import arms_of
+from metalens.experiments.loading import NAMES, recipe_of
+from metalens.experiments.recipe import Recipe
+from metalens.experiments.sweeps import figures
+from metalens.experiments.sweeps.journal import naming_damage, read_study, read_sweep, repeated
+from metalens.experiments.sweeps.space import in_words, with_values
+from metalens.io.files import SWEEP, atomic_path, writing_into
+from metalens.metrics import HIGHER_IS_BETTER
+from metalens.reports.run import figures_folder, save_figure, template
+
+FEW = 10  # trials trained to the end, below which importances would be a guess
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_WORDS = {
+    "complete": "trained to the end",
+    "pruned": "ended early, being behind others at the same step",
+    "diverged": "diverged",
+    "failed": "could not be trained",
+    "lost": "given up, as their processes were lost again and again",
+    "repeated": "lost or interrupted and tried again",
+    "running": "not yet done",
+}
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What is known of a sweep.
+
+    Attributes:
+        about: what is written of it: `recipe`, `configuration`, `space`, `metric`, `command` and so on.
+        trials: rows `trial, state, score, steps, seconds`, the settings, `process, note`.
+        importances: shares of the settings in how much the scores differ; empty if too little is known.
+        best: the recipe with the best settings; `None` before any trial was trained to the end.
+    """
+
+    about: dict[str, Any]
+    trials: pd.DataFrame
+    importances: dict[str, float]
+    best: Recipe | None
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that are swept."""
+        return list(self.about["space"])
+
+    @property
+    def best_trial(self) -> pd.Series:
+        """The row of the best trial; there is one if there is a best recipe."""
+        scores = self.trials[self.trials["state"] == "complete"]["score"]
+        best = scores.idxmax() if self.about["metric"] in HIGHER_IS_BETTER else scores.idxmin()
+        return self.trials.loc[best]
+
+    @property
+    def command(self) -> str:
+        """The command that trains with the best settings, and tests."""
+        assert self.best is not None
+        default, words = RECIPES[self.best.name], []
+        for field in fields(self.best):
+            value = getattr(self.best, field.name)
+            if value != getattr(default, field.name):
+                words += [f"--{field.name}", *map(_word, value if isinstance(value, list) else [value])]
+        return shlex.join(["metalens", "run", self.best.name, *words])
+
+
+def _word(value: Any) -> str:
+    return yaml.safe_dump(value).split("\n")[0] if value is None or isinstance(value, bool) else str(value)
+
+
+def read_result(folder: Path) -> SweepResult:
+    """Return what is known of the sweep in a folder.
+
+    Raises:
+        MetaLensError: a file is missing or damaged, or of another version.
+    """
+    about = read_sweep(folder)
+    names, study, recipe = list(about["space"]), read_study(folder), recipe_of(about)
+    known = [] if study is None else study.get_trials(deepcopy=False)
+    again = repeated(known)
+    trials = pd.DataFrame(
+        [_row(trial, names, again) for trial in known],
+        columns=["trial", "state", "score", "steps", "seconds", *names, "process", "note"],
+    )
+    best, importances = None, {}
+    complete = trials[trials["state"] == "complete"]
+    if study is not None and len(complete):
+        with naming_damage(folder / SWEEP):
+            best = with_values(recipe, study.best_params)
+        if len(complete) >= FEW and complete["score"].nunique() > 1:
+            importances = optuna.importance.get_param_importances(study)
+    return SweepResult(about, trials, importances, best)
+
+
+def _row(trial: FrozenTrial, names: list[str], again: set[int]) -> dict[str, Any]:
+    note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or ""
+    state = _STATES.get(trial.state, "running")
+    if trial.number in again:
+        state = "repeated"
+    elif "diverged" in trial.user_attrs:
+        state = "diverged"
+    elif state == "failed" and not note:
+        state = "lost"
+    if "repeats" in trial.user_attrs:
+        note = f"repeats trial {trial.user_attrs['repeats']}. {note}".strip()
+    return {
+        "trial": trial.number,
+        "state": state,
+        "score": math.nan if trial.value is None else trial.value,
+        "steps": trial.last_step or 0,
+        "seconds": trial.duration.total_seconds() if trial.duration else math.nan,
+        **{name: trial.params.get(name) for name in names},
+        "process": trial.user_attrs.get("process", ""),
+        "note": note,
+    }
+
+
+def write_sweep_report(folder: str | Path) -> Path:
+    """Write `report.html`, `trials.csv`, figures, and `best.yaml` if a trial was trained to the end.
+
+    Args:
+        folder: of a sweep, which may be going on.
+
+    Returns:
+        The path of `report.html`, which needs no other file and no network.
+
+    Raises:
+        MetaLensError: a file is missing or damaged, or the folder is not writable.
+    """
+    folder = Path(folder)
+    result = read_result(folder)
+    report = folder / "report.html"
+    with writing_into(folder):
+        drawn = figures_folder(folder)
+        with naming_damage(folder / SWEEP):
+            images = {name: save_figure(figure, drawn / name) for name, figure in _figures(result).items()}
+            page = _render(folder, result, images)
+        with atomic_path(folder / "trials.csv") as path:
+            result.trials.to_csv(path, index=False)
+        if result.best is not None:
+            settings = {name: value for name, value in asdict(result.best).items() if name not in NAMES}
+            with atomic_path(folder / "best.yaml") as path:
+                path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        with atomic_path(report) as path:
+            path.write_text(page, encoding="utf-8")
+    return report
+
+
+def outcome_in_words(result: SweepResult) -> list[str]:
+    """Return what came out so far, in a few sentences."""
+    counts = result.trials["state"].value_counts()
+    n = len(result.trials) - int(counts.get("repeated", 0))
+    parts = [f"{counts[state]} {words}" for state, words in _WORDS.items() if state in counts]
+    trials = f"{n} trial{'' if n == 1 else 's'}"
+    told = f"Of {trials}: {', '.join(parts)}." if parts else "No trial has begun."
+    if result.best is None:
+        return [f"There is no best setting yet. {told}"]
+    row, seeds = result.best_trial, len(result.best.seeds)
+    settings = ", ".join(f"{name} {in_words(row[name])}" for name in result.names)
+    return [
+        f"Best is trial {row['trial']} with {settings}: validation {result.about['metric']} "
+        f"{row['score']:.4g}, {'the mean over ' + str(seeds) + ' seeds' if seeds > 1 else 'of one seed'}.",
+        told,
+    ]
+
+
+def _figures(result: SweepResult) -> dict[str, Any]:
+    trials, metric = result.trials, result.about["metric"]
+    ended = trials[trials["state"].isin(figures.STATES)]
+    if result.best is None:
+        return {}
+    drawn = {"history": figures.history(ended, metric)}
+    if len(result.importances) > 1:
+        drawn["importances"] = figures.importances(result.importances)
+    drawn["slices"] = figures.slices(ended, metric, result.about["space"])
+    return drawn
+
+
+def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
+    trials, about = result.trials, result.about
+    ascending = about["metric"] not in HIGHER_IS_BETTER
+    order = {state: place for place, state in enumerate(_WORDS)}
+    rows = trials.assign(order=trials["state"].map(order)).sort_values(
+        ["order", "score"], ascending=[True, ascending]
+    )
+    return template(Path(__file__).parent / "sweep.html.j2").render(
+        about=about,
+        arm=str(arms_of(recipe_of(about))[0]),
+        outcome=outcome_in_words(result),
+        command=result.command if result.best else None,
+        config=folder / "best.yaml",
+        names=result.names,
+        space={name: _range(values) for name, values in about["space"].items()},
+        n_complete=int((trials["state"] == "complete").sum()),
+        rows=[
+            {**row, "settings": [in_words(row[name]) for name in result.names]}
+            for row in rows.to_dict("records")
+        ],
+        images=images,
+    )
+
+
+def _range(values: Any) -> str:
+    """Return the values of a setting for people.
+
+    >>> _range({"low": 0.1, "high": 1, "log": True}), _range([4, 8])
+    ('0.1 to 1, logarithmic', '4, 8')
+    """
+    if isinstance(values, dict):
+        return f"{values['low']} to {values['high']}{', logarithmic' if values.get('log') else ''}"
+    return ", ".join(map(in_words, values))

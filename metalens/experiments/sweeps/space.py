@@ -1,0 +1,223 @@
+"""The space of a sweep: settings by name, each with the values that are tried."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from metalens.errors import MetaLensError
+from metalens.experiments.arms import Cell, arms_of, runs_of
+from metalens.experiments.loading import typed_settings
+from metalens.experiments.recipe import Recipe
+from metalens.io.formats import read_yaml
+from metalens.specs.calls import Call, checked_settings, parse_calls
+
+ARM = ("learner", "regularizers", "sampler")
+# What decides which scores are compared, or how trials are computed.
+FIXED = {
+    "name",
+    "description",
+    *ARM,
+    "seeds",
+    "n_val_tasks",
+    "validate_every",
+    "n_test_tasks",
+    "workers",
+    "devices",
+}
+RANGE = {"low", "high", "log"}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Settings with the values that are tried.
+
+    Attributes:
+        source: where it was written, for messages.
+        content: as it was written.
+        distributions: by the names of settings: those of the recipe, such as `outer_lr`, and those of a
+            method of its arm, such as `MAML.inner_lr`.
+    """
+
+    source: str
+    content: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+
+    def check(self, recipe: Recipe) -> None:
+        """Assemble the arm with the ends of every range and with every choice, without any training.
+
+        Raises:
+            MetaLensError: something cannot be assembled, or changes the validation tasks, by which trials are
+                compared.
+        """
+        held_out = None
+        for changed, values in self._corners():
+            try:
+                chosen = with_values(recipe, values)
+                (arm,) = arms_of(chosen)
+                (run,) = runs_of(chosen, [Cell(arm, chosen.seeds[0])])
+                run.objective.check_meta_batch_size(chosen.meta_batch_size, 1)
+                run.sampler.check(run.objective, run.tasks, chosen.meta_batch_size)
+            except (ValueError, TypeError) as error:
+                where = f"{changed}={values[changed]}" if changed else "the first values"
+                raise MetaLensError(f"{self.source}: with {where}: {error}") from error
+            assert run.validation is not None
+            tasks = [(tensor.shape, tensor.numpy().tobytes()) for tensor in run.validation.tasks[0].tensors]
+            held_out = tasks if held_out is None else held_out
+            if tasks != held_out:
+                raise MetaLensError(
+                    f"{self.source}: {changed} changes the validation tasks, on which trials are compared; "
+                    "make a sweep for each of its values."
+                )
+
+    def _corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield values of all settings: the first of each, then with each other end or choice of one."""
+        ends = {name: _ends(distribution) for name, distribution in self.distributions.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        yield "", first
+        for name, (_, *others) in ends.items():
+            for value in others:
+                yield name, {**first, name: value}
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return a recipe of one arm with other values of settings.
+
+    Args:
+        recipe: with a single learner, choice of regularizers and sampler.
+        values: by the names of settings, as in a space.
+
+    Raises:
+        MetaLensError: the recipe refuses a value.
+
+    >>> from metalens.experiments import RECIPES
+    >>> changed = with_values(RECIPES["omniglot-5w1s"], {"meta_batch_size": 3, "MAML.inner_lr": 0.5})
+    >>> changed.meta_batch_size, changed.learner
+    (3, ['MAML(inner_lr=0.5)'])
+    """
+    own = {name: value for name, value in values.items() if "." not in name}
+    arm = {field: [_with_settings(getattr(recipe, field)[0], values)] for field in ARM}
+    return replace(recipe, **typed_settings(recipe, own), **arm)
+
+
+def read_space(path: Path, recipe: Recipe) -> Space:
+    """Read a file that says which settings of a recipe are tried, and with which values.
+
+    Args:
+        path: YAML, for example
+
+            outer_lr: {low: 1e-4, high: 1e-1, log: true}
+            meta_batch_size: [4, 8, 16]
+            MAML.inner_lr: {low: 0.001, high: 0.1, log: true}
+
+        recipe: with a single learner, choice of regularizers and sampler.
+
+    Raises:
+        MetaLensError: the file has no such settings, or a range or choice that cannot be.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        raise MetaLensError(
+            f"{path} must hold settings with their values, one a line, such as 'meta_batch_size: [4, 8]' or "
+            "'outer_lr: {low: 1e-4, high: 1e-1, log: true}'."
+        )
+    content = {str(name): values for name, values in content.items()}
+    distributions = {name: _distribution(path, recipe, name, values) for name, values in content.items()}
+    return Space(str(path), content, distributions)
+
+
+def _distribution(path: Path, recipe: Recipe, name: str, values: Any) -> BaseDistribution:
+    """Return the values of a setting for Optuna."""
+    try:
+        if isinstance(values, list):
+            choices = [_plain(_typed(recipe, name, value)) for value in values]
+            if len(set(map(repr, choices))) < len(choices):
+                raise MetaLensError(f"each choice must be named once, got {values}.")
+            return CategoricalDistribution(choices)
+        if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= RANGE:
+            raise MetaLensError(
+                f"write a range {{low: ..., high: ..., log: true}} or a list of choices, got {values}."
+            )
+        low, high = (_typed(recipe, name, values[end]) for end in ("low", "high"))
+        log = values.get("log", False)
+        if not isinstance(log, bool):
+            raise MetaLensError(f"log must be true or false, got {log}.")
+        if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (low, high)):
+            raise MetaLensError("a range needs numbers; list the choices.")
+        if not all(map(math.isfinite, (low, high))):
+            raise MetaLensError(f"low and high must be finite, got {low} and {high}.")
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log)
+        return FloatDistribution(low, high, log)
+    except (ValueError, ArgumentError) as error:
+        raise MetaLensError(f"{path}: {name}: {' '.join(str(error).split())}") from None
+
+
+def _typed(recipe: Recipe, name: str, value: Any) -> Any:
+    """Return a value with the type of its setting.
+
+    Raises:
+        MetaLensError: there is no such setting, or it is not to be swept.
+        ArgumentError: the value is of another type.
+    """
+    method, _, setting = name.rpartition(".")
+    if method:
+        calls = [call.name for field in ARM for call in parse_calls(getattr(recipe, field)[0])]
+        if method not in calls:
+            raise MetaLensError(f"the sweep is of {' and '.join(calls)}, and {method} is not among them.")
+        return checked_settings(method, {setting: value})[setting]
+    known = [field.name for field in fields(recipe) if field.name not in FIXED]
+    if name not in known:
+        raise MetaLensError(
+            f"{recipe.name} has no such setting to be swept; choose from {', '.join(known)}, or a setting "
+            "of a method, such as MAML.inner_lr."
+        )
+    return typed_settings(recipe, {name: value})[name]
+
+
+def _plain(value: Any) -> Any:
+    """Return a choice as Optuna takes it: lists as text, which is read again where it is applied."""
+    return value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
+def in_words(value: Any) -> str:
+    """Return the value of a setting for people.
+
+    >>> in_words(0.0123456), in_words(8), in_words(None)
+    ('0.01235', '8', 'none')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value)
+
+
+def _with_settings(text: str, values: Mapping[str, Any]) -> str:
+    """Return calls with the settings that are named after them.
+
+    >>> _with_settings("MAML(inner_steps=2) + TRLearner", {"MAML.inner_lr": 0.5, "outer_lr": 0.1})
+    'MAML(inner_steps=2, inner_lr=0.5) + TRLearner'
+    """
+    calls = []
+    for call in parse_calls(text):
+        own = {n.rpartition(".")[2]: v for n, v in values.items() if n.rpartition(".")[0] == call.name}
+        calls.append(str(Call(call.name, call.settings | own)))
+    return " + ".join(calls) or "none"

@@ -1,0 +1,33 @@
+"""One model for all tasks, which ignores the task."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metalens.learners.base import Learner, State
+
+
+class JointModel(Learner):
+    """One network trained on all tasks together, and used for new tasks as it is, without their support.
+
+    `L(query; f(x))`. What does not beat it has learned nothing from the support of a new task. In
+    classification all tasks must mean the same by a class.
+
+    Settings: `loss`, see `Learner`.
+
+    >>> from metalens import JointModel, Sinusoid, mlp
+    >>> one, other = (JointModel(mlp().requires_grad_(False))(Sinusoid()[i].support) for i in range(2))
+    >>> one.state == other.state == {}
+    True
+
+    Deviation: it trains on the query examples only, in batches of tasks.
+    """
+
+    head_only = True
+    regularizer_refusal = "it adapts to no task, it learns one model for all of them."
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        return {}
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        return self.network(z, start=self.network.depth)

@@ -1,0 +1,49 @@
+"""The nearest class mean on raw inputs, task by task."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from metalens.learners.base import State
+from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.classification import class_indicators
+
+
+class NearestCentroid(PerTaskLearner):
+    """The simplest baseline on images: the nearest mean of a class on the raw inputs of each task alone.
+
+    The logits are logarithms of probabilities (at least 1e-6) that are proportional to
+    `exp(-||x - c_j||^2 / v)`, with the mean c_j of the support examples of class j, and the mean v of the
+    squared distances of all support examples to their mean, which decides how sure predictions are.
+
+    Nothing is learned across tasks; see `PerTaskLearner`. ProtoNet does the same on learned features.
+
+    Args:
+        network: gives the number of classes, and nothing else.
+
+    Raises:
+        MetaLensError: targets are no classes.
+
+    >>> import torch
+    >>> from metalens import Examples, NearestCentroid, mlp
+    >>> model = NearestCentroid(mlp(1, 2))(Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])))
+    >>> model(torch.tensor([[0.4], [0.6]])).argmax(1)
+    tensor([0, 1])
+
+    Source: T. Hastie, R. Tibshirani, J. Friedman, "The Elements of Statistical Learning", 2009, section 4.3,
+    with equal variances.
+    """
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        class_indicators(type(self).__name__, y, z, self.network.n_outputs)  # refuses real targets
+        return super().adapt_encoded(z, y)
+
+    def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
+        present = np.unique(y)
+        means = np.stack([x[y == label].mean(0) for label in present])
+        distances = ((new_x[:, np.newaxis] - means) ** 2).sum(-1)
+        spread = ((x - x.mean(0)) ** 2).sum(-1).mean()
+        nearness = distances.min(1, keepdims=True) - distances
+        likeness = np.exp(nearness / spread if spread > 0 else nearness)
+        return self.log_probabilities(likeness / likeness.sum(1, keepdims=True), present)

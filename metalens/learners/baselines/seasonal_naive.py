@@ -1,0 +1,53 @@
+"""The forecast that every method for time series must beat: what came one season earlier comes again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metalens.errors import MetaLensError
+from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.networks import Network
+
+
+class SeasonalNaive(PerTaskLearner):
+    """The seasonal naive forecast: value h ahead is the latest seen value of the same place in the season.
+
+    `y_h = x_{n - m + (h mod m)}` for a window `x_0 ... x_{n-1}`, h = 0, 1, ..., and m values a season. With
+    m = 1 the last value is repeated. It needs no support set. Inputs must be windows of the series alone, and
+    targets the values that follow, on the same scale, as in `SeriesTasks`.
+
+    Nothing is learned across tasks; see `PerTaskLearner`.
+
+    Args:
+        network: gives the number of outputs, the horizon, and nothing else.
+        season: m, at most the length of a window; 24 for hours of a day.
+
+    Raises:
+        MetaLensError: the season is below 1 or, when predictions are asked for, longer than a window.
+
+    >>> import torch
+    >>> from metalens import Examples, SeasonalNaive, mlp
+    >>> x = torch.tensor([[5.0, 1.0, 2.0, 3.0]])
+    >>> SeasonalNaive(mlp(4, 4), season=3)(Examples(x, x))(x)
+    tensor([[1., 2., 3., 1.]])
+
+    Source: none; the benchmark "sNaive" of the M4 competition.
+    """
+
+    def __init__(self, network: Network, *, season: int = 1) -> None:
+        super().__init__(network)
+        if season < 1:
+            raise MetaLensError(f"SeasonalNaive: season must be at least 1, got {season}.")
+        self.season = season
+
+    def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
+        if classes:
+            raise MetaLensError(
+                "SeasonalNaive forecasts numbers, got classes; use another baseline, such as KNN."
+            )
+        if self.season > new_x.shape[1]:
+            raise MetaLensError(
+                f"SeasonalNaive needs windows of at least one season, {self.season} values, got "
+                f"{new_x.shape[1]}."
+            )
+        return new_x[:, new_x.shape[1] - self.season + np.arange(y.shape[1]) % self.season]

@@ -1,0 +1,1 @@
+"""Relations between tasks: matrices, models of related tasks, clusters."""

@@ -1,0 +1,236 @@
+"""Relations at test time: a new task is predicted by its own model and by the models of related tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.batching import task_map
+from metalens.data import TaskDistribution
+from metalens.errors import MetaLensError
+from metalens.evaluation import Validation
+from metalens.learners import Learner, State
+from metalens.learners.base import module_mode
+from metalens.metrics import HIGHER_IS_BETTER, task_metrics
+from metalens.tasks import Examples, Task, place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RelatedBy = Literal["predictions", "features", "adaptation", "uniform", "shuffled"]
+
+CHUNK = 50  # tasks at a time
+
+
+class RelatedModels(Learner):
+    """Predict a task by its own model, and by the models of known tasks that are related to it.
+
+    A trained learner adapts to all examples of P known tasks, once, which gives the models `f_1 ... f_P`. A
+    new task with support set S gets its own model f as ever, and
+
+        f'(x) = (1 - share) f(x) + share sum_p w_p f_p(x),    w = softmax(r / temperature)
+
+    The relation r_p of the new task to known task p is how well that task's model predicts its support,
+
+        r_p = -loss(f_p(S.x), S.y)
+
+    or a cosine, or nothing at all. Outputs are averaged, in classification logits; classes must mean the same
+    in all tasks.
+
+    Nothing is trained, and the models are those of the learner as it is now.
+
+    Args:
+        learner: a trained learner.
+        tasks: where the known tasks come from, such as the training tasks; each is known by its support and
+            query examples.
+        n_tasks: P; the known tasks are numbers `0 ... P - 1`.
+        related_by: `"predictions"` as above; `"features"`, the cosine of mean support features under the
+            meta-parameters; `"adaptation"`, the cosine of the displacements of adapted parameters; as
+            controls `"uniform"`, all the same, and `"shuffled"`, predictions of the wrong known tasks.
+        share: of the related models, from 0 to 1.
+        temperature: in the units of the loss, or of the cosine; the smaller it is, the fewer models count.
+
+    Raises:
+        MetaLensError: a setting is out of range, or nothing of the learner adapts that could be compared.
+
+    >>> from metalens import MAML, RelatedModels, Sinusoid, mlp
+    >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=20)
+    >>> task = Sinusoid("test")[0]
+    >>> learner(task.support)(task.query.x).shape
+    torch.Size([15, 1])
+
+    Source: none; ours. The paper relates tasks in training only. That the models of known tasks can serve new
+    ones is the idea of profile methods in drug discovery, such as E. Martin and others, "All-Assay-Max2
+    pQSAR", J. Chem. Inf. Model. 59, 2019.
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        learner: Learner,
+        tasks: TaskDistribution,
+        *,
+        n_tasks: int = 100,
+        related_by: RelatedBy = "predictions",
+        share: float = 0.5,
+        temperature: float = 0.1,
+    ) -> None:
+        if n_tasks < 1:
+            raise MetaLensError(f"RelatedModels: n_tasks must be at least 1, got {n_tasks}.")
+        if related_by not in get_args(RelatedBy):
+            raise MetaLensError(
+                f"RelatedModels: related_by must be one of {', '.join(get_args(RelatedBy))}, got "
+                f"{related_by!r}."
+            )
+        if not 0 <= share <= 1:
+            raise MetaLensError(f"RelatedModels: share must be from 0 to 1, got {share}.")
+        if not 0 < temperature < math.inf:
+            raise MetaLensError(f"RelatedModels: temperature must be above 0 and finite, got {temperature}.")
+        if related_by == "adaptation" and not learner.adapted_parameters():
+            raise MetaLensError(
+                f"RelatedModels: related_by='adaptation' needs parameters that adapt, and "
+                f"{type(learner).__name__} has none; use 'predictions' or 'features'."
+            )
+        super().__init__(learner.network, loss=learner.loss)
+        self.learner, self.n_tasks = learner, n_tasks
+        self.related_by: RelatedBy = related_by
+        self.share, self.temperature = share, temperature
+        self.head_only = learner.head_only
+        with module_mode(learner, training=False), torch.no_grad():
+            models, vectors = zip(*(self._known(tasks, part) for part in _parts(n_tasks)), strict=True)
+        self._names = list(models[0])
+        for number, name in enumerate(self._names):
+            self.register_buffer(f"models_{number}", torch.cat([model[name] for model in models]))
+        self.register_buffer("vectors", torch.cat(vectors))
+
+    @property
+    def models(self) -> State:
+        """The states of the learner for the P known tasks, each tensor `(P, ...)`."""
+        return {name: self.get_buffer(f"models_{number}") for number, name in enumerate(self._names)}
+
+    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        own = self.learner.adapt_encoded(z, y)
+        weights = torch.softmax(self.relations(own, z, y) / self.temperature, 0)
+        return {**{f"own.{name}": value for name, value in own.items()}, "related": weights}
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        own = {name.removeprefix("own."): value for name, value in state.items() if name != "related"}
+        related = torch.einsum("p,pnc->nc", state["related"], self.all_predictions(z))
+        return (1 - self.share) * self.learner.predict_encoded(own, z) + self.share * related
+
+    def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        raise MetaLensError("RelatedModels is not trained: train its learner first, then make it anew.")
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.learner.encode(x)
+
+    def features(self, z: Tensor) -> Tensor:
+        return self.learner.features(z)
+
+    def all_predictions(self, z: Tensor) -> Tensor:
+        """Return what the models of all known tasks predict for encoded inputs `(n, ...)`, `(P, n, c)`."""
+        plan = self.learner.plan("auto")
+        return task_map(lambda state: self.learner.predict_encoded(state, z), self.models, plan=plan)
+
+    def relations(self, own: State, z: Tensor, y: Tensor) -> Tensor:
+        """Return the relations r of a task to all known tasks, `(P,)`.
+
+        Args:
+            own: the state of the learner for the task.
+            z: its encoded support inputs, `(s, ...)`.
+            y: their targets.
+        """
+        if self.related_by in ("features", "adaptation"):
+            return F.cosine_similarity(self._vector(own, z), self.vectors, dim=-1)
+        if self.related_by == "uniform":
+            return self.vectors.new_zeros(self.n_tasks)
+        plan = self.learner.plan("auto")
+        # As a mapped tree, y has the batch axes of the predictions: vmap would mistake them otherwise.
+        losses = task_map(self.loss, self.all_predictions(z), y.expand(self.n_tasks, *y.shape), plan=plan)
+        return -losses.roll(1) if self.related_by == "shuffled" else -losses
+
+    @torch.no_grad()
+    def choose(
+        self,
+        validation: Validation,
+        *,
+        shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        temperatures: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
+    ) -> pd.DataFrame:
+        """Set share and temperature to those with the best mean score on held-out tasks.
+
+        With 0 among the shares, related models can be found to be of no use.
+
+        Args:
+            validation: the tasks, and how many; of equal scores the first one counts.
+            shares: to choose from.
+            temperatures: to choose from.
+
+        Returns:
+            Rows `share, temperature, score`; the score is the mean of the primary metric, see `evaluate`.
+
+        >>> from metalens import MAML, Sinusoid, mlp
+        >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=5)
+        >>> scores = learner.choose(Validation(Sinusoid("val"), n_tasks=3), shares=[0.0, 1.0])
+        >>> (learner.share, learner.temperature) in list(zip(scores.share, scores.temperature))
+        True
+        """
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        scores: dict[tuple[float, float], list[Tensor]] = {}
+        metric = ""
+        with module_mode(self, training=False):
+            for part in _parts(validation.n_tasks):
+                batch = place(validation.tasks.batch(part), self.device, self.dtype)
+                adapted = AdaptedTasks(self.learner, batch)
+                own = adapted.query_predictions
+                related = adapted.map(self.all_predictions, adapted.query_encoding)
+                relations = adapted.map(
+                    self.relations, adapted.states, adapted.support_encoding, batch.support.y
+                )
+                for temperature in temperatures:
+                    weights = torch.softmax(relations / temperature, 1)
+                    average = torch.einsum("tp,tpqc->tqc", weights, related)
+                    for share in shares:
+                        predictions = (1 - share) * own + share * average
+                        metric, values = next(iter(task_metrics(predictions, batch.query.y).items()))
+                        scores.setdefault((share, temperature), []).append(values)
+        rows = [(*pair, torch.cat(values).mean().item()) for pair, values in scores.items()]
+        table = pd.DataFrame(rows, columns=["share", "temperature", "score"])
+        score = table["score"] if metric in HIGHER_IS_BETTER else -table["score"]
+        self.share, self.temperature, _ = rows[int(score.fillna(-math.inf).to_numpy().argmax())]
+        return table
+
+    def _known(self, tasks: TaskDistribution, numbers: range) -> tuple[State, Tensor]:
+        """Return the states and the vectors of some known tasks, by all their examples."""
+        batch = place(tasks.batch(numbers), self.device, self.dtype)
+        pairs = zip(batch.support, batch.query, strict=True)
+        everything = Examples(*(torch.cat(pair, dim=1) for pair in pairs))
+        adapted = AdaptedTasks(self.learner, Task(everything, batch.query))
+        return adapted.states, adapted.map(self._vector, adapted.states, adapted.support_encoding)
+
+    def _vector(self, state: State, z: Tensor) -> Tensor:
+        """Return what cosines are taken of, for one task."""
+        if self.related_by == "features":
+            return self.learner.features(z).mean(0)
+        if self.related_by == "adaptation":
+            before = self.learner.adapted_parameters()
+            return torch.cat([(state[name] - value).flatten() for name, value in before.items()])
+        return z.new_zeros(1)
+
+
+def _parts(n: int) -> Iterator[range]:
+    """Yield the numbers of n tasks, a few at a time, which bounds memory.
+
+    >>> list(_parts(60))
+    [range(0, 50), range(50, 60)]
+    """
+    for start in range(0, n, CHUNK):
+        yield range(start, min(start + CHUNK, n))

@@ -1,0 +1,54 @@
+"""Numbers as texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name with its unit and its good direction.
+
+    >>> metric_title("accuracy")
+    'accuracy in %, higher is better'
+    """
+    unit = " in %" if metric in FRACTIONS else ""
+    return f"{metric}{unit}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better"
+
+
+def number(value: float, decimals: int, sign: str = "-") -> str:
+    """Return a number with a true minus sign.
+
+    >>> number(-0.1234, 2), number(0.5, 1, "+"), number(math.inf, 1), number(math.nan, 1)
+    ('−0.12', '+0.5', '∞', 'n/a')
+    """
+    if math.isnan(value):
+        return "n/a"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    kind = "e" if abs(value) >= 1e6 else "f"
+    return f"{value:{sign}.{decimals if kind == 'f' else 2}{kind}}".replace("-", "−")
+
+
+def interval(low: float, high: float, decimals: int, sign: str = "-") -> str:
+    if math.isnan(low):
+        return "n/a"
+    return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"
+
+
+def decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
+    """Return the decimals that show two digits of the narrowest interval, or four of the smallest center.
+
+    >>> decimals([0.5123], [0.5432]), decimals([48.2], [50.3])
+    (3, 1)
+    """
+    sizes = [abs(center) for center in centers]
+    widths = [abs(high - center) for center, high in zip(centers, highs, strict=True)]
+    candidates = [
+        digits - 1 - math.floor(math.log10(min(usable)))
+        for digits, values in ((2, widths), (4, sizes))
+        if (usable := [value for value in values if 0 < value < math.inf])
+    ]
+    return min(max(min(candidates, default=3), 0), 9)

@@ -1,0 +1,251 @@
+"""Results in words."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
+from metalens.reports.numbers import decimals, number
+from metalens.statistics.comparisons import ARM, arm_label
+from metalens.statistics.intervals import FEW_SEEDS
+from metalens.training.nonfinite import FAULTS
+
+MANY = 6  # arms beside the baseline, above which they are told by their verdicts, and not one by one
+FLAT = 0.1  # spread of relations, as a part of their mean, below which they count as flat
+NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
+
+
+def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
+    """Return what came out in the primary metric, a plain sentence for every arm but the baseline.
+
+    Args:
+        summary: from `summarize`.
+        paired: from `paired_differences`.
+
+    Returns:
+        Sentences, of which the first says on how much data; one on the mean if there is a single arm; of more
+        than `MANY` arms, which are better and worse, and the best mean.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.52), ("ANIL", 1, 2.5)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
+    >>> results = results.assign(regularizers="none", task=0, metric="mse")
+    >>> from metalens.reports import paired_differences, summarize
+    >>> outcome(summarize(results), paired_differences(results))
+    ['On 2 paired seeds × 1 test task, ANIL has a higher mse than MAML by 0.51 (95% interval 0.38 to 0.64).']
+    """
+    metric = summary["metric"].iloc[0]
+    rows = paired[paired["metric"] == metric]
+    if rows.empty:
+        row = summary.iloc[0]
+        mean, low, high = _texts(row, "mean", metric)
+        unit = "%" if metric in FRACTIONS else ""
+        interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
+        label = arm_label(row["learner"], row["regularizers"])
+        return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
+    if len(rows) > MANY:
+        sentences = _verdicts_in_words(summary[summary["metric"] == metric], rows, metric)
+    else:
+        sentences = [difference_in_words(row, metric) for _, row in rows.iterrows()]
+    sentences[0] = f"On {size_in_words(rows.iloc[0], 'paired ')}, {sentences[0]}"
+    return sentences
+
+
+def _verdicts_in_words(summary: pd.DataFrame, rows: pd.DataFrame, metric: str) -> list[str]:
+    baseline, *_ = summary[ARM].itertuples(index=False)
+    labels = pd.Series([arm_label(*arm) for arm in rows[ARM].itertuples(index=False)], index=rows.index)
+    sentences = [f"{len(rows)} arms are compared with {arm_label(*baseline)} in {metric}."]
+    for verdict in ("better", "worse", "no significant difference", "undefined"):
+        arms = labels[rows["verdict"] == verdict]
+        names = f": {', '.join(arms)}" if verdict != "no significant difference" else ""
+        if len(arms):
+            sentences.append(f"{verdict.capitalize()} ({len(arms)}){names}.")
+    finite = summary[summary["mean"].abs() < math.inf]
+    if len(finite):
+        best = finite.loc[finite["mean"].idxmax() if metric in HIGHER_IS_BETTER else finite["mean"].idxmin()]
+        mean, *_ = _texts(best, "mean", metric)
+        unit = "%" if metric in FRACTIONS else ""
+        label = arm_label(best["learner"], best["regularizers"])
+        sentences.append(f"The best mean is {mean}{unit}, that of {label}.")
+    return sentences
+
+
+def difference_in_words(row: pd.Series, metric: str) -> str:
+    """Return how an arm compares with the baseline, as a sentence.
+
+    Args:
+        row: of `paired_differences`.
+        metric: its metric.
+    """
+    label, baseline = arm_label(row["learner"], row["regularizers"]), row["baseline"]
+    if row["verdict"] == "undefined":
+        reason = "there is a single replicate"
+        if not math.isfinite(row["difference"]):
+            reason = "training or adaptation diverged on some tasks; compare the medians"
+        return f"{label} cannot be compared with {baseline} in mean {metric}: {reason}."
+    unit = " percentage points" if metric in FRACTIONS else ""
+    if row["verdict"] == "no significant difference":
+        difference, low, high = _texts(row, "difference", metric, "+")
+        corrected = "" if row["low"] <= 0 <= row["high"] else ", corrected for the number of arms"
+        return (
+            f"{label} shows no significant difference in {metric} from {baseline}{corrected}: "
+            f"{difference}{unit} (95% interval {low} to {high})."
+        )
+    direction = "higher" if row["difference"] > 0 else "lower"
+    if row["difference"] < 0:
+        row = row.copy()
+        row["difference"], row["low"], row["high"] = -row["difference"], -row["high"], -row["low"]
+    difference, low, high = _texts(row, "difference", metric)
+    return (
+        f"{label} has a {direction} {metric} than {baseline} by {difference}{unit} "
+        f"(95% interval {low} to {high})."
+    )
+
+
+def size_in_words(row: pd.Series, paired: str = "") -> str:
+    """Return how much data a row of `summarize` stands on.
+
+    >>> size_in_words(pd.Series({"n_seeds": 1, "n_tasks": 600}))
+    '1 seed × 600 test tasks'
+    """
+    seeds, tasks = row["n_seeds"], row["n_tasks"]
+    return f"{seeds} {paired}seed{'' if seeds == 1 else 's'} × {tasks} test task{'' if tasks == 1 else 's'}"
+
+
+def few_seeds_in_words(summary: pd.DataFrame) -> list[str]:
+    """Return a warning if seeds are too few for what they are asked.
+
+    >>> few_seeds_in_words(pd.DataFrame({"n_seeds": [2]}))
+    ['Only 2 seeds: how far seeds differ is hardly known, so intervals are wide and differences easily missed;
+    run at least 5.']
+    """
+    n_seeds = int(summary["n_seeds"].min())
+    if n_seeds >= FEW_SEEDS:
+        return []
+    if n_seeds == 1:
+        return [
+            f"A single seed: intervals are over tasks, and do not count that training again gives another "
+            f"model; run at least {FEW_SEEDS}."
+        ]
+    return [
+        f"Only {n_seeds} seeds: how far seeds differ is hardly known, so intervals are wide and differences "
+        f"easily missed; run at least {FEW_SEEDS}."
+    ]
+
+
+def relations_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return what the relations between tasks were like at the end of training, a sentence for every arm.
+
+    Relations m between the tasks of a batch count as flat if their spread, the standard deviation, is below a
+    tenth of their mean: each other task then has almost the same weight, and the term averages everybody.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    Returns:
+        Sentences with means over seeds; none for arms without relations.
+
+    >>> names = ["trlearner_mean", "trlearner_spread", "trlearner_row_sum", "trlearner_share"]
+    >>> metrics = pd.DataFrame({"metric": names, "value": [0.97, 0.01, 6.7, 0.08]})
+    >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", seed=0, step=9)
+    >>> relations_in_words(metrics)
+    ['MAML + TRLearner: relations are flat (0.970 ± 0.010 between tasks), so the term averages all other
+    tasks almost alike; the term is 8% of the outer loss.']
+    """
+    rows = metrics[metrics["metric"].astype(str).str.startswith("trlearner_")]
+    sentences = []
+    for arm, group in rows.groupby(ARM, sort=False):
+        values = group[group["step"] == group["step"].max()].groupby("metric")["value"].mean()
+        if not all(name in values for name in NEEDED):
+            continue
+        mean, spread = values["trlearner_mean"], values["trlearner_spread"]
+        size = f"({number(mean, 3)} ± {number(spread, 3)} between tasks)"
+        if spread < FLAT * mean:
+            text = f"relations are flat {size}, so the term averages all other tasks almost alike"
+        else:
+            text = f"relations tell tasks apart {size}"
+        if values["trlearner_row_sum"] < SMALLEST_ROW_SUM:
+            text += "; for some task none is positive, and it averages all others equally"
+        if "trlearner_agreement" in values:
+            agreement = number(values["trlearner_agreement"], 2)
+            text += f"; their rank correlation with known descriptors is {agreement}"
+        text += f"; the term is {number(100 * values['trlearner_share'], 0)}% of the outer loss."
+        sentences.append(f"{arm_label(*arm)}: {text}")
+    return sentences
+
+
+def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return which trainings diverged, a sentence for every arm in which one did.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    >>> metrics = pd.DataFrame({"seed": [1, 2], "step": [87, 211], "metric": "diverged", "value": 1.0})
+    >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. What counts are the best weights
+    that were validated before; without any, the scores of all test tasks are not numbers.']
+    """
+    sentences = []
+    for arm, rows in metrics[metrics["metric"] == "diverged"].groupby(ARM, sort=False):
+        where = ", ".join(f"seed {row.seed} at step {row.step}" for row in rows.itertuples())
+        sentences.append(
+            f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
+            "validated before; without any, the scores of all test tasks are not numbers."
+        )
+    return sentences
+
+
+def faults_in_words(metrics: pd.DataFrame) -> list[str]:
+    """Return how many steps of training were skipped or clipped, a sentence for every arm with such.
+
+    Args:
+        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+
+    >>> metrics = pd.DataFrame({"seed": 1, "step": [87, 90, 2000], "metric": ["skipped", "skipped", "query"]})
+    >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    ['MAML: loss or gradient was not finite in 2 steps, which were skipped (seed 1: 2 of 2000, the first at
+    step 87).']
+    """
+    sentences = []
+    found = metrics[metrics["metric"].isin(FAULTS.values())]
+    for (*arm, name), rows in found.groupby([*ARM, "metric"], sort=False):
+        steps = metrics.loc[(metrics[ARM] == arm).all(axis=1), "step"].max()
+        where = ", ".join(
+            f"seed {seed}: {len(of_seed)} of {steps}, the first at step {of_seed.min()}"
+            for seed, of_seed in rows.groupby("seed")["step"]
+        )
+        size = "1 step, which was" if len(rows) == 1 else f"{len(rows)} steps, which were"
+        sentences.append(f"{arm_label(*arm)}: loss or gradient was not finite in {size} {name} ({where}).")
+    return sentences
+
+
+def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
+    """Return on how many test tasks adaptation diverged, a sentence for every arm and metric with such.
+
+    Args:
+        summary: from `summarize`.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, math.inf), ("MAML", 2, 2.0)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
+    >>> from metalens.reports import summarize
+    >>> lost_tasks_in_words(summarize(results.assign(regularizers="none", seed=0, metric="mse")))
+    ['MAML: adaptation diverged on 1 of 3 test tasks (33.3%), so its mean mse is ∞; the median is 2.000.']
+    """
+    sentences = []
+    for _, row in summary[summary["diverged"] > 0].iterrows():
+        label, n = arm_label(row["learner"], row["regularizers"]), row["n_seeds"] * row["n_tasks"]
+        scale, unit = (100, "%") if row["metric"] in FRACTIONS else (1, "")
+        mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
+        sentences.append(
+            f"{label}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
+            f"({row['diverged']:.1%}), so its mean {row['metric']} is {mean}; the median is {median}{unit}."
+        )
+    return sentences
+
+
+def _texts(row: pd.Series, center: str, metric: str, sign: str = "-") -> list[str]:
+    values = row[[center, "low", "high"]].astype(float) * (100 if metric in FRACTIONS else 1)
+    digits = decimals(values[[center]], values[["high"]])
+    return [number(value, digits, sign) for value in values]

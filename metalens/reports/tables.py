@@ -1,0 +1,166 @@
+"""Results as rows of texts for a page, and as the table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.reports.numbers import decimals, interval, metric_title, number
+from metalens.reports.sentences import few_seeds_in_words, size_in_words
+from metalens.statistics.comparisons import ARM, arm_label, paired_differences, summarize, wrapped
+
+COMPARED = (  # what `table_rows` tells of a difference
+    "difference", "difference_interval", "relative", "p_holm", "verdict", "p", "p_wilcoxon", "effect", "wins",
+)  # fmt: skip
+
+
+def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list[dict[str, str | bool]]:
+    """Return the numbers of one metric as texts, a row per arm; accuracies are in percent.
+
+    Args:
+        summary: from `summarize`.
+        paired: from `paired_differences`.
+        metric: which of their metrics.
+
+    Returns:
+        Rows with `arm, best, mean, interval, median, rank, difference, difference_interval, relative, p_holm,
+        verdict, p, p_wilcoxon, effect, wins`. Those from `difference` on are empty for the baseline. `best`
+        marks the best finite mean.
+    """
+    summary = summary[summary["metric"] == metric]
+    paired = paired[paired["metric"] == metric]
+    table = summary.merge(paired, on=ARM, how="left", suffixes=("", "_difference"))
+    finite = summary["mean"][summary["mean"].abs() < math.inf]
+    best = finite.max() if metric in HIGHER_IS_BETTER else finite.min()
+    scale = 100 if metric in FRACTIONS else 1
+    digits = decimals(table["mean"] * scale, table["high"] * scale)
+    change_digits = decimals(table["difference"] * scale, table["high_difference"] * scale)
+    rows = []
+    for _, row in table.iterrows():
+        cells: dict[str, str | bool] = {
+            "arm": arm_label(row["learner"], row["regularizers"]),
+            "best": len(summary) > 1 and row["mean"] == best,
+            "mean": number(row["mean"] * scale, digits),
+            "interval": interval(row["low"] * scale, row["high"] * scale, digits),
+            "median": number(row["median"] * scale, digits),
+            "rank": number(row["rank"], 2),
+        }
+        cells |= dict.fromkeys(COMPARED, "")
+        if isinstance(row["verdict"], str):
+            cells["difference"] = number(row["difference"] * scale, change_digits, "+")
+            cells["difference_interval"] = interval(
+                row["low_difference"] * scale, row["high_difference"] * scale, change_digits, "+"
+            )
+            cells["relative"] = number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
+            cells |= {name: _p(row[name]) for name in ("p_holm", "p", "p_wilcoxon")}
+            cells["effect"] = number(row["effect"], 2, "+")
+            cells["wins"] = f"{row['wins']:.0%}"
+            cells["verdict"] = row["verdict"]
+        rows.append(cells)
+    return rows
+
+
+def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
+    """Return the three intervals of one metric as texts, a row per arm: `arm, t, boot, usual`.
+
+    Args:
+        intervals: from `intervals_compared`.
+        metric: which of their metrics.
+    """
+    rows = intervals[intervals["metric"] == metric]
+    scale = 100 if metric in FRACTIONS else 1
+    digits = decimals(rows["mean"] * scale, rows["high"] * scale)
+    limits = {"t": ("low", "high"), "boot": ("boot_low", "boot_high"), "usual": ("usual_low", "usual_high")}
+    return [
+        {"arm": arm_label(row["learner"], row["regularizers"])}
+        | {
+            name: interval(row[low] * scale, row[high] * scale, digits)
+            for name, (low, high) in limits.items()
+        }
+        for _, row in rows.iterrows()
+    ]
+
+
+def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    """Return the worst tasks, a row per arm: `arm`, and lists of texts `worst` and `behind`.
+
+    Args:
+        worst: from `worst_tasks`.
+        metric: whose values they are.
+
+    >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "kind": "worst", "seed": [0, 1],
+    ...                       "task": [7, 3], "value": [2.5, 2.25], "change": [0.0, 0.0]})
+    >>> worst_in_words(tasks, "mse")
+    [{'arm': 'MAML', 'worst': ['2.50 (task 7, seed 0)', '2.25 (task 3, seed 1)'], 'behind': []}]
+    """
+    scale = 100 if metric in FRACTIONS else 1
+    digits = max(decimals(worst["value"] * scale, worst["value"] * scale) - 1, 0)
+    rows = []
+    for arm, of_arm in worst.groupby(ARM, sort=False):
+        cells: dict[str, Any] = {"arm": arm_label(*arm)}
+        for kind, column, sign in (("worst", "value", "-"), ("behind", "change", "+")):
+            cells[kind] = [
+                f"{number(row[column] * scale, digits, sign)} (task {row['task']}, seed {row['seed']})"
+                for _, row in of_arm[of_arm["kind"] == kind].iterrows()
+            ]
+        rows.append(cells)
+    return rows
+
+
+def results_table(
+    results: pd.DataFrame, title: str | None = None, *, arms: str = "arm", caption: str | None = None
+) -> Table:
+    """Return the arms' means and paired differences as a table for a terminal of 80 columns.
+
+    Args:
+        results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+        title: of the table.
+        arms: what an arm is called.
+        caption: by default how much data the table stands on.
+
+    Returns:
+        A section per metric, the primary one first; differences are to the first arm.
+
+    Raises:
+        MetaLensError: two arms were scored on different tasks.
+    """
+    summary, paired = summarize(results), paired_differences(results)
+    if caption is None:
+        caption = f"On {size_in_words(summary.iloc[0])}; 95% intervals in brackets"
+        caption += "." if paired.empty else f"; differences to {arm_label(*summary.iloc[0][ARM])}."
+        caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        caption=Text(caption),
+        title=None if title is None else Text(title),
+        title_justify="left",
+    )
+    table.add_column(arms, no_wrap=True)
+    table.add_column("mean", no_wrap=True, justify="right")
+    if not paired.empty:
+        table.add_column("paired difference", no_wrap=True, justify="right")
+        table.add_column("verdict", min_width=14, max_width=14)
+    for metric in summary["metric"].unique():
+        table.add_section()
+        table.add_row(Text(metric_title(metric).replace(", ", ",\n"), style="italic"))
+        for row in table_rows(summary, paired, metric):
+            cells = [
+                Text(wrapped(str(row["arm"]), 20)),
+                Text(f"{row['mean']}\n{row['interval']}", style="bold" if row["best"] else ""),
+                Text(f"{row['difference']}\n{row['difference_interval']}"),
+                Text(str(row["verdict"])),
+            ]
+            table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else number(p, 3)

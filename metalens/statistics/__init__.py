@@ -1,0 +1,1 @@
+"""Intervals, and paired differences between arms over seeds and tasks."""

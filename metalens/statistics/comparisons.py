@@ -1,0 +1,311 @@
+"""Means of arms and paired differences between them, over seeds and tasks."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from metalens.errors import MetaLensError
+from metalens.metrics import HIGHER_IS_BETTER
+from metalens.statistics.intervals import (
+    CONFIDENCE,
+    by_seed_and_task,
+    estimate,
+    hierarchical_bootstrap,
+    holm,
+    usual_interval,
+)
+
+ARM = ["learner", "regularizers"]  # the columns that name an arm
+DIFFERENCE = [
+    *ARM, "baseline", "metric", "difference", "low", "high", "p", "p_holm", "p_wilcoxon", "effect", "wins",
+    "relative", "n_seeds", "n_tasks", "verdict",
+]  # fmt: skip
+
+
+def arm_label(learner: str, regularizers: str) -> str:
+    """Return the name of an arm for people.
+
+    >>> arm_label("MAML", "none"), arm_label("MAML", "TRLearner")
+    ('MAML', 'MAML + TRLearner')
+    """
+    return learner if regularizers == "none" else f"{learner} + {regularizers}"
+
+
+def wrapped(label: str, width: int) -> str:
+    """Return a label in lines of at most a width, broken also after brackets and equals signs.
+
+    >>> wrapped("MAML + TRLearner(relations=uniform)", 21)
+    'MAML + TRLearner(\\nrelations=uniform)'
+    """
+    breakable = label.replace("(", "(\0 ").replace("=", "=\0 ")
+    return "\n".join(textwrap.wrap(breakable, width)).replace("\0 ", "").replace("\0", "")
+
+
+def by_domain(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the scores of a run by domain: first of those that training had and had not, then of each.
+
+    Args:
+        results: rows `split, domain, ...`, one per test task; the split is `test` or `test_unseen`.
+
+    Returns:
+        Rows by title; none where the results name no domains.
+
+    >>> results = pd.DataFrame({"split": ["test", "test_unseen"], "domain": ["photo", "sketch"]})
+    >>> list(by_domain(results))
+    ['domains of training', 'unseen domains', 'photo', 'sketch (unseen)']
+    """
+    if "domain" not in results:
+        return {}
+    is_unseen = results["split"] == "test_unseen"
+    parts = {}
+    if 0 < is_unseen.sum() < len(results):
+        parts = {"domains of training": results[~is_unseen], "unseen domains": results[is_unseen]}
+    for domain, rows in results.groupby("domain", sort=False):
+        parts[f"{domain} (unseen)" if is_unseen[rows.index[0]] else str(domain)] = rows
+    return parts
+
+
+def summarize(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean score of every arm with its 95% interval, in which seeds and tasks are random.
+
+    Where every seed has test tasks of its own, its mean `z_s` over them is the replicate, and the interval is
+
+        mean(z) -+ t_{0.975, S-1} std(z) / sqrt(S)
+
+    Where all seeds are tested on the same named tasks, seeds and tasks are crossed; see `estimate`. With a
+    single seed the tasks are the replicates, and the interval is about this one trained model.
+
+    Args:
+        results: rows `learner, regularizers, seed, task, metric, value`, one per test task; with a column
+            `source` where tasks are drawn from named ones.
+
+    Returns:
+        One row per arm and metric, in order of appearance: `learner, regularizers, metric, mean, low, high,
+        median, rank, n_seeds, n_tasks, diverged`. `rank` is the mean rank among the arms on the same task, 1
+        for the best; `n_tasks` is per seed; `diverged` is the share of tasks whose value is not finite. Such
+        tasks are never left out: they make the mean infinite or nan and the interval nan, and count as the
+        worst in the median over all seeds and tasks and in the ranks.
+
+    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "seed": [0, 0, 1, 1],
+    ...                         "task": [0, 1, 0, 1], "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
+    >>> summarize(results)[["mean", "low", "high"]].round(2).values.tolist()
+    [[3.0, -9.71, 15.71]]
+    """
+    results = results.reset_index(drop=True)
+    ranks = _losses(results).groupby([results[key] for key in ("metric", "seed", "task")]).rank()
+    rows = []
+    for (learner, regularizers, metric), group in results.groupby([*ARM, "metric"], sort=False):
+        mean, low, high, _ = estimate(by_seed_and_task(group))
+        n_seeds = group["seed"].nunique()
+        worst = -math.inf if metric in HIGHER_IS_BETTER else math.inf
+        rows.append(
+            {
+                "learner": learner,
+                "regularizers": regularizers,
+                "metric": metric,
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "median": group["value"].fillna(worst).median(),
+                "rank": ranks[group.index].mean(),
+                "n_seeds": n_seeds,
+                "n_tasks": len(group) // n_seeds,
+                "diverged": float((~np.isfinite(group["value"])).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def intervals_compared(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the interval of `summarize` for every arm beside two others.
+
+    Args:
+        results: see `summarize`.
+
+    Returns:
+        One row per arm and metric: `learner, regularizers, metric, mean, low, high, boot_low, boot_high,
+        usual_low, usual_high`; see `hierarchical_bootstrap` and `usual_interval`.
+
+    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "seed": [0, 0, 1, 1],
+    ...                         "task": [0, 1, 0, 1], "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
+    >>> intervals_compared(results)[["low", "boot_low", "usual_low"]].round(2).values.tolist()
+    [[-9.71, nan, 1.4]]
+    """
+    names = ["mean", "low", "high", "boot_low", "boot_high", "usual_low", "usual_high"]
+    rows = []
+    for (learner, regularizers, metric), group in results.groupby([*ARM, "metric"], sort=False):
+        values = by_seed_and_task(group)
+        numbers = *estimate(values)[:3], *hierarchical_bootstrap(values), *usual_interval(group["value"])
+        rows.append((learner, regularizers, metric, *numbers))
+    return pd.DataFrame(rows, columns=[*ARM, "metric", *names])
+
+
+def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None = None) -> pd.DataFrame:
+    """Return how every other arm differs from the baseline on the same test tasks.
+
+    With `d` the differences on tasks, arm's value - baseline's value, interval and p are those of a mean of
+    `d`, as in `summarize`: with own test tasks for every seed, those of the paired t-test over the means of
+    seeds. The verdict follows from p after Holm's correction for the arms that are compared in this metric.
+
+    Args:
+        results: see `summarize`.
+        baseline: `(learner, regularizers)` of the arm to compare with; by default the first one.
+
+    Returns:
+        One row per other arm and metric: `learner, regularizers, baseline, metric, difference, low, high, p,
+        p_holm, p_wilcoxon, effect, wins, relative, n_seeds, n_tasks, verdict`. `baseline` is its label.
+        `p_wilcoxon` is of the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) / std(d)` over
+        them: both are about these trained models, whatever training again would give. `wins` is the share of
+        tasks on which the arm is better, ties counted half. `relative` is the difference divided by the size
+        of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or
+        `"no significant difference"`, and `"undefined"` where there is no interval: tasks diverged, or there
+        is a single replicate. Without variance p is nan, and the verdict is that of the difference.
+
+    Raises:
+        MetaLensError: the baseline is not among the arms, or two arms were scored on different tasks.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 0.9), ("ANIL", 1, 1.9)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
+    >>> results = results.assign(regularizers="none", task=0, metric="mse")
+    >>> paired_differences(results)[["difference", "wins", "verdict"]].round(3).values.tolist()
+    [[-0.1, 1.0, 'better']]
+    """
+    scores = {
+        arm: {metric: _by_task(rows) for metric, rows in group.groupby("metric", sort=False)}
+        for arm, group in results.groupby(ARM, sort=False)
+    }
+    reference_arm = next(iter(scores)) if baseline is None else baseline
+    if reference_arm not in scores:
+        arms = ", ".join(arm_label(*arm) for arm in scores)
+        raise MetaLensError(
+            f"The baseline must be an arm of the results ({arms}), got {arm_label(*reference_arm)}."
+        )
+    rows = []
+    for arm, metrics in scores.items():
+        if arm == reference_arm:
+            continue
+        if set(metrics) != set(scores[reference_arm]):
+            raise MetaLensError(
+                f"The arms {arm_label(*arm)} and {arm_label(*reference_arm)} must have the same metrics, got "
+                f"{', '.join(metrics)} and {', '.join(scores[reference_arm])}; run both again."
+            )
+        for metric, reference in scores[reference_arm].items():
+            _check_same_tasks(arm, metrics[metric], reference_arm, reference, metric)
+            own = metrics[metric].reindex(reference.index)
+            n_seeds = reference.index.get_level_values("seed").nunique()
+            rows.append(
+                {
+                    "learner": arm[0],
+                    "regularizers": arm[1],
+                    "baseline": arm_label(*reference_arm),
+                    "metric": metric,
+                    **_difference(own, reference, metric),
+                    "n_seeds": n_seeds,
+                    "n_tasks": len(reference) // n_seeds,
+                }
+            )
+    if not rows:
+        return pd.DataFrame(columns=DIFFERENCE)
+    paired = pd.DataFrame(rows)
+    paired["p_holm"] = paired.groupby("metric", sort=False)["p"].transform(holm)
+    paired["verdict"] = [_verdict(row) for _, row in paired.iterrows()]
+    return paired[DIFFERENCE]
+
+
+def worst_tasks(results: pd.DataFrame, n: int = 3) -> pd.DataFrame:
+    """Return the tasks that each arm solves worst, and those on which it falls most behind the baseline.
+
+    Args:
+        results: see `summarize`; of one metric. The first arm is the baseline.
+        n: how many tasks of each kind.
+
+    Returns:
+        Rows `learner, regularizers, kind, seed, task, value, change`, the worst first. The kind is `"worst"`
+        or, not for the baseline, `"behind"`; `task` is named by its source where it has one, and `change` is
+        the arm's value minus the baseline's. Tasks on which the arm is not behind are left out.
+
+    >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.5), ("ANIL", 1, 1.9)]
+    >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
+    >>> results = results.assign(regularizers="none", seed=0, metric="mse")
+    >>> worst_tasks(results, 1)[["learner", "kind", "task", "value"]].values.tolist()
+    [['MAML', 'worst', 1, 2.0], ['ANIL', 'worst', 1, 1.9], ['ANIL', 'behind', 0, 1.5]]
+    """
+    indexed = results.assign(loss=_losses(results)).set_index(["seed", "task"])
+    arms = [own for _, own in indexed.groupby(ARM, sort=False)]
+    frames = []
+    for own in arms:
+        with np.errstate(invalid="ignore"):  # inf - inf: both diverged
+            change, behind = (own[name] - arms[0][name] for name in ("value", "loss"))
+        rows = own.assign(change=change, behind=behind)
+        worst = rows.sort_values("loss", ascending=False, kind="stable")
+        most = rows[behind > 0].sort_values("behind", ascending=False, kind="stable")
+        frames += [worst.head(n).assign(kind="worst"), most.head(n).assign(kind="behind")]
+    found = pd.concat(frames).reset_index()
+    if "source" in found:
+        found["task"] = found["source"].fillna(found["task"])
+    return found[[*ARM, "kind", "seed", "task", "value", "change"]]
+
+
+def _difference(own: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return the statistics of one paired difference; both are indexed by seed and task, in equal order."""
+    with np.errstate(invalid="ignore"):  # inf - inf: both diverged, and the difference is nan
+        changes = own["value"] - reference["value"]
+    difference, low, high, p = estimate(by_seed_and_task(reference.assign(value=changes).reset_index()))
+    level = abs(estimate(by_seed_and_task(reference.reset_index())).mean)
+    is_finite = bool(np.isfinite(changes).all())
+    with np.errstate(over="ignore"):
+        spread = float(changes.std()) if is_finite else math.nan
+    gains = _losses(reference.assign(metric=metric)) - _losses(own.assign(metric=metric))
+    return {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p": p,
+        "p_wilcoxon": float(stats.wilcoxon(changes).pvalue) if is_finite and changes.any() else math.nan,
+        "effect": float(changes.mean()) / spread if 0 < spread < math.inf else math.nan,
+        "wins": float((np.sign(gains.fillna(0)) / 2 + 0.5).mean()),
+        "relative": difference / level if level > 0 else math.nan,
+    }
+
+
+def _by_task(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.set_index(["seed", "task"])[[name for name in ("value", "source") if name in rows]]
+
+
+def _losses(results: pd.DataFrame) -> pd.Series:
+    """Return values such that the smaller is the better, and infinite ones for those that diverged."""
+    sign = np.where(results["metric"].isin(HIGHER_IS_BETTER), -1.0, 1.0)
+    return (sign * results["value"]).fillna(math.inf)
+
+
+def _check_same_tasks(
+    arm: tuple[str, str], values: pd.DataFrame, baseline: tuple[str, str], others: pd.DataFrame, metric: str
+) -> None:
+    for label, table in ((arm_label(*arm), values), (arm_label(*baseline), others)):
+        twice = table.index[table.index.duplicated()]
+        if len(twice):
+            raise MetaLensError(
+                f"The results of {label} must have one {metric} per task, got several for seed "
+                f"{twice[0][0]}, task {twice[0][1]}; run it again."
+            )
+    unpaired = values.index.symmetric_difference(others.index)
+    if len(unpaired):
+        raise MetaLensError(
+            f"The arms {arm_label(*arm)} and {arm_label(*baseline)} must be scored on the same tasks, but "
+            f"{len(unpaired)} have a {metric} for only one of them (first: seed {unpaired[0][0]}, task "
+            f"{unpaired[0][1]}); run both with the same seeds and number of test tasks."
+        )
+
+
+def _verdict(row: pd.Series) -> str:
+    if math.isnan(row["low"]):
+        return "undefined"
+    is_none = row["low"] <= 0 <= row["high"] if math.isnan(row["p"]) else row["p_holm"] >= 1 - CONFIDENCE
+    if is_none:
+        return "no significant difference"
+    return "better" if (row["difference"] > 0) == (row["metric"] in HIGHER_IS_BETTER) else "worse"

@@ -1,5 +1,0 @@
-"""Suites: many recipes and studies by one command, each table or figure of the paper as a file."""
-
-from metalens.suites.suite import SUITES, Entry, Suite, description_of, read_suite
-
-__all__ = ["SUITES", "Entry", "Suite", "description_of", "read_suite"]

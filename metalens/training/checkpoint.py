@@ -1,0 +1,250 @@
+"""Checkpoints: the state of a training in files, from which it goes on to the last bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from metalens.errors import MetaLensError, in_one_sentence
+from metalens.io.files import atomic_path, remove_partials
+from metalens.processes import ALONE, Processes
+
+State = dict[str, Any]  # a tree of dictionaries, lists, tensors and plain values
+Identity = Mapping[str, Any]  # plain values by name: which training it is
+
+KEPT = 2
+_LOOK_EVERY = 10  # steps between two looks at the clock that several processes agree on
+_MOST_SHOWN = 5  # differences
+_TENSOR = "$tensor"  # in JSON, the key of a tensor's name
+_NUMBER = "$number "  # in JSON, how a key that is a whole number begins
+_NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
+
+
+class Checkpoints:
+    """The newest two states of a training, each one file of a folder.
+
+    A file is safetensors, with the plain values as JSON in its header; it can hold no code. Its name has the
+    step and the SHA-256 of the content, so that damage of any kind is noticed. Of several processes the first
+    one reads and writes.
+
+    Args:
+        folder: where the files are; `None` in a process that does not write.
+        every: seconds between two checkpoints; 0 writes one after every step, infinity none.
+        resume: go on from the newest checkpoint, if there is one; otherwise those of earlier trainings are
+            deleted.
+
+    Attributes:
+        fixed: what every checkpoint has beside the state after its step.
+        seconds: how long the training took up to the checkpoint that it goes on from.
+
+    Raises:
+        MetaLensError: `every` is negative or not a number.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> checkpoints = Checkpoints(folder)
+    >>> checkpoints.begin({"seed": 0})
+    >>> checkpoints.write(7, {"weights": torch.ones(2)})
+    >>> Checkpoints(folder, resume=True).begin({"seed": 0})["weights"]
+    tensor([1., 1.])
+    >>> Checkpoints(folder, resume=True).begin({"seed": 1})
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: The checkpoints in ... are of another training: seed was 0 and is 1; make
+    both alike, or start anew without resuming.
+    """
+
+    def __init__(self, folder: Path | None, *, every: float = 60.0, resume: bool = False) -> None:
+        if not every >= 0:
+            raise MetaLensError(f"checkpoint_every must be 0 seconds or more, got {every}.")
+        self.folder, self.every, self.resume = folder, every, resume
+        self.fixed: State = {}
+        self.seconds = 0.0
+        self._identity: Identity = {}
+        self._begin = self._next = math.inf
+
+    def begin(self, identity: Identity, processes: Processes = ALONE) -> State | None:
+        """Return the state from which the training goes on, the same in all processes; `None` at a start.
+
+        Raises:
+            MetaLensError: the checkpoints are of another training, or all of them are damaged.
+        """
+        found, self._identity = None, identity
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            if self.resume:
+                found = self._newest(identity)
+            else:
+                for path in _files(self.folder):
+                    path.unlink()
+        found = processes.gather_objects([found])[0]
+        self.seconds = found["seconds"] if found else 0.0
+        self._begin = time.monotonic()
+        self._next = self._begin + self.every
+        return found["state"] if found else None
+
+    def is_due(self, step: int, processes: Processes = ALONE) -> bool:
+        """Tell whether it is time for a checkpoint, the same in all processes."""
+        if processes.world_size > 1 and step % _LOOK_EVERY:
+            return False
+        return processes.all_reduce_min(self._next - time.monotonic()) <= 0
+
+    def write(self, step: int, state: State) -> None:
+        """Write the state after a step, and keep it with the one before.
+
+        Raises:
+            OSError: the file cannot be written, as the disk is full; earlier checkpoints stay.
+        """
+        if self.folder is not None:
+            tensors: dict[str, Tensor] = {}
+            seconds = self.seconds + time.monotonic() - self._begin
+            plain = _without_tensors({"state": {**self.fixed, **state}, "seconds": seconds}, "", tensors)
+            header = {"content": json.dumps(plain), "identity": json.dumps(dict(self._identity))}
+            content = save(tensors, header)
+            name = f"step-{step}-{_digest(content)}.safetensors"
+            with atomic_path(self.folder / name) as path:
+                path.write_bytes(content)
+            self._clear()
+        self._next = time.monotonic() + self.every
+
+    def _clear(self) -> None:
+        """Delete all but the newest files."""
+        assert self.folder is not None
+        remove_partials(self.folder)
+        for old in _files(self.folder)[KEPT:]:
+            old.unlink()
+
+    def _newest(self, identity: Identity) -> State | None:
+        """Return the content of the newest file that is not damaged."""
+        assert self.folder is not None
+        paths = _files(self.folder)
+        for path in paths:
+            try:
+                content, own = _read(path)
+            except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+                warnings.warn(f"The checkpoint {path} is damaged ({error}) and is left out.", stacklevel=2)
+                continue
+            if changes := differences(own, identity):
+                raise MetaLensError(
+                    f"The checkpoints in {self.folder} are of another training: {changes}; make both alike, "
+                    "or start anew without resuming."
+                )
+            return content
+        if paths:
+            raise MetaLensError(f"Every checkpoint in {self.folder} is damaged; start anew without resuming.")
+        return None
+
+
+def taking_over() -> AbstractContextManager[None]:
+    """Say that the newest checkpoint is damaged where a training cannot take over what it holds.
+
+    Raises:
+        MetaLensError: the block failed.
+    """
+    said = "The newest checkpoint does not hold the state of this training"
+    return in_one_sentence(said, "delete it, or start anew without resuming")
+
+
+def differences(before: Identity, now: Identity) -> str:
+    """Return in words what differs; nothing where nothing does.
+
+    >>> differences({"steps": 10, "seed": 0}, {"steps": 20, "seed": 0})
+    'steps was 10 and is 20'
+    """
+    absent = "absent"
+    now = json.loads(json.dumps(dict(now)))  # as it would be read from a file
+    names = [name for name in {**before, **now} if before.get(name, absent) != now.get(name, absent)]
+    shown = [
+        f"{name} was {before.get(name, absent)} and is {now.get(name, absent)}"
+        for name in names[:_MOST_SHOWN]
+    ]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f", and {rest} more differ" if rest else "")
+
+
+def random_streams(device: torch.device) -> State:
+    """Return where the random streams of PyTorch, on the processor and the device, NumPy and Python are."""
+    words: Any = np.random.get_state()
+    streams: State = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    streams["numpy"] = [words[0], words[1].tolist(), *words[2:]]
+    if device.type != "cpu":
+        streams["device"] = torch.get_device_module(device).get_rng_state()
+    return streams
+
+
+def set_random_streams(streams: State, device: torch.device) -> None:
+    """Put the random streams where they were."""
+    torch.set_rng_state(streams["torch"])
+    kind, keys, *rest = streams["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words), gauss))
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(streams["device"])
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the newest first."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _read(path: Path) -> tuple[State, Identity]:
+    match = _NAME.fullmatch(path.name)
+    if match is None or match[2] != _digest(path.read_bytes()):
+        raise ValueError("its content is not what was written")
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # no dictionary
+    content = _with_tensors(json.loads(header["content"]), tensors)
+    return {name: content[name] for name in ("state", "seconds")}, dict(json.loads(header["identity"]))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _without_tensors(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a tree with the names of its tensors in their place, and put the tensors into a dictionary."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {_TENSOR: name}
+    if isinstance(tree, dict):
+        return {_text(key): _without_tensors(value, f"{name}/{key}", tensors) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_tensors(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]
+    return tree
+
+
+def _with_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if tree.keys() == {_TENSOR}:
+            return tensors[tree[_TENSOR]]
+        return {_key(text): _with_tensors(value, tensors) for text, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_tensors(value, tensors) for value in tree]
+    return tree
+
+
+def _text(key: str | int) -> str:
+    return f"{_NUMBER}{key}" if isinstance(key, int) else key
+
+
+def _key(text: str) -> str | int:
+    return int(text.removeprefix(_NUMBER)) if text.startswith(_NUMBER) else text

@@ -1,0 +1,178 @@
+"""What was not finite in an outer step: data, loss or gradient; of which task, and what can be done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.objective import Objective, trained_parameters
+from metalens.samplers import Choice
+from metalens.tasks import TENSORS, Task, place
+
+OnNonfinite = Literal["raise", "skip", "clip"]
+FAULTS = {"skip": "skipped", "clip": "clipped"}  # the rows of a learning curve that count such steps
+
+
+@dataclass(frozen=True)
+class TriedStep:
+    """An outer step that was computed, of one objective or of several side by side.
+
+    Attributes:
+        number: of the step.
+        choices: the tasks of each objective.
+        batches: this process's share of them.
+        terms: loss terms, scalars or `(R,)`.
+    """
+
+    number: int
+    choices: Sequence[Choice]
+    batches: Sequence[Task]
+    terms: Mapping[str, Tensor]
+
+    def terms_of(self, objective: int) -> dict[str, float]:
+        """Return the loss terms of an objective, by its number."""
+        return {name: term.flatten()[objective].item() for name, term in self.terms.items()}
+
+    def fault(self, objective: Objective, number: int, what: str, values: Sequence[float]) -> str:
+        """Return in words what is not finite for an objective, which has this number, and the remedy."""
+        tasks = self.choices[number].numbers
+        words = fault_in_words(objective, self.batches[number], tasks, self.terms_of(number))
+        return (
+            f"The {what} is {', '.join(map(str, values))} at step {self.number} (tasks {min(tasks)} to "
+            f"{max(tasks)}): {words}"
+        )
+
+
+def fault_in_words(
+    objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]
+) -> str:
+    """Return what is not finite in a step, and the likely remedy.
+
+    Tasks are looked at one by one, as the distribution has them; the random stream stays where it is.
+
+    Args:
+        objective: as it was before the step.
+        tasks: the batch of this process.
+        numbers: of the batch of all processes.
+        terms: loss terms of the step.
+
+    >>> from metalens import MAML, Objective, Sinusoid, mlp
+    >>> tasks = Sinusoid().batch(range(2))
+    >>> tasks.query.y[1, 0] = torch.nan
+    >>> fault_in_words(Objective(MAML(mlp())), tasks, range(2), {"query": torch.nan})
+    'query.y of task 1 is not finite; mend the data'
+    """
+    processes = objective.processes
+    found = processes.gather_objects([_fault(objective, tasks, processes.shard(numbers))])
+    if known := [words for words in found if words is not None]:
+        return known[0]
+    broken = [name for name, value in terms.items() if name != "query" and not abs(value) < torch.inf]
+    if broken:
+        return f"the term {' and '.join(broken)} is not finite; lower its weight, or leave it out"
+    return "training diverged, on no task by itself; lower inner_lr or outer_lr, or set clip_norm"
+
+
+def _fault(objective: Objective, tasks: Task, numbers: Sequence[int]) -> str | None:
+    """Return the fault of the first task that has one by itself."""
+    learner, weights = objective.learner, trained_parameters(objective.learner)
+    if not all(weight.isfinite().all() for weight in weights):
+        return "training diverged, as its weights are no longer finite; lower outer_lr, or set clip_norm"
+    chunk = objective.chunk if isinstance(objective.chunk, int) else None
+    with torch.random.fork_rng():
+        for row, number in enumerate(numbers):
+            task = pytree.tree_map(lambda tensor, row=row: tensor[row : row + 1], tasks)
+            for name, tensor in zip(TENSORS, task.tensors, strict=False):
+                if not tensor.isfinite().all():
+                    return f"{name} of task {number} is not finite; mend the data"
+            placed = place(task, learner.device, learner.dtype)
+            loss = AdaptedTasks(learner, placed, objective.batching, chunk=chunk).last_outer_loss()
+            if not loss.isfinite():
+                return (
+                    f"training diverged, on task {number} before others; lower inner_lr or outer_lr, or set "
+                    "clip_norm"
+                )
+            if weights and not _is_finite(torch.autograd.grad(loss, weights, allow_unused=True)):
+                return (
+                    f"the gradient of task {number} is not finite, though its loss is; lower inner_lr, or "
+                    "leave such steps out with on_nonfinite='skip'"
+                )
+    return None
+
+
+def _is_finite(tensors: Sequence[Tensor | None]) -> bool:
+    return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def gradient_norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
+    """Return the norm of the gradient of each replica, `(R,)`; of a single objective `(1,)`.
+
+    >>> gradient_norms([torch.tensor([3.0]), torch.tensor([4.0])], 1)
+    tensor([5.])
+    """
+    if n_replicas == 1:
+        return torch.nn.utils.get_total_norm(gradients).unsqueeze(0)
+    flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]  # of a single number it is (R,)
+    return torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
+
+
+def clip(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
+    """Scale the gradient of each replica to at most this norm, as PyTorch does for one objective.
+
+    Args:
+        gradients: of the parameters, changed in place.
+        norms: see `gradient_norms`.
+        max_norm: largest norm.
+
+    >>> gradient = torch.tensor([3.0, 4.0])
+    >>> clip([gradient], torch.tensor([5.0]), 1.0)
+    >>> gradient
+    tensor([0.6000, 0.8000])
+    """
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        # A single objective has no axis of its own, and may have numbers without any axis.
+        alone = len(factors) == 1
+        gradient.mul_(factors[0] if alone else factors.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def limit(
+    weights: Sequence[Tensor],
+    n_replicas: int,
+    max_norm: float | None,
+    on_nonfinite: OnNonfinite,
+    *,
+    looks: bool,
+) -> list[float]:
+    """Clip the gradient of each replica, and return the norm that it had; nothing where nobody looks.
+
+    Args:
+        weights: parameters, whose gradients are changed in place.
+        n_replicas: how many there are side by side, 1 for a single objective.
+        max_norm: largest norm, or `None` for no limit.
+        on_nonfinite: with `"clip"`, entries that are not finite become 0.
+        looks: whether to wait for the norms.
+
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> limit([weight], 1, 2.5, "raise", looks=True), weight.grad
+    ([5.0], tensor([1.5000, 2.0000]))
+    """
+    if max_norm is None and not looks:
+        return []
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = gradient_norms(gradients, n_replicas)
+    found = norms.tolist() if looks else []
+    if on_nonfinite == "clip" and not all(map(math.isfinite, found)):
+        for gradient in gradients:
+            gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        norms = gradient_norms(gradients, n_replicas)
+    if max_norm is not None:
+        clip(gradients, norms, max_norm)
+    return found

@@ -1,0 +1,201 @@
+"""Mutate the formulas, and count the mutants that the tests notice.
+
+    pip install cosmic-ray
+    python tools/mutation.py --sample 240 --seed 0 --out mutants.csv
+    python tools/mutation.py --named --out named.csv
+
+Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
+of `learners/`, `regularizers/`, `adapted.py` or `batching.py`. The sample takes places in the source at
+random and one change at each place; annotations are left out. Each mutant is met by its file's own tests: the
+oracle of that name or the oracles of all learners, the file's doctests, and the contracts of its methods on a
+perceptron. `--named` runs a list of changes that each undo one idea of a method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "metalens"
+TIMEOUT = 300  # seconds; a mutant that makes tests endless is noticed
+
+# File, text, replacement: each undoes one idea.
+NAMED = [
+    ("regularizers/trlearner.py", "matrix.masked_fill(itself, 0.0)", "matrix"),
+    ("regularizers/trlearner.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
+    ("regularizers/trlearner.py", "related.clamp(min=0)", "related"),
+    ("regularizers/trlearner.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
+    ("regularizers/trlearner.py", "predictions @ slots.mT", "predictions @ slots"),
+    ("learners/gradient.py",
+     "value - sizes[name] * directions[name]",
+     "value - sizes[name] * directions[name].detach()"),
+    ("learners/gradient.py", "with torch.no_grad() if self.detaches_gradients else", "with"),
+    ("learners/gradient.py", "value - sizes[name]", "value + sizes[name]"),
+    ("learners/meta_sgd.py",
+     "dict(zip(state, self.rates, strict=True))",
+     "dict.fromkeys(state, self.inner_lr)"),
+    ("learners/maml_plus_plus.py", "min(step, self.inner_steps - 1)", "0"),
+    ("learners/maml_plus_plus.py", "(1 - share * len(early)) * final", "final"),
+    ("learners/tnet.py", "transform @ state[name]", "transform.T @ state[name]"),
+    ("learners/mtnet.py", "sizes[name] = self.inner_lr * rows", "sizes[name] = self.inner_lr"),
+    ("learners/anil.py",
+     'self.network.head.named_parameters(prefix="head")',
+     "self.network.named_parameters()"),
+    ("learners/boil.py", 'if not name.startswith("head.")', ""),
+    ("learners/proto_maml.py", "2 * prototypes", "prototypes"),
+    ("learners/imaml.py", "_add(u, hessian_u, 1 / self.proximity)", "u"),
+    ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
+    ("learners/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
+    ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
+    ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
+    ("regularizers/metamix.py",
+     "lam * paired.x + (1 - lam) * query.x",
+     "lam * query.x + (1 - lam) * paired.x"),
+    ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
+    ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
+    ("learners/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
+    ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
+    ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
+    ("regularizers/taml.py",
+     "_entropy(adapted.query_predictions) - _entropy",
+     "_entropy(adapted.query_predictions) + _entropy"),
+    ("regularizers/mr_maml.py",
+     "mean + log_sigmas[number].exp() * self.draws if self.training else mean",
+     "mean + log_sigmas[number].exp() * self.draws"),
+    ("regularizers/dropout_bins.py", "/ (1 - self.p)", ""),
+    ("regularizers/metacrl.py", "risk + slope.square()", "risk"),
+    ("adapted.py", "tensor[models.flatten()]", "tensor[torch.arange(n).repeat_interleave(k)]"),
+    ("batching.py", "for task in tasks]", "for task in reversed(list(tasks))]"),
+    ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
+]  # fmt: skip
+
+ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
+ALL_LEARNERS += ["test_adaptive_depth", "test_per_task"]
+GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
+
+
+def main() -> None:
+    """Run the mutants and print each with its fate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sample", type=int, default=240)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", default="1/1", help="this part of the sample, for several clones at once")
+    parser.add_argument("--named", action="store_true")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    mutants = list(named() if arguments.named else sampled(arguments.sample, arguments.seed))
+    part, parts = map(int, arguments.part.split("/"))
+    killed = 0
+    with arguments.out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "line", "before", "after", "fate", "seconds"])
+        chosen = mutants[part - 1 :: parts]
+        for number, (path, line, before, after) in enumerate(chosen, 1):
+            begin = time.perf_counter()
+            fate = meet(path, after)
+            killed += fate == "killed"
+            old, new = changed_line(before, after)
+            row = [path.relative_to(ROOT), line, old, new, fate, f"{time.perf_counter() - begin:.0f}"]
+            table.writerow(row)
+            file.flush()
+            print(f"{number}/{len(chosen)}", killed, *row, sep=" | ", flush=True)
+
+
+def named() -> Iterator[tuple[Path, int, str, str]]:
+    """Yield file, line, text before and text after for every change of the list."""
+    for name, old, new in NAMED:
+        path = PACKAGE / name
+        before = path.read_text(encoding="utf-8")
+        if before.count(old) < 1:
+            raise SystemExit(f"{name} has no {old!r}; bring the list of named mutants up to date.")
+        yield path, before[: before.index(old)].count("\n") + 1, before, before.replace(old, new)
+
+
+def sampled(size: int, seed: int) -> Iterator[tuple[Path, int, str, str]]:
+    """Yield a random sample: places in the source, and one change at each."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    files = [*PACKAGE.glob("learners/*.py"), *PACKAGE.glob("regularizers/*.py")]
+    files += [PACKAGE / "adapted.py", PACKAGE / "batching.py"]
+    places: dict[tuple[Path, tuple[int, int]], list[tuple[str, int]]] = {}
+    for path in sorted(file for file in files if file.name != "__init__.py"):
+        nodes = list(ast_nodes(get_ast_from_path(path)))
+        for name in operator_names():
+            operator = get_operator(name)
+            if operator.arguments() or "BitOr" in name:  # `A | B` is an annotation here
+                continue
+            positions = [position for node in nodes for position in operator().mutation_positions(node)]
+            for occurrence, (start, _) in enumerate(positions):
+                places.setdefault((path, start), []).append((name, occurrence))
+    rng = random.Random(seed)
+    for path, start in rng.sample(sorted(places), min(size, len(places))):
+        name, occurrence = rng.choice(places[path, start])
+        before = path.read_text(encoding="utf-8")
+        after = mutate_code(before, get_operator(name)(), occurrence)
+        if after is not None:
+            yield path, start[0], before, after
+
+
+def meet(path: Path, mutated: str) -> str:
+    """Return whether the file's own tests notice the mutated text."""
+    original = path.read_text(encoding="utf-8")
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    path.write_text(mutated, encoding="utf-8")
+    try:
+        for words in own_tests(path):
+            command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *words]
+            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=TIMEOUT)
+            if run.returncode not in (0, 5):  # 5: no such test
+                return "killed"
+    except subprocess.TimeoutExpired:
+        return "killed"
+    finally:
+        path.write_text(original, encoding="utf-8")
+    return "survived"
+
+
+def own_tests(path: Path) -> list[list[str]]:
+    """Return the arguments of pytest for the tests of a file, the quickest first."""
+    shared = path.stem in ("base", "gradient")  # what all methods build on
+    text = path.read_text(encoding="utf-8")
+    methods = [name for name in catalogued() if f"class {name}(" in text and not shared]
+    oracles = [path.stem] if (ROOT / f"tests/oracles/test_{path.stem}.py").exists() else []
+    oracles = [f"test_{stem}" for stem in oracles] or (
+        ["test_combined_regularizers"] if path.parent.name == "regularizers" else ALL_LEARNERS
+    )
+    files = [f"tests/oracles/{name}.py" for name in oracles]
+    contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
+    first = [str(path.relative_to(ROOT)), *files]
+    return [first, ["tests/contracts", "-k", contracts], *([] if methods else [["tests/test_core.py"]])]
+
+
+def catalogued() -> list[str]:
+    """Return the names that the packages of learners and regularizers export."""
+    packages = [PACKAGE / folder / "__init__.py" for folder in ("learners", "regularizers")]
+    return [name for path in packages for name in re.findall(r'"(\w+)"', path.read_text(encoding="utf-8"))]
+
+
+def changed_line(before: str, after: str) -> tuple[str, str]:
+    """Return the first line that differs, before and after."""
+    pairs = zip(before.splitlines(), after.splitlines(), strict=False)
+    return next(((a.strip(), b.strip()) for a, b in pairs if a != b), ("", ""))
+
+
+if __name__ == "__main__":
+    main()
