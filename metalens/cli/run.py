@@ -25,7 +25,7 @@ from metalens.experiments.loading import typed_settings
 from metalens.experiments.outcomes import is_complete
 from metalens.experiments.trackers import TrackerName
 from metalens.io.files import new_folder
-from metalens.io.formats import read_yaml
+from metalens.io.yaml import read_yaml
 from paper import STUDIES, get_study
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from metalens.estimators.models import Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
-from metalens.io.formats import is_of
+from metalens.io.json import is_of
 from metalens.learners import Learner, ProtoNet
 from metalens.learners.classification import LEAST_PROBABILITY
 from metalens.metrics import task_metrics

@@ -20,7 +20,7 @@ from metalens.data.base import Split
 from metalens.data.images.layout import LabeledImage, Splits, find_images, split_classes
 from metalens.data.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
-from metalens.io.formats import is_of
+from metalens.io.json import is_of
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

@@ -22,7 +22,7 @@ from metalens.estimators.models import Answer, Ensemble
 from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
-from metalens.io.formats import is_of
+from metalens.io.json import is_of
 from metalens.metrics import EXTRA_METRICS, r2
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.io.files import atomic_path, writing_into
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures

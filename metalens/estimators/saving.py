@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.io.files import MODEL, new_folder
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 
 FORMAT = 2  # raise it when the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")

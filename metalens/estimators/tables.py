@@ -26,7 +26,7 @@ from metalens.data.tables.reading import (
 )
 from metalens.data.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.io.formats import is_of
+from metalens.io.json import is_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from torch import Tensor
 from metalens.errors import MetaLensError, in_one_sentence
 from metalens.experiments.arms import Arm, Cell
 from metalens.io.files import MANIFEST, atomic_path, remove_partials
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 from metalens.training.checkpoint import differences
 
 Groups = list[list[Cell]]

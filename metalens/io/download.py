@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from metalens.errors import extra
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
@@ -21,7 +23,10 @@ def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
         OSError: one cannot be downloaded or written; all network errors of pooch derive from it.
         ValueError: one has another sum, and was not kept.
     """
-    import pooch  # slow to import
+    with extra("cli"):
+        import pooch
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     paths = []
@@ -34,7 +39,7 @@ def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
 
 
 class _Bar:
-    """What pooch asks of a progress bar, drawn by rich so that tqdm is not needed."""
+    """A progress bar for pooch, drawn by rich so that tqdm is not needed."""
 
     total = 0
 

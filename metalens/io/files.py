@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from metalens.errors import DivergenceError, MetaLensError
+from metalens.errors import DivergenceError, MetaLensError, extra
 
 MANIFEST = "manifest.json"  # what makes a folder that of a run
 MODEL = "model.json"  # and what makes it that of a trained estimator
@@ -74,9 +74,11 @@ def _sync_folder(folder: Path) -> None:
 
 def cache_folder() -> Path:
     """Return the folder that METALENS_CACHE names, or the user's cache folder of the system."""
-    import pooch  # slow to import
-
-    return Path(os.environ.get("METALENS_CACHE") or pooch.os_cache("metalens")).expanduser()
+    if folder := os.environ.get("METALENS_CACHE"):
+        return Path(folder).expanduser()
+    with extra("cli"):
+        import pooch  # slow to import
+    return pooch.os_cache("metalens")
 
 
 def writable_folder(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 from metalens.statistics.comparisons import ARM
 
 # The columns of every file; those of the second kind must be numbers.

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metalens.errors import MetaLensError
 from metalens.io.files import SUITE, atomic_path
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.reports.formats import as_csv, escaped, latex_row, piped
 from metalens.reports.numbers import metric_title

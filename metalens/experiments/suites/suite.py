@@ -13,7 +13,7 @@ from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import arms_of
 from metalens.experiments.loading import NAMES, typed_settings
-from metalens.io.formats import read_yaml
+from metalens.io.yaml import read_yaml
 from paper import STUDIES, get_study
 from paper.study import Study
 

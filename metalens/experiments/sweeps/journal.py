@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metalens.errors import MetaLensError, in_one_sentence
 from metalens.io.files import SWEEP, atomic_path, writable_folder
-from metalens.io.formats import read_json
+from metalens.io.json import read_json
 from metalens.training.checkpoint import differences
 
 Pruner = Literal["median", "halving", "none"]

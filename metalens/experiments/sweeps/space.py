@@ -21,7 +21,7 @@ from metalens.errors import MetaLensError
 from metalens.experiments.arms import Cell, arms_of, runs_of
 from metalens.experiments.loading import typed_settings
 from metalens.experiments.recipe import Recipe
-from metalens.io.formats import read_yaml
+from metalens.io.yaml import read_yaml
 from metalens.specs.calls import Call, checked_settings, parse_calls
 
 ARM = ("learner", "regularizers", "sampler")
