@@ -1,3 +1,10 @@
+from . import data as data
+from . import estimators as estimators
+from . import learners as learners
+from . import networks as networks
+from . import regularizers as regularizers
+from . import samplers as samplers
+from . import training as training
 from .adapted_tasks import AdaptedTasks as AdaptedTasks
 from .data.arrays import ArrayTasks as ArrayTasks
 from .data.base import BlockDistribution as BlockDistribution

@@ -125,9 +125,8 @@ class TaskDistribution(ABC):
         """
         if not self[0].query.y.is_floating_point():
             raise MetaLensError(
-                f"{type(self).__name__} does not number the classes of all its tasks; write its "
-                "`with_global_labels` to "
-                "pretrain on them."
+                f"{type(self).__name__} does not number the classes of all its tasks; override its "
+                "`with_global_labels` to pretrain on them."
             )
         return self
 
