@@ -360,7 +360,7 @@ class Letters(TaskDistribution):
 
 
 class Unnumbered(Letters):
-    pooled = TaskDistribution.with_global_labels
+    with_global_labels = TaskDistribution.with_global_labels
 
 
 def test_pretraining_sees_the_classes_of_the_whole_split():
