@@ -29,6 +29,7 @@ from .estimators import MetaClassifier as MetaClassifier
 from .estimators import MetaRegressor as MetaRegressor
 from .evaluation import Validation as Validation
 from .evaluation import evaluate as evaluate
+from .execution.machine import Machine as Machine
 from .execution.replicas import ReplicationError as ReplicationError
 from .learners.anil import ANIL as ANIL
 from .learners.base import AdaptedModel as AdaptedModel

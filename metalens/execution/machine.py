@@ -1,0 +1,144 @@
+"""How a training runs on a machine, apart from what defines its result."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from metalens.batching import Batching, Chunk, check_batching, check_chunk
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Compile = Literal["auto"] | bool
+Together = Literal["auto"] | bool
+Workers = int | Literal["ray"]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+Precision = Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How a training runs: where, in how many processes, and how its steps are computed.
+
+    Results do not depend on it, up to the rounding of numbers.
+
+    Args:
+        accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
+        devices: processes that share the tasks of every step, each with a device of its own.
+        strategy: how they work together, as Lightning Fabric names it; auto is ddp for several of them.
+        precision: of numbers in training, as Lightning Fabric names it.
+        threads: processor threads of each process; null leaves the number to PyTorch.
+        batching: how tasks are mapped: auto, vmap or loop.
+        chunk: tasks that are computed at a time, to save memory; null for all, auto for as many as fit.
+        compile: whether the training step becomes one compiled program: true, false, or auto, which compiles
+            only where profiling finds that it pays.
+        profile: time vmap, loop and compiling in a short trial before a long training, take the fastest, and
+            keep the choice in the cache folder.
+        keep_freed_memory: let the process keep freed memory for later tensors until it ends (Linux, glibc).
+        workers: of an experiment: processes that train at the same time, or ray for a Ray cluster.
+        together: of an experiment: whether seeds are trained side by side: auto (where possible), true or
+            false.
+
+    Raises:
+        MetaLensError: a value is out of range, or both workers and devices are above 1.
+
+    >>> Machine(threads=0)
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: threads must be at least 1, or null, got 0.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: Strategy = "auto"
+    precision: Precision = "32-true"
+    threads: int | None = None
+    batching: Batching = "auto"
+    chunk: Chunk = "auto"
+    compile: Compile = "auto"
+    profile: bool = False
+    keep_freed_memory: bool = False
+    workers: Workers = 1
+    together: Together = "auto"
+
+    def __post_init__(self) -> None:
+        check_batching(self.batching)
+        check_chunk(self.chunk)
+        if self.devices < 1:
+            raise MetaLensError(f"devices must be at least 1, got {self.devices}.")
+        if self.workers != "ray" and self.workers < 1:
+            raise MetaLensError(f"workers must be at least 1, or ray, got {self.workers}.")
+        if self.workers != 1 and self.devices > 1:
+            raise MetaLensError(
+                f"Only one of workers and devices can be above 1, got workers={self.workers} and "
+                f"devices={self.devices}: each worker trains by itself."
+            )
+        if self.threads is not None and self.threads < 1:
+            raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")
+
+    @property
+    def n_processes(self) -> int:
+        """The number of processes that train together, on all machines."""
+        return self.devices * _n_machines()
+
+    @contextmanager
+    def set_threads(self) -> Iterator[None]:
+        """Set PyTorch's number of threads within the block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def fabric(self) -> Fabric:
+        """Return a new, launched Fabric.
+
+        Raises:
+            MetaLensError: this machine lacks the device, or cannot compute in the precision.
+        """
+        from lightning_fabric import Fabric  # its import takes seconds, so only training waits for it
+
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process
+        try:
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=_n_machines(),
+                strategy=self.strategy,
+                precision=self.precision,
+            )
+            if (possible := fabric.strategy.precision.precision) != self.precision:
+                raise ValueError(f"the nearest precision is {possible}.")
+            fabric.launch()
+        except (ValueError, RuntimeError) as error:
+            names = ("accelerator", "devices", "strategy", "precision")
+            defaults = {field.name: field.default for field in fields(self)}
+            asked = [
+                f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != defaults[name]
+            ]
+            reason = " ".join(str(error).split())
+            raise MetaLensError(f"{', '.join(asked) or 'Training'} is not possible here: {reason}") from None
+        if fabric.world_size > 1:
+            _destroy_process_group_at_exit()
+        return fabric
+
+
+def _n_machines() -> int:
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))  # set by torchrun
+
+
+@cache  # once per process
+def _destroy_process_group_at_exit() -> None:
+    """End the group's threads before the interpreter ends, which would abort otherwise."""
+    atexit.register(torch.distributed.destroy_process_group)
