@@ -28,7 +28,7 @@ LARGEST = 1e15  # of what is counted or drawn, as steps and coordinates are
 _TIME = (int, float)
 MANIFEST: dict[str, Any] = {
     **dict.fromkeys(["metalens", "recipe", "description", "command", "device", "started"], str),
-    **dict.fromkeys(["configuration", "versions"], dict),
+    **dict.fromkeys(["configuration", "machine", "versions"], dict),
     "commit": (str, type(None)), "threads": int, "seconds": _TIME,
     "arms": [{**dict.fromkeys([*ARM, "settings"], str), "parameters": int}],
     "cells": [{**dict.fromkeys(ARM, str), "seed": int, "train_seconds": _TIME, "test_seconds": _TIME}],

@@ -154,9 +154,9 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str, str] | N
         label. `p_wilcoxon` is of the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) /
         std(d)` over them: both are about these trained models, whatever training again would give. `wins` is
         the share of tasks on which the arm is better, ties counted half. `relative` is the difference divided
-        by the size of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or `"no
-        significant difference"`, and `"undefined"` where there is no interval: tasks diverged, or there is a
-        single replicate. Without variance p is nan, and the verdict is that of the difference.
+        by the size of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or
+        `"no significant difference"`, and `"undefined"` where there is no interval: tasks diverged, or there
+        is a single replicate. Without variance p is nan, and the verdict is that of the difference.
 
     Raises:
         MetaLensError: the baseline is not among the arms, or two arms were scored on different tasks.
