@@ -376,22 +376,26 @@ def test_folder_without_a_file_is_not_a_finished_run(tmp_path, name):
     [
         ("results.csv", "", "No columns"),
         ("results.csv", 'learner\n"MAML', "EOF"),
-        ("results.csv", "learner,regularizers,seed\nMAML,none,0\n", "lacks split, metric, task, value"),
-        ("results.csv", "learner,regularizers,seed,split,task,metric,value\n", "no rows"),
         (
             "results.csv",
-            "learner,regularizers,seed,split,task,metric,value\nMAML,none,0,test,0,mse,x\n",
+            "learner,regularizers,sampler,seed\nMAML,none,Uniform,0\n",
+            "lacks split, metric, task, value",
+        ),
+        ("results.csv", "learner,regularizers,sampler,seed,split,task,metric,value\n", "no rows"),
+        (
+            "results.csv",
+            "learner,regularizers,sampler,seed,split,task,metric,value\nMAML,none,Uniform,0,test,0,mse,x\n",
             "value has",
         ),
         (
             "results.csv",
-            "learner,regularizers,seed,split,task,metric,value\nMAML,,0,test,0,mse,1\n",
+            "learner,regularizers,sampler,seed,split,task,metric,value\nMAML,,Uniform,0,test,0,mse,1\n",
             "empty cells",
         ),
-        ("curves.csv", "learner\nMAML\n", "lacks regularizers, part, seed"),
+        ("curves.csv", "learner\nMAML\n", "lacks regularizers, sampler, part, seed"),
         (
             "metrics.csv",
-            "learner,regularizers,seed,step,split,metric,value\nMAML,none,0,inf,val,mse,1\n",
+            "learner,regularizers,sampler,seed,step,split,metric,value\nMAML,none,Uniform,0,inf,val,mse,1\n",
             "step has numbers beyond all measure",
         ),
         ("manifest.json", "[" * 100_000, "recursion"),

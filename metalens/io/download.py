@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
@@ -21,7 +21,9 @@ def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
         OSError: one cannot be downloaded or written; all network errors of pooch derive from it.
         ValueError: one has another sum, and was not kept.
     """
-    import pooch  # slow to import
+    import pooch  # not in the core
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     paths = []

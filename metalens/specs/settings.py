@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from metalens.errors import MetaLensError
 
 T = TypeVar("T")
 
+_NUMBERS: tuple[Any, ...] = (int, float)
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
 
 
@@ -101,7 +102,7 @@ def _converted(value: Any, hint: Any) -> Any:
             with suppress(ValueError):
                 return _converted(value, part)
         raise ValueError
-    if kind in (int, float) and isinstance(value, str | int | kind) and not isinstance(value, bool):
+    if kind in _NUMBERS and isinstance(value, str | int | kind) and not isinstance(value, bool):
         return kind(value)
     if kind is Literal and value in parts:
         return value
@@ -110,12 +111,13 @@ def _converted(value: Any, hint: Any) -> Any:
     if kind is NoneType and value in ("null", "None"):
         return None
     if isinstance(value, Mapping) and is_dataclass(hint):
-        return kind(**typed_settings(kind, value))
+        cls = cast(Any, hint)
+        return cls(**typed_settings(cls, value))
     if kind is list and isinstance(value, list):
         return [_converted(item, parts[0]) for item in value]
     if kind is Any:
         return value
-    if kind in (int, float, list, Literal) or not isinstance(value, kind):
+    if kind in (*_NUMBERS, list, Literal) or not isinstance(value, kind):
         raise ValueError
     return value
 
