@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,9 +17,10 @@ from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import Watcher, run
-from metalens.experiments.loading import typed_settings
 from metalens.io.files import MANIFEST
-from metalens.specs.calls import parse_calls
+from metalens.specs.calls import canonical
+from metalens.specs.settings import changed
+from metalens.statistics.arms import ARM
 from metalens.tasks import Task
 from paper.comparison import POINT, compare, is_lower_better, primary
 from paper.drawing import against_setting
@@ -101,7 +101,9 @@ class ArmStudy(Study):
         recipe = RECIPES[self.on]
         own: dict[str, Any] = {"learner": [self.learner], "regularizers": ["none"], "seeds": self.seeds}
         own |= {} if self.steps is None else {"steps": self.steps}
-        return replace(recipe, **{**own, **_checked(recipe, self.base, {*own, "steps"}), **changes})
+        base = _known(recipe, self.base, {*own, "steps"})
+        machine = {**base.get("machine", {}), **changes.get("machine", {})}
+        return changed(recipe, {**base, **own, **changes, "machine": machine})
 
     def parts(self) -> list[Part]:
         """Return the points in as few runs as their settings allow."""
@@ -111,10 +113,10 @@ class ArmStudy(Study):
             groups.setdefault(key, []).append(point)
         parts = []
         for (learner, _), points in groups.items():
-            texts = list(dict.fromkeys(_canonical(point.regularizers) for point in points))
+            texts = list(dict.fromkeys(canonical(point.regularizers) for point in points))
             recipe = self.recipe(**{**points[0].changes, "learner": [learner], "regularizers": texts})
             arms = dict(zip(texts, arms_of(recipe), strict=True))
-            parts.append(Part(recipe, [(point, arms[_canonical(point.regularizers)]) for point in points]))
+            parts.append(Part(recipe, [(point, arms[canonical(point.regularizers)]) for point in points]))
         return parts
 
     @property
@@ -201,14 +203,12 @@ class ArmStudy(Study):
         sources = {
             "results": pd.read_csv(folder / "results.csv").drop(columns=["recipe", "split"]),
             "curves": pd.read_csv(folder / "metrics.csv"),
-            "times": pd.DataFrame(cells)[
-                ["learner", "regularizers", "seed", "train_seconds", "test_seconds"]
-            ],
+            "times": pd.DataFrame(cells)[[*ARM, "seed", "train_seconds", "test_seconds"]],
         }
         for point, arm in part.points:
             place = {"panel": self.axis, "series": point.series, "setting": point.setting}
             for name, rows in sources.items():
-                is_arm = (rows["learner"] == arm.learner) & (rows["regularizers"] == arm.regularizers)
+                is_arm = (rows[ARM] == list(arm)).all(axis=1)
                 yield name, rows[is_arm].assign(**place)
 
     def _in_order(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -228,19 +228,12 @@ def _place(series: str, setting: float | str) -> str:
     return series if setting == 0 else f"{series} at {setting}"
 
 
-def _canonical(regularizers: str) -> str:
-    return " + ".join(map(str, parse_calls(regularizers))) or "none"
-
-
-def _checked(recipe: Recipe, settings: dict[str, Any], fixed: set[str]) -> dict[str, Any]:
-    """Return settings of a recipe with their types, and refuse others."""
+def _known(recipe: Recipe, settings: dict[str, Any], fixed: set[str]) -> dict[str, Any]:
+    """Return settings of a recipe, after refusing others."""
     known = {field.name for field in fields(recipe)} - {"name", "description"} - fixed
     if unknown := sorted(settings.keys() - known):
         raise MetaLensError(
             f"base has settings that {recipe.name} does not know or the study decides: {', '.join(unknown)}; "
             f"it can have {', '.join(sorted(known))}."
         )
-    try:
-        return typed_settings(recipe, settings)
-    except ArgumentError as error:
-        raise MetaLensError(f"base: {' '.join(str(error).split())}") from None
+    return settings

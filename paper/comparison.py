@@ -196,4 +196,4 @@ def is_lower_better(metric: str) -> bool:
 
 
 def _arm(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return rows.assign(learner=name, regularizers="none")
+    return rows.assign(learner=name, regularizers="none", sampler="Uniform")

@@ -23,7 +23,6 @@ from metalens.errors import MetaLensError
 from metalens.evaluation import evaluate, mean_scores
 from metalens.experiments import Recipe
 from metalens.experiments.arms import Cell, groups_of, runs_of
-from metalens.experiments.devices import fabric_of
 from metalens.experiments.experiment import Watcher
 from metalens.learners import GradientLearner, Learner
 from metalens.metrics import FRACTIONS
@@ -89,7 +88,7 @@ class ComplexityStudy(ArmStudy):
         series = {point.regularizers: point.series for point in self.points()}
         part = self.recipe(regularizers=list(series), n_val_tasks=0)
         scores, difficulties = [], []
-        for cells in groups_of(part, fabric_of(part)):
+        for cells in groups_of(part, part.machine.fabric()):
             names = [series[cell.arm.regularizers] for cell in cells]
             runs = runs_of(part, cells)
             scores.append(self._train(part, cells, runs, names, watcher))
@@ -170,12 +169,13 @@ class ComplexityStudy(ArmStudy):
                     for split in SPLITS:
                         tasks, learner = observed[cell.seed, split], run.objective.learner
                         n = self._n_observed(tasks)
-                        rows = evaluate(learner, tasks, n_tasks=n, batching=part.batching)
+                        rows = evaluate(learner, tasks, n_tasks=n, batching=part.machine.batching)
                         frames.append(rows.assign(series=name, seed=cell.seed, step=step, split=split))
 
         watcher.start_training(cells, part.steps)
         loop = part.outer_loop()
-        train(runs, loop, compile=part.compile, seed=cells[0].seed, fabric=fabric_of(part), progress=observe)
+        fabric, seed = part.machine.fabric(), cells[0].seed
+        train(runs, loop, compile=part.machine.compile, seed=seed, fabric=fabric, progress=observe)
         return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:

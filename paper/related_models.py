@@ -78,7 +78,7 @@ class RelatedModelsStudy(ArmStudy):
                         "setting": point.setting,
                         "seed": seed,
                     }
-                    trained = {"learner": arm.learner, "regularizers": arm.regularizers}
+                    trained = arm._asdict()
                     results.append(scores.assign(**place, **trained))
                     choices.append(chosen.assign(**place))
         everything = pd.concat(results, ignore_index=True)

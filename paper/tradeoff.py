@@ -32,7 +32,7 @@ class TradeoffStudy(ArmStudy):
     axis: ClassVar[str] = "regularizer"
 
     def points(self) -> list[Point]:
-        alone = {"together": False, "threads": 1}
+        alone = {"machine": {"together": False, "threads": 1}}
         possible = [text for text in self.regularizers if self.has_classes or text not in FOR_CLASSES]
         arms = {self.reference: "none", **{text: text for text in possible}}
         return [Point(series, 0, text, changes=alone) for series, text in arms.items()]

@@ -111,9 +111,9 @@ def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metale
     run("c", "--regularizers", "none", "MetaMix")
     run("d", "--regularizers", "none", "--k_shot", "7")
     done = metalens_here("compare", "a", "b", "--format", "csv")
-    names = [line.split(",")[:2] for line in done.stdout.splitlines()[1:]]
-    clash = [["a: MAML", "none"], ["b: MAML", "none"]]
-    assert names == [*clash, ["MAML", "TRLearner"], ["MAML", "MetaMix"]]
+    names = [line.split(",")[:3] for line in done.stdout.splitlines()[1:]]
+    clash = [["a: MAML", "none", "Uniform"], ["b: MAML", "none", "Uniform"]]
+    assert names == [*clash, ["MAML", "TRLearner", "Uniform"], ["MAML", "MetaMix", "Uniform"]]
     same = metalens_here("compare", "a", "c", "--format", "md", "--baseline", "MAML + MetaMix").stdout
     rows = [line.split(" | ")[0] for line in same.splitlines() if line.startswith("| MAML")]
     assert rows == ["| MAML + MetaMix", "| MAML", "| MAML + TRLearner"]  # MAML is the same in both
@@ -174,20 +174,23 @@ def test_config_file_and_print_config(tmp_path):
         (["run", "demo", "--meta_batch_size", "2"], "meta-batch of at least 3 tasks, got 2"),
         (["run", "demo", "--steps", "many"], "steps"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
-        (["run", "demo", "--devices", "3"], "3 processes cannot share 8 tasks equally"),
-        (["run", "demo", "--devices", "2", "--workers", "2"], "Only one of workers and devices"),
-        (["run", "demo", "--devices", "2", "--explain"], "Several processes follow the rule"),
-        (["run", "demo", "--strategy", "fsdp"], "strategy"),
+        (["run", "demo", "--machine.devices", "3"], "3 processes cannot share 8 tasks equally"),
         (
-            ["run", "demo", "--precision", "16-mixed", "--accelerator", "cpu"],
+            ["run", "demo", "--machine.devices", "2", "--machine.workers", "2"],
+            "Only one of workers and devices",
+        ),
+        (["run", "demo", "--machine.devices", "2", "--explain"], "Several processes follow the rule"),
+        (["run", "demo", "--machine.strategy", "fsdp"], "strategy"),
+        (
+            ["run", "demo", "--machine.precision", "16-mixed", "--machine.accelerator", "cpu"],
             "the nearest precision is bf16-mixed",
         ),
         (["run", "demo", "--n_train_tasks", "0"], "n_train_tasks must be at least"),
         (["run", "demo", "--k_shot", "0"], "k_shot must be at least 1"),
         (["run", "demo", "--hidden", "0"], "sizes of at least 1"),
-        (["run", "demo", "--batching", "0"], "batching"),
-        (["run", "demo", "--chunk", "0"], "chunk must be at least 1"),
-        (["run", "demo", "--accelerator", "abacus"], "accelerator='abacus' is not possible"),
+        (["run", "demo", "--machine.batching", "0"], "batching"),
+        (["run", "demo", "--machine.chunk", "0"], "chunk must be at least 1"),
+        (["run", "demo", "--machine.accelerator", "abacus"], "accelerator='abacus' is not possible"),
         (["run", "demo", "--nonsense", "3"], "--nonsense"),
         (["run", "demo", "--outer_lr", "nan"], "outer_lr"),
         (["run", "demo", "--seeds", "99999999999999999999999"], "seeds must be 0 or more and below"),
@@ -294,7 +297,7 @@ def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
 def test_the_progress_bar_ends_at_the_last_step():
     with Progress(console=Console(file=StringIO())) as display:
         watcher = LiveProgress(display, 1)
-        watcher.start_training([Cell(Arm("MAML", "none"), 0)], 1000)
+        watcher.start_training([Cell(Arm("MAML"), 0)], 1000)
         for step in range(1, 1001):
             watcher.step(step, 1 / step)
         assert display.tasks[1].completed == 1000

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import distributed
@@ -20,16 +19,17 @@ from metalens.execution.plan import prepare
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import explain, run
 from metalens.processes import Processes
+from metalens.specs.settings import changed
 
 SMALL = {
     "steps": 3,
     "meta_batch_size": 4,
     "n_test_tasks": 60,
     "n_val_tasks": 3,
-    "accelerator": "cpu",
     "regularizers": "TRLearner",
 }
 QUICK = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+QUICK += ["--machine.accelerator", "cpu"]
 
 
 def start(*words: str, **environment: str) -> subprocess.Popen:
@@ -119,15 +119,17 @@ def test_all_processes_follow_the_rule():
     _, execution = prepare(objective, Sinusoid().batch(range(4)), steps=10_000)
     assert str(execution) == "vmap (by rule, the same in all processes)"
     with pytest.raises(MetaLensError, match="Several processes follow the rule"):
-        next(explain(replace(RECIPES["demo"], devices=2)))
+        next(explain(changed(RECIPES["demo"], {"machine": {"devices": 2}})))
 
 
 def test_the_command_line_runs_two_processes_as_one(tmp_path):
-    words = ["run", "demo", *QUICK, "--devices", "2", "--strategy", "ddp", "--out", str(tmp_path / "two")]
+    words = ["run", "demo", *QUICK, "--machine.devices", "2", "--machine.strategy", "ddp"]
+    words += ["--out", str(tmp_path / "two")]
     output, _ = (process := start("-m", "metalens", *words)).communicate(timeout=120)
     assert process.returncode == 0, output
     (tmp_path / "one").mkdir()
-    run(replace(RECIPES["demo"], **{**SMALL, "regularizers": ["TRLearner"]}), tmp_path / "one")
+    settings = {**SMALL, "regularizers": ["TRLearner"], "machine": {"accelerator": "cpu"}}
+    run(changed(RECIPES["demo"], settings), tmp_path / "one")
     assert output.count("Report: ") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     for name in ("results.csv", "metrics.csv", "curves.csv", "relations.csv"):
@@ -135,13 +137,13 @@ def test_the_command_line_runs_two_processes_as_one(tmp_path):
             pd.read_csv(tmp_path / "two" / name), pd.read_csv(tmp_path / "one" / name), rtol=1e-3, atol=1e-4
         )
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
-    assert (manifest["processes"], manifest["configuration"]["strategy"]) == (2, "ddp")
+    assert (manifest["processes"], manifest["machine"]["strategy"]) == (2, "ddp")
     assert (tmp_path / "two" / "report.html").is_file()
     assert not torch.distributed.is_initialized()
 
 
 def test_a_failure_ends_all_processes_and_leaves_nothing(tmp_path):
-    words = ["run", "demo", *QUICK, "--devices", "2", "--learner", "MAML(inner_lr=1e30)"]
+    words = ["run", "demo", *QUICK, "--machine.devices", "2", "--learner", "MAML(inner_lr=1e30)"]
     process = start("-m", "metalens", *words, "--out", str(tmp_path / "run"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2

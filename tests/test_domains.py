@@ -70,7 +70,7 @@ def test_results_are_paired_by_domain():
                 value = 0.5 + shift * (domain == "c") + 0.01 * task + 0.001 * seed * (learner == "ANIL")
                 split = "test" if domain == "a" else "test_unseen"
                 rows.append([learner, "none", seed, split, domain, task, "accuracy", value])
-    columns = ["learner", "regularizers", "seed", "split", "domain", "task", "metric", "value"]
+    columns = ["learner", "regularizers", "sampler", "seed", "split", "domain", "task", "metric", "value"]
     results = pd.DataFrame(rows, columns=columns)
     parts = by_domain(results)
     assert list(parts) == ["domains of training", "unseen domains", "a", "b (unseen)", "c (unseen)"]

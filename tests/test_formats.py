@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from metalens.reports.formats import as_csv, as_latex, as_markdown, escaped
+from metalens.statistics.arms import ARM
 
 NASTY = r"A_1 & B {50%} $x^2$ #3 ~ \end{tabular} [x] | <br>" + "\n"
 
@@ -16,12 +17,12 @@ def results(n_arms=3, metrics=("accuracy", "loss")):
     rng = np.random.default_rng(0)
     names = ["MAML", NASTY, "MAML(inner_lr=0.1)"][:n_arms]
     rows = [
-        (name, "none" if number < 2 else "MetaMix(beta_a=2)", seed, task, metric, value)
+        (name, "none" if number < 2 else "MetaMix(beta_a=2)", "Uniform", seed, task, metric, value)
         for number, name in enumerate(names)
         for metric in metrics
         for (seed, task), value in np.ndenumerate(rng.normal(0.6 + 0.1 * (number == 1), 0.02, (5, 8)))
     ]
-    return pd.DataFrame(rows, columns=["learner", "regularizers", "seed", "task", "metric", "value"])
+    return pd.DataFrame(rows, columns=[*ARM, "seed", "task", "metric", "value"])
 
 
 def cells(line):

@@ -14,8 +14,10 @@ from metalens.data.catalog.datasets import DATASETS
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
+from metalens.experiments.recipe import ONE_THREAD
 from metalens.reports import write_report
 from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
+from metalens.statistics.arms import ARM
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
 TINY = {"steps": 2, "meta_batch_size": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
@@ -71,11 +73,11 @@ def test_recipe_runs(name, tmp_path, request):
     run(recipe, tmp_path, command="metalens run")
     arms = arms_of(recipe)
     results = pd.read_csv(tmp_path / "results.csv")
-    columns = ["recipe", "learner", "regularizers", "seed", "split", "task", "metric", "value"]
+    columns = ["recipe", *ARM, "seed", "split", "task", "metric", "value"]
     if name.endswith("-domain"):
-        columns.insert(5, "domain")
+        columns.insert(6, "domain")
     if name.startswith(("m4", "pose", *TABLES)):
-        columns.insert(6, "source")
+        columns.insert(7, "source")
     assert list(results.columns) == columns
     assert len(results.drop_duplicates(columns[:-1])) == len(results)
     n_metrics = results.metric.nunique()
@@ -113,7 +115,8 @@ def test_a_run_in_which_nothing_is_trained_has_a_report(tmp_path):
 @pytest.mark.parametrize("together", ["auto", False])
 def test_a_training_that_diverges_is_a_result(tmp_path, together):
     arms = ["none", "TRLearner(weight=1e39)"]
-    recipe = replace(RECIPES["sinusoid-5shot"], **TINY, regularizers=arms, together=together)
+    machine = replace(ONE_THREAD, together=together)
+    recipe = replace(RECIPES["sinusoid-5shot"], **TINY, regularizers=arms, machine=machine)
     run(recipe, tmp_path)
     results, metrics = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("results", "metrics"))
     is_nan = results.value.isna()

@@ -38,6 +38,7 @@ from metalens import (
     stack_tasks,
 )
 from metalens.cli import main
+from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import run
 from metalens.io.files import new_folder
@@ -314,7 +315,7 @@ def finished(tmp_path_factory):
     arms = ["none", "TRLearner(relations=uniform)", "TRLearner(weight=0.3, task_vector=adaptation)"]
     recipe = replace(
         RECIPES["demo"], learner=["ANIL"], regularizers=arms, seeds=[0, 3], steps=3, meta_batch_size=3,
-        n_val_tasks=2, n_test_tasks=20, accelerator="cpu",
+        n_val_tasks=2, n_test_tasks=20, machine=Machine(accelerator="cpu", threads=1),
     )  # fmt: skip
     with new_folder(folder) as path:
         run(recipe, path)

@@ -35,8 +35,9 @@ from metalens import (
 from metalens.execution.compiling import CompiledObjective
 from metalens.execution.replicas import Replicas
 from metalens.experiments import RECIPES
-from metalens.experiments.arms import MOST_TOGETHER, groups_of
+from metalens.experiments.arms import MAX_TOGETHER, groups_of
 from metalens.experiments.experiment import explain, run
+from metalens.specs.settings import changed
 
 LOOP = {"steps": 20, "meta_batch_size": 4}
 
@@ -236,7 +237,7 @@ def test_an_experiment_trains_its_seeds_together_where_it_can(tmp_path):
     for together in ("auto", False):
         folder = tmp_path / str(together)
         folder.mkdir()
-        run(replace(TINY, together=together), folder)
+        run(changed(TINY, {"machine": {"together": together}}), folder)
         scores[together] = pd.read_csv(folder / "results.csv")
         cells = json.loads((folder / "manifest.json").read_text())["cells"]
         executions[together] = [cell["execution"].partition(",")[0] for cell in cells]
@@ -254,7 +255,7 @@ def test_explaining_says_what_is_together():
 
 def test_together_by_order_is_refused_where_it_cannot_be(tmp_path):
     with pytest.raises(ReplicationError, match="random"):
-        run(replace(TINY, together=True), tmp_path)
+        run(changed(TINY, {"machine": {"together": True}}), tmp_path)
 
 
 def test_arms_that_differ_in_numbers_are_together(tmp_path):
@@ -263,7 +264,7 @@ def test_arms_that_differ_in_numbers_are_together(tmp_path):
     for together in ("auto", False):
         folder = tmp_path / str(together)
         folder.mkdir()
-        run(replace(TINY, regularizers=arms, together=together), folder)
+        run(changed(TINY, {"regularizers": arms, "machine": {"together": together}}), folder)
         tables[together] = pd.read_csv(folder / "results.csv")
         cells = json.loads((folder / "manifest.json").read_text())["cells"]
         assert [cell["regularizers"] for cell in cells] == [arm for arm in arms for _ in TINY.seeds]
@@ -275,8 +276,8 @@ def test_arms_that_differ_in_numbers_are_together(tmp_path):
 
 
 def test_many_cells_are_split():
-    seeds = list(range(MOST_TOGETHER + 1))
+    seeds = list(range(MAX_TOGETHER + 1))
     groups = groups_of(
         replace(TINY, seeds=seeds, regularizers=["none"]), Fabric(accelerator="cpu", devices=1)
     )
-    assert [len(group) for group in groups] == [MOST_TOGETHER, 1]
+    assert [len(group) for group in groups] == [MAX_TOGETHER, 1]

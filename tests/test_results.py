@@ -17,9 +17,9 @@ from scipy import stats
 from metalens.errors import MetaLensError
 from metalens.reports import arm_label, outcome, paired_differences, results_table, summarize, write_report
 from metalens.reports.figures import relations as draw_relations
+from metalens.statistics.arms import ARM
 
-ARMS = [("MAML", "none"), ("MAML", "TRLearner"), ("MAML", "TRLearner(relations=uniform)")]
-ARM = ["learner", "regularizers"]
+ARMS = [("MAML", text, "Uniform") for text in ("none", "TRLearner", "TRLearner(relations=uniform)")]
 
 
 def table(values, metric="mse", seeds=None):
@@ -67,7 +67,8 @@ def sinusoids(generator):
                 y = amplitude * np.sin(x - phase)
                 after = y + 0.25 / (1 + number) * amplitude * np.cos(1.7 * x + task)
                 frame = pd.DataFrame({"x": x, "y": y, "before": 0.4 * np.sin(x), "after": after})
-                frames.append(frame.assign(learner=arm[0], regularizers=arm[1], seed=0, task=task, part=part))
+                labels = dict(zip(ARM, arm, strict=True))
+                frames.append(frame.assign(**labels, seed=0, task=task, part=part))
     return pd.concat(frames)
 
 
@@ -79,7 +80,7 @@ def relation_rows(generator, n_tasks=16):
     ):
         rows, columns = np.indices(matrix.shape).reshape(2, -1)
         frame = pd.DataFrame({"row": rows, "column": columns, "relation": matrix.ravel()})
-        frames.append(frame.assign(learner=arm[0], regularizers=arm[1], seed=0))
+        frames.append(frame.assign(**dict(zip(ARM, arm, strict=True)), seed=0))
     return pd.concat(frames)
 
 
@@ -100,14 +101,14 @@ def write_run(folder, kind="regression", n_seeds=3, n_tasks=30):
         "description": "MAML on sinusoids <with> and without the task-relation term & its uniform control.",
         "command": "metalens run demo --seeds " + " ".join(map(str, range(n_seeds))),
         "configuration": {"seeds": list(range(n_seeds)), "steps": 20000, "inner_lr": 0.01, "clip_norm": None},
+        "machine": {"threads": 2, "precision": "32-true"},
         "arms": [
             {
-                "learner": learner,
-                "regularizers": regularizers,
-                "settings": f"{learner}(inner_lr=0.01, steps=1), regularizers: {regularizers}",
+                **dict(zip(ARM, arm, strict=True)),
+                "settings": f"{arm[0]}(inner_lr=0.01, steps=1), regularizers: {arm[1]}",
                 "parameters": 1761,
             }
-            for learner, regularizers in ARMS
+            for arm in ARMS
         ],
         "versions": {"python": "3.12.3", "torch": "2.9.0", "metalens": "0.1.0"},
         "commit": None,
@@ -118,13 +119,12 @@ def write_run(folder, kind="regression", n_seeds=3, n_tasks=30):
         "failures": [],
         "cells": [
             {
-                "learner": learner,
-                "regularizers": regularizers,
+                **dict(zip(ARM, arm, strict=True)),
                 "seed": seed,
                 "train_seconds": 40.0 + seed,
                 "test_seconds": 2.5,
             }
-            for (learner, regularizers), seed in product(ARMS, range(n_seeds))
+            for arm, seed in product(ARMS, range(n_seeds))
         ],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -238,7 +238,7 @@ def test_differences_need_the_same_tasks():
     with pytest.raises(MetaLensError, match="same metrics, got loss and mse"):
         paired_differences(pd.concat([results.head(6), results.tail(6).assign(metric="loss")]))
     with pytest.raises(MetaLensError, match=r"an arm of the results \(MAML, MAML \+ TRLearner\), got ANIL"):
-        paired_differences(results, baseline=("ANIL", "none"))
+        paired_differences(results, baseline=("ANIL", "none", "Uniform"))
 
 
 def test_single_arm_has_no_differences():
@@ -293,7 +293,7 @@ def test_console_table_fits_100_columns(make):
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert "differences to MAML." in " ".join(text.split())
-    for learner, _ in ARMS:
+    for learner, *_ in ARMS:
         assert learner in text
 
 
@@ -376,22 +376,26 @@ def test_folder_without_a_file_is_not_a_finished_run(tmp_path, name):
     [
         ("results.csv", "", "No columns"),
         ("results.csv", 'learner\n"MAML', "EOF"),
-        ("results.csv", "learner,regularizers,seed\nMAML,none,0\n", "lacks split, metric, task, value"),
-        ("results.csv", "learner,regularizers,seed,split,task,metric,value\n", "no rows"),
         (
             "results.csv",
-            "learner,regularizers,seed,split,task,metric,value\nMAML,none,0,test,0,mse,x\n",
+            "learner,regularizers,sampler,seed\nMAML,none,Uniform,0\n",
+            "lacks split, metric, task, value",
+        ),
+        ("results.csv", "learner,regularizers,sampler,seed,split,task,metric,value\n", "no rows"),
+        (
+            "results.csv",
+            "learner,regularizers,sampler,seed,split,task,metric,value\nMAML,none,Uniform,0,test,0,mse,x\n",
             "value has",
         ),
         (
             "results.csv",
-            "learner,regularizers,seed,split,task,metric,value\nMAML,,0,test,0,mse,1\n",
+            "learner,regularizers,sampler,seed,split,task,metric,value\nMAML,,Uniform,0,test,0,mse,1\n",
             "empty cells",
         ),
-        ("curves.csv", "learner\nMAML\n", "lacks regularizers, part, seed"),
+        ("curves.csv", "learner\nMAML\n", "lacks regularizers, sampler, part, seed"),
         (
             "metrics.csv",
-            "learner,regularizers,seed,step,split,metric,value\nMAML,none,0,inf,val,mse,1\n",
+            "learner,regularizers,sampler,seed,step,split,metric,value\nMAML,none,Uniform,0,inf,val,mse,1\n",
             "step has numbers beyond all measure",
         ),
         ("manifest.json", "[" * 100_000, "recursion"),

@@ -36,6 +36,7 @@ from metalens import (
 from metalens.execution.compiling import CompiledObjective
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import Watcher, run
+from metalens.experiments.recipe import ONE_THREAD
 from metalens.io.files import new_folder
 from metalens.training.checkpoint import Checkpoints
 from tools.crash import survive
@@ -270,7 +271,8 @@ def partialmethod_of(steps, write):
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
-    seeds=[3, 5], steps=4, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5, together=False, threads=1,
+    seeds=[3, 5], steps=4, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5,
+    machine=replace(ONE_THREAD, together=False),
     regularizers=["none", "MetaAug"],
 )  # fmt: skip
 
@@ -367,8 +369,8 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
 def test_the_command_line_resumes(tmp_path):
     words = [
         sys.executable, "-m", "metalens", "run", "demo", "--steps", "400", "--n_val_tasks", "0",
-        "--n_test_tasks", "5", "--regularizers", "none", "--seeds", "0", "1", "--together", "false",
-        "--accelerator", "cpu", "--out", "run", "--resume",
+        "--n_test_tasks", "5", "--regularizers", "none", "--seeds", "0", "1", "--machine.together", "false",
+        "--machine.accelerator", "cpu", "--out", "run", "--resume",
     ]  # fmt: skip
     process = subprocess.Popen(
         [*words, "--checkpoint_every", "0"],

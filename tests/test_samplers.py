@@ -31,13 +31,14 @@ from metalens import (
 )
 from metalens.adapted_tasks import adapted_loss
 from metalens.experiments import RECIPES
-from metalens.experiments.arms import arms_of
+from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
 from metalens.processes import Processes
 from metalens.samplers.base import asking, window
 from metalens.samplers.contrib import ats
 from metalens.samplers.contrib.gradients import task_gradients, task_losses, weights_of
 from metalens.specs.calls import SAMPLERS, build_sampler
+from metalens.statistics.arms import ARM
 
 T = 4
 # Every sampler, with settings for batches of 4 tasks.
@@ -292,7 +293,7 @@ def test_relations_need_a_trlearner():
         ("ATS(memory=1)", "memory must be 0 or more and below 1"),
         ("DPP(vectors=color)", "vectors"),
         ("HardMining(depth=3)", "HardMining has no setting 'depth'; it has oversampling"),
-        ("HardMining + Related", "An arm has one task sampler, got HardMining and Related"),
+        ("HardMining + Related", "A task sampler must be a single name"),
     ],
 )
 def test_wrong_samplers_are_one_sentence(text, words):
@@ -396,18 +397,21 @@ def test_a_recipe_compares_samplers_on_the_same_tasks(tmp_path):
         regularizers=["none", "TRLearner"],
         sampler=["Uniform", "HardMining( oversampling=2)", "Related"],
     )
-    names = ["none", "HardMining(oversampling=2)", "Related"]
-    names += ["TRLearner", "TRLearner + HardMining(oversampling=2)", "TRLearner + Related"]
-    assert [arm.regularizers for arm in arms_of(recipe)] == names
+    names = ["Uniform", "HardMining(oversampling=2)", "Related"]
+    arms = [Arm("MAML", regularizers, name) for regularizers in ("none", "TRLearner") for name in names]
+    assert arms_of(recipe) == arms
+    assert str(arms[4]) == "MAML + TRLearner + HardMining(oversampling=2)"
     run(recipe, tmp_path)
-    results = pd.read_csv(tmp_path / "results.csv")
-    assert results.regularizers.drop_duplicates().tolist() == names
+    for name in ("results", "metrics", "curves", "relations"):
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        found = table[ARM].drop_duplicates().itertuples(index=False, name=None)
+        assert list(found) == [arm for arm in arms if name != "relations" or arm.regularizers == "TRLearner"]
     executions = {
-        cell["regularizers"]: cell["execution"]
+        str(Arm(*(cell[key] for key in ARM))): cell["execution"]
         for cell in json.loads((tmp_path / "manifest.json").read_text())["cells"]
     }
-    assert "side by side" in executions["TRLearner"]
-    assert "side by side" not in executions["TRLearner + HardMining(oversampling=2)"]
+    assert "side by side" in executions["MAML + TRLearner"]
+    assert "side by side" not in executions["MAML + TRLearner + HardMining(oversampling=2)"]
 
 
 def test_a_sampler_that_cannot_be_is_refused_before_a_recipe_runs(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from metalens import MultiDomain, Sinusoid, TableTasks
+from metalens.statistics.arms import ARM
 from metalens.statistics.comparisons import intervals_compared, paired_differences, summarize
 from metalens.statistics.intervals import (
     by_seed_and_task,
@@ -27,12 +28,10 @@ def runs(rng, n_runs, n_seeds, n_tasks, seed, task, rest):
 
 def results_of(values, *, crossed=False, arm="MAML"):
     rows = [
-        (arm, "none", seed, task, "mse", value, f"task {task}")
+        (arm, "none", "Uniform", seed, task, "mse", value, f"task {task}")
         for (seed, task), value in np.ndenumerate(values)
     ]
-    table = pd.DataFrame(
-        rows, columns=["learner", "regularizers", "seed", "task", "metric", "value", "source"]
-    )
+    table = pd.DataFrame(rows, columns=[*ARM, "seed", "task", "metric", "value", "source"])
     return table if crossed else table.drop(columns="source")
 
 

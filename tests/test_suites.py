@@ -23,6 +23,7 @@ from metalens.experiments.suites import SUITES, Entry, Suite, read_suite
 from metalens.experiments.suites.report import write_suite_report, write_suite_table
 from metalens.experiments.suites.running import SuiteWatcher, command_of, run_suite
 from metalens.experiments.workers import processes
+from metalens.specs.settings import changed
 
 TINY = replace(
     RECIPES["sinusoid-5shot"],
@@ -158,7 +159,7 @@ def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
     (entry,) = read_suite(str(tmp_path / "mine.yaml")).entries
     folder = tmp_path / "alone"
     folder.mkdir()
-    run(replace(entry.experiment, threads=1), folder)
+    run(changed(entry.experiment, {"machine": {"threads": 1}}), folder)
     for name in TABLES[:3]:
         assert (folder / name).read_bytes() == (tmp_path / "out" / "sinusoid-5shot" / name).read_bytes()
 
@@ -197,7 +198,7 @@ def test_processes_end_with_the_block():
         ("entries: [{recipe: demo, settings: {seeds: 3}}]", "seeds must be a list, such as [a, b], got 3"),
         ("entries: [{recipe: demo, settings: {seeds: [null]}}]", "seeds"),
         ("entries: [{recipe: demo, settings: {steps: 0}}]", "steps must be at least 1, got 0"),
-        ("entries: [{recipe: demo, settings: {workers: 2}}]", "workers is the suite's to decide"),
+        ("entries: [{recipe: demo, settings: {machine: {workers: 2}}}]", "The machine is the suite's to"),
         ("entries: [{recipe: demo, settings: {learner: ['MAML(']}}]", "Cannot read 'MAML('"),
         ("{sizes: [a], entries: [{recipe: demo}]}", "sizes must be settings"),
         ("{sizes: {a: 1}, entries: [{recipe: demo}]}", "sizes must have settings for each"),

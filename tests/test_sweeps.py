@@ -160,7 +160,8 @@ def test_a_sealed_recipe_refuses_its_test_tasks():
 
 @pytest.mark.parametrize("together", [True, False])
 def test_the_score_is_the_mean_over_seeds_of_the_best_validation(together):
-    recipe = sealed(replace(RECIPE, seeds=[0, 1], together=together, outer_lr=0.05, steps=6))
+    machine = replace(RECIPE.machine, together=together)
+    recipe = sealed(replace(RECIPE, seeds=[0, 1], outer_lr=0.05, steps=6, machine=machine))
     (arm,) = arms_of(recipe)
     curves = []
     for seed in recipe.seeds:
@@ -450,8 +451,8 @@ def test_a_wrong_space_is_one_sentence(space, sentence, sweep):
         ),
         ({"learner": ["MAML", "ANIL"]}, "--learner MAML --regularizers TRLearner."),
         ({"n_val_tasks": 0}, "A sweep needs validation tasks"),
-        ({"devices": 2}, "A trial is trained by one process"),
-        ({"workers": "ray"}, "start the same command on others"),
+        ({"machine.devices": 2}, "A trial is trained by one process"),
+        ({"machine.workers": "ray"}, "start the same command on others"),
         ({"trials": 0}, "trials must be at least 1"),
         ({"lost_after": 0.5}, "lost_after must be at least 1 second"),
         ({"pruner": "gardener"}, "pruner"),
@@ -478,7 +479,7 @@ def test_what_cannot_be_swept_is_one_sentence(settings, sentence, metalens, tmp_
 def test_another_sweep_does_not_join(sweep, tmp_path):
     folder = tmp_path / "s"
     search(sweep(n_trials=1), folder)
-    search(sweep(n_trials=1, threads=2), folder)
+    search(sweep(n_trials=1, machine=replace(RECIPE.machine, threads=2)), folder)
     with pytest.raises(MetaLensError, match="s is of another sweep: steps was 4 and is 6"):
         search(sweep(n_trials=2, steps=6), folder)
     with pytest.raises(MetaLensError, match="s is of another sweep: space was"):

@@ -12,13 +12,17 @@ from lightning_fabric.loggers import Logger
 
 import metalens as ml
 from metalens.cli import main
-from metalens.experiments import RECIPES, loggers, trackers
+from metalens.execution.machine import Machine
+from metalens.experiments import RECIPES, tracker_loggers, trackers
 from metalens.experiments.experiment import Watcher, run
 from metalens.io.files import new_folder
+from metalens.specs.settings import changed
+from metalens.statistics.arms import ARM, arm_label
 
 TINY = replace(
     RECIPES["demo"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch_size=3, hidden=[4],
-    n_val_tasks=2, validate_every=2, n_test_tasks=3, accelerator="cpu", threads=1, compile=False,
+    n_val_tasks=2, validate_every=2, n_test_tasks=3,
+    machine=Machine(accelerator="cpu", threads=1, compile=False),
 )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def test_each_cell_has_a_run_of_its_own_that_survives_an_interruption(together, 
         assert keys.setdefault(title, key) == key  # the same run of the tracker
         return Recorder(tmp_path / "told" / f"{title}.jsonl")
 
-    monkeypatch.setitem(loggers.LOGGERS, "recorder", recorder)
+    monkeypatch.setitem(tracker_loggers.LOGGERS, "recorder", recorder)
     monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
     monkeypatch.setattr("metalens.experiments.experiment.check_trackers", lambda names: None)
 
@@ -110,24 +114,24 @@ def test_each_cell_has_a_run_of_its_own_that_survives_an_interruption(together, 
             if not self.left:
                 raise KeyboardInterrupt
 
-    recipe, settings = replace(TINY, together=together), {"checkpoint_every": 0.0, "trackers": ["recorder"]}
+    recipe = changed(TINY, {"machine": {"together": together}})
+    settings = {"checkpoint_every": 0.0, "trackers": ["recorder"]}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "run", resume=True) as folder:
             run(recipe, folder, watcher=Interrupt(), **settings)
     with new_folder(tmp_path / "run", resume=True) as folder:
         run(recipe, folder, **settings)
     curves, results = (pd.read_csv(tmp_path / "run" / f"{name}.csv") for name in ("metrics", "results"))
-    arms = ["learner", "regularizers", "seed"]
+    arms = [*ARM, "seed"]
     assert curves.groupby(arms).ngroups == 4 == len(list((tmp_path / "told").iterdir()))
-    for (learner, regularizers, seed), curve in curves.groupby(arms):
-        arm = learner if regularizers == "none" else f"{learner} + {regularizers}"
-        told = Recorder(tmp_path / "told" / f"{arm}, seed {seed}.jsonl").told()
-        scores = results[(results[arms] == [learner, regularizers, seed]).all(axis=1)]
+    for (*arm, seed), curve in curves.groupby(arms):
+        told = Recorder(tmp_path / "told" / f"{arm_label(*arm)}, seed {seed}.jsonl").told()
+        scores = results[(results[arms] == [*arm, seed]).all(axis=1)]
         test = [
             (4, f"test/{metric}", pytest.approx(mean))
             for metric, mean in scores.groupby("metric").value.mean().items()
         ]
-        assert told == [*rows_of(curve), (4, "settings", learner), *test]
+        assert told == [*rows_of(curve), (4, "settings", arm[0]), *test]
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):

@@ -35,6 +35,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import save
 
 import metalens as ml
+from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import run
 from metalens.io.files import new_folder
@@ -104,8 +105,7 @@ def run_recipe(folder: Path) -> None:
         n_val_tasks=5,
         validate_every=4,
         n_test_tasks=8,
-        accelerator="cpu",
-        threads=1,
+        machine=Machine(accelerator="cpu", threads=1),
     )
     if (folder / "run").exists():
         return

@@ -33,6 +33,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     from metalens.experiments.loading import check_same_tasks  # all slow to import
     from metalens.reports import FORMATS, arm_label, read_together, results_table
     from metalens.reports.reading import read_manifest
+    from metalens.statistics.arms import ARM
 
     folders = [Path(folder) for folder in settings.folders]
     if len(folders) < 2:
@@ -40,7 +41,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     check_same_tasks([(folder, read_manifest(folder)) for folder in folders])
     results = read_together(folders)
     if settings.baseline is not None:
-        labels = [arm_label(*arm) for arm in zip(results["learner"], results["regularizers"], strict=True)]
+        labels = [arm_label(*arm) for arm in results[ARM].itertuples(index=False)]
         if settings.baseline not in labels:
             arms = "; ".join(dict.fromkeys(labels))
             raise MetaLensError(f"No arm is {settings.baseline!r}; the runs have {arms}.")

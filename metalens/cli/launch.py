@@ -45,7 +45,7 @@ def other_processes(devices: int, words: Sequence[str]) -> Iterator[int]:
         if started != devices:
             raise MetaLensError(
                 f"{started} processes were started on this machine, and devices is {devices}; "
-                f"give --devices {started}."
+                f"give --machine.devices {started}."
             )
         yield int(os.environ.get("RANK", os.environ["LOCAL_RANK"]))
         return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
@@ -21,11 +21,12 @@ from metalens.execution.plan import Execution
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import Arm, Cell, arms_of
 from metalens.experiments.experiment import Watcher, explain, run
-from metalens.experiments.loading import typed_settings
-from metalens.experiments.outcomes import is_complete
+from metalens.experiments.recipe import FIXED
+from metalens.experiments.store import is_complete
 from metalens.experiments.trackers import TrackerName
 from metalens.io.files import new_folder
 from metalens.io.yaml import read_yaml
+from metalens.specs.settings import changed
 from paper import STUDIES, get_study
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ LISTS: dict[str, tuple[type, str]] = {
     "tasks": (int, "Numbers of tasks."),
     "similarities": (float, "Cosines between the directions of two tasks, 0 to 1."),
 }
-FIXED: set[str | int] = {"name", "description"}
 OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain", "tracker"}  # settings of the command
 
 
@@ -88,7 +88,7 @@ def check_config(words: list[str], own: set[str]) -> None:
     if len(words) < 2 or words[1] not in {*RECIPES, *STUDIES}:
         return
     experiment = _experiment(words[1])
-    known = {field.name for field in fields(experiment)} - FIXED | own
+    known = {field.name for field in fields(experiment)} - {*FIXED} | own
     lists = _list_fields(experiment)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -148,21 +148,23 @@ def add_settings(parser: ArgumentParser, experiment: Recipe | Study) -> None:
     for name in lists:
         kind, text = LISTS[name]
         parser.add_argument(f"--{name}", type=kind, nargs="*", help=text)
-    parser.add_class_arguments(type(experiment), skip=FIXED | set(lists))
-    names = {field.name for field in fields(experiment)}
-    parser.set_defaults({name: getattr(experiment, name) for name in names - FIXED})
+    parser.add_class_arguments(type(experiment), skip={*FIXED, *lists})
+    defaults = asdict(experiment)
+    parser.set_defaults({name: defaults[name] for name in _names(experiment)})
 
 
 def with_settings(experiment: E, choices: Namespace) -> E:
     """Return a recipe or study with the settings that were given.
 
     Raises:
-        ArgumentError: a setting that needs a value has none.
-        MetaLensError: a setting is out of range.
+        MetaLensError: a setting that needs a value has none, or is out of range.
     """
-    values: dict[str, Any] = choices.as_dict()
-    names = {field.name for field in fields(experiment)} - FIXED
-    return replace(experiment, **typed_settings(experiment, {name: values[name] for name in names}))
+    values = choices.as_dict()
+    return changed(experiment, {name: values[name] for name in _names(experiment)})
+
+
+def _names(experiment: Recipe | Study) -> list[str]:
+    return [field.name for field in fields(experiment) if field.name not in FIXED]
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
@@ -170,7 +172,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
     experiment, choices = _experiment(settings.experiment), settings[settings.experiment]
     chosen = with_settings(experiment, choices)
     out = Path(choices.out or f"runs/{experiment.name}")
-    if choices.resume and not choices.overwrite and is_complete(out, asdict(chosen)):
+    identity = chosen.identity if isinstance(chosen, Recipe) else asdict(chosen)
+    if choices.resume and not choices.overwrite and is_complete(out, identity):
         show(out)
         return
     if not isinstance(chosen, Recipe):
@@ -180,7 +183,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         for arm, execution in explain(chosen):
             Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
         return
-    with other_processes(chosen.devices, words) as rank:
+    with other_processes(chosen.machine.devices, words) as rank:
         if rank > 0:
             run(chosen, None, checkpoint_every=choices.checkpoint_every)
             return
@@ -222,7 +225,7 @@ class LiveProgress(Watcher):
         self.steps = StepBar(progress)
 
     def start_training(self, cells: Sequence[Cell], steps: int) -> None:
-        self.steps.start(_names(cells), steps)
+        self.steps.start(_training(cells), steps)
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         arms = dict.fromkeys(cell.arm for cell in cells)
@@ -238,11 +241,11 @@ class LiveProgress(Watcher):
     def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
         end = "" if diverged is None else f"diverged at step {diverged}; "
-        self.progress.console.print(f"{_names([cell])}: {end}test {text}", highlight=False, markup=False)
+        self.progress.console.print(f"{_training([cell])}: {end}test {text}", highlight=False, markup=False)
         self.progress.advance(self.cells)
 
 
-def _names(cells: Sequence[Cell]) -> str:
+def _training(cells: Sequence[Cell]) -> str:
     """Return what is trained: `MAML, seed 0`, `MAML, 3 seeds`, `2 arms, 3 seeds`."""
     arms, seeds = ({cell[i] for cell in cells} for i in range(2))
     who = str(cells[0].arm) if len(arms) == 1 else f"{len(arms)} arms"

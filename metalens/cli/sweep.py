@@ -61,7 +61,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     """Search, and show what came out."""
     choices = settings[settings.recipe]
     recipe = with_settings(RECIPES[settings.recipe], choices)
-    if recipe.workers == "ray":
+    if recipe.machine.workers == "ray":
         raise MetaLensError("The workers of a sweep are on this machine; start the same command on others.")
     space, out = read_space(Path(choices.space), recipe), Path(choices.out)
     sweep = Sweep(recipe, space, choices.trials, choices.pruner, choices.lost_after)
@@ -72,7 +72,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
         )
 
         try:
-            search(sweep, out, workers=recipe.workers, command=command, watcher=LiveProgress(progress, sweep))
+            watcher, workers = LiveProgress(progress, sweep), recipe.machine.workers
+            search(sweep, out, workers=workers, command=command, watcher=watcher)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on") from None
         write_sweep_report(out)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_TRAINING = ("learner", "regularizers", "k_shot", "n_query", "steps", "patience", "meta_batch_size",
-             "outer_lr", "seeds", "fallback", "random_state")  # fmt: skip
+_TRAINING = ("learner", "regularizers", "sampler", "k_shot", "n_query", "steps", "patience",
+             "meta_batch_size", "outer_lr", "seeds", "fallback", "random_state")  # fmt: skip
 _COLUMNS = ("task", "target", "inputs", "categorical", "smiles", "missing", "group", "duplicates")
 _OF_TABLES = ("task", "inputs", "smiles")
 _MOST_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
@@ -71,6 +71,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
     add("--learner", type=str | None, default=None, help="For example ANIL or 'MAML(inner_steps=3)'.")
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
+    add("--sampler", type=str, default="Uniform", help="Which tasks make a batch.")
     add("--k_shot", type=int | None, default=None,
         help="Support rows of a training task, or of each new class; by default by the data.")
     add("--n_query", type=int | None, default=None, help="The same for query rows.")

@@ -50,7 +50,8 @@ class MetaEstimator(BaseEstimator, ABC):
 
     Args:
         learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
-        regularizers: any number of them in the same way, and at most one task sampler.
+        regularizers: any number of them in the same way.
+        sampler: of the tasks of a batch, in the same way.
         hidden: sizes of the hidden layers of the perceptron for tables.
         k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
         n_query: query rows of a training task; `None` as well.
@@ -76,6 +77,7 @@ class MetaEstimator(BaseEstimator, ABC):
         learner: str | None = None,
         *,
         regularizers: Sequence[str] = (),
+        sampler: str = "Uniform",
         hidden: Sequence[int] = (128, 128),
         k_shot: int | None = None,
         n_query: int | None = None,
@@ -89,6 +91,7 @@ class MetaEstimator(BaseEstimator, ABC):
     ) -> None:
         self.learner = learner
         self.regularizers = regularizers
+        self.sampler = sampler
         self.hidden = hidden
         self.k_shot = k_shot
         self.n_query = n_query
@@ -306,9 +309,9 @@ class MetaEstimator(BaseEstimator, ABC):
         seeds = range(self.random_state, self.random_state + self.seeds)
         of_all = (self._network, self._tuned, seeds)
         text = self._learner()
-        trainees = {learner_call(text).name: Trainee(text, self._text(), *of_all)}
+        trainees = {learner_call(text).name: Trainee(text, self._text(), self.sampler, *of_all)}
         for text in self._pretrained():
-            trainees.setdefault(learner_call(text).name, Trainee(text, "none", *of_all))
+            trainees.setdefault(learner_call(text).name, Trainee(text, "none", "Uniform", *of_all))
         return trainees
 
     def _tuned(self, learner: str) -> dict[str, Any]:
@@ -384,7 +387,7 @@ class MetaEstimator(BaseEstimator, ABC):
             )
 
     def _text(self) -> str:
-        """Return regularizers and sampler as one text."""
+        """Return the regularizers as one text."""
         texts = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
         return " + ".join(texts) or "none"
 

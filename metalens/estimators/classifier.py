@@ -99,6 +99,7 @@ class MetaClassifier(MetaEstimator):
         learner: str | None = None,
         *,
         regularizers: Sequence[str] = (),
+        sampler: str = "Uniform",
         hidden: Sequence[int] = (128, 128),
         n_way: int | None = None,
         k_shot: int | None = None,
@@ -114,6 +115,7 @@ class MetaClassifier(MetaEstimator):
         super().__init__(
             learner,
             regularizers=regularizers,
+            sampler=sampler,
             hidden=hidden,
             k_shot=k_shot,
             n_query=n_query,

@@ -60,9 +60,10 @@ def as_results(comparison: pd.DataFrame) -> pd.DataFrame:
 
     >>> table = pd.DataFrame({"model": ["ANIL"], "task": ["a"], "metric": ["mse"], "value": [1.0]})
     >>> as_results(table).columns.tolist()
-    ['learner', 'task', 'metric', 'value', 'regularizers', 'seed']
+    ['learner', 'task', 'metric', 'value', 'regularizers', 'sampler', 'seed']
     """
-    return comparison.rename(columns={"model": "learner"}).assign(regularizers="none", seed=0)
+    named = comparison.rename(columns={"model": "learner"})
+    return named.assign(regularizers="none", sampler="Uniform", seed=0)
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -189,7 +190,8 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
-        curve = model.curve.rename(columns={"model": "learner"}).assign(regularizers="none")
+        curve = model.curve.rename(columns={"model": "learner"})
+        curve = curve.assign(regularizers="none", sampler="Uniform")
         drawn["learning-curves"] = figures.learning_curves(curve)
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")

@@ -32,7 +32,8 @@ class Trainee:
 
     Attributes:
         learner: as it is written.
-        regularizers: and a sampler, as one text.
+        regularizers: as one text.
+        sampler: of the tasks of a batch, as it is written.
         network: makes a new one, initialized by PyTorch's random numbers.
         tuned: gives a learner's settings by its name, where the text has none.
         seeds: of the initializations.
@@ -40,6 +41,7 @@ class Trainee:
 
     learner: str
     regularizers: str
+    sampler: str
     network: Callable[[], Network]
     tuned: Callable[[str], dict[str, Any]]
     seeds: range
@@ -79,7 +81,7 @@ class Trainee:
                 outer_lr=outer_lr,
                 clip_norm=CLIP_NORM,
                 validations=[validation] * len(objectives),
-                samplers=[build_sampler(self.regularizers) for _ in objectives],
+                samplers=[build_sampler(self.sampler) for _ in objectives],
                 seed=self.seeds[0],
                 progress=progress,
             )

@@ -1,9 +1,8 @@
-"""The arms of a recipe, and which of their trainings can be side by side."""
+"""The arms of a recipe, and which of their trainings can run side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,43 +11,48 @@ import torch
 from metalens.errors import MetaLensError
 from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError, differing_numbers
-from metalens.experiments.devices import n_processes
 from metalens.experiments.recipe import Recipe
 from metalens.objective import Objective
 from metalens.specs.calls import (
     build_learner,
     build_regularizers,
     build_sampler,
-    parse_calls,
+    canonical,
     refuses_regularizers,
-    with_sampler,
+    sampler_call,
 )
+from metalens.statistics.arms import arm_label
 from metalens.training.fit import prepared, training_tasks
 from metalens.training.run import Run
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-MOST_TOGETHER = 32  # more bring little speed, and take their memory all the same
+MAX_TOGETHER = 32  # more bring little speed, and need more memory
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A learner with its regularizers, as written in the recipe, and its sampler if it is not `Uniform`."""
+class Arm(NamedTuple):
+    """A learner with its regularizers and its task sampler, as texts."""
 
     learner: str
-    regularizers: str
+    regularizers: str = "none"
+    sampler: str = "Uniform"
 
     def __str__(self) -> str:
-        return self.learner if self.regularizers == "none" else f"{self.learner} + {self.regularizers}"
+        return arm_label(*self)
 
     def build(self, recipe: Recipe, seed: int) -> Objective:
-        """Return a freshly initialized objective; arms with the same learner start from equal weights."""
+        """Return a freshly initialized objective; arms with the same learner start from equal weights.
+
+        Raises:
+            MetaLensError: a learner or regularizer is unknown, or cannot be built for this recipe.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = build_regularizers(self.regularizers, learner)
-            return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
+            machine = recipe.machine
+            return Objective(learner, regularizers, batching=machine.batching, chunk=machine.chunk)
 
 
 class Cell(NamedTuple):
@@ -58,83 +62,117 @@ class Cell(NamedTuple):
     seed: int
 
 
+class Objectives(dict[Cell, Objective]):
+    """The freshly initialized objectives of a recipe by cell, each built when it is first asked for."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def __missing__(self, cell: Cell) -> Objective:
+        return self.setdefault(cell, cell.arm.build(self.recipe, cell.seed))
+
+
 def arms_of(recipe: Recipe) -> list[Arm]:
     """Return the arms of a recipe: every learner with every choice of regularizers and every sampler.
 
     A learner to which no regularizer can attach is an arm by itself, whatever the others are compared with.
+
+    Raises:
+        MetaLensError: an arm is named twice, a text cannot be read, or a sampler is unknown.
     """
+    samplers = [str(sampler_call(sampler)) for sampler in recipe.sampler]
     arms = []
     for learner in recipe.learner:
         alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
-        name = " + ".join(map(str, parse_calls(learner))) or "none"
         for regularizers in ["none"] if alone else recipe.regularizers:
-            arms += [Arm(name, with_sampler(regularizers, sampler)) for sampler in recipe.sampler]
+            arms += [Arm(canonical(learner), canonical(regularizers), sampler) for sampler in samplers]
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
         raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
     return arms
 
 
-def groups_of(recipe: Recipe, fabric: Fabric) -> list[list[Cell]]:
+def groups_of(recipe: Recipe, fabric: Fabric, objectives: Objectives | None = None) -> list[list[Cell]]:
     """Return all cells of a recipe, in groups that can be trained side by side.
 
+    Args:
+        recipe: the recipe.
+        fabric: its devices.
+        objectives: where the objectives that are looked at are kept; by default nowhere.
+
     Raises:
-        ReplicationError: arms that differ in numbers only cannot be side by side, and the recipe insists.
+        ReplicationError: the recipe insists on training side by side, and its arms do not allow it.
     """
-    if (several := n_processes(recipe) > 1) and recipe.together is True:
+    several, together = recipe.machine.n_processes > 1, recipe.machine.together
+    if several and together is True:
         raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
-    if recipe.on_nonfinite != "raise" and recipe.together is True:
+    if recipe.on_nonfinite != "raise" and together is True:
         raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
-    if recipe.together is False or several or recipe.on_nonfinite != "raise":
+    if together is False or several or recipe.on_nonfinite != "raise":
         return [[Cell(arm, seed)] for arm in arms_of(recipe) for seed in recipe.seeds]
+    objectives = Objectives(recipe) if objectives is None else objectives
     groups = []
-    for team in _teams(recipe):
-        cells = [Cell(arm, seed) for arm in team for seed in recipe.seeds]
-        for start in range(0, len(cells), MOST_TOGETHER):
-            groups += _split(recipe, cells[start : start + MOST_TOGETHER], fabric)
+    for arms in _alike(recipe, objectives):
+        cells = [Cell(arm, seed) for arm in arms for seed in recipe.seeds]
+        for start in range(0, len(cells), MAX_TOGETHER):
+            groups += _split(recipe, cells[start : start + MAX_TOGETHER], fabric, objectives)
     return groups
 
 
-def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
-    """Return freshly initialized objectives of cells, with their tasks."""
+def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None = None) -> list[Run]:
+    """Return the untrained runs of cells: their objectives, tasks and samplers.
+
+    Args:
+        recipe: the recipe.
+        cells: some of its cells.
+        objectives: those of the runs; by default new ones.
+
+    Raises:
+        MetaLensError: a learner, regularizer or sampler is unknown, or the data are missing.
+    """
+    objectives = Objectives(recipe) if objectives is None else objectives
     runs = []
-    for arm, seed in cells:
-        objective, validation = arm.build(recipe, seed), None
+    for cell in cells:
+        objective, validation = objectives[cell], None
         if recipe.n_val_tasks:
-            held_out = recipe.distribution("val", seed)
+            held_out = recipe.distribution("val", cell.seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
-        tasks = training_tasks(objective.learner, recipe.distribution("train", seed))
-        runs.append(Run(objective, tasks, validation, build_sampler(arm.regularizers)))
+        tasks = training_tasks(objective.learner, recipe.distribution("train", cell.seed))
+        runs.append(Run(objective, tasks, validation, build_sampler(cell.arm.sampler)))
     return runs
 
 
-def _teams(recipe: Recipe) -> list[list[Arm]]:
-    """Return the arms in teams that differ in numbers only, as far as one can see."""
-    teams: list[tuple[Objective, list[Arm]]] = []
+def _alike(recipe: Recipe, objectives: Objectives) -> list[list[Arm]]:
+    """Return the arms in lists whose objectives differ in numbers only, as far as one can see."""
+    lists: list[list[Arm]] = []
     for arm in arms_of(recipe):
-        objective = arm.build(recipe, seed=0)
-        for first, team in teams:
+        for arms in lists:
             try:
-                differing_numbers([first, objective])
+                differing_numbers([objectives[Cell(one, recipe.seeds[0])] for one in (arms[0], arm)])
             except ReplicationError:
                 continue
-            team.append(arm)
+            arms.append(arm)
             break
         else:
-            teams.append((objective, [arm]))
-    return [team for _, team in teams]
+            lists.append([arm])
+    return lists
 
 
-def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric) -> list[list[Cell]]:
-    """Return all cells as one group or, where a trial finds that impossible, by arm or each by itself."""
+def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric, objectives: Objectives) -> list[list[Cell]]:
+    """Return all cells as one group or, where a trial finds that impossible, by arm or one by one."""
     if len(cells) == 1:
         return [cells]
+    before = [{name: t.clone() for name, t in objectives[cell].state_dict().items()} for cell in cells]
     try:
-        with prepared(runs_of(recipe, cells), 1, recipe.meta_batch_size, False, fabric):
+        with prepared(runs_of(recipe, cells, objectives), 1, recipe.meta_batch_size, False, fabric):
             return [cells]
     except ReplicationError:
-        if recipe.together is True:
+        if recipe.machine.together is True:
             raise
+    finally:
+        for cell, state in zip(cells, before, strict=True):
+            objectives[cell].cpu().load_state_dict(state)
     by_arm = [list(of_arm) for _, of_arm in groupby(cells, key=lambda cell: cell.arm)]
     if len(by_arm) == 1:
         return [[cell] for cell in cells]
-    return [group for of_arm in by_arm for group in _split(recipe, of_arm, fabric)]
+    return [group for of_arm in by_arm for group in _split(recipe, of_arm, fabric, objectives)]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
-from metalens.experiments.recipe import Recipe
+from metalens.experiments.recipe import FIXED, Recipe
 from metalens.objective import Objective
-from metalens.specs.calls import parse_calls, takes_none
+from metalens.specs.calls import parse_calls
+from metalens.specs.settings import changed
+from metalens.statistics.arms import ARM
 
-N_COMPARED = 8  # test tasks of each seed by which runs are found to be alike
-NAMES: set[str | int] = {"name", "description"}
-IRRELEVANT = NAMES | {"learner", "regularizers", "sampler"}  # to the tasks
+N_COMPARED = 8  # test tasks of each seed by which runs are compared
 
 
 def recipe_of(manifest: dict[str, Any]) -> Recipe:
@@ -34,7 +32,7 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
     Raises:
         MetaLensError: this version has no such recipe, or other settings.
     """
-    name, settings = manifest["recipe"], manifest["configuration"]
+    name, settings = manifest["recipe"], {**manifest["configuration"], "machine": manifest["machine"]}
     if name not in RECIPES:
         raise MetaLensError(f"The run is of the recipe {name!r}, which is not among {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
@@ -43,36 +41,15 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
             f"The run is of another version of MetaLens: {name} has no {', '.join(sorted(unknown))}."
         )
     try:
-        return replace(recipe, **typed_settings(recipe, settings))
-    except ArgumentError as error:  # a text where a number belongs
-        raise MetaLensError(
-            f"The manifest of the run is damaged ({' '.join(str(error).split())}); run it again."
-        ) from error
-
-
-def typed_settings(experiment: object, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a recipe, or of a study, with the types that its fields have.
-
-    Raises:
-        ArgumentError: a value is of another type.
-
-    >>> typed_settings(RECIPES["demo"], {"outer_lr": 1, "hidden": [8]})
-    {'outer_lr': 1.0, 'hidden': [8]}
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(type(experiment), skip=NAMES)
-    given = {name: value for name, value in settings.items() if name not in NAMES}
-    typed = parser.parse_object(given, defaults=False)
-    for option in parser._actions:
-        if option.dest in given and typed[option.dest] is None and not takes_none(option):
-            raise ArgumentError(None, f"{option.dest} must have a value, got none.")
-    return settings | {name: typed[name] for name in given}
+        return changed(recipe, settings)
+    except MetaLensError as error:
+        raise MetaLensError(f"The manifest of the run is damaged ({error}); run it again.") from error
 
 
 def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Refuse runs that were not tested on the same tasks: seeds, number of tasks, and tasks themselves.
 
-    Of each seed the first tasks are made again and compared, number by number.
+    For each seed the first tasks are drawn again and compared, number by number.
 
     Args:
         runs: folder and manifest of each.
@@ -84,12 +61,12 @@ def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     for folder, recipe in others:
         if _same_tests(of_first, recipe):
             continue
-        settings = asdict(of_first), asdict(recipe)
+        settings = of_first.configuration, recipe.configuration
         names = dict.fromkeys([*settings[0], *settings[1]])
         unlike = [
             f"{name} ({settings[0].get(name)} and {settings[1].get(name)})"
             for name in names
-            if name not in IRRELEVANT and settings[0].get(name) != settings[1].get(name)
+            if name not in (*FIXED, *ARM) and settings[0].get(name) != settings[1].get(name)
         ]
         raise MetaLensError(
             f"{first} and {folder} were not tested on the same tasks; their settings differ in "
@@ -110,12 +87,12 @@ def _same_tests(one: Recipe, other: Recipe) -> bool:
 
 
 def arm_of(recipe: Recipe, text: str | None) -> Arm:
-    """Return the arm that a text means: by its name, its regularizers alone, or its number from 0.
+    """Return the arm that a text names: by its label, with or without the learner, or its number from 0.
 
     Without a text, it is the first arm whose relations between tasks are not all 1, else the first.
 
     Raises:
-        MetaLensError: none or several arms are meant.
+        MetaLensError: no arm or several have that name.
 
     >>> str(arm_of(RECIPES["demo"], "TRLearner")), str(arm_of(RECIPES["demo"], "0"))
     ('MAML + TRLearner', 'MAML')
@@ -123,16 +100,20 @@ def arm_of(recipe: Recipe, text: str | None) -> Arm:
     arms = arms_of(recipe)
     if text is None:
         return next((arm for arm in arms if _relates(arm)), arms[0])
-    meant = [
+    named = [
         arm
         for number, arm in enumerate(arms)
-        if "".join(text.split())
-        in ("".join(name.split()) for name in (str(arm), arm.regularizers, str(number)))
+        if "".join(text.split()) in ("".join(name.split()) for name in (*_names(arm), str(number)))
     ]
-    if len(meant) != 1:
+    if len(named) != 1:
         names = "; ".join(f"{number}: {arm}" for number, arm in enumerate(arms))
-        raise MetaLensError(f"{'Several arms are' if meant else 'No arm is'} {text!r}; the run has {names}.")
-    return meant[0]
+        raise MetaLensError(f"{'Several arms are' if named else 'No arm is'} {text!r}; the run has {names}.")
+    return named[0]
+
+
+def _names(arm: Arm) -> tuple[str, str]:
+    """Return the label of an arm with its learner, and without it."""
+    return str(arm), str(arm).removeprefix(arm.learner).removeprefix(" + ") or "none"
 
 
 def _relates(arm: Arm) -> bool:

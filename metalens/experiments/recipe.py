@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from metalens.data import Split, TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.execution.machine import Machine
 from metalens.networks import Network
 from metalens.processes import Processes
 from metalens.training.nonfinite import OnNonfinite
 from metalens.training.outer_loop import OuterLoop, OuterOptimizer, Schedule
 
 Settings = dict[str, Any]
-Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
-Precision = Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
+
+FIXED = ("name", "description")  # what a recipe is, and cannot be set
+# An experiment is long enough for trials of its steps, and its process can keep the memory.
+MACHINE = Machine(profile=True, keep_freed_memory=True)
+ONE_THREAD = replace(MACHINE, threads=1)  # for networks so small that more threads are slower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +28,12 @@ class Recipe(ABC):
     """An experiment: arms (learner, regularizers and task sampler) compared on the same tasks.
 
     Each seed is one complete replication: its own initialization, training, validation and test tasks,
-    shared by all arms of that seed.
+    shared by all arms of that seed. The settings define the result, except for `machine`, on which it depends
+    only up to rounding.
 
     Args:
-        name: what the command line calls it.
-        description: one line for people.
+        name: its name on the command line.
+        description: one line.
         learner: learners to compare: MAML, or with settings MAML(inner_lr=0.1, inner_steps=5).
         regularizers: regularizers to compare, each one an arm: none, TRLearner, TRLearner(weight=0.3);
             joined by + they act together.
@@ -40,23 +45,14 @@ class Recipe(ABC):
         outer_optimizer: adam or sgd.
         schedule: of the outer step size: constant, or linear or cosine down to 0.
         clip_norm: largest norm of the outer gradient; null for no limit.
-        on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is left out (skip),
-            or is made without those entries of the gradient (clip).
+        on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is skipped (skip), or
+            is made without those entries of the gradient (clip).
         k_shot: support examples (per class in classification).
         n_query: query examples (per class in classification), in training and testing.
         n_val_tasks: validation tasks, which decide the weights that are kept; 0 keeps the last weights.
         validate_every: outer steps between two validations.
         n_test_tasks: test tasks of each seed.
-        batching: how tasks are mapped: auto, vmap or loop.
-        chunk: tasks that are computed at a time, to save memory; null for all, auto for as many as fit.
-        compile: whether the training step becomes one compiled program: auto, true or false.
-        together: whether seeds are trained side by side: auto (where possible), true or false.
-        workers: processes that train at the same time, or ray for a Ray cluster.
-        threads: processor threads of each process; null leaves the number to PyTorch.
-        accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
-        devices: processes on this machine that share the tasks of every step, each with a device of its own.
-        strategy: how they work together, as Lightning Fabric names it; auto is ddp for several of them.
-        precision: of numbers in training, as Lightning Fabric names it.
+        machine: how training runs on this machine.
     """
 
     name: str
@@ -77,37 +73,17 @@ class Recipe(ABC):
     n_val_tasks: int = 200
     validate_every: int = 500
     n_test_tasks: int = 600
-    batching: Literal["auto", "vmap", "loop"] = "auto"
-    chunk: int | Literal["auto"] | None = "auto"
-    compile: Literal["auto"] | bool = "auto"
-    together: Literal["auto"] | bool = "auto"
-    workers: int | Literal["ray"] = 1
-    threads: int | None = None
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: Strategy = "auto"
-    precision: Precision = "32-true"
+    machine: Machine = MACHINE
 
     def __post_init__(self) -> None:
         for name in ("learner", "regularizers", "sampler", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise MetaLensError(f"{name} must name at least one, each once, got {values}.")
-        for name in ("steps", "meta_batch_size", "n_test_tasks", "validate_every", "devices"):
+        for name in ("steps", "meta_batch_size", "n_test_tasks", "validate_every"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.workers != "ray" and self.workers < 1:
-            raise MetaLensError(f"workers must be at least 1, or ray, got {self.workers}.")
-        Processes(world_size=self.devices).shard(
-            range(self.meta_batch_size)
-        )  # raises where it cannot be shared
-        if self.workers != 1 and self.devices > 1:
-            raise MetaLensError(
-                f"Only one of workers and devices can be above 1, got workers={self.workers} and "
-                f"devices={self.devices}: each worker trains by itself."
-            )
-        if self.threads is not None and self.threads < 1:
-            raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")
+        Processes(world_size=self.machine.devices).shard(range(self.meta_batch_size))  # raises if unequal
         if self.n_val_tasks < 0:
             raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
         if not all(0 <= seed < 2**63 for seed in self.seeds):
@@ -117,8 +93,19 @@ class Recipe(ABC):
             if rate is not None and not 0 < rate < math.inf:
                 raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
+    @property
+    def configuration(self) -> Settings:
+        """What defines the result, as plain values: all but the machine."""
+        return {name: value for name, value in asdict(self).items() if name != "machine"}
+
+    @property
+    def identity(self) -> Settings:
+        """All settings by name, those of the machine as `machine.threads`."""
+        machine = {f"machine.{name}": value for name, value in asdict(self.machine).items()}
+        return {**self.configuration, **machine}
+
     def tuned(self, learner: str) -> Settings:
-        """Return the settings of a learner for this benchmark, used where a call does not say otherwise."""
+        """Return the settings of a learner for this recipe, used where a call does not set them."""
         return {}
 
     def outer_loop(self) -> OuterLoop:
@@ -142,5 +129,5 @@ class Recipe(ABC):
         """Return a freshly initialized network."""
 
     def curve_distribution(self, seed: int) -> TaskDistribution | None:
-        """Return the test tasks with dense queries, to be drawn as curves; `None` if they are no curves."""
+        """Return the test tasks with dense queries for figures of curves; `None` if they are no curves."""
         return None

@@ -1,9 +1,9 @@
-"""What is written about a cell: the scores of what was trained, and its description."""
+"""Score a trained cell: test scores, learning curve, and for the first seed curves and relations."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,31 +12,38 @@ import torch
 from metalens.data import TaskDistribution
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.experiments.arms import Cell
-from metalens.experiments.outcomes import Outcome
 from metalens.experiments.recipe import Recipe
+from metalens.experiments.store import CellResult
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
 from metalens.regularizers import TRLearner
 from metalens.relations.relate import relate
+from metalens.statistics.arms import ARM
 from metalens.training.fit import processes_of
 from metalens.training.run import Run
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-N_CURVES = 4  # test tasks drawn in the report
+N_CURVES = 4  # test tasks whose curves the report draws
 N_RELATED = 20  # test tasks in the relation map
 
-RESULT_COLUMNS = [
-    "recipe", "learner", "regularizers", "seed", "split", "domain", "task", "source", "metric", "value",
-]  # fmt: skip
-CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
+RESULTS = ["recipe", *ARM, "seed", "split", "domain", "task", "source", "metric", "value"]
+METRICS = [*ARM, "seed", "step", "split", "metric", "value"]
 
 
-def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> Outcome:
-    """Score what was trained, and describe it where it is of the first seed."""
+def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> CellResult:
+    """Score what was trained on the test tasks; with the first seed, also draw its curves and relations.
+
+    Args:
+        recipe: of the experiment.
+        cell: what was trained.
+        run: with the trained objective and its learning curve.
+        facts: of its training, for the manifest.
+        fabric: whose processes share the test tasks.
+    """
     (arm, seed), objective = cell, run.objective.eval()
-    labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
+    labels = {**arm._asdict(), "seed": seed}
     begin = time.perf_counter()
     test = recipe.distribution("test", seed)
     if run.has_weights:
@@ -53,33 +60,41 @@ def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
     is_described = run.has_weights and seed == recipe.seeds[0]
     curves = _curves(objective.learner, recipe, seed) if is_described else []
     relations = _relations(objective, recipe, seed) if is_described else []
-    return Outcome(
+    tables = {
+        "results": _results(scores.assign(recipe=recipe.name, **labels), test).to_csv(index=False),
+        "metrics": run.curve().assign(**labels)[METRICS].to_csv(index=False),
+        "curves": _as_csv(frame.assign(**labels) for frame in curves),
+        "relations": _as_csv(frame.assign(**labels) for frame in relations),
+    }
+    return CellResult(
         cell,
-        objective.state_dict(),
-        mean_scores(scores),
-        {**labels, **facts, "test_seconds": time.perf_counter() - begin},
-        {
-            "results": [_results(scores.assign(recipe=recipe.name, **labels), test)],
-            "metrics": [run.curve().assign(**labels)[CURVE_COLUMNS]],
-            "curves": [frame.assign(**labels) for frame in curves],
-            "relations": [frame.assign(**labels) for frame in relations],
-        },
+        scores=mean_scores(scores),
+        facts={**labels, **facts, "test_seconds": time.perf_counter() - begin},
+        is_scored=facts["diverged"] is None or bool(scores["value"].notna().any()),
+        tables=tables,
+        weights=objective.state_dict(),
     )
 
 
+def _as_csv(frames: Iterable[pd.DataFrame]) -> str:
+    """Return frames one below the other; no text where there are none."""
+    rows = list(frames)
+    return pd.concat(rows).to_csv(index=False) if rows else ""
+
+
 def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
-    """Return the scores with the columns of the results, those of names only where there are names."""
+    """Return the scores with the columns of `RESULTS`, without `domain` and `source` where all are empty."""
     names = {
         "domain": [test.domain(task) or "" for task in scores["task"]],
         "source": [test.source(task) or "" for task in scores["task"]],
     }
     splits = ["test_unseen" if domain in test.unseen_domains else "test" for domain in names["domain"]]
-    labeled = scores.assign(split=splits, **names)[RESULT_COLUMNS]
+    labeled = scores.assign(split=splits, **names)[RESULTS]
     return labeled.drop(columns=[name for name, of_tasks in names.items() if not any(of_tasks)])
 
 
 def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the curves of a few test tasks before and after adaptation, for learners that have a before."""
+    """Yield the curves of a few test tasks before and after adaptation by gradient steps."""
     dense = recipe.curve_distribution(seed)
     if dense is None or not isinstance(learner, GradientLearner):
         return
@@ -98,7 +113,7 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
 
 
 def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the relation map of a few test tasks, for arms that learn one."""
+    """Yield the relations between a few test tasks, for arms that learn them."""
     for regularizer in objective.regularizers:
         if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
             yield relate(objective.learner, regularizer, recipe.distribution("test", seed), N_RELATED).pairs()

@@ -1,11 +1,11 @@
-"""Experiment trackers: TensorBoard, Weights & Biases and MLflow get a run of theirs for each cell."""
+"""Experiment trackers: TensorBoard, Weights & Biases and MLflow, with a run for each cell."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,13 +36,13 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
 
 @dataclass(frozen=True)
 class Trackers:
-    """Opens the loggers of the cells of an experiment, and closes them.
+    """Open and close the loggers of the cells of an experiment.
 
     Args:
-        names: of the trackers.
-        folder: of the experiment, where trackers write that have no other place.
+        names: the trackers.
+        folder: of the experiment, in which trackers write by default.
         recipe: whose settings are the hyperparameters of every cell.
-        started: when the experiment began; with the folder it tells one that goes on from a new one.
+        started: when the experiment began; with the folder it identifies the runs to resume.
     """
 
     names: Sequence[TrackerName]
@@ -51,8 +51,8 @@ class Trackers:
     started: str
 
     def open(self, cell: Cell) -> list[Logger]:
-        """Return the loggers of a cell, which go on where it was interrupted."""
-        from metalens.experiments.loggers import LOGGERS  # imports Lightning, which takes seconds
+        """Return the loggers of a cell, which continue its interrupted runs."""
+        from metalens.experiments.tracker_loggers import LOGGERS  # imports Lightning, which takes seconds
 
         title = re.sub(r"[^\w (),+=.-]", "_", f"{cell.arm}, seed {cell.seed}")
         key = hashlib.sha256(f"{self.folder.resolve()} {self.started} {title}".encode()).hexdigest()[:16]
@@ -60,12 +60,13 @@ class Trackers:
         return [LOGGERS[name](*words) for name in self.names]
 
     def close(self, loggers: Sequence[Logger], cell: Cell, scores: Mapping[str, float]) -> None:
-        """Hand the test scores of a cell to its loggers, with its settings, and close them."""
+        """Log the test scores of a cell with its settings, and close its loggers."""
         metrics = {f"test/{metric}": score for metric, score in scores.items()}
         for logger in loggers:
             logger.log_hyperparams(self._settings(cell), metrics, self.recipe.steps)
             logger.finalize("success")
 
     def _settings(self, cell: Cell) -> dict[str, Any]:
-        own = {"learner": cell.arm.learner, "regularizers": cell.arm.regularizers, "seed": cell.seed}
-        return {k: v for k, v in asdict(self.recipe).items() if k not in ("sampler", "seeds")} | own
+        settings = {**self.recipe.identity, **cell.arm._asdict(), "seed": cell.seed}
+        del settings["seeds"]
+        return settings

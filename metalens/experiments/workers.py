@@ -1,4 +1,4 @@
-"""Do independent jobs in several processes of this machine, or on a Ray cluster."""
+"""Call a function on many items in several processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from metalens.errors import MetaLensError
+from metalens.execution.machine import Workers
 
-Workers = int | Literal["ray"]
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A process that was started to be copied saves every other one the imports; not all systems can copy.
+# A fork server imports once for all processes; not all systems can fork.
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
 if os.name == "posix":
     _PROCESSES.set_forkserver_preload(
@@ -31,42 +31,42 @@ if os.name == "posix":
 
 
 def as_completed(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: Workers, threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: Workers, threads: int
 ) -> Iterator[Result]:
-    """Yield `function(job)` for every job, in the order in which they end.
+    """Yield `function(item)` for every item, as they complete.
 
     Args:
-        function: called in another process; it and the jobs must be picklable.
-        jobs: independent of each other.
+        function: called in another process; it, the items and the results must be picklable.
+        items: independent of each other.
         workers: number of processes, or `"ray"` for a Ray cluster: the one that `RAY_ADDRESS` names, or one
             that is started on this machine.
-        threads: what a job occupies of a cluster's processors.
+        threads: processors that a call occupies on a cluster.
 
     Raises:
-        MetaLensError: Ray is not installed; or what a job raised.
+        MetaLensError: Ray is not installed; or what a call raised.
 
     >>> sorted(as_completed(abs, [-1, 2], workers=1, threads=1))
     [1, 2]
     """
     if workers == "ray":
-        yield from _on_ray(function, jobs, threads)
+        yield from _on_ray(function, items, threads)
     else:
         with processes(workers) as submit:
-            pending = [submit(function, job) for job in jobs]
+            pending = [submit(function, item) for item in items]
             for future in concurrent.futures.as_completed(pending):
                 yield future.result()
 
 
 @contextmanager
 def processes(n: int) -> Iterator[Callable[..., Future[Any]]]:
-    """Give `submit(function, *arguments)`, whose calls are made in processes of their own, `n` at a time.
+    """Yield `submit(function, *arguments)`, which calls in new processes, at most `n` at a time.
 
-    A process that dies takes its own call with it and no other; all end with this one, however it ends, and
-    with the block. Functions, arguments and results must be picklable.
+    A process that dies fails its own call only. All processes end with this one, however it ends, and with
+    the block. Functions, arguments and results must be picklable.
 
     >>> with processes(2) as submit:
     ...     submit(abs, -1).result(), submit(os._exit, 1).exception()
-    (1, MetaLensError('Its process died; ...'))
+    (1, MetaLensError('Its process died, ...'))
     """
     listening, held = _PROCESSES.Pipe(duplex=False)
     pool = ThreadPoolExecutor(n)
@@ -86,8 +86,7 @@ def _in_a_process(listening: Connection, function: Callable[..., Any], *argument
             result, notes = process.submit(_call_noting, function, *arguments).result()
         except BrokenProcessPool:
             raise MetaLensError(
-                "Its process died; one that memory was too short for does so: try fewer workers or a smaller "
-                "chunk."
+                "Its process died, perhaps for lack of memory; try fewer workers or a smaller chunk."
             ) from None
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -95,8 +94,8 @@ def _in_a_process(listening: Connection, function: Callable[..., Any], *argument
 
 
 def _begin(listening: Connection) -> None:
-    """Let this process end when the one that holds the other end of the pipe ends, or closes it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that one
+    """End this process when the one at the other end of the pipe ends, or closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that one handles Ctrl-C
 
     def listen() -> None:
         wait([listening])
@@ -106,21 +105,21 @@ def _begin(listening: Connection) -> None:
 
 
 def _call_noting(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
-    """Return what a function returns, and what it warned of."""
+    """Return what a function returns, and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = function(*arguments)
     return result, [str(warning.message) for warning in caught]
 
 
-def _on_ray(function: Callable[[Job], Result], jobs: Iterable[Job], threads: int) -> Iterator[Result]:
+def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     try:
         import ray  # pyright: ignore[reportMissingImports] # an extra
     except ImportError:
         raise MetaLensError("workers=ray needs Ray: pip install 'metalens[ray]'.") from None
     ray.init(log_to_driver=False, ignore_reinit_error=True)
     remote = ray.remote(num_cpus=threads)(_call)
-    pending = [remote.remote(function, job) for job in jobs]
+    pending = [remote.remote(function, item) for item in items]
     try:
         while pending:
             (done,), pending = ray.wait(pending)
@@ -133,5 +132,5 @@ def _on_ray(function: Callable[[Job], Result], jobs: Iterable[Job], threads: int
             ray.cancel(reference, force=True)
 
 
-def _call(function: Callable[[Job], Result], job: Job) -> Result:
-    return function(job)
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)

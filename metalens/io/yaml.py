@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
 
 
-class _Yaml(yaml.SafeLoader):
-    """As in YAML 1.2, only true and false are not texts: `on` and `yes` are."""
+@cache
+def _loader() -> Any:
+    """Return a loader as of YAML 1.2, to which `on` and `yes` are text: only true and false are not."""
+    import yaml
 
+    class Loader(yaml.SafeLoader):
+        pass
 
-_BOOL = "tag:yaml.org,2002:bool"
-_Yaml.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for letter, resolvers in _Yaml.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver(_BOOL, re.compile("(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF"))
+    of_bool = "tag:yaml.org,2002:bool"
+    Loader.yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag != of_bool]
+        for letter, resolvers in Loader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(of_bool, re.compile("(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF"))
+    return Loader
 
 
 def read_yaml(path: Path) -> Any:
@@ -31,8 +35,10 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
+    with extra("cli"):
+        import yaml
     text = path.read_text(encoding="utf-8")
     try:
-        return yaml.load(text, _Yaml)
+        return yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of dates and numbers, and of depth
         raise MetaLensError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None

@@ -11,7 +11,8 @@ from metalens.reports.sentences import (
     relations_in_words,
 )
 from metalens.reports.tables import results_table
-from metalens.statistics.comparisons import arm_label, by_domain, paired_differences, summarize
+from metalens.statistics.arms import arm_label
+from metalens.statistics.comparisons import by_domain, paired_differences, summarize
 
 __all__ = [
     "FORMATS",

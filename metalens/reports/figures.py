@@ -19,7 +19,8 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list
 from metalens.errors import MetaLensError
 from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
 from metalens.relations.clusters import cluster_tree
-from metalens.statistics.comparisons import ARM, arm_label, wrapped
+from metalens.statistics.arms import ARM, arm_label
+from metalens.statistics.comparisons import wrapped
 from metalens.training.nonfinite import FAULTS
 
 WIDTH = 7.4  # inches, the width of the report's column
@@ -57,8 +58,8 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
     """Return the learning curve of every arm: mean over seeds, with a band from lowest to highest seed.
 
     Args:
-        metrics: rows `learner, regularizers, seed, step, split, metric, value`. Drawn is the first metric
-            of the split "val" or, without validation, of "train".
+        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`. Drawn is the first
+            metric of the split "val" or, without validation, of "train".
 
     Returns:
         A figure with one line per arm; losses that span a factor of 4 are on a logarithmic axis.
@@ -150,7 +151,7 @@ def per_task(results: pd.DataFrame) -> Figure:
     """Return the scores of single tasks in the primary metric: a row of dots per arm, with their median.
 
     Args:
-        results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+        results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task.
 
     Returns:
         A figure with one row per arm; losses that span a factor of 10 are on a logarithmic axis.
@@ -189,8 +190,8 @@ def predictions(curves: pd.DataFrame) -> Figure:
     """Return what adaptation does on a few one-dimensional tasks: rows are tasks, columns are arms.
 
     Args:
-        curves: rows `learner, regularizers, seed, task, part, x, y, before, after`; the part "query" is
-            drawn as lines, "support" as points.
+        curves: rows `learner, regularizers, sampler, seed, task, part, x, y, before, after`; the part
+            "query" is drawn as lines, "support" as points.
 
     Returns:
         A figure of at most four tasks.
@@ -230,7 +231,8 @@ def relations(relations: pd.DataFrame) -> Figure:
     average-linkage clustering of `1 - m_ij`, for each panel by itself.
 
     Args:
-        relations: rows `learner, regularizers, seed, row, column, relation`; the first seed is drawn.
+        relations: rows `learner, regularizers, sampler, seed, row, column, relation`; the first seed is
+            drawn.
 
     Returns:
         A figure with one panel per arm.
@@ -287,7 +289,7 @@ def _forest(axes: Axes, paired: pd.DataFrame, metric: str) -> None:
     left, right = ("worse", "better") if metric in HIGHER_IS_BETTER else ("better", "worse")
     axes.set_title(f"← {left}", loc="left", color="#555555")
     axes.set_title(f"{right} →", loc="right", color="#555555")
-    axes.set_yticks(places, [arm_label(row.learner, row.regularizers) for row in paired.itertuples()])
+    axes.set_yticks(places, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])
     axes.set_ylim(len(paired) - 0.5, -0.5)
     axes.set_xlabel(f"difference in {metric}{unit} from {paired['baseline'].iloc[0]}")
     axes.tick_params(axis="y", length=0)

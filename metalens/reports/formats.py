@@ -9,7 +9,8 @@ import pandas as pd
 from metalens.reports.numbers import metric_title
 from metalens.reports.sentences import few_seeds_in_words, outcome, size_in_words
 from metalens.reports.tables import table_rows
-from metalens.statistics.comparisons import ARM, arm_label, paired_differences, summarize
+from metalens.statistics.arms import ARM, arm_label
+from metalens.statistics.comparisons import paired_differences, summarize
 
 # LaTeX breaks a line with \\, and takes a bracket or star that follows for its argument.
 _LATEX = {
@@ -31,8 +32,8 @@ def as_csv(results: pd.DataFrame) -> str:
 def as_markdown(results: pd.DataFrame) -> str:
     """Return the outcome in words and a table for each metric.
 
-    >>> results = pd.DataFrame({"learner": "A|B", "regularizers": "none", "seed": 0, "task": [0, 1],
-    ...                         "metric": "mse", "value": [1.0, 3.0]})
+    >>> results = pd.DataFrame({"learner": "A|B", "regularizers": "none", "sampler": "Uniform",
+    ...                         "seed": 0, "task": [0, 1], "metric": "mse", "value": [1.0, 3.0]})
     >>> print(as_markdown(results).splitlines()[-1])
     | A\\|B | 2 | [−11, 15] |
     """
@@ -58,8 +59,8 @@ def as_markdown(results: pd.DataFrame) -> str:
 def as_latex(results: pd.DataFrame) -> str:
     r"""Return a table to be pasted into a paper, with the rules of the package booktabs.
 
-    >>> results = pd.DataFrame({"learner": "A_1", "regularizers": "none", "seed": 0, "task": [0, 1],
-    ...                         "metric": "mse", "value": [1.0, 3.0]})
+    >>> results = pd.DataFrame({"learner": "A_1", "regularizers": "none", "sampler": "Uniform",
+    ...                         "seed": 0, "task": [0, 1], "metric": "mse", "value": [1.0, 3.0]})
     >>> print(as_latex(results).splitlines()[8].strip())
     A\_1 & 2 & {[}$-$11, 15{]} \\
     """

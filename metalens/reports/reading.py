@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
 from metalens.io.json import read_json
-from metalens.statistics.comparisons import ARM
+from metalens.statistics.arms import ARM
 
 # The columns of every file; those of the second kind must be numbers.
 COLUMNS = {
@@ -28,7 +28,7 @@ LARGEST = 1e15  # of what is counted or drawn, as steps and coordinates are
 _TIME = (int, float)
 MANIFEST: dict[str, Any] = {
     **dict.fromkeys(["metalens", "recipe", "description", "command", "device", "started"], str),
-    **dict.fromkeys(["configuration", "versions"], dict),
+    **dict.fromkeys(["configuration", "machine", "versions"], dict),
     "commit": (str, type(None)), "threads": int, "seconds": _TIME,
     "arms": [{**dict.fromkeys([*ARM, "settings"], str), "parameters": int}],
     "cells": [{**dict.fromkeys(ARM, str), "seed": int, "train_seconds": _TIME, "test_seconds": _TIME}],
@@ -37,7 +37,10 @@ MANIFEST: dict[str, Any] = {
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
-    """Return a finished run's scores: rows `recipe, learner, regularizers, seed, split, task, metric, value`.
+    """Return a finished run's scores, a row per arm, seed, test task and metric.
+
+    Returns:
+        Rows `recipe, learner, regularizers, sampler, seed, split, task, metric, value`.
 
     Raises:
         MetaLensError: the file is missing, damaged or lacks a column.
@@ -46,10 +49,10 @@ def read_results(directory: str | Path) -> pd.DataFrame:
 
 
 def read_metrics(directory: str | Path) -> pd.DataFrame:
-    """Return a finished run's learning curves: rows `learner, regularizers, seed, step, split, metric,
-    value`.
+    """Return a finished run's learning curves: loss terms and diagnostics in training, scores in validation.
 
-    Training has loss terms and what regularizers tell about themselves; validation has scores.
+    Returns:
+        Rows `learner, regularizers, sampler, seed, step, split, metric, value`.
 
     Raises:
         MetaLensError: the file is missing, damaged or lacks a column.
@@ -76,14 +79,14 @@ def read_together(directories: Sequence[str | Path]) -> pd.DataFrame:
     Raises:
         MetaLensError: as `read_results`; or the runs have equal names and share an arm.
     """
-    scored: dict[tuple[str, str], list[tuple[str, pd.DataFrame]]] = {}
+    scored: dict[tuple[str, ...], list[tuple[str, pd.DataFrame]]] = {}
     for directory in map(Path, directories):
         for arm, rows in read_results(directory).groupby(ARM, sort=False):
             of_arm = scored.setdefault(arm, [])
             if not any(_same_scores(rows, others) for _, others in of_arm):
                 of_arm.append((directory.resolve().name, rows))
     frames = []
-    for (learner, _), of_arm in scored.items():
+    for (learner, *_), of_arm in scored.items():
         names = [name for name, _ in of_arm]
         if len(set(names)) < len(names):
             raise MetaLensError(f"Several runs are named {names[0]} and have the same arm; rename a folder.")

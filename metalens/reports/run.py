@@ -27,9 +27,8 @@ from metalens.reports.sentences import (
     relations_in_words,
 )
 from metalens.reports.tables import interval_rows, table_rows, worst_in_words
+from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import (
-    ARM,
-    arm_label,
     by_domain,
     intervals_compared,
     paired_differences,
@@ -150,6 +149,7 @@ def _render(
             *lost_tasks_in_words(summary),
         ],
         arms=_arms(manifest),
+        failures=[(arm_label(*(cell[key] for key in ARM)), cell) for cell in manifest["failures"]],
         images=images,
     )
 
@@ -197,9 +197,7 @@ def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
         )
         times = {key: cells[key].mean() if len(cells) else None for key in ("train_seconds", "test_seconds")}
         execution = cells["execution"].iloc[0] if "execution" in cells else None
-        arms.append(
-            {**arm, **times, "execution": execution, "label": arm_label(arm["learner"], arm["regularizers"])}
-        )
+        arms.append({**arm, **times, "execution": execution, "label": arm_label(*(arm[key] for key in ARM))})
     return arms
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
 from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
 from metalens.reports.numbers import decimals, number
-from metalens.statistics.comparisons import ARM, arm_label
+from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import FEW_SEEDS
 from metalens.training.nonfinite import FAULTS
 
@@ -31,7 +31,7 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.52), ("ANIL", 1, 2.5)]
     >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
-    >>> results = results.assign(regularizers="none", task=0, metric="mse")
+    >>> results = results.assign(regularizers="none", sampler="Uniform", task=0, metric="mse")
     >>> from metalens.reports import paired_differences, summarize
     >>> outcome(summarize(results), paired_differences(results))
     ['On 2 paired seeds × 1 test task, ANIL has a higher mse than MAML by 0.51 (95% interval 0.38 to 0.64).']
@@ -43,7 +43,7 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
         mean, low, high = _texts(row, "mean", metric)
         unit = "%" if metric in FRACTIONS else ""
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
-        label = arm_label(row["learner"], row["regularizers"])
+        label = arm_label(*row[ARM])
         return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
     if len(rows) > MANY:
         sentences = _verdicts_in_words(summary[summary["metric"] == metric], rows, metric)
@@ -67,7 +67,7 @@ def _verdicts_in_words(summary: pd.DataFrame, rows: pd.DataFrame, metric: str) -
         best = finite.loc[finite["mean"].idxmax() if metric in HIGHER_IS_BETTER else finite["mean"].idxmin()]
         mean, *_ = _texts(best, "mean", metric)
         unit = "%" if metric in FRACTIONS else ""
-        label = arm_label(best["learner"], best["regularizers"])
+        label = arm_label(*best[ARM])
         sentences.append(f"The best mean is {mean}{unit}, that of {label}.")
     return sentences
 
@@ -79,7 +79,7 @@ def difference_in_words(row: pd.Series, metric: str) -> str:
         row: of `paired_differences`.
         metric: its metric.
     """
-    label, baseline = arm_label(row["learner"], row["regularizers"]), row["baseline"]
+    label, baseline = arm_label(*row[ARM]), row["baseline"]
     if row["verdict"] == "undefined":
         reason = "there is a single replicate"
         if not math.isfinite(row["difference"]):
@@ -142,14 +142,14 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
     tenth of their mean: each other task then has almost the same weight, and the term averages everybody.
 
     Args:
-        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`.
 
     Returns:
         Sentences with means over seeds; none for arms without relations.
 
     >>> names = ["trlearner_mean", "trlearner_spread", "trlearner_row_sum", "trlearner_share"]
     >>> metrics = pd.DataFrame({"metric": names, "value": [0.97, 0.01, 6.7, 0.08]})
-    >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", seed=0, step=9)
+    >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", sampler="Uniform", seed=0, step=9)
     >>> relations_in_words(metrics)
     ['MAML + TRLearner: relations are flat (0.970 ± 0.010 between tasks), so the term averages all other
     tasks almost alike; the term is 8% of the outer loss.']
@@ -180,10 +180,10 @@ def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
     """Return which trainings diverged, a sentence for every arm in which one did.
 
     Args:
-        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`.
 
     >>> metrics = pd.DataFrame({"seed": [1, 2], "step": [87, 211], "metric": "diverged", "value": 1.0})
-    >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none", sampler="Uniform"))
     ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. What counts are the best weights
     that were validated before; without any, the scores of all test tasks are not numbers.']
     """
@@ -201,10 +201,10 @@ def faults_in_words(metrics: pd.DataFrame) -> list[str]:
     """Return how many steps of training were skipped or clipped, a sentence for every arm with such.
 
     Args:
-        metrics: rows `learner, regularizers, seed, step, split, metric, value`.
+        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`.
 
     >>> metrics = pd.DataFrame({"seed": 1, "step": [87, 90, 2000], "metric": ["skipped", "skipped", "query"]})
-    >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none"))
+    >>> faults_in_words(metrics.assign(learner="MAML", regularizers="none", sampler="Uniform"))
     ['MAML: loss or gradient was not finite in 2 steps, which were skipped (seed 1: 2 of 2000, the first at
     step 87).']
     """
@@ -230,12 +230,13 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, math.inf), ("MAML", 2, 2.0)]
     >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
     >>> from metalens.reports import summarize
-    >>> lost_tasks_in_words(summarize(results.assign(regularizers="none", seed=0, metric="mse")))
+    >>> results = results.assign(regularizers="none", sampler="Uniform", seed=0, metric="mse")
+    >>> lost_tasks_in_words(summarize(results))
     ['MAML: adaptation diverged on 1 of 3 test tasks (33.3%), so its mean mse is ∞; the median is 2.000.']
     """
     sentences = []
     for _, row in summary[summary["diverged"] > 0].iterrows():
-        label, n = arm_label(row["learner"], row["regularizers"]), row["n_seeds"] * row["n_tasks"]
+        label, n = arm_label(*row[ARM]), row["n_seeds"] * row["n_tasks"]
         scale, unit = (100, "%") if row["metric"] in FRACTIONS else (1, "")
         mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
         sentences.append(

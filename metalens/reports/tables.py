@@ -13,7 +13,8 @@ from rich.text import Text
 from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
 from metalens.reports.numbers import decimals, interval, metric_title, number
 from metalens.reports.sentences import few_seeds_in_words, size_in_words
-from metalens.statistics.comparisons import ARM, arm_label, paired_differences, summarize, wrapped
+from metalens.statistics.arms import ARM, arm_label
+from metalens.statistics.comparisons import paired_differences, summarize, wrapped
 
 COMPARED = (  # what `table_rows` tells of a difference
     "difference", "difference_interval", "relative", "p_holm", "verdict", "p", "p_wilcoxon", "effect", "wins",
@@ -44,7 +45,7 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
     rows = []
     for _, row in table.iterrows():
         cells: dict[str, str | bool] = {
-            "arm": arm_label(row["learner"], row["regularizers"]),
+            "arm": arm_label(*row[ARM]),
             "best": len(summary) > 1 and row["mean"] == best,
             "mean": number(row["mean"] * scale, digits),
             "interval": interval(row["low"] * scale, row["high"] * scale, digits),
@@ -78,7 +79,7 @@ def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
     digits = decimals(rows["mean"] * scale, rows["high"] * scale)
     limits = {"t": ("low", "high"), "boot": ("boot_low", "boot_high"), "usual": ("usual_low", "usual_high")}
     return [
-        {"arm": arm_label(row["learner"], row["regularizers"])}
+        {"arm": arm_label(*row[ARM])}
         | {
             name: interval(row[low] * scale, row[high] * scale, digits)
             for name, (low, high) in limits.items()
@@ -94,8 +95,9 @@ def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
         worst: from `worst_tasks`.
         metric: whose values they are.
 
-    >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "kind": "worst", "seed": [0, 1],
-    ...                       "task": [7, 3], "value": [2.5, 2.25], "change": [0.0, 0.0]})
+    >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "sampler": "Uniform",
+    ...                       "kind": "worst", "seed": [0, 1], "task": [7, 3],
+    ...                       "value": [2.5, 2.25], "change": [0.0, 0.0]})
     >>> worst_in_words(tasks, "mse")
     [{'arm': 'MAML', 'worst': ['2.50 (task 7, seed 0)', '2.25 (task 3, seed 1)'], 'behind': []}]
     """
@@ -119,7 +121,7 @@ def results_table(
     """Return the arms' means and paired differences as a table for a terminal of 80 columns.
 
     Args:
-        results: rows `learner, regularizers, seed, task, metric, value`, one per test task.
+        results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task.
         title: of the table.
         arms: what an arm is called.
         caption: by default how much data the table stands on.

@@ -1,26 +1,24 @@
 """Learners, regularizers and samplers as people write them: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
 
-The text is parsed, never evaluated, and every setting is checked against the class's signature.
+The text is parsed, never evaluated, and every setting is checked against the signature of its class.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from argparse import Action, ArgumentError
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType, NoneType
-from typing import Any, TypeVar, get_args
-
-from jsonargparse import ArgumentParser
+from types import ModuleType
+from typing import Any, TypeVar
 
 from metalens import learners, networks, regularizers, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
 from metalens.regularizers import Regularizer
-from metalens.samplers import TaskSampler, Uniform
+from metalens.samplers import TaskSampler
+from metalens.specs.settings import typed_settings
 
 C = TypeVar("C")
 
@@ -42,7 +40,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 _SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS)}
 
 # Settings that are not plain values: they come from the network or from Python.
-_NOT_SETTABLE: set[str | int] = {"network", "loss", "n_features"}
+_NOT_SETTABLE = {"network", "loss", "n_features"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,18 @@ def _value(node: ast.expr) -> Any:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
+def canonical(text: str) -> str:
+    """Return the text of calls as it stands in results: spelled and spaced in one way.
+
+    Raises:
+        MetaLensError: see `parse_calls`.
+
+    >>> canonical("trlearner( weight=.3)+metamix"), canonical("none")
+    ('TRLearner(weight=0.3) + MetaMix', 'none')
+    """
+    return " + ".join(map(str, parse_calls(text))) or "none"
+
+
 def learner_call(text: str) -> Call:
     """Parse the text of a learner, which is one call.
 
@@ -115,9 +125,27 @@ def learner_call(text: str) -> Call:
     >>> learner_call("anil").name
     'ANIL'
     """
+    return _single(text, "learner")
+
+
+def sampler_call(text: str) -> Call:
+    """Parse the text of a task sampler, which is one call.
+
+    Raises:
+        MetaLensError: it is none, or several, or there is no such sampler.
+
+    >>> str(sampler_call("HardMining( )"))
+    'HardMining'
+    """
+    call = _single(text, "task sampler")
+    _find(SAMPLERS, call.name, "task sampler")
+    return call
+
+
+def _single(text: str, kind: str) -> Call:
     calls = parse_calls(text)
     if len(calls) != 1:
-        raise MetaLensError(f"A learner must be a single name, got {text!r}.")
+        raise MetaLensError(f"A {kind} must be a single name, got {text!r}.")
     return calls[0]
 
 
@@ -134,11 +162,11 @@ def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, 
     """
     call = learner_call(text)
     cls = _find(LEARNERS, call.name, "learner")
-    return cls(network, **_checked(cls, {**tuned(call.name), **call.settings}))
+    return cls(network, **typed_settings(cls, {**tuned(call.name), **call.settings}, _NOT_SETTABLE))
 
 
 def refuses_regularizers(text: str) -> bool:
-    """Tell whether no regularizer can act on the learner of a text.
+    """Return whether no regularizer can act on the learner of a text.
 
     >>> refuses_regularizers("Reptile(inner_steps=3)"), refuses_regularizers("MAML")
     (True, False)
@@ -150,55 +178,28 @@ def refuses_regularizers(text: str) -> bool:
 def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:
     """Build the regularizers of a text such as `"TRLearner(weight=0.3)"` for a learner.
 
-    A sampler among them is left to `build_sampler`.
-
     Raises:
         MetaLensError: a name or a setting is unknown or of a wrong type.
     """
     regularizers = []
     for call in parse_calls(text):
-        if call.name in SAMPLERS:
-            continue
         cls = _find(REGULARIZERS, call.name, "regularizer")
-        regularizers.append(cls.for_learner(learner, **_checked(cls, call.settings)))
+        regularizers.append(cls.for_learner(learner, **typed_settings(cls, call.settings, _NOT_SETTABLE)))
     return regularizers
 
 
 def build_sampler(text: str) -> TaskSampler:
-    """Build the sampler among the calls of a text such as `"TRLearner + Related(neighbors=3)"`.
-
-    Without one it is `Uniform`.
+    """Build a task sampler from its text.
 
     Raises:
-        MetaLensError: there are two, or a setting is unknown or of a wrong type.
+        MetaLensError: the text is not one call; the name or a setting is unknown or of a wrong type.
 
-    >>> type(build_sampler("TRLearner + HardMining")).__name__
-    'HardMining'
+    >>> build_sampler("Related(neighbors=3)").neighbors
+    3
     """
-    calls = [call for call in parse_calls(text) if call.name in SAMPLERS]
-    if len(calls) > 1:
-        raise MetaLensError(f"An arm has one task sampler, got {' and '.join(map(str, calls))}.")
-    for call in calls:
-        cls = SAMPLERS[call.name]
-        return cls(**_checked(cls, call.settings))
-    return Uniform()
-
-
-def with_sampler(regularizers: str, sampler: str) -> str:
-    """Return the canonical text of an arm's regularizers and its sampler; `Uniform` goes without saying.
-
-    Raises:
-        MetaLensError: the sampler is no single name of one.
-
-    >>> with_sampler("none", "HardMining( )"), with_sampler("TRLearner", "Uniform")
-    ('HardMining', 'TRLearner')
-    """
-    chosen = parse_calls(sampler)
-    if len(chosen) != 1:
-        raise MetaLensError(f"A task sampler must be a single name, got {sampler!r}.")
-    _find(SAMPLERS, chosen[0].name, "task sampler")
-    calls = [call for call in (*parse_calls(regularizers), *chosen) if str(call) != Uniform.__name__]
-    return " + ".join(map(str, calls)) or "none"
+    call = sampler_call(text)
+    cls = SAMPLERS[call.name]
+    return cls(**typed_settings(cls, call.settings, _NOT_SETTABLE))
 
 
 def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -210,32 +211,11 @@ def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     >>> checked_settings("MAML", {"inner_lr": "1e-2"})
     {'inner_lr': 0.01}
     """
-    return _checked(_find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method"), settings)
+    cls = _find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method")
+    return typed_settings(cls, settings, _NOT_SETTABLE)
 
 
 def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
     if name not in catalogue:
         raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
     return catalogue[name]
-
-
-def takes_none(option: Action) -> bool:
-    """Tell whether a parser's option may be without a value, which the parser itself allows for all."""
-    return NoneType in get_args(getattr(option, "_typehint", None))
-
-
-def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for name in settings:
-        if name not in known:
-            raise MetaLensError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")
-    try:
-        typed = parser.parse_object(settings)
-    except ArgumentError as error:
-        raise MetaLensError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
-    for name in settings:
-        if typed[name] is None and not takes_none(known[name]):
-            raise MetaLensError(f"{cls.__name__}: {name} must have a value, got none.")
-    return {name: typed[name] for name in settings}

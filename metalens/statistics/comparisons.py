@@ -11,6 +11,7 @@ from scipy import stats
 
 from metalens.errors import MetaLensError
 from metalens.metrics import HIGHER_IS_BETTER
+from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import (
     CONFIDENCE,
     by_seed_and_task,
@@ -20,20 +21,10 @@ from metalens.statistics.intervals import (
     usual_interval,
 )
 
-ARM = ["learner", "regularizers"]  # the columns that name an arm
 DIFFERENCE = [
     *ARM, "baseline", "metric", "difference", "low", "high", "p", "p_holm", "p_wilcoxon", "effect", "wins",
     "relative", "n_seeds", "n_tasks", "verdict",
 ]  # fmt: skip
-
-
-def arm_label(learner: str, regularizers: str) -> str:
-    """Return the name of an arm for people.
-
-    >>> arm_label("MAML", "none"), arm_label("MAML", "TRLearner")
-    ('MAML', 'MAML + TRLearner')
-    """
-    return learner if regularizers == "none" else f"{learner} + {regularizers}"
 
 
 def wrapped(label: str, width: int) -> str:
@@ -81,32 +72,32 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     single seed the tasks are the replicates, and the interval is about this one trained model.
 
     Args:
-        results: rows `learner, regularizers, seed, task, metric, value`, one per test task; with a column
-            `source` where tasks are drawn from named ones.
+        results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task; with a
+            column `source` where tasks are drawn from named ones.
 
     Returns:
-        One row per arm and metric, in order of appearance: `learner, regularizers, metric, mean, low, high,
-        median, rank, n_seeds, n_tasks, diverged`. `rank` is the mean rank among the arms on the same task, 1
-        for the best; `n_tasks` is per seed; `diverged` is the share of tasks whose value is not finite. Such
-        tasks are never left out: they make the mean infinite or nan and the interval nan, and count as the
-        worst in the median over all seeds and tasks and in the ranks.
+        One row per arm and metric, in order of appearance: `learner, regularizers, sampler, metric, mean,
+        low, high, median, rank, n_seeds, n_tasks, diverged`. `rank` is the mean rank among the arms on the
+        same task, 1 for the best; `n_tasks` is per seed; `diverged` is the share of tasks whose value is not
+        finite. Such tasks are never left out: they make the mean infinite or nan and the interval nan, and
+        count as the worst in the median over all seeds and tasks and in the ranks.
 
-    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "seed": [0, 0, 1, 1],
-    ...                         "task": [0, 1, 0, 1], "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
+    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "sampler": "Uniform",
+    ...                         "seed": [0, 0, 1, 1], "task": [0, 1, 0, 1],
+    ...                         "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
     >>> summarize(results)[["mean", "low", "high"]].round(2).values.tolist()
     [[3.0, -9.71, 15.71]]
     """
     results = results.reset_index(drop=True)
     ranks = _losses(results).groupby([results[key] for key in ("metric", "seed", "task")]).rank()
     rows = []
-    for (learner, regularizers, metric), group in results.groupby([*ARM, "metric"], sort=False):
+    for (*arm, metric), group in results.groupby([*ARM, "metric"], sort=False):
         mean, low, high, _ = estimate(by_seed_and_task(group))
         n_seeds = group["seed"].nunique()
         worst = -math.inf if metric in HIGHER_IS_BETTER else math.inf
         rows.append(
             {
-                "learner": learner,
-                "regularizers": regularizers,
+                **dict(zip(ARM, arm, strict=True)),
                 "metric": metric,
                 "mean": mean,
                 "low": low,
@@ -128,24 +119,25 @@ def intervals_compared(results: pd.DataFrame) -> pd.DataFrame:
         results: see `summarize`.
 
     Returns:
-        One row per arm and metric: `learner, regularizers, metric, mean, low, high, boot_low, boot_high,
-        usual_low, usual_high`; see `hierarchical_bootstrap` and `usual_interval`.
+        One row per arm and metric: `learner, regularizers, sampler, metric, mean, low, high, boot_low,
+        boot_high, usual_low, usual_high`; see `hierarchical_bootstrap` and `usual_interval`.
 
-    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "seed": [0, 0, 1, 1],
-    ...                         "task": [0, 1, 0, 1], "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
+    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "sampler": "Uniform",
+    ...                         "seed": [0, 0, 1, 1], "task": [0, 1, 0, 1],
+    ...                         "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
     >>> intervals_compared(results)[["low", "boot_low", "usual_low"]].round(2).values.tolist()
     [[-9.71, nan, 1.4]]
     """
     names = ["mean", "low", "high", "boot_low", "boot_high", "usual_low", "usual_high"]
     rows = []
-    for (learner, regularizers, metric), group in results.groupby([*ARM, "metric"], sort=False):
+    for (*arm, metric), group in results.groupby([*ARM, "metric"], sort=False):
         values = by_seed_and_task(group)
         numbers = *estimate(values)[:3], *hierarchical_bootstrap(values), *usual_interval(group["value"])
-        rows.append((learner, regularizers, metric, *numbers))
+        rows.append((*arm, metric, *numbers))
     return pd.DataFrame(rows, columns=[*ARM, "metric", *names])
 
 
-def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None = None) -> pd.DataFrame:
+def paired_differences(results: pd.DataFrame, baseline: tuple[str, str, str] | None = None) -> pd.DataFrame:
     """Return how every other arm differs from the baseline on the same test tasks.
 
     With `d` the differences on tasks, arm's value - baseline's value, interval and p are those of a mean of
@@ -154,15 +146,15 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
 
     Args:
         results: see `summarize`.
-        baseline: `(learner, regularizers)` of the arm to compare with; by default the first one.
+        baseline: `(learner, regularizers, sampler)` of the arm to compare with; by default the first one.
 
     Returns:
-        One row per other arm and metric: `learner, regularizers, baseline, metric, difference, low, high, p,
-        p_holm, p_wilcoxon, effect, wins, relative, n_seeds, n_tasks, verdict`. `baseline` is its label.
-        `p_wilcoxon` is of the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) / std(d)` over
-        them: both are about these trained models, whatever training again would give. `wins` is the share of
-        tasks on which the arm is better, ties counted half. `relative` is the difference divided by the size
-        of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or
+        One row per other arm and metric: `learner, regularizers, sampler, baseline, metric, difference, low,
+        high, p, p_holm, p_wilcoxon, effect, wins, relative, n_seeds, n_tasks, verdict`. `baseline` is its
+        label. `p_wilcoxon` is of the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) /
+        std(d)` over them: both are about these trained models, whatever training again would give. `wins` is
+        the share of tasks on which the arm is better, ties counted half. `relative` is the difference divided
+        by the size of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or
         `"no significant difference"`, and `"undefined"` where there is no interval: tasks diverged, or there
         is a single replicate. Without variance p is nan, and the verdict is that of the difference.
 
@@ -171,7 +163,7 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 0.9), ("ANIL", 1, 1.9)]
     >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
-    >>> results = results.assign(regularizers="none", task=0, metric="mse")
+    >>> results = results.assign(regularizers="none", sampler="Uniform", task=0, metric="mse")
     >>> paired_differences(results)[["difference", "wins", "verdict"]].round(3).values.tolist()
     [[-0.1, 1.0, 'better']]
     """
@@ -200,8 +192,7 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str] | None =
             n_seeds = reference.index.get_level_values("seed").nunique()
             rows.append(
                 {
-                    "learner": arm[0],
-                    "regularizers": arm[1],
+                    **dict(zip(ARM, arm, strict=True)),
                     "baseline": arm_label(*reference_arm),
                     "metric": metric,
                     **_difference(own, reference, metric),
@@ -225,13 +216,13 @@ def worst_tasks(results: pd.DataFrame, n: int = 3) -> pd.DataFrame:
         n: how many tasks of each kind.
 
     Returns:
-        Rows `learner, regularizers, kind, seed, task, value, change`, the worst first. The kind is `"worst"`
-        or, not for the baseline, `"behind"`; `task` is named by its source where it has one, and `change` is
-        the arm's value minus the baseline's. Tasks on which the arm is not behind are left out.
+        Rows `learner, regularizers, sampler, kind, seed, task, value, change`, the worst first. The kind is
+        `"worst"` or, not for the baseline, `"behind"`; `task` is named by its source where it has one, and
+        `change` is the arm's value minus the baseline's. Tasks on which the arm is not behind are left out.
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.5), ("ANIL", 1, 1.9)]
     >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
-    >>> results = results.assign(regularizers="none", seed=0, metric="mse")
+    >>> results = results.assign(regularizers="none", sampler="Uniform", seed=0, metric="mse")
     >>> worst_tasks(results, 1)[["learner", "kind", "task", "value"]].values.tolist()
     [['MAML', 'worst', 1, 2.0], ['ANIL', 'worst', 1, 1.9], ['ANIL', 'behind', 0, 1.5]]
     """
@@ -284,7 +275,7 @@ def _losses(results: pd.DataFrame) -> pd.Series:
 
 
 def _check_same_tasks(
-    arm: tuple[str, str], values: pd.DataFrame, baseline: tuple[str, str], others: pd.DataFrame, metric: str
+    arm: tuple[str, ...], values: pd.DataFrame, baseline: tuple[str, ...], others: pd.DataFrame, metric: str
 ) -> None:
     for label, table in ((arm_label(*arm), values), (arm_label(*baseline), others)):
         twice = table.index[table.index.duplicated()]

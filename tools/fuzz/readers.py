@@ -28,11 +28,12 @@ from metalens.cli import predict, report
 from metalens.cli import run as run_command
 from metalens.estimators import MetaRegressor, load_model
 from metalens.estimators import report as model_report
+from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import arms_of
-from metalens.experiments.experiment import _describe, run
+from metalens.experiments.experiment import describe, run
 from metalens.experiments.loading import arm_of, check_same_tasks, load_objective, recipe_of
-from metalens.experiments.outcomes import Outcomes
+from metalens.experiments.store import Store
 from metalens.reports import run as run_report
 from metalens.reports.reading import read_manifest, read_together
 from metalens.specs.calls import build_learner, build_regularizers, build_sampler
@@ -58,7 +59,8 @@ class Reader(NamedTuple):
 def _demo() -> Recipe:
     return replace(
         RECIPES["demo"], regularizers=["TRLearner"], seeds=[0, 1], steps=2, meta_batch_size=3, hidden=[4],
-        n_val_tasks=2, validate_every=1, n_test_tasks=3, accelerator="cpu", threads=1, compile=False,
+        n_val_tasks=2, validate_every=1, n_test_tasks=3,
+        machine=Machine(accelerator="cpu", threads=1, compile=False),
     )  # fmt: skip
 
 
@@ -66,7 +68,8 @@ def _write_configuration(folder: Path) -> None:
     (folder / "demo.yaml").write_text(
         "learner: [MAML, 'ANIL(inner_lr=0.1)']\nregularizers: [none, TRLearner]\nseeds: [0]\nsteps: 5\n"
         "hidden: [8]\n"
-        "outer_lr: 0.01\nschedule: cosine\ncompile: auto\nout: runs/x\noverwrite: false\nclip_norm: null\n"
+        "outer_lr: 0.01\nschedule: cosine\nmachine: {compile: auto}\nout: runs/x\noverwrite: false\n"
+        "clip_norm: null\n"
     )
 
 
@@ -81,7 +84,7 @@ def _read_configuration(folder: Path, changed: str) -> None:
     recipe = run_command.with_settings(RECIPES["demo"], _parser().parse_args(["--config", path]))
     recipe.outer_loop()
     for arm in arms_of(recipe):
-        _describe(arm, recipe)
+        describe(arm, recipe, arm.build(recipe, recipe.seeds[0]))
 
 
 def _write_calls(folder: Path) -> None:
@@ -246,7 +249,7 @@ def _read_run(folder: Path, changed: str) -> None:
 
 def _write_unfinished(folder: Path) -> None:
     """Keep what a run has before its last step, when it forgets its parts."""
-    with patch.object(Outcomes, "forget"):
+    with patch.object(Store, "forget"):
         run(_demo(), folder)
     for name in ("manifest.json", "results.csv", "metrics.csv", "curves.csv", "relations.csv"):
         (folder / name).unlink()

@@ -73,7 +73,7 @@ def measure_arm(arm: Arm, profiled: Profiled, rounds: int, seconds: float) -> Se
     tasks, meta_batch_size = recipe.distribution("train", seed=0), recipe.meta_batch_size
     trained, taken_apart = (arm.build(recipe, seed=0) for _ in range(2))
     for objective in (trained, taken_apart):
-        objective.batching = objective.learner.plan(recipe.batching)
+        objective.batching = objective.learner.plan(recipe.machine.batching)
     module = CompiledObjective(taken_apart) if profiled.compiled else taken_apart
     optimizer = torch.optim.Adam(module.parameters(), lr=recipe.outer_lr, fused=True)
     pieces(module, tasks, optimizer, meta_batch_size, 1)

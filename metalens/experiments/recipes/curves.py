@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from metalens.data import CurveDistribution, Harmonic, Sinusoid, Split, TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.experiments.recipe import Recipe, Settings
+from metalens.execution.machine import Machine
+from metalens.experiments.recipe import ONE_THREAD, Recipe, Settings
 from metalens.networks import Network, mlp
 from metalens.specs.presets import HARMONIC_PRESETS, SINUSOID_PRESETS
 
@@ -25,7 +26,7 @@ class CurveRecipe(Recipe):
     n_train_tasks: int | None = None
     noise: float = 0.0
     hidden: list[int] = field(default_factory=lambda: [40, 40])
-    threads: int | None = 1  # networks this small are slower with more
+    machine: Machine = ONE_THREAD
 
     family: ClassVar[type[CurveDistribution]]
 
@@ -34,8 +35,7 @@ class CurveRecipe(Recipe):
         if self.n_train_tasks is not None and self.n_train_tasks < self.meta_batch_size:
             raise MetaLensError(
                 f"n_train_tasks must be at least meta_batch_size, got {self.n_train_tasks} and "
-                f"{self.meta_batch_size}: "
-                "a batch would hold the same task twice."
+                f"{self.meta_batch_size}: a batch would hold the same task twice."
             )
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:

@@ -8,7 +8,7 @@ from typing import Literal
 from metalens.data import Omniglot, Split, TaskDistribution
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
-from metalens.specs.presets import OMNIGLOT_PRESETS
+from metalens.specs.presets import OMNIGLOT_MANY_CLASSES, OMNIGLOT_PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class OmniglotRecipe(Recipe):
         if learner == "LinearProbe":
             return {"n_classes": self._omniglot("train", seed=0).n_classes}
         if self.n_way > 5 and learner in ("MAML", "BOIL", "MetaSGD", "TNet", "MTNet"):
-            return {"inner_lr": 0.1, "inner_steps": 5}
+            return OMNIGLOT_MANY_CLASSES
         return OMNIGLOT_PRESETS.get(learner, {})
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:

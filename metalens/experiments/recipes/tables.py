@@ -55,7 +55,7 @@ class TableRecipe(Recipe):
         )
 
     def choices(self) -> dict[str, Any]:
-        """Return what a recipe can choose beside what all tables have."""
+        """Return the further settings of a recipe's tasks."""
         return {}
 
     def network(self) -> Network:
@@ -87,7 +87,7 @@ class ChemblRecipe(TableRecipe):
     """Activity in assays from fingerprints, from 16 molecules to all others of an assay.
 
     Args:
-        stratified: divide the assays anew, evenly by organism.
+        stratified: divide the assays into new splits, evenly by organism.
     """
 
     stratified: bool = False

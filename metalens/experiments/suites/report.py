@@ -20,7 +20,8 @@ from metalens.reports.reading import read_results
 from metalens.reports.run import template
 from metalens.reports.sentences import few_seeds_in_words
 from metalens.reports.tables import table_rows
-from metalens.statistics.comparisons import ARM, paired_differences, summarize
+from metalens.statistics.arms import ARM, arm_label
+from metalens.statistics.comparisons import paired_differences, summarize
 from paper.report import is_study, naming_damage, read_study
 
 RESULTS = "results.csv"
@@ -92,7 +93,9 @@ def write_suite_report(folder: str | Path) -> Path:
             scores=scores,
             arms=arms_in_order(scores),
             failures=[
-                (entry["name"], failure) for entry in state["entries"] for failure in entry["failures"]
+                (entry["name"], {**failure, "label": arm_label(*(failure[key] for key in ARM))})
+                for entry in state["entries"]
+                for failure in entry["failures"]
             ],
             cautions=sorted({sentence for of_entry in scores.values() for sentence in of_entry.cautions}),
         )
@@ -145,8 +148,9 @@ def outcome(state: dict[str, Any]) -> str:
 def scores_of(results: pd.DataFrame) -> Scores:
     """Return the scores of a run in its first metric, with the arms that are as good as the best.
 
-    >>> results = pd.DataFrame({"learner": ["A"] * 3 + ["B"] * 3, "regularizers": "none", "seed": 0,
-    ...                         "task": [0, 1, 2] * 2, "metric": "mse", "value": [1, 2, 3, 0, 1, 4.0]})
+    >>> results = pd.DataFrame({"learner": list("AAABBB"), "regularizers": "none", "sampler": "Uniform",
+    ...                         "seed": 0, "task": [0, 1, 2] * 2, "metric": "mse",
+    ...                         "value": [1, 2, 3, 0, 1, 4.0]})
     >>> scores_of(results).best, scores_of(results).alike
     ('B', ['A'])
     """
@@ -158,7 +162,7 @@ def scores_of(results: pd.DataFrame) -> Scores:
         return Scores(metric_title(metric), {}, None, [], [])
     means = finite["mean"]
     best = finite.loc[means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin()]
-    paired = paired_differences(rows, (best["learner"], best["regularizers"]))
+    paired = paired_differences(rows, tuple(best[ARM]))
     table = {str(row["arm"]): row for row in table_rows(summary, paired, metric)}
     alike = [arm for arm, row in table.items() if row["verdict"] == "no significant difference"]
     name = next(arm for arm, row in table.items() if not row["verdict"])

@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,9 @@ import torch
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import Cell
+from metalens.experiments.commands import options_of
 from metalens.experiments.experiment import Experiment, Job, Watcher
-from metalens.experiments.loading import NAMES
-from metalens.experiments.outcomes import is_complete
+from metalens.experiments.store import is_complete
 from metalens.experiments.suites.suite import Entry, Suite
 from metalens.experiments.workers import processes
 from metalens.io.files import SUITE, atomic_path
@@ -147,7 +147,7 @@ class _Running:
         """Let an entry that is not yet done be planned."""
         target = self.folder / entry.name
         try:
-            done = is_complete(target, asdict(self._experiment(entry))) and (target / REPORT).is_file()
+            done = is_complete(target, _identity(self._experiment(entry))) and (target / REPORT).is_file()
         except MetaLensError as error:  # of another configuration
             self.states[entry.name] = State("failed", Failure(str(error)))
             return
@@ -159,7 +159,8 @@ class _Running:
     def _experiment(self, entry: Entry) -> Recipe | Study:
         experiment = entry.experiment
         if isinstance(experiment, Recipe):
-            return replace(experiment, threads=experiment.threads or self.threads)
+            machine = replace(experiment.machine, threads=experiment.machine.threads or self.threads)
+            return replace(experiment, machine=machine)
         return experiment
 
     def _call(self, step: Step) -> tuple[Any, ...]:
@@ -225,7 +226,7 @@ class _Running:
             "status": state.status,
             **(state.failure or Failure(""))._asdict(),
             "failures": [
-                {**asdict(cell.arm), "seed": cell.seed, **failure._asdict()}
+                {**cell.arm._asdict(), "seed": cell.seed, **failure._asdict()}
                 for cell, failure in state.cells.items()
             ],
         }
@@ -260,9 +261,13 @@ def _study(study: Study, folder: Path, command: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     folder.mkdir(exist_ok=True)
-    if not is_complete(folder, asdict(study)):
+    if not is_complete(folder, _identity(study)):
         run_study(study, folder, command=command)
     write_study_report(folder)
+
+
+def _identity(experiment: Recipe | Study) -> dict[str, Any]:
+    return experiment.identity if isinstance(experiment, Recipe) else asdict(experiment)
 
 
 def _in_words(error: Exception) -> Failure:
@@ -279,16 +284,7 @@ def _names(cells: Sequence[Cell]) -> str:
 
 
 def command_of(experiment: Recipe | Study) -> str:
-    """Return the command that runs a recipe or study with its settings.
-
-    >>> command_of(replace(RECIPES["demo"], steps=9, seeds=[0, 1], k_shot=10, n_train_tasks=None))
-    'metalens run demo --seeds 0 1 --steps 9 --k_shot 10 --n_train_tasks null'
-    """
+    """Return the command that runs a recipe or study with its settings."""
     name = experiment.name
-    usual, words = RECIPES[name] if name in RECIPES else get_study(name), ["metalens", "run", name]
-    for setting in (f.name for f in fields(experiment) if f.name not in NAMES):
-        value = getattr(experiment, setting)
-        if value != getattr(usual, setting):
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{setting}", *(v if isinstance(v, str) else json.dumps(v) for v in values)]
-    return shlex.join(words)
+    usual = RECIPES[name] if name in RECIPES else get_study(name)
+    return shlex.join(["metalens", "run", name, *options_of(experiment, usual)])

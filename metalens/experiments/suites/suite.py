@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentError
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import arms_of
-from metalens.experiments.loading import NAMES, typed_settings
+from metalens.experiments.recipe import FIXED
 from metalens.io.yaml import read_yaml
+from metalens.specs.settings import changed
 from paper import STUDIES, get_study
 from paper.study import Study
 
@@ -22,7 +21,6 @@ SUITES: dict[str, Path] = {path.stem: path for path in sorted(BUILTIN.glob("*.ya
 
 _KEYS = {"description": str, "settings": dict, "sizes": dict, "entries": list}
 _ENTRY_KEYS = {"recipe": str, "study": str, "name": str, "settings": dict, "sizes": dict, "only": list}
-_DECIDED = {"workers": "--workers", "devices": "--workers"}  # settings that are the suite's
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -146,20 +144,12 @@ def _experiment(kind: str, name: str, settings: dict[str, Any]) -> Recipe | Stud
         hint = "; it is a study: write study instead of recipe" if name in STUDIES else ""
         raise MetaLensError(f"There is no recipe {name!r}{hint}; choose from {', '.join(RECIPES)}.")
     experiment = RECIPES[name] if kind == "recipe" else get_study(name)
-    known = [field.name for field in fields(experiment) if field.name not in NAMES]
+    known = [field.name for field in fields(experiment) if field.name not in (*FIXED, "machine")]
     for setting, value in settings.items():
+        if setting == "machine":
+            raise MetaLensError("The machine is the suite's to decide; give --workers and --threads to it.")
         if setting not in known:
             raise MetaLensError(f"It has no setting {setting!r}; it has {', '.join(known)}.")
-        if setting in _DECIDED:
-            raise MetaLensError(
-                f"{setting} is the suite's to decide; give {_DECIDED[setting]} to the command."
-            )
-        hint = get_type_hints(type(experiment))[setting]
-        if value is None and NoneType not in get_args(hint):
-            raise MetaLensError(f"{setting} must have a value, got null.")
         if isinstance(getattr(experiment, setting), list) and not isinstance(value, list):
             raise MetaLensError(f"{setting} must be a list, such as [a, b], got {value!r}.")
-    try:
-        return replace(experiment, **typed_settings(experiment, settings))
-    except ArgumentError as error:
-        raise MetaLensError(" ".join(str(error).split())) from None
+    return changed(experiment, settings)

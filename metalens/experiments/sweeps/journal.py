@@ -30,7 +30,7 @@ MOST_LOSSES = 2  # of processes at the same settings, which may be what ends the
 _TURN = "turn"
 _WRITTEN = {
     **dict.fromkeys(("metalens", "recipe", "pruner", "metric", "command", "started"), str),
-    **dict.fromkeys(("configuration", "space", "versions"), dict),
+    **dict.fromkeys(("configuration", "machine", "space", "versions"), dict),
     "commit": (str, type(None)),
 }
 # No RuntimeError: that is what a lock of the journal raises.

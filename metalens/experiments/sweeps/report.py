@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import pandas as pd
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
-from metalens.experiments.loading import NAMES, recipe_of
-from metalens.experiments.recipe import Recipe
+from metalens.experiments.commands import command_of
+from metalens.experiments.loading import recipe_of
+from metalens.experiments.recipe import FIXED, Recipe
 from metalens.experiments.sweeps import figures
 from metalens.experiments.sweeps.journal import naming_damage, read_study, read_sweep, repeated
 from metalens.experiments.sweeps.space import in_words, with_values
@@ -69,16 +68,7 @@ class SweepResult:
     def command(self) -> str:
         """The command that trains with the best settings, and tests."""
         assert self.best is not None
-        default, words = RECIPES[self.best.name], []
-        for field in fields(self.best):
-            value = getattr(self.best, field.name)
-            if value != getattr(default, field.name):
-                words += [f"--{field.name}", *map(_word, value if isinstance(value, list) else [value])]
-        return shlex.join(["metalens", "run", self.best.name, *words])
-
-
-def _word(value: Any) -> str:
-    return yaml.safe_dump(value).split("\n")[0] if value is None or isinstance(value, bool) else str(value)
+        return command_of(self.best)
 
 
 def read_result(folder: Path) -> SweepResult:
@@ -151,7 +141,7 @@ def write_sweep_report(folder: str | Path) -> Path:
         with atomic_path(folder / "trials.csv") as path:
             result.trials.to_csv(path, index=False)
         if result.best is not None:
-            settings = {name: value for name, value in asdict(result.best).items() if name not in NAMES}
+            settings = {name: value for name, value in asdict(result.best).items() if name not in FIXED}
             with atomic_path(folder / "best.yaml") as path:
                 path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with atomic_path(report) as path:

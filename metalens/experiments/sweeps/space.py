@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,24 +18,14 @@ from optuna.distributions import (
 
 from metalens.errors import MetaLensError
 from metalens.experiments.arms import Cell, arms_of, runs_of
-from metalens.experiments.loading import typed_settings
-from metalens.experiments.recipe import Recipe
+from metalens.experiments.recipe import FIXED, Recipe
 from metalens.io.yaml import read_yaml
 from metalens.specs.calls import Call, checked_settings, parse_calls
+from metalens.specs.settings import changed, typed_settings
+from metalens.statistics.arms import ARM
 
-ARM = ("learner", "regularizers", "sampler")
-# What decides which scores are compared, or how trials are computed.
-FIXED = {
-    "name",
-    "description",
-    *ARM,
-    "seeds",
-    "n_val_tasks",
-    "validate_every",
-    "n_test_tasks",
-    "workers",
-    "devices",
-}
+# What decides which scores are compared, and how trials are computed.
+NOT_SWEPT = (*FIXED, *ARM, "seeds", "n_val_tasks", "validate_every", "n_test_tasks", "machine")
 RANGE = {"low", "high", "log"}
 
 
@@ -63,7 +52,7 @@ class Space:
                 compared.
         """
         held_out = None
-        for changed, values in self._corners():
+        for setting, values in self._corners():
             try:
                 chosen = with_values(recipe, values)
                 (arm,) = arms_of(chosen)
@@ -71,14 +60,14 @@ class Space:
                 run.objective.check_meta_batch_size(chosen.meta_batch_size, 1)
                 run.sampler.check(run.objective, run.tasks, chosen.meta_batch_size)
             except (ValueError, TypeError) as error:
-                where = f"{changed}={values[changed]}" if changed else "the first values"
+                where = f"{setting}={values[setting]}" if setting else "the first values"
                 raise MetaLensError(f"{self.source}: with {where}: {error}") from error
             assert run.validation is not None
             tasks = [(tensor.shape, tensor.numpy().tobytes()) for tensor in run.validation.tasks[0].tensors]
             held_out = tasks if held_out is None else held_out
             if tasks != held_out:
                 raise MetaLensError(
-                    f"{self.source}: {changed} changes the validation tasks, on which trials are compared; "
+                    f"{self.source}: {setting} changes the validation tasks, on which trials are compared; "
                     "make a sweep for each of its values."
                 )
 
@@ -109,7 +98,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """
     own = {name: value for name, value in values.items() if "." not in name}
     arm = {field: [_with_settings(getattr(recipe, field)[0], values)] for field in ARM}
-    return replace(recipe, **typed_settings(recipe, own), **arm)
+    return replace(changed(recipe, own), **arm)
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
@@ -161,7 +150,7 @@ def _distribution(path: Path, recipe: Recipe, name: str, values: Any) -> BaseDis
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log)
         return FloatDistribution(low, high, log)
-    except (ValueError, ArgumentError) as error:
+    except ValueError as error:
         raise MetaLensError(f"{path}: {name}: {' '.join(str(error).split())}") from None
 
 
@@ -169,8 +158,7 @@ def _typed(recipe: Recipe, name: str, value: Any) -> Any:
     """Return a value with the type of its setting.
 
     Raises:
-        MetaLensError: there is no such setting, or it is not to be swept.
-        ArgumentError: the value is of another type.
+        MetaLensError: there is no such setting, it is not to be swept, or the value is of another type.
     """
     method, _, setting = name.rpartition(".")
     if method:
@@ -178,13 +166,13 @@ def _typed(recipe: Recipe, name: str, value: Any) -> Any:
         if method not in calls:
             raise MetaLensError(f"the sweep is of {' and '.join(calls)}, and {method} is not among them.")
         return checked_settings(method, {setting: value})[setting]
-    known = [field.name for field in fields(recipe) if field.name not in FIXED]
+    known = [field.name for field in fields(recipe) if field.name not in NOT_SWEPT]
     if name not in known:
         raise MetaLensError(
             f"{recipe.name} has no such setting to be swept; choose from {', '.join(known)}, or a setting "
             "of a method, such as MAML.inner_lr."
         )
-    return typed_settings(recipe, {name: value})[name]
+    return typed_settings(type(recipe), {name: value})[name]
 
 
 def _plain(value: Any) -> Any:

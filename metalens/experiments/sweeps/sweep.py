@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
@@ -45,7 +45,6 @@ from metalens.io.provenance import commit
 from metalens.metrics import HIGHER_IS_BETTER
 
 LOST_AFTER = 120.0  # seconds
-_ELSEWHERE = ("threads", "accelerator")  # settings in which machines may differ
 _PAUSE = 1.0  # seconds between two looks at what other processes do
 
 
@@ -85,7 +84,7 @@ class Sweep:
             raise MetaLensError(
                 "A sweep needs validation tasks, by which settings are chosen, got n_val_tasks=0."
             )
-        if self.recipe.devices > 1:
+        if self.recipe.machine.devices > 1:
             raise MetaLensError("A trial is trained by one process; give workers instead of devices.")
         if self.n_trials < 1:
             raise MetaLensError(f"trials must be at least 1, got {self.n_trials}.")
@@ -132,7 +131,8 @@ def search(
     content = {
         "metalens": version("metalens"),
         "recipe": sweep.recipe.name,
-        "configuration": asdict(replace(sweep.recipe, workers=1)),
+        "configuration": sweep.recipe.configuration,
+        "machine": asdict(sweep.recipe.machine),
         "space": sweep.space.content,
         "pruner": sweep.pruner,
         "metric": metric,
@@ -142,17 +142,14 @@ def search(
         "commit": commit(),
     }
     enter(folder, content, _identity)
-    threads = sweep.recipe.threads or max(1, torch.get_num_threads() // workers)
+    threads = sweep.recipe.machine.threads or max(1, torch.get_num_threads() // workers)
     with _helpers(workers - 1, sweep, folder, metric, threads):
         _work(sweep, folder, metric, threads, watcher or Watcher())
 
 
 def _identity(content: dict[str, Any]) -> dict[str, Any]:
     """Return what all processes of a sweep must have in common."""
-    configuration = {
-        name: value for name, value in content["configuration"].items() if name not in _ELSEWHERE
-    }
-    return {**configuration, **{name: content[name] for name in ("recipe", "space", "pruner")}}
+    return {**content["configuration"], **{name: content[name] for name in ("recipe", "space", "pruner")}}
 
 
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watcher) -> None:

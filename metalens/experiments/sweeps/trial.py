@@ -14,8 +14,7 @@ from optuna.trial import Trial
 from metalens.data import Split, TaskDistribution
 from metalens.errors import DivergenceError
 from metalens.evaluation import undefined_scores
-from metalens.experiments.arms import arms_of, groups_of, runs_of
-from metalens.experiments.devices import fabric_of
+from metalens.experiments.arms import Objectives, arms_of, groups_of, runs_of
 from metalens.experiments.recipe import Recipe
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.training.fit import train
@@ -72,14 +71,14 @@ def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
         MetaLensError: the recipe cannot be trained.
     """
     (arm,) = arms_of(recipe)
-    fabric = fabric_of(recipe)
+    fabric, objectives = recipe.machine.fabric(), Objectives(recipe)
     best: list[float] = []
-    for cells in groups_of(recipe, fabric):
-        runs = runs_of(recipe, cells)
+    for cells in groups_of(recipe, fabric, objectives):
+        runs = runs_of(recipe, cells, objectives)
         judge = _Judge(trial, recipe, runs, best, progress)
         try:
             train(
-                runs, recipe.outer_loop(), compile=recipe.compile, seed=cells[0].seed, fabric=fabric,
+                runs, recipe.outer_loop(), compile=recipe.machine.compile, seed=cells[0].seed, fabric=fabric,
                 progress=judge.look,
             )  # fmt: skip
         except DivergenceError:

@@ -1,4 +1,4 @@
-"""Loggers of Lightning for the trackers of a run, each for one cell."""
+"""The loggers of the trackers, in the form of Lightning's, each for one cell."""
 
 from __future__ import annotations
 
