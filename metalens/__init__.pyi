@@ -1,3 +1,4 @@
+from . import relations as relations
 from .adapted_tasks import AdaptedTasks as AdaptedTasks
 from .data.arrays import ArrayTasks as ArrayTasks
 from .data.base import BlockDistribution as BlockDistribution

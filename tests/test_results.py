@@ -18,7 +18,7 @@ from metalens.errors import MetaLensError
 from metalens.reports import arm_label, outcome, paired_differences, results_table, summarize, write_report
 from metalens.reports.figures import relations as draw_relations
 
-ARMS = [("MAML", "none"), ("MAML", "TRLearner"), ("MAML", "TRLearner(relations=uniform)")]
+ARMS = [("MAML", "none"), ("MAML", "TRLearner"), ("MAML", "TRLearner(relation=Uniform)")]
 ARM = ["learner", "regularizers"]
 
 

@@ -47,7 +47,7 @@ class Arm:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
-            regularizers = build_regularizers(self.regularizers, learner)
+            regularizers = build_regularizers(self.regularizers)
             return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
 
 

@@ -18,7 +18,8 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.recipe import Recipe
 from metalens.objective import Objective
-from metalens.specs.calls import parse_calls, takes_none
+from metalens.regularizers.base import relation_of
+from metalens.specs.calls import build_regularizers, takes_none
 
 N_COMPARED = 8  # test tasks of each seed by which runs are found to be alike
 NAMES: set[str | int] = {"name", "description"}
@@ -136,8 +137,7 @@ def arm_of(recipe: Recipe, text: str | None) -> Arm:
 
 
 def _relates(arm: Arm) -> bool:
-    calls = parse_calls(arm.regularizers)
-    return any(call.name == "TRLearner" and call.settings.get("relations") != "uniform" for call in calls)
+    return relation_of(build_regularizers(arm.regularizers)) is not None
 
 
 def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objective:
