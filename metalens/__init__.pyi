@@ -3,6 +3,7 @@ from . import estimators as estimators
 from . import learners as learners
 from . import networks as networks
 from . import regularizers as regularizers
+from . import relations as relations
 from . import samplers as samplers
 from . import training as training
 from .adapted_tasks import AdaptedTasks as AdaptedTasks

@@ -13,6 +13,8 @@ from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
+from metalens.regularizers.base import relation_of
+from metalens.relations import Relation
 from metalens.tasks import Task
 
 
@@ -71,8 +73,7 @@ class Objective(nn.Module):
         MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
 
     >>> from metalens import MAML, Objective, Sinusoid, TRLearner, mlp
-    >>> learner = MAML(mlp())
-    >>> objective = Objective(learner, [TRLearner(n_features=learner.network.n_features, weight=0.1)])
+    >>> objective = Objective(MAML(mlp()), [TRLearner(weight=0.1)])
     >>> sorted(objective(Sinusoid().batch(range(4))))
     ['query', 'trlearner']
     """
@@ -88,7 +89,7 @@ class Objective(nn.Module):
         super().__init__()
         check_chunk(chunk)
         for regularizer in regularizers:
-            regularizer.check(learner)
+            regularizer.bind(learner)
             before = _parameters(learner)
             network = regularizer.wrap_network(learner.network)
             if network is not learner.network or _parameters(learner) != before:
@@ -99,6 +100,11 @@ class Objective(nn.Module):
         self.batching: Batching = batching
         self.chunk: Chunk = chunk
         self.processes: Processes = ALONE
+
+    @property
+    def relation(self) -> Relation | None:
+        """The first relation of a regularizer that discriminates between tasks."""
+        return relation_of(self._regularizers())
 
     @property
     def min_meta_batch_size(self) -> int:

@@ -32,10 +32,10 @@ class BatchStudy(ArmStudy):
         arms = {
             self.reference: "none",
             "TRLearner": f"TRLearner(weight={self.weight})",
-            "all-ones": f"TRLearner(weight={self.weight}, relations=uniform)",
+            "all-ones": f"TRLearner(weight={self.weight}, relation=Uniform)",
         }
         if self.has_traits:
-            arms[KNOWN] = f"TRLearner(weight={self.weight}, relations=known)"
+            arms[KNOWN] = f"TRLearner(weight={self.weight}, relation=Known)"
         return [
             Point(series, n, regularizers, changes={"meta_batch_size": n})
             for series, regularizers in arms.items()

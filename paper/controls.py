@@ -14,6 +14,14 @@ from paper.drawing import forest
 from paper.study import Drawing, Tables
 
 METHOD, KNOWN, MORE_STEPS = "TRLearner", "known relations", "more_steps"
+RELATIONS = {  # of TRLearner, with places for the settings of the cosine
+    "learned": "Cosine({})",
+    "uniform": "Uniform",
+    "shuffled": "Shuffled(relation=Cosine({}))",
+    "frozen": "Cosine(learned=False, {})",
+    "known": "Known",
+    "known_shuffled": "Shuffled(relation=Known)",
+}
 CONTROLS = {  # the name of a control, which is that of its relations or regularizer, and of its series
     "uniform": "all-ones",
     "shuffled": "shuffled",
@@ -31,7 +39,8 @@ class ControlStudy(ArmStudy):
 
     Args:
         weight: strength of the term, the same in all arms that have it.
-        settings: further settings of TRLearner, as a recipe writes them, such as task_vector=labeled.
+        settings: further settings of TRLearner, as a recipe writes them, such as neighbors=3.
+        cosine: settings of its cosines, as a recipe writes them, such as vector=labeled.
         more_steps: outer steps of the plain learner in the control of equal compute, as a multiple; the
             training times stand in the table.
         baselines: learners that train on each task alone.
@@ -41,6 +50,7 @@ class ControlStudy(ArmStudy):
 
     weight: float = 0.1
     settings: str = ""
+    cosine: str = ""
     more_steps: float = 2.0
     baselines: list[str] = field(
         default_factory=lambda: ["Ridge", "KNN", "RandomForest(n_trees=30)", "FromScratch"]
@@ -75,9 +85,9 @@ class ControlStudy(ArmStudy):
         term = f"{name}(weight={self.weight})" if name in FOR_CLASSES else self._term(name)
         return Point(CONTROLS[name], 0, term)
 
-    def _term(self, relations: str) -> str:
-        further = f", {self.settings}" if self.settings else ""
-        return f"TRLearner(weight={self.weight}, relations={relations}{further})"
+    def _term(self, name: str) -> str:
+        relation = RELATIONS[name].format(self.cosine)
+        return f"TRLearner(weight={self.weight}, relation={relation}, {self.settings})"
 
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
         """Do as every study of arms, and compare the controls with TRLearner as well.

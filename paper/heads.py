@@ -25,7 +25,10 @@ class HeadStudy(ArmStudy):
     axis: ClassVar[str] = "number of heads K"
 
     def points(self) -> list[Point]:
-        learned = [Point("TRLearner", k, f"TRLearner(weight={self.weight}, n_heads={k})") for k in self.heads]
+        learned = [
+            Point("TRLearner", k, f"TRLearner(weight={self.weight}, relation=Cosine(heads={k}))")
+            for k in self.heads
+        ]
         return [Point(self.reference, 0), *learned]
 
     def findings(self, tables: Tables) -> list[str]:

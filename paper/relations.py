@@ -21,9 +21,9 @@ from metalens.experiments import Recipe
 from metalens.experiments.experiment import Watcher
 from metalens.experiments.loading import load_objective
 from metalens.learners import Learner
-from metalens.regularizers import TRLearner
+from metalens.relations import Mutual, Relation
 from metalens.relations.clusters import cluster_order
-from metalens.relations.relate import regularizer_of, relate
+from metalens.relations.relate import relate
 from metalens.reports.figures import STYLE, WIDTH
 from paper.arms import PARTS, ArmStudy, Point
 from paper.comparison import agreement, compare, in_words
@@ -45,22 +45,23 @@ class RelationStudy(ArmStudy):
 
     Args:
         weight: strength of TRLearner's term.
-        settings: further settings of TRLearner, as a recipe writes them, such as task_vector=labeled.
+        settings: further settings of TRLearner, as a recipe writes them, such as neighbors=3.
+        cosine: settings of its cosine, as a recipe writes them, such as vector=labeled.
         n_related: test tasks whose relations are drawn.
     """
 
     weight: float = 0.1
     settings: str = ""
+    cosine: str = ""
     n_related: int = 20
 
     axis: ClassVar[str] = "relations"
 
     def points(self) -> list[Point]:
-        further = f", {self.settings}" if self.settings else ""
-        kinds = {FIXED: "frozen", LEARNED: "learned"}
+        relations = {FIXED: f"Cosine(learned=False, {self.cosine})", LEARNED: f"Cosine({self.cosine})"}
         terms = [
-            Point(stage, 0, f"TRLearner(weight={self.weight}, relations={kind}{further})")
-            for stage, kind in kinds.items()
+            Point(stage, 0, f"TRLearner(weight={self.weight}, relation={relation}, {self.settings})")
+            for stage, relation in relations.items()
         ]
         return [Point(self.reference, 0), *terms]
 
@@ -83,8 +84,8 @@ class RelationStudy(ArmStudy):
                     objective = arm.build(part.recipe, seed).eval()
                 else:
                     objective = load_objective(folder / PARTS / "0", part.recipe, arm, seed)
-                regularizer = regularizer_of(objective, "predictions" if stage == MUTUAL else None)
-                pairs = relations_of(objective.learner, regularizer, part.recipe, seed, self.n_related)
+                relation = Mutual() if stage == MUTUAL else objective.relation
+                pairs = relations_of(objective.learner, relation, part.recipe, seed, self.n_related)
                 rows.append(pairs.assign(stage=stage, seed=seed))
         relations = pd.concat(rows, ignore_index=True)
         measured = pd.DataFrame(list(self._measures(relations)))
@@ -136,13 +137,15 @@ class RelationStudy(ArmStudy):
                 yield {**row, "metric": DISAGREEMENT, "value": 1 - agree}
 
 
-def relations_of(learner: Learner, regularizer: TRLearner, recipe: Recipe, seed: int, n: int) -> pd.DataFrame:
+def relations_of(
+    learner: Learner, relation: Relation | None, recipe: Recipe, seed: int, n: int
+) -> pd.DataFrame:
     """Return the relation of every pair of the first n test tasks: `row, column, relation, distance`.
 
     The distance is that of the tasks' descriptors, missing where nothing is known of them.
     """
     tasks = recipe.distribution("test", seed)
-    pairs = relate(learner, regularizer, tasks, n).pairs()
+    pairs = relate(learner, relation, tasks, n).pairs()
     descriptors = tasks.batch(range(n)).descriptors
     return pairs.assign(
         distance=math.nan if descriptors is None else torch.cdist(descriptors, descriptors).flatten().numpy()

@@ -25,7 +25,7 @@ class WeightStudy(ArmStudy):
 
     def points(self) -> list[Point]:
         learned = [Point("TRLearner", w, f"TRLearner(weight={w})") for w in self.weights]
-        uniform = [Point("all-ones", w, f"TRLearner(weight={w}, relations=uniform)") for w in self.weights]
+        uniform = [Point("all-ones", w, f"TRLearner(weight={w}, relation=Uniform)") for w in self.weights]
         return [Point(self.reference, 0.0), *learned, *uniform]
 
     def findings(self, tables: Tables) -> list[str]:

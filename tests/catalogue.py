@@ -9,6 +9,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,6 +60,7 @@ from metalens import (
     mlp,
     wrap,
 )
+from metalens.relations import Cosine, Known, Mutual, Relation, Shuffled, Uniform
 
 N_TASKS, N_WAY, K_SHOT, N_QUERY = 4, 3, 2, 6
 IMAGE = (1, 6, 6)
@@ -159,8 +161,10 @@ class RegularizerEntry:
     compiles: bool = True  # makes no choice by the value of a tensor
 
 
-def trlearner(**settings: object) -> Callable[[Learner], list[Regularizer]]:
-    return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
+def trlearner(
+    relation: Callable[[], Relation] = Cosine, **settings: Any
+) -> Callable[[Learner], list[Regularizer]]:
+    return lambda learner: [TRLearner(relation(), weight=0.5, **settings)]
 
 
 # One entry for each regularizer of the full table.
@@ -177,27 +181,29 @@ REGULARIZERS = {
     "CrossTaskConfidencePenalty": RegularizerEntry(
         weighted=True, build=lambda learner: [CrossTaskConfidencePenalty(weight=0.5)]
     ),
-    "MetaCRL": RegularizerEntry(
-        weighted=True, build=lambda learner: [MetaCRL.for_learner(learner, n_factors=4, hidden=5)]
-    ),
+    "MetaCRL": RegularizerEntry(weighted=True, build=lambda learner: [MetaCRL(n_factors=4, hidden=5)]),
 }
 
 # Further settings of regularizers, with some learners only.
 VARIANTS = {
-    "TRLearner-mutual": RegularizerEntry(weighted=True, build=trlearner(relations="mutual")),
-    "TRLearner-frozen": RegularizerEntry(weighted=True, build=trlearner(relations="frozen")),
-    "TRLearner-uniform": RegularizerEntry(weighted=True, build=trlearner(relations="uniform")),
-    "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(relations="shuffled"), random=True),
-    "TRLearner-known": RegularizerEntry(weighted=True, build=trlearner(relations="known")),
+    "TRLearner-mutual": RegularizerEntry(weighted=True, build=trlearner(Mutual)),
+    "TRLearner-frozen": RegularizerEntry(weighted=True, build=trlearner(lambda: Cosine(learned=False))),
+    "TRLearner-uniform": RegularizerEntry(weighted=True, build=trlearner(Uniform)),
+    "TRLearner-shuffled": RegularizerEntry(weighted=True, build=trlearner(Shuffled), random=True),
+    "TRLearner-known": RegularizerEntry(weighted=True, build=trlearner(Known)),
     "TRLearner-known-shuffled": RegularizerEntry(
-        weighted=True, build=trlearner(relations="known_shuffled", descriptor_scale=0.7), random=True
+        weighted=True, build=trlearner(lambda: Shuffled(Known(scale=0.7))), random=True
     ),
-    "TRLearner-centered": RegularizerEntry(weighted=True, build=trlearner(center=True, temperature=0.5)),
+    "TRLearner-centered": RegularizerEntry(
+        weighted=True, build=trlearner(lambda: Cosine(center=True, temperature=0.5))
+    ),
     "TRLearner-labeled": RegularizerEntry(
-        weighted=True, build=trlearner(task_vector="labeled", temperature=0.5)
+        weighted=True, build=trlearner(lambda: Cosine(vector="labeled", temperature=0.5))
     ),
-    "TRLearner-adaptation": RegularizerEntry(weighted=True, build=trlearner(task_vector="adaptation")),
-    "TRLearner-slots": RegularizerEntry(weighted=True, build=trlearner(label_slots="prototypes")),
+    "TRLearner-adaptation": RegularizerEntry(
+        weighted=True, build=trlearner(lambda: Cosine(vector="adaptation"))
+    ),
+    "TRLearner-slots": RegularizerEntry(weighted=True, build=trlearner(slot_temperature=0.1)),
     "TRLearner-cheap": RegularizerEntry(
         weighted=True, build=trlearner(neighbors=2, n_query_hat=3), random=True
     ),

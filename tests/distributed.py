@@ -35,6 +35,7 @@ from metalens import (
     mlp,
 )
 from metalens.processes import Processes
+from metalens.relations import Cosine, Known, Relation, Shuffled, Uniform
 from metalens.tasks import Examples
 from metalens.training.fit import OuterOptimizer
 
@@ -87,25 +88,25 @@ class Case:
         return [*curve["value"], *weights.tolist()]
 
 
-def tr(**settings) -> Callable[[Learner], list[Regularizer]]:
-    return lambda learner: [TRLearner.for_learner(learner, weight=0.5, **settings)]
+def tr(relation: Relation | None = None, **settings) -> Callable[[Learner], list[Regularizer]]:
+    return lambda learner: [TRLearner(relation, weight=0.5, **settings)]
 
 
 CASES = {
     "literal": Case(MAML, tr()),
     "neighbors": Case(MAML, tr(neighbors=2)),
-    "center": Case(MAML, tr(center=True)),
-    "labeled": Case(MAML, tr(task_vector="labeled")),
-    "adaptation": Case(MAML, tr(task_vector="adaptation", temperature=0.5)),
-    "shuffled": Case(MAML, tr(relations="shuffled", n_query_hat=3)),
-    "known": Case(MAML, tr(relations="known")),
-    "known scale": Case(MAML, tr(relations="known_shuffled", descriptor_scale=2.0)),
-    "uniform": Case(MAML, tr(relations="uniform")),
-    "prototypes": Case(MAML, tr(label_slots="prototypes", neighbors=3), classes=True),
+    "center": Case(MAML, tr(Cosine(center=True))),
+    "labeled": Case(MAML, tr(Cosine(vector="labeled"))),
+    "adaptation": Case(MAML, tr(Cosine(vector="adaptation", temperature=0.5))),
+    "shuffled": Case(MAML, tr(Shuffled(), n_query_hat=3)),
+    "known": Case(MAML, tr(Known())),
+    "known scale": Case(MAML, tr(Shuffled(Known(scale=2.0)))),
+    "uniform": Case(MAML, tr(Uniform())),
+    "prototypes": Case(MAML, tr(slot_temperature=0.1, neighbors=3), classes=True),
     "chunked relations": Case(MAML, tr(), chunk=2),
     "others": Case(MAML, lambda learner: [CrossTaskConfidencePenalty(weight=0.5)], classes=True),
     "ANIL": Case(ANIL, tr(), classes=True),
-    "ProtoNet": Case(ProtoNet, tr(label_slots="prototypes"), classes=True),
+    "ProtoNet": Case(ProtoNet, tr(slot_temperature=0.1), classes=True),
     "chunk": Case(MAML, chunk=2),
     "step sizes": Case(MetaSGD, clip_norm=0.5, outer_optimizer="adam"),
 }

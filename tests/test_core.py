@@ -138,7 +138,7 @@ def test_tasks_of_different_shapes_are_not_stacked():
 def small(seed: int = 0, regularized: bool = True) -> Objective:
     torch.manual_seed(seed)
     learner = MAML(mlp(1, 1, [16]), inner_lr=0.05)
-    return Objective(learner, [TRLearner(16)] if regularized else [])
+    return Objective(learner, [TRLearner()] if regularized else [])
 
 
 def test_training_learns_and_is_repeatable(tmp_path):
@@ -336,7 +336,7 @@ def test_tasks_are_scored_in_one_go_where_nobody_asks_for_their_states(learner, 
 
 
 def test_two_terms_of_one_name_are_refused():
-    objective = Objective(MAML(mlp()), [TRLearner(40), TRLearner(40)])
+    objective = Objective(MAML(mlp()), [TRLearner(), TRLearner()])
     with pytest.raises(MetaLensError, match="Two regularizers return a term named trlearner"):
         objective(Sinusoid().batch(range(3)))
 

@@ -95,18 +95,18 @@ def test_a_single_process_communicates_nothing():
 
 def test_what_is_shared_must_divide_and_suffice():
     learner = MAML(mlp())
-    both = Objective(learner, [TRLearner.for_learner(learner), MLTI()])
+    both = Objective(learner, [TRLearner(), MLTI()])
     with pytest.raises(MetaLensError, match="2 processes cannot share 5 tasks equally"):
         both.check_meta_batch_size(5, 2)
     both.check_meta_batch_size(4, 2)
-    Objective(learner, [TRLearner.for_learner(learner)]).check_meta_batch_size(4, 4)
+    Objective(learner, [TRLearner()]).check_meta_batch_size(4, 4)
     with pytest.raises(MetaLensError, match="MLTI needs a meta-batch of at least 2 tasks, got 1"):
         both.check_meta_batch_size(4, 4)
 
 
 def test_steps_that_communicate_are_not_compiled():
     learner = MAML(mlp())
-    related, plain = Objective(learner, [TRLearner.for_learner(learner)]), Objective(learner)
+    related, plain = Objective(learner, [TRLearner()]), Objective(learner)
     assert compile_refusal(related) is None
     related.processes = plain.processes = Processes(world_size=2)
     assert "exchange adapted models" in str(compile_refusal(related))

@@ -39,7 +39,7 @@ def images(n):
 
 
 def with_trlearner(learner, **settings):
-    return Objective(learner, [TRLearner.for_learner(learner, **settings)])
+    return Objective(learner, [TRLearner(**settings)])
 
 
 def small_conv4():

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metalens import MetaLensError
+from metalens import MetaLensError, Objective
 from metalens.data.catalog.datasets import DATASETS
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
 from metalens.experiments.recipe import ONE_THREAD
+from metalens.relations import Cosine, Shuffled, Uniform
 from metalens.reports import write_report
 from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
 from metalens.statistics.arms import ARM
@@ -210,11 +211,15 @@ def test_settings_of_a_call_override_those_of_the_recipe():
     assert (plain.first_order, plain.test_inner_steps) == (False, 1)
     masked = build_learner("MTNet(test_inner_steps=null, mask_temperature=2)", network, lambda name: {})
     assert (masked.test_inner_steps, masked.mask_temperature, masked.inner_lr) == (1, 2.0, 0.01)
-    both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relations=uniform)", learner)
-    assert [(r.weight, r.relations) for r in both] == [(0.3, "learned"), (0.1, "uniform")]
-    assert build_regularizers("none", learner) == []
-    (adaptation,) = build_regularizers("TRLearner(task_vector=adaptation)", learner)
-    assert adaptation.n_features == sum(p.numel() for p in network.parameters())
+    both = build_regularizers("TRLearner(weight=0.3) + TRLearner(relation=Uniform)")
+    assert [(r.weight, type(r.relation)) for r in both] == [(0.3, Cosine), (0.1, Uniform)]
+    assert build_regularizers("none") == []
+    (adaptation,) = build_regularizers("TRLearner(relation=Cosine(vector=adaptation))")
+    Objective(learner, [adaptation])
+    assert adaptation.relation.omega.shape == (4, sum(p.numel() for p in network.parameters()))
+    (nested,) = build_regularizers("TRLearner(relation=shuffled(relation=cosine(heads=2, temperature=.5)))")
+    inner = nested.relation.relation
+    assert (type(nested.relation), inner.heads, inner.temperature) == (Shuffled, 2, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,11 @@ from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import run
 from metalens.io.files import new_folder
-from metalens.regularizers.trlearner import TaskVector, rank_correlation
+from metalens.relations import Cosine, Known, Relation, Shuffled, Uniform
+from metalens.relations.agreement import rank_correlation
 from metalens.relations.clusters import relation_map
-from metalens.relations.relate import regularizer_of, relate
+from metalens.relations.relate import plain_relation, relate
+from metalens.relations.vectors import TaskVector
 from metalens.reports import read_metrics, relations_in_words
 from metalens.reports.relation_map import relation_figure, relations_summary
 
@@ -158,10 +160,9 @@ def test_traits_do_not_disturb_training():
 # Diagnostics
 
 
-def related(seed: int = 0, **settings) -> Objective:
+def related(seed: int = 0, relation=None) -> Objective:
     torch.manual_seed(seed)
-    learner = MAML(mlp(hidden=[8]))
-    return Objective(learner, [TRLearner.for_learner(learner, **{"weight": 0.5, **settings})]).double()
+    return Objective(MAML(mlp(hidden=[8])), [TRLearner(relation, weight=0.5)]).double()
 
 
 class Doubled(Sinusoid):
@@ -172,10 +173,10 @@ class Doubled(Sinusoid):
 
 
 def test_diagnostics_are_what_the_matrix_is():
-    objective, tasks = related(task_vector="adaptation"), Doubled().batch(range(6))
+    objective, tasks = related(relation=Cosine(vector="adaptation")), Doubled().batch(range(6))
     found = objective.diagnostics(tasks)
     with torch.no_grad():
-        matrix = objective.regularizers[0].relation_matrix(AdaptedTasks(objective.learner, tasks)).numpy()
+        matrix = objective.relation(AdaptedTasks(objective.learner, tasks)).numpy()
     others, pairs = ~np.eye(6, dtype=bool), np.triu_indices(6, 1)
     descriptors = tasks.descriptors.numpy()
     distances = np.linalg.norm(descriptors[:, None] - descriptors[None], axis=-1)
@@ -183,7 +184,7 @@ def test_diagnostics_are_what_the_matrix_is():
         "trlearner_mean": matrix[pairs].mean(),
         "trlearner_spread": matrix[pairs].std(),
         "trlearner_row_sum": np.where(others, matrix.clip(0), 0).sum(1).min(),
-        "trlearner_omega": (objective.regularizers[0].omega - 1).abs().mean().item(),
+        "trlearner_omega": (objective.relation.omega - 1).abs().mean().item(),
         "trlearner_agreement": spearmanr(matrix[pairs], -distances[pairs]).statistic,
     }
     assert found.keys() == expected.keys()
@@ -200,8 +201,8 @@ def test_rank_correlation_shares_the_ranks_of_equal_numbers():
 
 def test_diagnostics_of_known_relations_agree_and_of_uniform_ones_are_flat():
     tasks = Doubled().batch(range(6))
-    assert related(relations="known").diagnostics(tasks)["trlearner_agreement"] == pytest.approx(1)
-    assert related(relations="uniform").diagnostics(tasks) == {
+    assert related(relation=Known()).diagnostics(tasks)["trlearner_agreement"] == pytest.approx(1)
+    assert related(relation=Uniform()).diagnostics(tasks) == {
         "trlearner_mean": 1, "trlearner_spread": 0, "trlearner_row_sum": 5,
     }  # fmt: skip
     assert "trlearner_agreement" not in related().diagnostics(Task(*tasks[:2]))
@@ -212,7 +213,7 @@ def test_diagnostics_change_nothing():
     losses = []
     for every in (1, 7):
         validation = Validation(Doubled("val"), n_tasks=3, every=every)
-        objective = related(relations="shuffled")
+        objective = related(relation=Shuffled())
         curve = fit(objective, Doubled(), steps=7, meta_batch_size=4, validation=validation)
         assert (curve.metric == "trlearner_spread").sum() == 7 // every
         losses.append(curve[(curve.split == "train") & curve.metric.isin(["query", "trlearner"])])
@@ -247,20 +248,20 @@ def test_learned_relations_find_planted_groups():
     """Training makes them; plain cosines of the untrained network do not find them, by any vector."""
     torch.manual_seed(0)
     learner, truth = ANIL(mlp(), inner_lr=0.05, inner_steps=3), ClusteredSinusoid("test")
-    regularizer = TRLearner.for_learner(learner, weight=0.5, task_vector="adaptation")
-    objective = Objective(learner, [regularizer])
+    learned = Cosine(vector="adaptation")
+    objective = Objective(learner, [TRLearner(learned, weight=0.5)])
     groups = truth.batch(range(40)).descriptors.argmax(1).numpy()
 
-    def recovered(related: TRLearner) -> float:
+    def recovered(related: Relation) -> float:
         found = relate(learner, related, truth, 40)
         return adjusted_rand_score(groups, relation_map(found.matrix, found.names, 4).groups)
 
-    untrained = [recovered(regularizer_of(objective, vector)) for vector in get_args(TaskVector)]
+    untrained = [recovered(plain_relation(vector)) for vector in get_args(TaskVector)]
     fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3, compile=False)
-    assert recovered(regularizer) >= 0.9
+    assert recovered(learned) >= 0.9
     assert max(untrained) < 0.6
     # The mean features of the support ignore its targets, so no training makes them tell.
-    assert recovered(regularizer_of(objective, "features")) < 0.3
+    assert recovered(plain_relation("features")) < 0.3
 
 
 BLOCKS = np.kron(np.eye(3), np.ones((4, 4)))[::-1, ::-1] * 0.8 + 0.1
@@ -312,7 +313,11 @@ def test_many_tasks_are_drawn_without_names():
 def finished(tmp_path_factory):
     """A short run of a plain arm, one with TRLearner and one with uniform relations."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    arms = ["none", "TRLearner(relations=uniform)", "TRLearner(weight=0.3, task_vector=adaptation)"]
+    arms = [
+        "none",
+        "TRLearner(relation=Uniform)",
+        "TRLearner(weight=0.3, relation=Cosine(vector=adaptation))",
+    ]
     recipe = replace(
         RECIPES["demo"], learner=["ANIL"], regularizers=arms, seeds=[0, 3], steps=3, meta_batch_size=3,
         n_val_tasks=2, n_test_tasks=20, machine=Machine(accelerator="cpu", threads=1),
@@ -337,7 +342,7 @@ def call(monkeypatch, *words: str) -> int:
 def test_the_command_shows_draws_and_exports(finished, tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, "relations", str(finished), "--tasks", "7", "--out", str(tmp_path / "maps")) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("task_vector=adaptation), seed 0, test tasks: learned", "Between tasks", "Nearest tasks",
+    for words in ("vector=adaptation)), seed 0, test tasks: learned", "Between tasks", "Nearest tasks",
                   "(A ", "Rank correlation", "test-arm2-seed0.png"):  # fmt: skip
         assert words in text
     table = pd.read_csv(tmp_path / "maps" / "test-arm2-seed0.csv")
@@ -353,7 +358,7 @@ def test_the_command_shows_draws_and_exports(finished, tmp_path, monkeypatch, ca
 
 
 def test_arms_without_relations_have_plain_cosines(finished, monkeypatch, capsys):
-    for arm in ("none", "TRLearner(relations=uniform)", "0"):
+    for arm in ("none", "TRLearner(relation=Uniform)", "0"):
         words = ("relations", str(finished), "--arm", arm, "--seed", "3", "--split", "val", "--tasks", "5")
         assert call(monkeypatch, *words, "--groups", "2", "--by", "labeled") == 0
         text = capsys.readouterr().out
@@ -414,7 +419,7 @@ def change(folder, **entries):
 
 def test_the_outcome_tells_flat_relations_from_others(finished):
     flat, other = relations_in_words(read_metrics(finished))
-    assert flat.startswith("ANIL + TRLearner(relations=uniform): relations are flat (1.000 ± 0.000 between")
+    assert flat.startswith("ANIL + TRLearner(relation=Uniform): relations are flat (1.000 ± 0.000 between")
     assert "relations tell tasks apart" in other
     assert "their rank correlation with known descriptors is" in other
     assert other.endswith("% of the outer loss.")

@@ -45,7 +45,7 @@ LOOP = {"steps": 20, "meta_batch_size": 4}
 def maml(seed=0, weight=None, **settings):
     torch.manual_seed(seed)
     learner = MAML(mlp(hidden=[8]), **settings)
-    regularizers = [] if weight is None else [TRLearner(8, weight=weight)]
+    regularizers = [] if weight is None else [TRLearner(weight=weight)]
     return Objective(learner, regularizers).double()
 
 
@@ -228,7 +228,7 @@ def test_when_all_replicas_diverge_training_stops():
 TINY = replace(
     RECIPES["sinusoid-5shot"],
     seeds=[3, 5], steps=4, meta_batch_size=4, n_val_tasks=4, n_test_tasks=5,
-    regularizers=["none", "TRLearner(relations=shuffled)"],
+    regularizers=["none", "TRLearner(relation=Shuffled)"],
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from metalens.reports import arm_label, outcome, paired_differences, results_tab
 from metalens.reports.figures import relations as draw_relations
 from metalens.statistics.arms import ARM
 
-ARMS = [("MAML", text, "Uniform") for text in ("none", "TRLearner", "TRLearner(relations=uniform)")]
+ARMS = [("MAML", text, "Uniform") for text in ("none", "TRLearner", "TRLearner(relation=Uniform)")]
 
 
 def table(values, metric="mse", seeds=None):

@@ -64,7 +64,7 @@ def sampler_of(call) -> TaskSampler:
 def objective_of(seed=0, learner=MAML, **settings):
     torch.manual_seed(seed)
     built = learner(mlp(hidden=[8]))
-    return Objective(built, [TRLearner.for_learner(built, weight=0.1)], **settings)
+    return Objective(built, [TRLearner(weight=0.1)], **settings)
 
 
 class Recorder(TaskSampler):
@@ -154,7 +154,7 @@ def test_related_tasks_meet(by):
     else:
         with torch.no_grad():
             adapted = AdaptedTasks(objective.learner, tasks.batch(numbers))
-            distances = -objective.regularizers[0].relation_matrix(adapted).numpy()
+            distances = -objective.relation(adapted).numpy()
     expected, left = [], list(range(18))
     for _ in range(2):
         anchor = left.pop(0)
@@ -198,7 +198,7 @@ def test_weighted_tasks_are_a_weighted_sum_however_they_are_mapped(learner, sett
     plain = objective_of(learner=learner).double()
     adapted = AdaptedTasks(plain.learner, tasks)
     cross = adapted.cross_predictions()
-    matrix = plain.regularizers[0].relation_matrix(adapted)
+    matrix = plain.relation(adapted)
     query, consistency = 0.0, 0.0
     for i in range(T):
         y = tasks.query.y[i]

@@ -55,7 +55,7 @@ def train_one(folder: Path) -> None:
     regularizers = [
         ml.MRMAML(beta=0.01),
         ml.MetaAug(),
-        ml.TRLearner(n_features=learner.network.n_features, relations="shuffled"),
+        ml.TRLearner(ml.relations.Shuffled()),
     ]
     ml.fit(
         ml.Objective(learner, regularizers),

@@ -62,7 +62,7 @@ def images(seed: int) -> Task:
 
 def curves(learner: Callable[..., Learner], related: bool = False, **settings) -> Objective:
     network = learner(mlp(), **settings)
-    return Objective(network, [TRLearner.for_learner(network)] if related else [], chunk=None)
+    return Objective(network, [TRLearner()] if related else [], chunk=None)
 
 
 def pictures(learner: Callable[..., Learner], batching: str = "loop", **settings) -> Objective:

@@ -53,7 +53,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     from metalens.experiments.arms import arms_of  # all slow to import
     from metalens.experiments.loading import arm_of, load_objective, recipe_of
     from metalens.relations.clusters import relation_map
-    from metalens.relations.relate import regularizer_of, relate
+    from metalens.relations.relate import plain_relation, relate
     from metalens.reports.reading import read_manifest
 
     folder = Path(settings.folder)
@@ -73,8 +73,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
     arm = arm_of(recipe, settings.arm)
     seed = recipe.seeds[0] if settings.seed is None else settings.seed
     objective = load_objective(folder, recipe, arm, seed)
-    regularizer = regularizer_of(objective, settings.by)
-    found = relate(objective.learner, regularizer, recipe.distribution(settings.split, seed), settings.tasks)
+    relation = objective.relation if settings.by is None else plain_relation(settings.by)
+    found = relate(objective.learner, relation, recipe.distribution(settings.split, seed), settings.tasks)
     relations = relation_map(found.matrix, found.names, settings.groups)
 
     known = (

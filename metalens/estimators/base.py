@@ -29,7 +29,7 @@ from metalens.evaluation import Validation
 from metalens.learners import Learner
 from metalens.networks import Network, mlp
 from metalens.objective import Objective
-from metalens.relations.relate import regularizer_of, relate
+from metalens.relations.relate import relate
 from metalens.specs.calls import build_learner, learner_call
 from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
 
@@ -160,7 +160,7 @@ class MetaEstimator(BaseEstimator, ABC):
         tasks, _ = self._new_tasks(data, None, None)
         objective = self._objective
         n = n_named(tasks) or SHOWN
-        found = relate(objective.learner, regularizer_of(objective), tasks, n)
+        found = relate(objective.learner, objective.relation, tasks, n)
         return relation_map(found.matrix, found.names, n_groups)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -53,7 +53,7 @@ class Trainee:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 learner = build_learner(self.learner, self.network(), self.tuned)
-                objectives.append(Objective(learner, build_regularizers(self.regularizers, learner)))
+                objectives.append(Objective(learner, build_regularizers(self.regularizers)))
         return objectives[:1] if isinstance(objectives[0].learner, PerTaskLearner) else objectives
 
     def train(

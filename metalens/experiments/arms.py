@@ -50,7 +50,7 @@ class Arm(NamedTuple):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
-            regularizers = build_regularizers(self.regularizers, learner)
+            regularizers = build_regularizers(self.regularizers)
             machine = recipe.machine
             return Objective(learner, regularizers, batching=machine.batching, chunk=machine.chunk)
 

@@ -16,7 +16,8 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.recipe import FIXED, Recipe
 from metalens.objective import Objective
-from metalens.specs.calls import parse_calls
+from metalens.regularizers.base import relation_of
+from metalens.specs.calls import build_regularizers
 from metalens.specs.settings import changed
 from metalens.statistics.arms import ARM
 
@@ -117,8 +118,7 @@ def _names(arm: Arm) -> tuple[str, str]:
 
 
 def _relates(arm: Arm) -> bool:
-    calls = parse_calls(arm.regularizers)
-    return any(call.name == "TRLearner" and call.settings.get("relations") != "uniform" for call in calls)
+    return relation_of(build_regularizers(arm.regularizers)) is not None
 
 
 def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objective:

@@ -16,7 +16,6 @@ from metalens.experiments.recipe import Recipe
 from metalens.experiments.store import CellResult
 from metalens.learners import GradientLearner, Learner
 from metalens.objective import Objective
-from metalens.regularizers import TRLearner
 from metalens.relations.relate import relate
 from metalens.statistics.arms import ARM
 from metalens.training.fit import processes_of
@@ -114,6 +113,6 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
 
 def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
     """Yield the relations between a few test tasks, for arms that learn them."""
-    for regularizer in objective.regularizers:
-        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform":
-            yield relate(objective.learner, regularizer, recipe.distribution("test", seed), N_RELATED).pairs()
+    if objective.relation is not None:
+        test = recipe.distribution("test", seed)
+        yield relate(objective.learner, objective.relation, test, N_RELATED).pairs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
+from metalens.relations import Relation
 from metalens.tasks import Task
 
 
@@ -23,22 +24,28 @@ class Regularizer(nn.Module):
         min_meta_batch_size: the smallest number of tasks per batch for which it is defined.
         gathers: where several processes share a batch, it sees the tasks of all of them; others act within
             each process's share.
+        relation: what relates the tasks of a batch, or `None`.
     """
 
     min_meta_batch_size: int = 1
     gathers: bool = False
 
-    @classmethod
-    def for_learner(cls, learner: Learner, **settings: Any) -> Self:
-        """Build it with the sizes that this learner dictates, and the given settings."""
-        return cls(**settings)
+    def __init__(self) -> None:
+        super().__init__()
+        self.relation: Relation | None = None
 
-    def check(self, learner: Learner) -> None:
-        """Raise `MetaLensError` with the reason where it cannot act on this learner."""
+    def bind(self, learner: Learner) -> None:
+        """Check the learner, and create the parameters whose size depends on it; `Objective` calls it.
+
+        Raises:
+            MetaLensError: it cannot act on this learner.
+        """
         if learner.regularizer_refusal is not None:
             raise MetaLensError(
                 f"{type(self).__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
             )
+        if self.relation is not None:
+            self.relation.bind(learner)
 
     def check_meta_batch_size(self, meta_batch_size: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for it."""
@@ -61,8 +68,18 @@ class Regularizer(nn.Module):
         return {}
 
     def diagnostics(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
-        """Return scalars by name that tell what it does to a batch; they stand beside the learning curve.
+        """Return scalars by name that describe its effect on a batch, shown beside the learning curve.
 
-        They are asked for now and then in training, without gradients, of all processes at the same time.
+        Training computes them now and then, without gradients, in all processes at the same time.
         """
         return {}
+
+
+def relation_of(regularizers: Iterable[Regularizer]) -> Relation | None:
+    """Return the first relation that discriminates between tasks, or `None`.
+
+    >>> relation_of([Regularizer()]) is None
+    True
+    """
+    relations = (each.relation for each in regularizers)
+    return next((relation for relation in relations if relation is not None and relation.discriminates), None)

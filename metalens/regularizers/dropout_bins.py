@@ -51,8 +51,8 @@ class DropoutBins(Regularizer):
             raise MetaLensError(f"DropoutBins: p must be 0 or more and below 1, got {p}.")
         self.n_bins, self.n_samples, self.p = n_bins, n_samples, p
 
-    def check(self, learner: Learner) -> None:
-        super().check(learner)
+    def bind(self, learner: Learner) -> None:
+        super().bind(learner)
         network = learner.network
         if not isinstance(network.head, nn.Linear):
             raise MetaLensError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,6 @@ class MetaCRL(Regularizer):
     the backbone.
 
     Args:
-        n_features: d; `for_learner` works it out.
         weight: common strength of both terms.
         n_factors: N, at most d.
         hidden: size of the hidden layer of f_gr.
@@ -48,10 +46,10 @@ class MetaCRL(Regularizer):
         ridge: W_i minimizes `mean_j || W_i^T c_i(x_ij) - y_ij ||^2 + ridge ||W_i||^2` over the support.
 
     Raises:
-        MetaLensError: a setting is out of range, or n_features is not the learner's.
+        MetaLensError: a setting is out of range, or n_factors is above d.
 
     >>> from metalens import ANIL, MetaCRL, Objective, Sinusoid, mlp
-    >>> objective = Objective(ANIL(mlp()), [MetaCRL(n_features=40)])
+    >>> objective = Objective(ANIL(mlp()), [MetaCRL()])
     >>> sorted(objective(Sinusoid().batch(range(4))))
     ['metacrl_disentangle', 'metacrl_invariance', 'query']
 
@@ -64,9 +62,11 @@ class MetaCRL(Regularizer):
     "Invariant Risk Minimization", 2019, arXiv 1907.02893.
     """
 
+    factors: nn.Parameter
+    grouping: nn.Sequential
+
     def __init__(
         self,
-        n_features: int,
         *,
         weight: float = 0.1,
         n_factors: int = 8,
@@ -77,35 +77,35 @@ class MetaCRL(Regularizer):
         ridge: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, size in (("n_features", n_features), ("n_factors", n_factors), ("hidden", hidden)):
+        for name, size in (("n_factors", n_factors), ("hidden", hidden)):
             if size < 1:
                 raise MetaLensError(f"MetaCRL: {name} must be at least 1, got {size}.")
-        if n_factors > n_features:
-            raise MetaLensError(
-                f"MetaCRL: n_factors must be at most the number of features, {n_features}, got {n_factors}; "
-                "more factors cannot be orthogonal."
-            )
         for name, factor in (("weight", weight), ("orthogonality", orthogonality), ("sparsity", sparsity),
                              ("invariance", invariance)):  # fmt: skip
             if not 0 <= factor < math.inf:
                 raise MetaLensError(f"MetaCRL: {name} must be 0 or more and finite, got {factor}.")
         if not 0 < ridge < math.inf:
             raise MetaLensError(f"MetaCRL: ridge must be above 0 and finite, got {ridge}.")
-        self.n_features, self.weight, self.ridge = n_features, weight, ridge
+        self.n_factors, self.hidden, self.weight, self.ridge = n_factors, hidden, weight, ridge
         self.orthogonality, self.sparsity, self.invariance = orthogonality, sparsity, invariance
-        self.factors = nn.Parameter(torch.randn(n_features, n_factors) / math.sqrt(n_features))
-        self.grouping = nn.Sequential(nn.Linear(n_factors, hidden), nn.Tanh(), nn.Linear(hidden, n_factors))
+        self.register_parameter("factors", None)
 
-    @classmethod
-    def for_learner(cls, learner: Learner, **settings: Any) -> Self:
-        return cls(learner.network.n_features, **settings)
-
-    def check(self, learner: Learner) -> None:
-        super().check(learner)
-        if learner.network.n_features != self.n_features:
+    def bind(self, learner: Learner) -> None:
+        super().bind(learner)
+        d, n = learner.network.n_features, self.n_factors
+        if n > d:
             raise MetaLensError(
-                f"MetaCRL: n_features is {self.n_features}, but the features of this "
-                f"{type(learner).__name__} have length {learner.network.n_features}."
+                f"MetaCRL: n_factors must be at most the number of features, {d}, got {n}; "
+                "more factors cannot be orthogonal."
+            )
+        if self.factors is None:
+            self.factors = nn.Parameter(torch.randn(d, n) / math.sqrt(d))
+            self.grouping = nn.Sequential(nn.Linear(n, self.hidden), nn.Tanh(), nn.Linear(self.hidden, n))
+            self.to(learner.device, learner.dtype)
+        elif len(self.factors) != d:
+            raise MetaLensError(
+                f"MetaCRL: its factors are of {len(self.factors)} features, but this "
+                f"{type(learner).__name__} has {d}; make a new MetaCRL."
             )
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:

@@ -65,8 +65,8 @@ class MetaMix(Regularizer):
             )
         self.alpha, self.channel_shuffle = alpha, channel_shuffle
 
-    def check(self, learner: Learner) -> None:
-        super().check(learner)
+    def bind(self, learner: Learner) -> None:
+        super().bind(learner)
         if not learner.from_hidden:
             raise MetaLensError(
                 f"MetaMix mixes activations, from which this {type(learner).__name__} cannot predict: it "

@@ -62,8 +62,8 @@ class MRMAML(Regularizer):
         self._noises: list[_Noise] = []
         self._parametrized: list[Any] = []  # plain lists: what they hold stays the network's
 
-    def check(self, learner: Learner) -> None:
-        super().check(learner)
+    def bind(self, learner: Learner) -> None:
+        super().bind(learner)
         if isinstance(learner, IMAML):
             raise MetaLensError(
                 "MRMAML cannot act on IMAML, whose implicit gradient sees the initialization alone and not "

@@ -79,8 +79,8 @@ class TAML(Regularizer):
         self.measure: Measure = measure
         self.min_meta_batch_size = 1 if measure == "entropy" else 2
 
-    def check(self, learner: Learner) -> None:
-        super().check(learner)
+    def bind(self, learner: Learner) -> None:
+        super().bind(learner)
         if not isinstance(learner, GradientLearner):
             raise MetaLensError(
                 f"TAML needs an initial model, which {type(learner).__name__} has not: it does not adapt by "
@@ -116,7 +116,7 @@ class TAML(Regularizer):
 def _initial_predictions(adapted: AdaptedTasks) -> Tensor:
     """Return the initial model's predictions on each task's queries, `(T, q, c)`."""
     learner = adapted.learner
-    assert isinstance(learner, GradientLearner)  # `check` has seen to it
+    assert isinstance(learner, GradientLearner)  # by `bind`
 
     def predict(support: Tensor, y: Tensor, query: Tensor) -> Tensor:
         return learner.predict_encoded(learner.initial_state(support, y), query)

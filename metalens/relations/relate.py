@@ -1,4 +1,4 @@
-"""The relations that a trained objective finds between any tasks of a distribution."""
+"""Relations of a trained learner between any tasks of a distribution."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.data import TaskDistribution
 from metalens.learners import Learner
 from metalens.learners.base import module_mode
-from metalens.objective import Objective
-from metalens.regularizers import TRLearner
-from metalens.regularizers.trlearner import TaskVector, descriptor_agreement
+from metalens.relations import Cosine, Mutual, Relation
+from metalens.relations.agreement import descriptor_agreement
+from metalens.relations.vectors import TaskVector
 from metalens.tasks import place, stack_trimmed
 
 CHUNK = 50  # tasks at a time; bounds memory
@@ -47,62 +47,48 @@ class Relations(NamedTuple):
         return pd.DataFrame({name: values.ravel() for name, values in cells.items()})
 
 
-def regularizer_of(objective: Objective, by: TaskVector | Literal["predictions"] | None = None) -> TRLearner:
-    """Return what relates tasks in an objective: its TRLearner or, where it has none of use, plain cosine.
+def plain_relation(by: TaskVector | Literal["predictions"]) -> Relation:
+    """Return what relates tasks without learned weights.
 
     Args:
-        objective: trained, or not.
-        by: in any case take plain cosine of these task vectors, or how well models predict each other's
-            supports.
+        by: plain cosine of these task vectors, or how well models predict each other's supports.
 
-    Raises:
-        MetaLensError: the learner has no such vectors.
+    >>> plain_relation("labeled").title, plain_relation("predictions").title
+    ('plain cosine of labeled', 'mutual predictions')
     """
-    for regularizer in objective.regularizers:
-        if isinstance(regularizer, TRLearner) and regularizer.relations != "uniform" and by is None:
-            return regularizer
-    settings = {"relations": "frozen", "task_vector": by or "features"}
-    if by == "predictions":
-        settings = {"relations": "mutual"}
-    plain = TRLearner.for_learner(objective.learner, **settings)
-    return plain.to(objective.learner.device, objective.learner.dtype)
+    return Mutual() if by == "predictions" else Cosine(vector=by, learned=False)
 
 
-def relate(learner: Learner, regularizer: TRLearner, tasks: TaskDistribution, n: int) -> Relations:
+def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution, n: int) -> Relations:
     """Return the relations of tasks `0 ... n - 1` of a distribution.
 
     Args:
-        learner: what the regularizer acts on; it adapts as at test time.
-        regularizer: what relates tasks.
+        learner: a trained learner; it adapts as at test time.
+        relation: what relates tasks, such as `Objective.relation`; `None` for plain cosine of features.
         tasks: the distribution.
         n: how many tasks.
 
+    Raises:
+        MetaLensError: the tasks of this learner cannot be related so.
+
     >>> from metalens import ANIL, ClusteredSinusoid, mlp
-    >>> objective = Objective(ANIL(mlp()))
-    >>> found = relate(objective.learner, regularizer_of(objective), ClusteredSinusoid("test"), 5)
+    >>> found = relate(ANIL(mlp()), None, ClusteredSinusoid("test"), 5)
     >>> found.matrix.shape, found.kind
     ((5, 5), 'plain cosine of features')
     """
+    relation = plain_relation("features") if relation is None else relation
+    relation.bind(learner)
     batch = stack_trimmed([tasks[number] for number in range(n)])
     batch = place(batch, learner.device, learner.dtype)
     with torch.no_grad(), torch.random.fork_rng(), module_mode(learner, training=False):
         torch.manual_seed(0)  # for shuffled relations
         adapted = AdaptedTasks(learner, batch, chunk=CHUNK)
-        matrix = regularizer.relation_matrix(adapted)
+        matrix = relation(adapted)
         agreement = descriptor_agreement(matrix, adapted)
     names = [tasks.task_name(number) for number in range(n)]
     return Relations(
         names,
         matrix.double().cpu().numpy(),
-        _kind(regularizer),
+        relation.title,
         None if agreement is None else agreement.item(),
     )
-
-
-def _kind(regularizer: TRLearner) -> str:
-    if regularizer.relations in ("known", "known_shuffled"):
-        return regularizer.relations.replace("_", " and ") + " relations, by descriptors"
-    if regularizer.relations == "mutual":
-        return "mutual predictions"
-    name = "plain cosine" if regularizer.relations == "frozen" else f"{regularizer.relations} relations"
-    return f"{name} of {regularizer.task_vector}"

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
-from metalens.regularizers.trlearner import SMALLEST_ROW_SUM
+from metalens.regularizers.trlearner import MIN_ROW_SUM
 from metalens.reports.numbers import decimals, number
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import FEW_SEEDS
@@ -166,7 +166,7 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
             text = f"relations are flat {size}, so the term averages all other tasks almost alike"
         else:
             text = f"relations tell tasks apart {size}"
-        if values["trlearner_row_sum"] < SMALLEST_ROW_SUM:
+        if values["trlearner_row_sum"] < MIN_ROW_SUM:
             text += "; for some task none is positive, and it averages all others equally"
         if "trlearner_agreement" in values:
             agreement = number(values["trlearner_agreement"], 2)

@@ -10,7 +10,6 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.regularizers import TRLearner
 from metalens.samplers.base import CandidateSampler, Choice, asking, descriptors_of
 
 RelatedBy = Literal["descriptors", "relations"]
@@ -29,13 +28,13 @@ class Related(CandidateSampler):
             one may have fewer neighbors.
         neighbors: k.
         by: what says how related two tasks are. `"descriptors"`: small Euclidean distance of the descriptors
-            that the distribution knows of its tasks. `"relations"`: large m_ij of the TRLearner in the
-            objective.
+            that the distribution knows of its tasks. `"relations"`: large m_ij of the
+            objective's relation, such as that of its TRLearner.
         oversampling: candidates for each task of the batch; the more, the nearer are the neighbors.
 
     Raises:
         MetaLensError: a setting is out of range; the batch has another number of tasks; the tasks have no
-            descriptors, or the objective has no TRLearner. See also `CandidateSampler`.
+            descriptors, or the objective no relation. See also `CandidateSampler`.
 
     >>> import torch
     >>> distances = torch.tensor([[0, 3, 1, 9], [3, 0, 4, 1], [1, 4, 0, 9], [9, 1, 9, 0.0]])
@@ -71,8 +70,11 @@ class Related(CandidateSampler):
                 f"{self.anchors * (self.neighbors + 1)} tasks, got meta_batch_size={meta_batch_size}; "
                 "change one."
             )
-        if self.by == "relations" and not _trlearners(objective):
-            raise MetaLensError("Related: by='relations' needs a TRLearner among the regularizers.")
+        if self.by == "relations" and objective.relation is None:
+            raise MetaLensError(
+                "Related: by='relations' needs a TRLearner among the regularizers, with relations that "
+                "discriminate between tasks."
+            )
         if self.by == "descriptors":
             descriptors_of(tasks, range(1))
 
@@ -84,8 +86,9 @@ class Related(CandidateSampler):
             descriptors = descriptors_of(tasks, numbers)
             distances = torch.cdist(descriptors, descriptors)
         else:
+            assert objective.relation is not None  # by `check`
             with asking(objective, tasks, numbers) as adapted:
-                distances = -_trlearners(objective)[0].relation_matrix(adapted)
+                distances = -objective.relation(adapted)
         order = related_order(distances, self.neighbors, meta_batch_size)
         return Choice([numbers[place] for place in order])
 
@@ -106,7 +109,3 @@ def related_order(distances: Tensor, neighbors: int, size: int) -> list[int]:
         order += group
         left = [task for task in others if task not in group]
     return order[:size]
-
-
-def _trlearners(objective: Objective) -> list[TRLearner]:
-    return [each for each in objective.regularizers if isinstance(each, TRLearner)]

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from metalens import learners, networks, regularizers, samplers
+from metalens import learners, networks, regularizers, relations, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.networks import Network
 from metalens.regularizers import Regularizer
+from metalens.relations import Relation
 from metalens.samplers import TaskSampler
 from metalens.specs.settings import typed_settings
 
@@ -33,19 +34,22 @@ def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
 LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
 SAMPLERS: dict[str, type[TaskSampler]] = _exported(samplers, TaskSampler)
+RELATIONS: dict[str, type[Relation]] = _exported(relations, Relation)
 NETWORKS: dict[str, Callable[..., Network]] = {
     name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
 }
 
-_SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS)}
+RELATION = "relation"  # the setting that is a call itself
+
+_SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}
 
 # Settings that are not plain values: they come from the network or from Python.
-_NOT_SETTABLE = {"network", "loss", "n_features"}
+_NOT_SETTABLE = {"network", "loss"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """A class by name, with settings."""
+    """A class by name, with settings: plain values, or the call of a relation."""
 
     name: str
     settings: dict[str, Any]
@@ -59,8 +63,8 @@ def parse_calls(text: str) -> list[Call]:
     """Parse calls joined by `+`.
 
     Args:
-        text: for example `"TRLearner(weight=0.3, relations=uniform)"`, in capitals or not; `"none"` stands
-            for no calls.
+        text: for example `"TRLearner(weight=0.3, relation=Cosine(heads=2))"`, in capitals or not;
+            `"none"` stands for no calls.
 
     Returns:
         The calls in their order.
@@ -68,8 +72,8 @@ def parse_calls(text: str) -> list[Call]:
     Raises:
         MetaLensError: the text is no such list.
 
-    >>> [str(call) for call in parse_calls("trlearner( weight=.3, relations=uniform )")]
-    ['TRLearner(weight=0.3, relations=uniform)']
+    >>> [str(call) for call in parse_calls("trlearner( weight=.3, relation=uniform )")]
+    ['TRLearner(weight=0.3, relation=Uniform)']
     """
     if text == "none":
         return []
@@ -88,7 +92,7 @@ def _calls(node: ast.expr) -> list[Call]:
         case ast.Name(id=name):
             return [Call(_SPELLED.get(name.lower(), name), {})]
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            settings = {_name(k.arg): _value(k.value) for k in keywords}
+            settings = {_name(k.arg): _value(_name(k.arg), k.value) for k in keywords}
             return [Call(_SPELLED.get(name.lower(), name), settings)]
         case _:
             raise ValueError
@@ -100,7 +104,10 @@ def _name(name: str | None) -> str:
     return name
 
 
-def _value(node: ast.expr) -> Any:
+def _value(setting: str, node: ast.expr) -> Any:
+    if setting == RELATION or isinstance(node, ast.Call):
+        (call,) = _calls(node)
+        return call
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
@@ -175,8 +182,8 @@ def refuses_regularizers(text: str) -> bool:
     return any(learner.regularizer_refusal is not None for learner in known)
 
 
-def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:
-    """Build the regularizers of a text such as `"TRLearner(weight=0.3)"` for a learner.
+def build_regularizers(text: str) -> list[Regularizer]:
+    """Build the regularizers of a text such as `"TRLearner(weight=0.3)"`.
 
     Raises:
         MetaLensError: a name or a setting is unknown or of a wrong type.
@@ -184,7 +191,7 @@ def build_regularizers(text: str, learner: Learner) -> list[Regularizer]:
     regularizers = []
     for call in parse_calls(text):
         cls = _find(REGULARIZERS, call.name, "regularizer")
-        regularizers.append(cls.for_learner(learner, **typed_settings(cls, call.settings, _NOT_SETTABLE)))
+        regularizers.append(_built(cls, call.settings))
     return regularizers
 
 
@@ -205,17 +212,48 @@ def build_sampler(text: str) -> TaskSampler:
 def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings of a learner, regularizer or sampler, by its name, with the types that they have there.
 
+    A relation stays text.
+
     Raises:
         MetaLensError: the name or a setting is unknown or of a wrong type.
 
     >>> checked_settings("MAML", {"inner_lr": "1e-2"})
     {'inner_lr': 0.01}
     """
-    cls = _find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method")
-    return typed_settings(cls, settings, _NOT_SETTABLE)
+    checked = _checked(_find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method"), settings)
+    return {name: str(value) if isinstance(value, Call) else value for name, value in checked.items()}
 
 
 def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
     if name not in catalogue:
         raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
     return catalogue[name]
+
+
+def _built(cls: type[C], settings: dict[str, Any]) -> C:
+    """Return an instance with checked settings, and the relation that is called among them."""
+    built = _checked(cls, settings)
+    if RELATION in built:
+        call = built[RELATION]
+        built[RELATION] = _built(RELATIONS[call.name], call.settings)
+    return cls(**built)
+
+
+def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in settings.items() if name != RELATION}
+    typed = typed_settings(cls, plain, _NOT_SETTABLE)
+    return {
+        name: typed[name] if name in plain else _checked_relation(cls, value)
+        for name, value in settings.items()
+    }
+
+
+def _checked_relation(cls: type, value: Any) -> Call:
+    """Return the call of a relation, given as such or as text, with checked settings."""
+    if RELATION not in inspect.signature(cls).parameters:
+        raise MetaLensError(f"{cls.__name__} has no setting {RELATION!r}.")
+    calls = [value] if isinstance(value, Call) else parse_calls(str(value))
+    if len(calls) != 1:
+        raise MetaLensError(f"A relation must be a single name, got {str(value)!r}.")
+    cls = _find(RELATIONS, calls[0].name, RELATION)
+    return Call(calls[0].name, _checked(cls, calls[0].settings))

@@ -30,8 +30,8 @@ DIFFERENCE = [
 def wrapped(label: str, width: int) -> str:
     """Return a label in lines of at most a width, broken also after brackets and equals signs.
 
-    >>> wrapped("MAML + TRLearner(relations=uniform)", 21)
-    'MAML + TRLearner(\\nrelations=uniform)'
+    >>> wrapped("MAML + TRLearner(relation=Uniform)", 21)
+    'MAML + TRLearner(\\nrelation=Uniform)'
     """
     breakable = label.replace("(", "(\0 ").replace("=", "=\0 ")
     return "\n".join(textwrap.wrap(breakable, width)).replace("\0 ", "").replace("\0", "")

@@ -18,6 +18,7 @@ from metalens import (
     Task,
     TRLearner,
 )
+from metalens.relations import Uniform
 
 
 def maml() -> MAML:
@@ -72,7 +73,7 @@ def test_others_entropy_by_loops():
 def test_others_entropy_is_uniform_trlearner_in_expectation_over_labels():
     """The mean over all class slots that a query may have, less the constant ln C; gradients as well."""
     learner, tasks = maml(), classification_tasks("mlp")
-    literal = TRLearner(7, weight=0.4, relations="uniform")
+    literal = TRLearner(Uniform(), weight=0.4)
     losses = []
     for label in range(N_WAY):
         relabeled = Task(tasks.support, Examples(tasks.query.x, torch.full_like(tasks.query.y, label)))

@@ -11,7 +11,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Matern, WhiteKernel
 from torch import nn
 
-from metalens import AdaptedTasks, DeepKernelGP, Examples, MetaLensError, Network, Objective, TRLearner, mlp
+from metalens import AdaptedTasks, DeepKernelGP, Examples, MetaLensError, Network, Objective, mlp
+from metalens.relations import Cosine
 
 FLOOR = 1e-4
 KERNELS = ("rbf", "matern52", "linear")
@@ -221,9 +222,10 @@ def test_inner_steps_descend_the_marginal_likelihood_of_the_support(domain_kerne
 
 def test_adaptation_of_the_hyperparameters_is_a_task_vector():
     learner = build(inner_steps=1)
-    regularizer = TRLearner.for_learner(learner, task_vector="adaptation").double()
-    assert regularizer.n_features == N_WAY + 3
-    matrix = regularizer.relation_matrix(AdaptedTasks(learner, regression_tasks("mlp")))
+    relation = Cosine(vector="adaptation")
+    relation.bind(learner)
+    assert relation.omega.shape[1] == N_WAY + 3
+    matrix = relation.double()(AdaptedTasks(learner, regression_tasks("mlp")))
     torch.testing.assert_close(matrix.diagonal(), torch.ones(4, dtype=torch.float64))
     assert build().adapted_parameters() == {}
 

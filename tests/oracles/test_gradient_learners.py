@@ -513,7 +513,7 @@ def test_a_second_objective_keeps_what_was_learned(make):
         for parameter in learner.parameters():
             parameter.add_(1.0)
     before = dict(learner.named_parameters())
-    Objective(learner, [TRLearner(6), MetaMix()])
+    Objective(learner, [TRLearner(), MetaMix()])
     assert all(p is before[name] for name, p in learner.named_parameters())
     Objective(learner, [DropoutBins()])
     assert dict(learner.named_parameters()).keys() != before.keys()

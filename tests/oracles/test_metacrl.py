@@ -29,7 +29,12 @@ SETTINGS = {
 
 def built(learner, **settings) -> MetaCRL:
     torch.manual_seed(5)
-    return MetaCRL.for_learner(learner, **(SETTINGS | settings)).double()
+    return bound(MetaCRL(**(SETTINGS | settings)), learner).double()
+
+
+def bound(crl: MetaCRL, learner) -> MetaCRL:
+    crl.bind(learner)
+    return crl
 
 
 def targets(y: np.ndarray) -> np.ndarray:
@@ -99,7 +104,7 @@ def test_both_terms_train_factors_grouping_and_backbone():
 def test_assignments_are_finite_where_the_sigmoid_is_zero():
     learner, tasks = ANIL(mlp(5, N_WAY, [8])), regression_tasks("mlp")
     tasks = Task(*(Examples(x.float(), y.float()) for x, y in tasks))
-    crl = MetaCRL.for_learner(learner, n_factors=3)
+    crl = bound(MetaCRL(n_factors=3), learner)
     with torch.no_grad():
         crl.grouping[2].bias.fill_(-300.0)
     loss = sum(crl.loss_terms(AdaptedTasks(learner, tasks)).values())
@@ -110,13 +115,13 @@ def test_assignments_are_finite_where_the_sigmoid_is_zero():
 def test_network_stays():
     network = build_network("mlp")
     names = [name for name, _ in network.named_parameters()]
-    objective = Objective(MAML(network), [MetaCRL(7, n_factors=7)])
+    objective = Objective(MAML(network), [MetaCRL(n_factors=7)])
     assert objective.learner.network is network
     assert [name for name, _ in network.named_parameters()] == names
 
 
 def test_defaults_and_scale_of_the_factors():
-    crl = MetaCRL(40)
+    crl = bound(MetaCRL(), MAML(mlp()))
     assert (crl.weight, crl.orthogonality, crl.sparsity, crl.invariance, crl.ridge) == (
         0.1,
         1.0,
@@ -127,14 +132,13 @@ def test_defaults_and_scale_of_the_factors():
     assert crl.factors.shape == (40, 8)
     assert [tuple(p.shape) for p in crl.grouping.parameters()] == [(32, 8), (32,), (8, 32), (8,)]
     torch.manual_seed(0)
-    lengths = MetaCRL(2000, n_factors=4).factors.norm(dim=0)
+    lengths = bound(MetaCRL(n_factors=4), MAML(mlp(hidden=[2000]))).factors.norm(dim=0)
     assert bool(((lengths - 1).abs() < 0.1).all())
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"n_features": 0}, "n_features must be at least 1, got 0"),
         ({"n_factors": 0}, "n_factors must be at least 1, got 0"),
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
         (
@@ -151,17 +155,18 @@ def test_defaults_and_scale_of_the_factors():
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(MetaLensError, match=rf"^MetaCRL: {words}\.$"):
-        MetaCRL(**({"n_features": 10} | settings))
+        bound(MetaCRL(**settings), MAML(mlp(hidden=[10])))
 
 
 def test_smallest_settings():
-    crl = MetaCRL(1, n_factors=1, hidden=1, weight=0, orthogonality=0, sparsity=0, invariance=0)
+    crl = MetaCRL(n_factors=1, hidden=1, weight=0, orthogonality=0, sparsity=0, invariance=0)
+    bound(crl, MAML(mlp(hidden=[1])))
     assert crl.factors.shape == (1, 1)
 
 
 def test_learner_is_checked():
     with pytest.raises(MetaLensError, match=r"^MetaCRL cannot act on Reptile: it has no outer loss"):
-        Objective(Reptile(mlp()), [MetaCRL(40)])
-    words = r"^MetaCRL: n_features is 9, but the features of this MAML have length 40.$"
+        Objective(Reptile(mlp()), [MetaCRL()])
+    words = r"^MetaCRL: its factors are of 9 features, but this MAML has 40; make a new MetaCRL.$"
     with pytest.raises(MetaLensError, match=words):
-        Objective(MAML(mlp()), [MetaCRL(9)])
+        Objective(MAML(mlp()), [bound(MetaCRL(), MAML(mlp(hidden=[9])))])

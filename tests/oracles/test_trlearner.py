@@ -19,6 +19,8 @@ from metalens import (
     TRLearner,
     mlp,
 )
+from metalens.regularizers.trlearner import related_models
+from metalens.relations import Cosine, Known, Mutual, Shuffled, Uniform
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -28,7 +30,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def loss_by_loops(learner, regularizer: TRLearner, tasks) -> float:
     """sum_j loss(sum_p m_ip f_p(x_ij) / sum_p m_ip, y_ij) / q, tasks, models, heads and queries by loops."""
     n, q = tasks.query.y.shape[:2]
-    omega = regularizer.omega.detach().numpy()
+    omega = regularizer.relation.omega.detach().numpy()
     states, vectors = [], []
     for i in range(n):
         support = type(tasks.support)(tasks.support.x[i], tasks.support.y[i])
@@ -59,21 +61,36 @@ def test_equals_loops(network, make, kind, neighbors):
         pytest.skip("a classifier")
     learner = make(build_network(network))
     torch.manual_seed(5)
-    regularizer = TRLearner(learner.network.n_features, weight=0.7, neighbors=neighbors).double()
+    regularizer = bound(TRLearner(weight=0.7, neighbors=neighbors), learner)
     tasks = kind(network)
     term = regularizer.loss_terms(AdaptedTasks(learner, tasks))["trlearner"]
     np.testing.assert_allclose(term.item(), loss_by_loops(learner, regularizer, tasks), rtol=1e-10)
+
+
+def bound(method, learner=None):
+    """A regularizer or relation with the parameters for a learner."""
+    method.bind(MAML(build_network("mlp")) if learner is None else learner)
+    return method.double()
 
 
 def adapted(**settings) -> AdaptedTasks:
     return AdaptedTasks(MAML(build_network("mlp"), **settings), regression_tasks("mlp"))
 
 
-@pytest.mark.parametrize("relations", ["learned", "mutual", "frozen", "uniform", "shuffled"])
 @pytest.mark.parametrize("temperature", [None, 0.2])
-def test_relations_are_symmetric_with_unit_diagonal(relations, temperature):
-    regularizer = TRLearner(7, relations=relations, temperature=temperature).double()
-    matrix = regularizer.relation_matrix(adapted())
+@pytest.mark.parametrize(
+    "make",
+    [
+        Cosine,
+        Mutual,
+        lambda **settings: Cosine(learned=False, **settings),
+        lambda temperature: Uniform(),
+        lambda **settings: Shuffled(Cosine(**settings)),
+    ],
+)
+def test_relations_are_symmetric_with_unit_diagonal(make, temperature):
+    relation = bound(make(temperature=temperature))
+    matrix = relation(adapted())
     torch.testing.assert_close(matrix, matrix.T)
     torch.testing.assert_close(matrix.diagonal(), torch.ones(4, dtype=torch.float64))
     assert matrix.abs().max() <= 1 + 1e-12
@@ -83,52 +100,51 @@ def test_frozen_relations_are_the_cosine_of_mean_features():
     one = adapted()
     vectors = one.support_features.mean(1).detach().numpy()
     expected = [[cosine(a, b) for b in vectors] for a in vectors]
-    np.testing.assert_allclose(TRLearner(7, relations="frozen").relation_matrix(one).detach(), expected)
+    np.testing.assert_allclose(Cosine(learned=False)(one).detach(), expected)
 
 
 def test_shuffled_relations_are_the_learned_ones_of_other_tasks():
-    learned, shuffled = TRLearner(7).double(), TRLearner(7, relations="shuffled").double()
-    shuffled.load_state_dict(learned.state_dict())
+    learned, shuffled = bound(Cosine()), bound(Shuffled())
+    shuffled.relation.load_state_dict(learned.state_dict())
     one = adapted()
     torch.manual_seed(0)
-    values = [r.relation_matrix(one).flatten().sort().values for r in (learned, shuffled)]
+    values = [r(one).flatten().sort().values for r in (learned, shuffled)]
     torch.testing.assert_close(*values)
     for _ in range(20):
-        difference = learned.relation_matrix(one) - shuffled.relation_matrix(one)
+        difference = learned(one) - shuffled(one)
         assert difference.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"task_vector": "labeled"}, {"temperature": 0.1}])
+@pytest.mark.parametrize("settings", [{}, {"vector": "labeled"}, {"temperature": 0.1}])
 def test_identical_tasks_have_uniform_relations_and_cost_as_much_as_the_query_loss(settings):
     tasks = pytree.tree_map(lambda t: t[:1].expand(4, *t.shape[1:]), regression_tasks("mlp"))
     one = AdaptedTasks(MAML(build_network("mlp")), tasks)
-    regularizer = TRLearner(7, weight=1.0, **settings).double()
-    torch.testing.assert_close(regularizer.relation_matrix(one), torch.ones(4, 4, dtype=torch.float64))
+    regularizer = bound(TRLearner(Cosine(**settings), weight=1.0))
+    torch.testing.assert_close(regularizer.relation(one), torch.ones(4, 4, dtype=torch.float64))
     torch.testing.assert_close(regularizer.loss_terms(one)["trlearner"], one.loss(one.query_predictions))
 
 
 def test_all_neighbors_equal_no_limit_and_one_neighbor_is_the_nearest():
     one = adapted()
     torch.manual_seed(0)
-    literal = TRLearner(7).double()
+    literal = bound(TRLearner())
     values = {}
     for k in (None, 3, 1):
-        regularizer = TRLearner(7, neighbors=k).double()
+        regularizer = bound(TRLearner(neighbors=k))
         regularizer.load_state_dict(literal.state_dict())
         values[k] = regularizer.loss_terms(one)["trlearner"]
     torch.testing.assert_close(values[3], values[None])
-    nearest = (literal.relation_matrix(one) - 2 * torch.eye(4)).argmax(1, keepdim=True)
+    nearest = (literal.relation(one) - 2 * torch.eye(4)).argmax(1, keepdim=True)
     alone = one.cross_predictions(nearest).squeeze(1)
     torch.testing.assert_close(values[1], 0.1 * one.loss(alone))
 
 
 def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
-    regularizer = TRLearner(7).double()
     matrix = torch.tensor([[1.0, -0.5, -0.2], [-0.5, 1.0, 0.3], [-0.2, 0.3, 1.0]], dtype=torch.float64)
-    models, weights = regularizer._related_models(matrix)
+    models, weights = related_models(matrix, None)
     assert models is None
     assert weights.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
-    models, weights = TRLearner(7, neighbors=1)._related_models(matrix)
+    models, weights = related_models(matrix, 1)
     assert models.tolist() == [[2], [2], [1]]
     assert weights.tolist() == [[1.0], [1.0], [1.0]]
 
@@ -145,8 +161,8 @@ def test_prototype_slots_undo_a_relabeling():
     )
     learner = ProtoNet(build_network("mlp"))
     one = AdaptedTasks(learner, tasks)
-    plain = TRLearner(7, weight=1.0).double()
-    mapped = TRLearner(7, weight=1.0, label_slots="prototypes", slot_temperature=1e-5).double()
+    plain = bound(TRLearner(weight=1.0), learner)
+    mapped = bound(TRLearner(weight=1.0, slot_temperature=1e-5), learner)
     own = one.loss(one.query_predictions)
     torch.testing.assert_close(mapped.loss_terms(one)["trlearner"], own, rtol=1e-4, atol=1e-4)
     assert plain.loss_terms(one)["trlearner"] > own + 0.01
@@ -155,8 +171,8 @@ def test_prototype_slots_undo_a_relabeling():
 def test_subsampled_queries_estimate_the_whole_term():
     one = adapted()
     torch.manual_seed(0)
-    few = TRLearner(7, n_query_hat=3).double()
-    whole = TRLearner(7).double()
+    few = bound(TRLearner(n_query_hat=3))
+    whole = bound(TRLearner())
     whole.load_state_dict(few.state_dict())
     mean = torch.stack([few.loss_terms(one)["trlearner"] for _ in range(400)]).mean()
     torch.testing.assert_close(mean, whole.loss_terms(one)["trlearner"], rtol=0.05, atol=0)
@@ -164,66 +180,84 @@ def test_subsampled_queries_estimate_the_whole_term():
 
 def test_relations_are_trained():
     learner = MAML(mlp())
-    objective = Objective(learner, [TRLearner(40, weight=0.5)])
+    objective = Objective(learner, [TRLearner(weight=0.5)])
     sum(objective(Sinusoid().batch(range(5))).values()).backward()
-    assert objective.regularizers[0].omega.grad.abs().max() > 0
+    assert objective.relation.omega.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"weight": -1.0}, "weight must be 0 or more"),
-        ({"n_heads": 0}, "n_heads must be at least 1"),
         ({"neighbors": 0}, "neighbors must be at least 1"),
         ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"descriptor_scale": 0.0}, "descriptor_scale must be above 0"),
         ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
-        ({"relations": "all"}, "relations must be one of learned, mutual, known"),
-        ({"task_vector": "x"}, "task_vector must be one of"),
-        ({"label_slots": "x"}, "label_slots must be one of"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(MetaLensError, match=words):
-        TRLearner(7, **settings)
+        TRLearner(**settings)
 
 
-def test_defaults_are_the_paper_preset():
-    torch.manual_seed(0)
-    one = TRLearner(7)
-    torch.manual_seed(0)
-    other = TRLearner.paper(7)
-    names = ("weight", "relations", "task_vector", "label_slots", "slot_temperature", "temperature", "center",
-             "neighbors", "n_query_hat")  # fmt: skip
-    settings = [tuple(getattr(regularizer, name) for name in names) for regularizer in (one, other)]
-    assert settings == [(0.1, "learned", "features", "none", 0.1, None, False, None, None)] * 2
-    assert torch.equal(one.omega, other.omega)
-    assert one.omega.shape == (4, 7)
-    wide = TRLearner(4000).omega
+@pytest.mark.parametrize(
+    ("make", "settings", "words"),
+    [
+        (Cosine, {"heads": 0}, "heads must be at least 1"),
+        (Cosine, {"temperature": 0.0}, "temperature must be above 0"),
+        (Mutual, {"temperature": 0.0}, "temperature must be above 0"),
+        (Known, {"scale": 0.0}, "scale must be above 0"),
+        (Cosine, {"vector": "x"}, "vector must be one of"),
+    ],
+)
+def test_settings_of_relations_out_of_range_are_refused(make, settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        make(**settings)
+
+
+def test_defaults_are_those_of_the_paper():
+    one = bound(TRLearner())
+    names = ("weight", "neighbors", "n_query_hat", "slot_temperature")
+    assert [getattr(one, name) for name in names] == [0.1, None, None, None]
+    names = ("heads", "vector", "learned", "center", "temperature")
+    assert [getattr(one.relation, name) for name in names] == [4, "features", True, False, None]
+    assert one.relation.omega.shape == (4, 7)
+    wide = bound(Cosine(), MAML(mlp(hidden=[4000]))).omega
     assert abs(wide.mean() - 1) < 0.01
     assert abs(wide.std() - 0.1) < 0.01
 
 
+def test_parameters_are_made_once_and_for_one_size():
+    regularizer = TRLearner()
+    with pytest.raises(MetaLensError, match="has no omega yet"):
+        regularizer.relation(adapted())
+    learner = MAML(mlp(hidden=[9]).double())
+    Objective(learner, [regularizer])
+    omega = regularizer.relation.omega
+    assert omega.dtype == torch.float64
+    Objective(learner, [regularizer])
+    assert regularizer.relation.omega is omega
+    with pytest.raises(MetaLensError, match=r"omega is for task vectors of length 9, but those .* length 40"):
+        Objective(MAML(mlp()), [regularizer])
+
+
 def test_refusals_at_assembly_and_for_small_batches():
-    with pytest.raises(MetaLensError, match="n_features is 9, but the task vectors"):
-        Objective(MAML(mlp()), [TRLearner(9)])
     with pytest.raises(MetaLensError, match="needs parameters that adapt, and ProtoNet has none"):
-        Objective(ProtoNet(mlp(5, N_WAY)), [TRLearner(40, task_vector="adaptation")])
-    objective = Objective(MAML(mlp()), [TRLearner(40)])
+        Objective(ProtoNet(mlp(5, N_WAY)), [TRLearner(Cosine(vector="adaptation"))])
+    objective = Objective(MAML(mlp()), [TRLearner()])
     with pytest.raises(MetaLensError, match="at least 3 tasks, got 2: with 2"):
         objective(Sinusoid().batch(range(2)))
-    slots = Objective(MAML(mlp()), [TRLearner(40, label_slots="prototypes")])
+    slots = Objective(MAML(mlp()), [TRLearner(slot_temperature=0.1)])
     with pytest.raises(MetaLensError, match="is for classification"):
         slots(Sinusoid().batch(range(3)))
 
 
 def test_a_network_changed_by_another_regularizer_is_named():
-    learner = MAML(mlp())
-    vectors = TRLearner.for_learner(learner, task_vector="adaptation")
-    objective = Objective(learner, [vectors, DropoutBins()])
+    moved = Cosine(vector="adaptation")
+    objective = Objective(MAML(mlp()), [TRLearner(moved), DropoutBins()])
     with pytest.raises(MetaLensError, match="as another regularizer has changed the network"):
         objective(Sinusoid().batch(range(4)))
+    after = Objective(MAML(mlp()), [DropoutBins(), TRLearner(Cosine(vector="adaptation"))])
+    assert after(Sinusoid().batch(range(4)))["trlearner"] > 0
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv-norm"])
@@ -231,9 +265,7 @@ def test_a_network_changed_by_another_regularizer_is_named():
 @pytest.mark.parametrize("temperature", [None, 0.3])
 def test_mutual_relations_are_how_well_models_predict_each_others_supports(network, make, temperature):
     learner, tasks = make(build_network(network)), classification_tasks(network)
-    regularizer = TRLearner(learner.network.n_features, relations="mutual", temperature=temperature)
-    matrix = regularizer.relation_matrix(AdaptedTasks(learner, tasks)).detach()
-    assert regularizer.omega is None
+    matrix = Mutual(temperature=temperature)(AdaptedTasks(learner, tasks)).detach()
     n = len(tasks.query.y)
     supports = [type(tasks.support)(tasks.support.x[i], tasks.support.y[i]) for i in range(n)]
     states = [learner.adapt(support) for support in supports]
@@ -256,22 +288,22 @@ def test_known_relations_fall_with_the_distance_of_traits():
     distances = ((t[:, None] - t[None]) ** 2).sum(-1)
     by_batch = distances[~np.eye(4, dtype=bool)].mean() / 2
     for scale, divisor in ((None, by_batch), (0.5, 2 * 0.5**2)):
-        matrix = TRLearner(7, relations="known", descriptor_scale=scale).relation_matrix(adapted)
+        matrix = Known(scale=scale)(adapted)
         np.testing.assert_allclose(matrix, np.exp(-distances / divisor), rtol=1e-12)
-    shuffled = TRLearner(7, relations="known_shuffled", descriptor_scale=0.5).relation_matrix(adapted)
+    shuffled = Shuffled(Known(scale=0.5))(adapted)
     assert torch.equal(shuffled, shuffled.T)
     assert not (shuffled == matrix)[~torch.eye(4, dtype=torch.bool)].all()
     torch.testing.assert_close(shuffled.sort().values.sum(0), matrix.sort().values.sum(0))
-    assert TRLearner(7, relations="known").omega is None
+    assert not list(bound(TRLearner(Known())).parameters())
 
 
 def test_known_relations_of_equal_tasks_are_all_one():
     tasks = Task(*regression_tasks("mlp"), torch.ones(4, 3, dtype=torch.float64))
     adapted = AdaptedTasks(MAML(build_network("mlp")), tasks)
-    assert (TRLearner(7, relations="known").relation_matrix(adapted) == 1).all()
+    assert (Known()(adapted) == 1).all()
 
 
 def test_known_relations_need_traits():
-    objective = Objective(MAML(build_network("mlp")), [TRLearner(7, relations="known")])
+    objective = Objective(MAML(build_network("mlp")), [TRLearner(Known())])
     with pytest.raises(MetaLensError, match="needs tasks with descriptors, got tasks without; let their"):
         objective(regression_tasks("mlp"))

@@ -101,12 +101,11 @@ CALLS = {
 
 def _read_call(folder: Path, changed: str) -> None:
     text = (folder / changed).read_bytes().decode("utf-8", "replace")
-    learner = ml.MAML(ml.mlp(hidden=[4]))
     match changed:
         case "learner.txt":
             build_learner(text, ml.mlp(hidden=[4]), lambda name: {})
         case "regularizers.txt":
-            build_regularizers(text, learner)
+            build_regularizers(text)
         case _:
             build_sampler(text)
 

@@ -49,7 +49,7 @@ def variants(workload: Workload) -> dict[str, dict[str, Any] | None]:
 def outer_step(workload: Workload, settings: dict[str, Any] | None) -> Callable[[int], None]:
     """Return a function that makes n outer steps."""
     learner, tasks = workload.learner(), workload.tasks()
-    regularizers = [] if settings is None else [TRLearner.for_learner(learner, **settings)]
+    regularizers = [] if settings is None else [TRLearner(**settings)]
     objective = Objective(learner, regularizers)
     optimizer = torch.optim.Adam(objective.parameters(), lr=OUTER_LR)
 

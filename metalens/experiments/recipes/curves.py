@@ -81,7 +81,7 @@ CURVE_RECIPES: list[Recipe] = [
     SinusoidRecipe(
         name="demo",
         description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
-        regularizers=["none", "TRLearner", "TRLearner(relations=uniform)"],
+        regularizers=["none", "TRLearner", "TRLearner(relation=Uniform)"],
         seeds=[0, 1, 2, 3, 4],
         n_train_tasks=100,
         meta_batch_size=8,

@@ -1,0 +1,45 @@
+"""How well the models of two tasks predict each other's support sets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.relations.base import Relation, check_positive
+
+
+class Mutual(Relation):
+    """By how much more the models of two tasks lose on each other's support sets than on their own.
+
+        m_ij = exp(-d_ij / tau),    d_ij = max(0, (L(f_j; S_i) - L(f_i; S_i) + L(f_i; S_j) - L(f_j; S_j)) / 2)
+
+    Outputs must mean the same in all tasks.
+
+    Args:
+        temperature: tau, in the units of the loss; by default the mean of d between tasks.
+
+    Raises:
+        MetaLensError: temperature is not above 0 and finite.
+
+    >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
+    >>> Mutual()(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
+    torch.Size([4, 4])
+
+    Source: none; ours.
+    """
+
+    title = "mutual predictions"
+
+    def __init__(self, *, temperature: float | None = None) -> None:
+        super().__init__()
+        check_positive(self, temperature=temperature)
+        self.temperature = temperature
+
+    def forward(self, adapted: AdaptedTasks) -> Tensor:
+        losses = adapted.processes.all_gather(adapted.cross_support_losses())  # [i, p]: model p, support of i
+        excess = losses - losses.diagonal().unsqueeze(1)
+        distances = ((excess + excess.T) / 2).clamp(min=0)
+        n = len(distances)
+        scale = distances.sum() / (n * (n - 1)) if self.temperature is None else self.temperature
+        return adapted.own(torch.exp(-distances / (scale + torch.finfo(distances.dtype).tiny)))

@@ -1,0 +1,48 @@
+"""Relations dealt to the wrong tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.learners import Learner
+from metalens.relations.base import Relation
+from metalens.relations.cosine import Cosine
+
+
+class Shuffled(Relation):
+    """Other relations, dealt to the wrong tasks at every step: the control of inaccurate relations.
+
+    Every task gets those of another, `m'_ij = m_{c(i) c(j)}` with a random cycle c through all tasks. What is
+    learned of the relations is trained so.
+
+    Args:
+        relation: the relations to shuffle, by default `Cosine()`.
+
+    >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
+    >>> from metalens.relations import Known
+    >>> Shuffled(Known())(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
+    torch.Size([4, 4])
+
+    Source: none; ours.
+    """
+
+    def __init__(self, relation: Relation | None = None) -> None:
+        super().__init__()
+        self.relation = Cosine() if relation is None else relation
+        self.discriminates = self.relation.discriminates
+        self.title = f"{self.relation.title}, shuffled"
+
+    def bind(self, learner: Learner) -> None:
+        self.relation.bind(learner)
+
+    def forward(self, adapted: AdaptedTasks) -> Tensor:
+        matrix = self.relation(adapted)
+        # A cycle through all tasks in random order: none keeps its own place.
+        cycle = adapted.processes.broadcast(torch.randperm(adapted.n_all_tasks, device=matrix.device))
+        other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
+        return adapted.own(adapted.processes.all_gather(matrix)[other][:, other])
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return self.relation.diagnostics()

@@ -1,0 +1,77 @@
+"""Task vectors: what cosines between tasks are taken of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metalens.adapted_tasks import AdaptedTasks
+from metalens.errors import MetaLensError
+from metalens.learners import Learner
+from metalens.learners.classification import one_hot
+
+TaskVector = Literal["features", "labeled", "adaptation"]
+
+
+def task_vectors(adapted: AdaptedTasks, kind: TaskVector) -> Tensor:
+    """Return the vectors of the T tasks of all processes, `(T, slots, d)`.
+
+    `"features"` are the mean support features, in a single slot; `"labeled"` has a slot for each class, its
+    mean features, or for each real target, the mean of feature times target; `"adaptation"` is the
+    displacement of the adapted parameters, in a single slot.
+
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> adapted = AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))
+    >>> task_vectors(adapted, "features").shape
+    torch.Size([4, 1, 40])
+    """
+    if kind == "adaptation":
+        before, after = adapted.learner.adapted_parameters(), adapted.all_states
+        moves = [(after[name] - value).flatten(1) for name, value in before.items()]
+        return torch.cat(moves, dim=1).unsqueeze(1)
+    features, y = adapted.support_features, adapted.tasks.support.y
+    if kind == "features":
+        own = features.mean(1, keepdim=True)
+    elif y.is_floating_point():
+        own = y.mT @ features / y.shape[1]
+    else:
+        own = class_means(features, y, adapted.query_predictions.shape[-1])
+    return adapted.processes.all_gather(own)
+
+
+def vector_length(learner: Learner, kind: TaskVector) -> int:
+    """Return the length d of the task vectors of a learner.
+
+    Raises:
+        MetaLensError: nothing of the learner adapts that could be compared.
+
+    >>> from metalens import MAML, mlp
+    >>> vector_length(MAML(mlp()), "adaptation")
+    1761
+    """
+    if kind != "adaptation":
+        return learner.network.n_features
+    length = sum(parameter.numel() for parameter in learner.adapted_parameters().values())
+    if length == 0:
+        raise MetaLensError(
+            "vector='adaptation' needs parameters that adapt, and "
+            f"{type(learner).__name__} has none; use 'features' or 'labeled'."
+        )
+    return length
+
+
+def class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:
+    """Return the mean features of every class, `(T, c, d)`; zeros for a class without examples.
+
+    Args:
+        features: `(T, s, d)`.
+        y: class indices `(T, s)`.
+        n_classes: c.
+
+    >>> class_means(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[1, 1]]), 2).tolist()
+    [[[0.0], [2.0]]]
+    """
+    members = one_hot(y, n_classes, features.dtype)  # (T, s, c)
+    return members.mT @ features / members.sum(1).clamp(min=1).unsqueeze(-1)
