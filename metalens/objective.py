@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import Learner, NetworkLearner
 from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
 from metalens.tasks import Task
@@ -89,6 +89,7 @@ class Objective(nn.Module):
         check_chunk(chunk)
         for regularizer in regularizers:
             regularizer.check(learner)
+            assert isinstance(learner, NetworkLearner)  # `check` refuses others
             before = _parameters(learner)
             network = regularizer.wrap_network(learner.network)
             if network is not learner.network or _parameters(learner) != before:
@@ -179,6 +180,6 @@ class Objective(nn.Module):
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped
 
 
-def _parameters(learner: Learner) -> list[tuple[str, int]]:
+def _parameters(learner: NetworkLearner) -> list[tuple[str, int]]:
     """Return what tells whether a network was changed: the names and identities of its parameters."""
     return [(name, id(parameter)) for name, parameter in learner.network.named_parameters()]

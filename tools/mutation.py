@@ -54,15 +54,13 @@ NAMED = [
     ("learners/proto_maml.py", "2 * prototypes", "prototypes"),
     ("learners/imaml.py", "_add(u, hessian_u, 1 / self.proximity)", "u"),
     ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
-    ("learners/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
+    ("learners/baselines/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
     ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
     ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
     ("regularizers/metamix.py",
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),
-    ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
-    ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
-    ("learners/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
+    ("learners/baselines/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
     ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
     ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
     ("regularizers/taml.py",
@@ -79,7 +77,7 @@ NAMED = [
 ]  # fmt: skip
 
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
-ALL_LEARNERS += ["test_adaptive_depth", "test_per_task"]
+ALL_LEARNERS += ["test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 

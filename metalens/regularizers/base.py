@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import Learner, NetworkLearner
 from metalens.networks import Network
 from metalens.tasks import Task
 
@@ -35,10 +35,7 @@ class Regularizer(nn.Module):
 
     def check(self, learner: Learner) -> None:
         """Raise `MetaLensError` with the reason where it cannot act on this learner."""
-        if learner.regularizer_refusal is not None:
-            raise MetaLensError(
-                f"{type(self).__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
-            )
+        network_of(learner, type(self))
 
     def check_meta_batch_size(self, meta_batch_size: int) -> None:
         """Raise `MetaLensError` where a batch has too few tasks for it."""
@@ -66,3 +63,16 @@ class Regularizer(nn.Module):
         They are asked for now and then in training, without gradients, of all processes at the same time.
         """
         return {}
+
+
+def network_of(learner: Learner, regularizer: type[Regularizer]) -> Network:
+    """Return the network of a learner.
+
+    Raises:
+        MetaLensError: regularizers cannot act on the learner, with the reason.
+    """
+    if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:
+        raise MetaLensError(
+            f"{regularizer.__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
+        )
+    return learner.network

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metalens.errors import MetaLensError
 from metalens.learners import IMAML, Learner
 from metalens.networks import Network
-from metalens.regularizers.base import Regularizer
+from metalens.regularizers.base import Regularizer, network_of
 
 
 class DropoutBins(Regularizer):
@@ -52,8 +52,7 @@ class DropoutBins(Regularizer):
         self.n_bins, self.n_samples, self.p = n_bins, n_samples, p
 
     def check(self, learner: Learner) -> None:
-        super().check(learner)
-        network = learner.network
+        network = network_of(learner, type(self))
         if not isinstance(network.head, nn.Linear):
             raise MetaLensError(
                 f"DropoutBins needs a linear head to replace, and {type(learner).__name__} has one of type "

@@ -13,7 +13,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.classification import one_hot
-from metalens.regularizers.base import Regularizer
+from metalens.regularizers.base import Regularizer, network_of
 
 
 class MetaCRL(Regularizer):
@@ -98,14 +98,14 @@ class MetaCRL(Regularizer):
 
     @classmethod
     def for_learner(cls, learner: Learner, **settings: Any) -> Self:
-        return cls(learner.network.n_features, **settings)
+        return cls(network_of(learner, cls).n_features, **settings)
 
     def check(self, learner: Learner) -> None:
-        super().check(learner)
-        if learner.network.n_features != self.n_features:
+        n_features = network_of(learner, type(self)).n_features
+        if n_features != self.n_features:
             raise MetaLensError(
                 f"MetaCRL: n_features is {self.n_features}, but the features of this "
-                f"{type(learner).__name__} have length {learner.network.n_features}."
+                f"{type(learner).__name__} have length {n_features}."
             )
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.distributions import Beta
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner, State
+from metalens.learners import Learner, NetworkLearner, State
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples
 
@@ -67,7 +67,7 @@ class MetaMix(Regularizer):
 
     def check(self, learner: Learner) -> None:
         super().check(learner)
-        if not learner.from_hidden:
+        if isinstance(learner, NetworkLearner) and not learner.from_hidden:
             raise MetaLensError(
                 f"MetaMix mixes activations, from which this {type(learner).__name__} cannot predict: it "
                 "needs the inputs too."
@@ -75,6 +75,7 @@ class MetaMix(Regularizer):
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         learner, (support, query) = adapted.learner, adapted.tasks[:2]
+        assert isinstance(learner, NetworkLearner)  # `check` refuses others
         shuffles = self.channel_shuffle > 0
         if shuffles and query.y.is_floating_point():
             raise MetaLensError(

@@ -13,7 +13,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import IMAML, Learner
 from metalens.networks import Network
-from metalens.regularizers.base import Regularizer
+from metalens.regularizers.base import Regularizer, network_of
 from metalens.tasks import Task
 
 
@@ -69,7 +69,7 @@ class MRMAML(Regularizer):
                 "MRMAML cannot act on IMAML, whose implicit gradient sees the initialization alone and not "
                 "sigma; use MAML."
             )
-        backbone = learner.network.backbone
+        backbone = network_of(learner, type(self)).backbone
         for name, layer in backbone.named_modules():
             if isinstance(layer, nn.RNNBase):
                 raise MetaLensError(

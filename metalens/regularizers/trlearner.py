@@ -13,7 +13,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.classification import one_hot
-from metalens.regularizers.base import Regularizer
+from metalens.regularizers.base import Regularizer, network_of
 
 Relations = Literal["learned", "mutual", "known", "frozen", "uniform", "shuffled", "known_shuffled"]
 TaskVector = Literal["features", "labeled", "adaptation"]
@@ -379,7 +379,7 @@ def _class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:
 
 def _vector_length(learner: Learner, task_vector: str) -> int:
     if task_vector != "adaptation":
-        return learner.network.n_features
+        return network_of(learner, TRLearner).n_features
     length = sum(p.numel() for p in learner.adapted_parameters().values())
     if length == 0:
         raise MetaLensError(
