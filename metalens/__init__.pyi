@@ -42,8 +42,10 @@ from .execution.replicas import ReplicationError as ReplicationError
 from .learners.anil import ANIL as ANIL
 from .learners.base import AdaptedModel as AdaptedModel
 from .learners.base import Learner as Learner
+from .learners.base import NetworkLearner as NetworkLearner
 from .learners.base import State as State
 from .learners.base import task_loss as task_loss
+from .learners.baselines.base import Baseline as Baseline
 from .learners.baselines.from_scratch import FromScratch as FromScratch
 from .learners.baselines.gaussian_process import GaussianProcess as GaussianProcess
 from .learners.baselines.joint_model import JointModel as JointModel
@@ -72,7 +74,6 @@ from .learners.reptile import Reptile as Reptile
 from .learners.tnet import TNet as TNet
 from .networks.base import Network as Network
 from .networks.conv4 import conv4 as conv4
-from .networks.drug_net import drug_net as drug_net
 from .networks.forecast_mlp import forecast_mlp as forecast_mlp
 from .networks.mlp import mlp as mlp
 from .networks.norm import TransductiveBatchNorm as TransductiveBatchNorm

@@ -18,7 +18,7 @@ from metalens.tasks import Examples, Task, n_tasks
 
 
 def _view(compute: Callable[[AdaptedTasks], Any]) -> Any:
-    """Make a property that is computed once; `functools.cached_property` locks, which breaks compiled graphs."""
+    """Make a property that is computed once; `cached_property` locks, which breaks compiled graphs."""
     name = compute.__name__
 
     @wraps(compute)

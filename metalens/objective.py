@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import Learner, NetworkLearner
 from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
 from metalens.regularizers.base import relation_of
@@ -89,6 +89,11 @@ class Objective(nn.Module):
         super().__init__()
         check_chunk(chunk)
         for regularizer in regularizers:
+            if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:
+                raise MetaLensError(
+                    f"{type(regularizer).__name__} cannot act on {type(learner).__name__}: "
+                    f"{learner.regularizer_refusal}"
+                )
             regularizer.bind(learner)
             before = _parameters(learner)
             network = regularizer.wrap_network(learner.network)
@@ -185,6 +190,6 @@ class Objective(nn.Module):
         return list(self.regularizers)  # pyright: ignore[reportReturnType] # ModuleList is untyped
 
 
-def _parameters(learner: Learner) -> list[tuple[str, int]]:
+def _parameters(learner: NetworkLearner) -> list[tuple[str, int]]:
     """Return what tells whether a network was changed: the names and identities of its parameters."""
     return [(name, id(parameter)) for name, parameter in learner.network.named_parameters()]

@@ -29,7 +29,6 @@ STUDIES: dict[str, tuple[str, str]] = {
     ),
     "trlearner-sampler": ("sampler.SamplerStudy", "Score by sampler of tasks, with and without TRLearner"),
     "trlearner-tradeoff": ("tradeoff.TradeoffStudy", "Score against training time, for all regularizers"),
-    "lens-depth": ("depth.DepthStudy", "Score against the number of meta-layers, with and without TRLearner"),
     "lens-complexity": (
         "complexity.ComplexityStudy",
         "Training and test curves of simple and complex tasks, with and without TRLearner",

@@ -24,6 +24,7 @@ from metalens import (
     MRMAML,
     R2D2,
     TAML,
+    Baseline,
     CrossTaskConfidencePenalty,
     DeepKernelGP,
     DropoutBins,
@@ -86,9 +87,14 @@ def maml_plus_plus(network: Network) -> Learner:
     return learner
 
 
-def per_task(build: Callable[[Network], Learner], *, classifier: bool = False) -> LearnerEntry:
+def baseline(cls: Callable[..., Baseline], *, classifier: bool = False, **settings: Any) -> LearnerEntry:
     return LearnerEntry(
-        build, classifier=classifier, gradient_steps=False, own_head=False, trains=False, vectorizes=False
+        lambda network: cls(network.n_outputs, **settings).double(),
+        classifier=classifier,
+        gradient_steps=False,
+        own_head=False,
+        trains=False,
+        vectorizes=False,
     )
 
 
@@ -120,16 +126,16 @@ LEARNERS = {
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
-    "Ridge": per_task(Ridge),
-    "KNN": per_task(KNN),
-    "MeanPredictor": per_task(MeanPredictor),
-    "GaussianProcess": per_task(GaussianProcess),
-    "ProfileRidge": per_task(ProfileRidge),
+    "Ridge": baseline(Ridge),
+    "KNN": baseline(KNN),
+    "MeanPredictor": baseline(MeanPredictor),
+    "GaussianProcess": baseline(GaussianProcess),
+    "ProfileRidge": baseline(ProfileRidge),
     "JointModel": LearnerEntry(JointModel, gradient_steps=False),
-    "NearestCentroid": per_task(NearestCentroid, classifier=True),
-    "LogisticRegression": per_task(LogisticRegression, classifier=True),
-    "RandomForest": per_task(lambda network: RandomForest(network, n_trees=3)),
-    "SeasonalNaive": per_task(SeasonalNaive),
+    "NearestCentroid": baseline(NearestCentroid, classifier=True),
+    "LogisticRegression": baseline(LogisticRegression, classifier=True),
+    "RandomForest": baseline(RandomForest, n_trees=3),
+    "SeasonalNaive": baseline(SeasonalNaive),
 }
 
 # Further settings of learners, without rival regularizers.
@@ -139,9 +145,6 @@ LEARNER_VARIANTS = {
     ),
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
-    ),
-    "MAML-adaptive-depth": LearnerEntry(
-        lambda network: MAML(network, inner_lr=0.1, inner_steps=3, test_held_out=0.5)
     ),
     "DeepKernelGP-predictive": LearnerEntry(
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate, mlp
+from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate
 from metalens.data import npz
 from metalens.data.named_tasks import divide_groups, split_tasks
 from metalens.learners import Ridge
@@ -227,7 +227,7 @@ def test_fewer_training_tasks_are_chosen_by_the_seed(data):
 
 
 def test_arrays_are_scored_task_by_task(data):
-    rows = evaluate(Ridge(mlp(2, 1)), tasks_of(data, "test"), n_tasks=2)
+    rows = evaluate(Ridge(n_outputs=1), tasks_of(data, "test"), n_tasks=2)
     assert rows.metric.tolist() == ["mse", "mse", "pearson_r2", "pearson_r2"]
 
 

@@ -79,7 +79,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess, words: str, status: i
 def test_list_and_help(tmp_path):
     done = metalens("list", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("demo", "omniglot-20w1s", "ProtoNet", "TRLearner", "harmonic-10shot", "lens-depth"):
+    for word in ("demo", "omniglot-20w1s", "ProtoNet", "TRLearner", "harmonic-10shot", "lens-complexity"):
         assert word in done.stdout
     assert "--inner" not in done.stdout
     for words in ([], ["--help"], ["run", "--help"], ["run", "demo", "--help"], ["report", "--help"]):

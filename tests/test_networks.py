@@ -23,7 +23,6 @@ from metalens import (
     Sinusoid,
     Task,
     conv4,
-    drug_net,
     forecast_mlp,
     mlp,
     pose_net,
@@ -41,7 +40,7 @@ SMALL = {
         (2, 16, 16),
     ),
     "pose_net": (lambda: pose_net(2, n_filters=2, image_size=16, activation=nn.Softplus), (1, 16, 16)),
-    "drug_net": (lambda: drug_net(6, (5, 4)), (6,)),
+    "mlp-norm": (lambda: mlp(6, 1, (5, 4), activation=nn.LeakyReLU, norm=True), (6,)),
     "forecast_mlp": (lambda: forecast_mlp(6, 4, season=3, hidden=(5,), activation=nn.Softplus), (6,)),
     "vit": (
         lambda: vit(3, image_size=6, patch_size=3, in_channels=2, width=8, depth=2, n_heads=2),
@@ -105,8 +104,7 @@ def test_meta_gradient_equals_finite_difference(name):
         (lambda: resnet12(widths=(4, 6, 8, 10)), (3, 84, 84), 5, 10, 5),
         (pose_net, (1, 128, 128), 1, 64, 6),
         (lambda: pose_net(2, n_filters=4, image_size=48), (1, 48, 48), 2, 4, 6),
-        (drug_net, (1024,), 1, 500, 2),
-        (lambda: drug_net(64, [8, 7, 6]), (64,), 1, 6, 3),
+        (lambda: mlp(64, 1, [8, 7, 6], norm=True), (64,), 1, 6, 3),
         (lambda: forecast_mlp(168, 48, season=24), (168,), 48, 176, 1),
         (vit, (1, 28, 28), 5, 64, 6),
         (lambda: vit(20, image_size=84, patch_size=12, in_channels=3, width=6, depth=1, n_heads=3),
@@ -129,7 +127,6 @@ def test_numbers_of_parameters_are_those_of_the_literature():
     assert n_parameters(conv4) == 111_936  # 113k with the head of 5-way Omniglot
     assert n_parameters(resnet12) == 12_424_320  # 12.4 million
     assert n_parameters(lambda: resnet12(widths=(64, 128, 256, 512))) == 7_996_800  # 8.0 million
-    assert n_parameters(drug_net) == 1024 * 500 + 500 + 500 * 500 + 500 + 4 * 500
     encoder = 320 + 32 * 48 * 9 + 48 + 48 * 64 * 9 + 64 + 4096 * 196 + 196
     assert n_parameters(pose_net) == encoder + 640 + 3 * (64 * 64 * 9 + 64) + 4 * 128
     base = {"image_size": 224, "patch_size": 16, "in_channels": 3, "mlp_ratio": 4}
@@ -226,9 +223,9 @@ def test_pose_net_is_its_formula():
     torch.testing.assert_close(network(x), F.linear(z.mean((2, 3)), layers[8].weight, layers[8].bias))
 
 
-def test_drug_net_is_its_formula():
+def test_mlp_with_norm_is_its_formula():
     torch.manual_seed(0)
-    network = randomize(drug_net(6, (5, 4)))
+    network = randomize(mlp(6, 1, (5, 4), activation=nn.LeakyReLU, norm=True))
     x = torch.randn(7, 6, dtype=torch.float64)
     z = x
     for linear, norm, _ in network.blocks:
@@ -241,7 +238,7 @@ def test_forecast_mlp_starts_as_the_seasonal_naive_forecast_and_is_its_formula()
     network, x = forecast_mlp(7, 5, season=3, hidden=(4,)), torch.randn(6, 7)
     naive = x[:, [4, 5, 6, 4, 5]]
     assert torch.equal(network(x), naive)
-    assert torch.equal(network(x), SeasonalNaive(network, season=3)(Examples(x, naive))(x))
+    assert torch.equal(network(x), SeasonalNaive(network.n_outputs, season=3)(Examples(x, naive))(x))
     network, x = randomize(network), x.double()
     hidden = network.backbone[0].features[0][0]
     seen = torch.cat([F.linear(x, hidden.weight, hidden.bias).relu(), naive.double()], dim=1)
@@ -299,8 +296,8 @@ def test_vit_is_vectorized_by_default_and_knows_positions():
         (pose_net, {"n_filters": 0}, "n_filters=0"),
         (pose_net, {"image_size": 0}, "image_size=0"),
         (pose_net, {"image_size": 40}, "multiple of 16 .*image_size=40"),
-        (drug_net, {"n_bits": 0}, "n_inputs=0"),
-        (drug_net, {"hidden": ()}, "at least one hidden layer"),
+        (mlp, {"n_inputs": 0}, "n_inputs=0"),
+        (mlp, {"hidden": ()}, "at least one hidden layer"),
         (forecast_mlp, {"length": 4, "horizon": 2, "season": 5}, "season of 1 to 4 values.*got 5"),
         (forecast_mlp, {"length": 4, "horizon": 0}, "n_outputs=0"),
         (vit, {"n_way": 1}, "n_way must be at least 2, got 1"),
@@ -329,7 +326,7 @@ def test_wrong_sizes_are_refused(build, settings, words):
         (conv4, {"n_way": 2, "image_size": 16, "n_filters": 1}),
         (resnet12, {"n_way": 2, "widths": (1, 1, 1, 1), "in_channels": 1, "image_size": 16}),
         (pose_net, {"n_filters": 1, "image_size": 16}),
-        (drug_net, {"n_bits": 1, "hidden": (1,)}),
+        (mlp, {"n_inputs": 1, "hidden": (1,), "norm": True}),
         (vit, {"n_way": 2, "width": 1, "depth": 1, "n_heads": 1, "mlp_ratio": 1, "image_size": 1,
                "patch_size": 1}),
     ],

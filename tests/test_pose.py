@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalens import KNN, MetaLensError, Pose, evaluate, mlp, render_poses
+from metalens import KNN, MetaLensError, Pose, evaluate, render_poses
 from metalens.data.catalog.pose import POSE_FILE, circular_error, load_pose
 from metalens.data.catalog.pose_render import asymmetry
 
@@ -113,7 +113,7 @@ def test_the_circular_error_is_that_of_angles():
 
 def test_the_mean_angle_is_a_baseline(saved):
     tasks = Pose("test", k_shot=10, n_query=15, folder=saved())
-    rows = evaluate(KNN(mlp(1, 1), n_neighbors=1000), tasks, n_tasks=3)
+    rows = evaluate(KNN(n_outputs=1, n_neighbors=1000), tasks, n_tasks=3)
     assert rows.metric.unique().tolist() == ["mse", "circular_error"]
     task = tasks[1]
     expected = (task.query.y - task.support.y.mean()).square().mean().item()

@@ -29,7 +29,6 @@ TINY = {
     "trlearner-test-time": {"known": 5},
     "trlearner-sampler": {"samplers": ["Uniform", "HardMining"]},
     "trlearner-tradeoff": {"regularizers": ["TRLearner", "MetaAug"]},
-    "lens-depth": {"depths": [1, 2]},
     "lens-complexity": {"observations": 2, "observed": 8},
     "theory-excess-risk": {"repetitions": 3, "samples": [2, 5], "tasks": [3, 5]},
     "theory-shared-features": {"repetitions": 3},
@@ -74,11 +73,6 @@ def test_a_study_can_be_on_another_recipe(name):
 def test_points_with_equal_settings_share_a_run():
     assert len(tiny("trlearner-lambda").parts()) == 1
     assert [part.recipe.meta_batch_size for part in tiny("trlearner-batch").parts()] == [3, 4]
-    depths = [part.recipe.learner for part in tiny("lens-depth").parts()]
-    assert depths[:2] == [["MAML(inner_steps=1)"], ["MAML(inner_steps=2)"]]
-    assert depths[2:] == [[f"MAML(inner_steps={n}, test_inner_steps=2, test_held_out=0.2)"] for n in (1, 2)]
-    deeper = replace(tiny("lens-depth"), learner="MAML(inner_lr=0.1, inner_steps=7)").parts()[1]
-    assert deeper.recipe.learner == ["MAML(inner_lr=0.1, inner_steps=2)"]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_processes_end_with_the_block():
         ("entries: [demo]", "entry 1 must have recipe, study"),
         ("entries: [{recipe: demo, study: x}]", "entry 1 must have either a recipe or a study"),
         ("entries: [{recipe: demos}]", "entry 1, demos: There is no recipe 'demos'; choose from demo"),
-        ("entries: [{recipe: lens-depth}]", "it is a study: write study instead of recipe"),
+        ("entries: [{recipe: lens-complexity}]", "it is a study: write study instead of recipe"),
         ("entries: [{study: demo}]", "There is no study 'demo'"),
         ("entries: [{recipe: demo}, {recipe: demo}]", "several entries are called demo"),
         ("entries: [{recipe: demo, name: a/b}]", "its name becomes a folder"),

@@ -226,7 +226,7 @@ def test_all_other_rows_can_be_asked_whatever_their_number(table):
     assert [len(tasks[number].query.x) for number in range(4)] == [5, 8, 5, 8]
     with pytest.raises(MetaLensError, match="these have 5 to 8 query rows; set n_query, or use one task"):
         tasks.batch([0, 1])
-    learner = Ridge(mlp(1, 1))
+    learner = Ridge(n_outputs=1)
     scores = evaluate(learner, tasks, n_tasks=2).query("metric == 'mse'").value
     for number, score in enumerate(scores):
         support, query = tasks[number]
@@ -305,7 +305,7 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
             np.testing.assert_array_equal(examples.y, expected)
         assert set(task.support.y.tolist()) == ({0, 1, 2} if number % 2 == 0 else {0, 1})
         assert len(set(rows_of(task.support)) | set(rows_of(task.query))) == 7
-    assert set(evaluate(Ridge(mlp(1, 3)), tasks, n_tasks=2).metric) == {"accuracy", "cross_entropy"}
+    assert set(evaluate(Ridge(n_outputs=3), tasks, n_tasks=2).metric) == {"accuracy", "cross_entropy"}
 
 
 def test_classes_that_a_model_knows_keep_their_outputs(table):

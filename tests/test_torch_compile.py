@@ -1,4 +1,4 @@
-"""`torch.compile(objective, fullgraph=True)`: one graph without a break, and the numbers of the plain step."""
+"""`torch.compile(objective, fullgraph=True)`: one graph without a break, and the numbers of the plain one."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ CLASSES = CURVES.map(lambda examples: Examples(examples.x, (examples.y > 0).long
 def objective(learner, tasks, *, related):
     torch.manual_seed(0)
     built = learner(mlp(1, 1 if tasks.query.y.is_floating_point() else 2, hidden=[4]))
-    return Objective(built, [TRLearner.for_learner(built)] if related else [])
+    return Objective(built, [TRLearner()] if related else [])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +53,7 @@ def test_a_compiled_objective_has_the_plain_terms_and_gradients(learner, related
 
 
 def test_the_solver_of_imaml_breaks_the_graph():
-    """Its implicit gradient is a `torch.autograd.Function`, whose `vmap` rule is lost where PyTorch traces it."""
+    """Its implicit gradient is a `torch.autograd.Function`, whose `vmap` rule PyTorch loses while tracing."""
     torch.compiler.reset()
     quick = partial(IMAML, inner_steps=1, cg_steps=1)
     compiled = torch.compile(objective(quick, CURVES, related=False), fullgraph=True, backend="eager")

@@ -6,9 +6,10 @@
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
 of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py` or `batching.py`. The sample
-takes places in the source at random and one change at each place; annotations are left out. Each mutant is met by its file's own tests: the
-oracle of that name or the oracles of all learners, the file's doctests, and the contracts of its methods on a
-perceptron. `--named` runs a list of changes that each undo one idea of a method.
+takes places in the source at random and one change at each place; annotations are left out. Each mutant meets
+its file's own tests: the oracle of that name or the oracles of all learners, the file's doctests, and the
+contracts of its methods on a perceptron. `--named` runs a list of changes, each of which undoes one idea of a
+method.
 """
 
 from __future__ import annotations
@@ -54,15 +55,13 @@ NAMED = [
     ("learners/proto_maml.py", "2 * prototypes", "prototypes"),
     ("learners/imaml.py", "_add(u, hessian_u, 1 / self.proximity)", "u"),
     ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
-    ("learners/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
+    ("learners/baselines/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
     ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
     ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
     ("regularizers/metamix.py",
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),
-    ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
-    ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
-    ("learners/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
+    ("learners/baselines/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
     ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
     ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
     ("regularizers/taml.py",
@@ -80,7 +79,7 @@ NAMED = [
 
 RELATIONS = ["agreement", "cosine", "known", "mutual", "shuffled", "slots", "uniform", "vectors"]
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
-ALL_LEARNERS += ["test_adaptive_depth", "test_per_task"]
+ALL_LEARNERS += ["test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 

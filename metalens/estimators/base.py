@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -27,10 +26,10 @@ from metalens.estimators.tables import TableReader
 from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.evaluation import Validation
 from metalens.learners import Learner
-from metalens.networks import Network, mlp
+from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.relations.relate import relate
-from metalens.specs.calls import build_learner, learner_call
+from metalens.specs.calls import build_baseline, learner_call
 from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
 
 if TYPE_CHECKING:
@@ -339,9 +338,7 @@ class MetaEstimator(BaseEstimator, ABC):
         if name in self._trained:
             learners = [objective.learner.eval() for objective in self._trained[name]]
             return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
-        with torch.random.fork_rng(devices=[]):
-            outputs = mlp(1, n_outputs, [1])  # all that a classical model takes of a network
-        return Candidate(name, (build_learner(name, outputs, self._tuned),))
+        return Candidate(name, (build_baseline(name, n_outputs, self._tuned),))
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
         """Return all candidates for tasks with so many outputs."""

@@ -29,8 +29,8 @@ from metalens.estimators.saving import Saved
 from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
-from metalens.learners import Learner, ProtoNet
-from metalens.learners.classification import LEAST_PROBABILITY
+from metalens.learners import Learner, LinearProbe, ProtoNet
+from metalens.learners.classification import MIN_PROBABILITY
 from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
@@ -263,7 +263,7 @@ class MetaClassifier(MetaEstimator):
         return models(x, classes=True)
 
     def _scores(self, answer: Answer) -> dict[str, float]:
-        logits = answer.predictions.clamp(min=LEAST_PROBABILITY).log()
+        logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
         return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
     def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -315,7 +315,8 @@ class MetaClassifier(MetaEstimator):
         if name != FEATURE_MEAN:
             return super()._candidate(name, n_outputs)
         probes = (objective.learner for objective in self._trained["LinearProbe"])
-        return Candidate(name, tuple(ProtoNet(probe.network, n_way=n_outputs) for probe in probes))
+        networks = [probe.network for probe in probes if isinstance(probe, LinearProbe)]
+        return Candidate(name, tuple(ProtoNet(network, n_way=n_outputs) for network in networks))
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)

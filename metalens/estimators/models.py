@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners import R2D2, AdaptedModel, Learner, LinearProbe
+from metalens.learners import R2D2, AdaptedModel, Baseline, Learner, LinearProbe, NetworkLearner
 from metalens.tasks import Examples
 
 _AT_A_TIME = 2**22  # numbers in inputs that are predicted for together; bounds memory
@@ -95,8 +95,8 @@ class Answer(NamedTuple):
 
 
 def takes_any_classes(learner: Learner) -> bool:
-    """Tell whether a trained learner can adapt to another number of classes than it was trained with."""
-    return hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe)
+    """Return whether a trained learner can adapt to another number of classes than it was trained with."""
+    return hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe | Baseline)
 
 
 def for_classes(learner: Learner, n: int) -> Learner:
@@ -113,6 +113,7 @@ def for_classes(learner: Learner, n: int) -> Learner:
         twin = copy(learner)
         setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)
         return twin
+    assert isinstance(learner, NetworkLearner)  # baselines take any number
     if learner.network.n_outputs != n:
         raise MetaLensError(
             f"{type(learner).__name__} was trained for {learner.network.n_outputs} classes, got {n}; use one "

@@ -13,7 +13,7 @@ from metalens.data import TaskDistribution
 from metalens.data.interleaved import Interleaved
 from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners import Baseline
 from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.specs.calls import build_learner, build_regularizers, build_sampler
@@ -54,7 +54,7 @@ class Trainee:
                 torch.manual_seed(seed)
                 learner = build_learner(self.learner, self.network(), self.tuned)
                 objectives.append(Objective(learner, build_regularizers(self.regularizers)))
-        return objectives[:1] if isinstance(objectives[0].learner, PerTaskLearner) else objectives
+        return objectives[:1] if isinstance(objectives[0].learner, Baseline) else objectives
 
     def train(
         self,

@@ -122,7 +122,7 @@ def _prepare(
         return objective, Execution(rule, False, "nothing is trained", {})
     if compile is True and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
-    two_ways = objective.batching == "auto" and learner.network.vmap_refusal is None
+    two_ways = objective.batching == "auto" and learner.vmap_refusal is None
     several = objective.processes.world_size > 1
     is_open = compile is not True and (two_ways or compile == "auto")
     is_measured = steps >= TRIAL_FROM_STEPS and is_open and not several

@@ -45,7 +45,7 @@ def in_precision(
     name = fabric.strategy.precision.precision
     if name not in ("32-true", *WHOLE, *MIXED):
         raise MetaLensError(f"precision={name!r} cannot be used; use 32-true, {', '.join([*WHOLE, *MIXED])}.")
-    before = next(objective.parameters()).dtype
+    before = objective.learner.dtype
     try:
         if name in ("32-true", "64-true") or not trained_parameters(objective):
             objective.to(WHOLE.get(name, before))

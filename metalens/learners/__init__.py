@@ -1,7 +1,8 @@
 """Learners: one method, one file, one citation."""
 
 from metalens.learners.anil import ANIL
-from metalens.learners.base import AdaptedModel, Learner, State, task_loss
+from metalens.learners.base import AdaptedModel, Learner, NetworkLearner, State, task_loss
+from metalens.learners.baselines.base import Baseline
 from metalens.learners.baselines.from_scratch import FromScratch
 from metalens.learners.baselines.gaussian_process import GaussianProcess
 from metalens.learners.baselines.joint_model import JointModel
@@ -37,6 +38,7 @@ __all__ = [
     "MAML",
     "R2D2",
     "AdaptedModel",
+    "Baseline",
     "DeepKernelGP",
     "FromScratch",
     "GaussianProcess",
@@ -51,6 +53,7 @@ __all__ = [
     "MeanPredictor",
     "MetaSGD",
     "NearestCentroid",
+    "NetworkLearner",
     "ProfileRidge",
     "ProtoMAML",
     "ProtoNet",

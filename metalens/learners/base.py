@@ -1,7 +1,8 @@
-"""A learner is the learning lens itself: a function from a task to a model, F(task) = f."""
+"""A learner is a function from a task to a model, F(task) = f: the learning lens."""
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
         The mean over everything, a scalar.
 
     Raises:
-        MetaLensError: the shapes do not belong together.
+        MetaLensError: the shapes do not fit.
 
     >>> import torch
     >>> task_loss(torch.zeros(4, 1), torch.ones(4, 1)).item()
@@ -45,7 +46,7 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def check_targets(predictions: Tensor, y: Tensor) -> None:
-    """Refuse targets that do not belong to predictions `(..., n, c)`; broadcasting would hide the mistake.
+    """Refuse targets that do not fit predictions `(..., n, c)`; broadcasting would hide the mistake.
 
     Raises:
         MetaLensError: real targets are not `(..., n, c)`, or class indices not int64 of `(..., n)`.
@@ -89,69 +90,43 @@ def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 class Learner(nn.Module, ABC):
-    """Base of all methods. Every method of a learner sees one task; nothing is mutated.
+    """Base of all methods: adapt to a support set, and predict with what came out of it.
 
-    The parameters of the module are the meta-parameters, learned in the outer loop. A subclass writes
-    `adapt_encoded` and `predict_encoded`. Where `head_only` is true, both receive the features
-    `(n, d)` of the shared backbone instead of the inputs, so that callers can compute features once for
-    many adapted models.
+    Every method sees one task; nothing is mutated. The parameters of the module are the meta-parameters,
+    learned in the outer loop. A subclass writes `adapt_encoded` and `predict_encoded`, which both receive
+    `encode(x)` in place of the inputs x.
 
     Args:
-        network: the backbone and head; parameters that are frozen by now do not adapt.
         loss: `(predictions (n, c), y) -> scalar` of one task; by default `task_loss`.
 
     Attributes:
-        head_only: the backbone is shared by all tasks; only what reads its features adapts.
-        from_hidden: it can predict from activations alone, as `predict_hidden` does.
-        pooled: it trains on all tasks as one problem, whose classes are those of the whole training set.
-        regularizer_refusal: why no regularizer can act on this learner, or `None` where they can.
-        trainable: names of the network's parameters that were not frozen when the learner took it.
-
-    Raises:
-        MetaLensError: the network is a plain module; `metalens.wrap` makes it usable.
+        head_only: `encode` computes features under the meta-parameters, so that callers compute them once for
+            many adapted models; where it is false, `encode` is the identity.
+        regularizer_refusal: why no regularizer can act on this learner, or `None` if they can.
     """
 
     head_only: bool = False
-    from_hidden: bool = True
-    pooled: bool = False
-    regularizer_refusal: str | None = None
-    network: Network
-    trainable: frozenset[str]
+    regularizer_refusal: str | None = "it has no network to act on."
 
-    def __init__(self, network: Network, *, loss: Loss = task_loss) -> None:
+    def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
-        if not isinstance(network, Network):
-            raise MetaLensError(
-                f"{type(self).__name__} needs a metalens Network, got {type(network).__name__}; use "
-                "metalens.wrap(module, head='name of its last layer', example=two_or_more_inputs)."
-            )
         self.loss = loss
-        self.set_network(network)
-
-    def set_network(self, network: Network) -> None:
-        """Take a network: at construction, and again where a regularizer has changed it.
-
-        A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
-        """
-        self.network = network
-        # Noted now: whoever calls the learner with other tensors (`functional_call`) may need no gradient.
-        self.trainable = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
 
     def set_progress(self, progress: float) -> None:
-        """Take notice of the share of outer steps already made, 0 to 1; for schedules of the inner loop.
+        """Set the fraction of training completed, 0 to 1, for schedules of the inner loop.
 
-        `fit` calls it before every step, and with 1 at the end. A learner that was never told acts as at 1.
+        `fit` calls it before every step, and with 1 at the end. Until it is called, a learner acts as at 1.
         """
 
     def prepare(self, tasks: TaskDistribution) -> None:
-        """Take notice of the training tasks, for what is not learned by descent.
+        """Precompute from the training tasks what gradient descent does not learn.
 
         `fit` calls it before the first step, also of a learner without meta-parameters.
         """
 
     @property
     def schedule_finished(self) -> bool:
-        """Whether further progress changes nothing: a learner with schedules tells when they have ended."""
+        """Whether further progress changes nothing; always true without schedules."""
         return True
 
     @abstractmethod
@@ -169,17 +144,6 @@ class Learner(nn.Module, ABC):
         """
         return {}
 
-    def hidden(self, state: State, x: Tensor, layer: int) -> Tensor:
-        """Return the activations of the adapted model after `layer` stages of its network.
-
-        The default is for learners whose backbone is shared by all tasks.
-        """
-        return self.network(x, stop=layer)
-
-    def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
-        """Return predictions `(n, c)` of the adapted model from activations after `layer` stages."""
-        return self.predict_encoded(state, self.network(hidden, start=layer, stop=self.network.depth))
-
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """Return the outer loss of one task; by default the loss of the adapted model's predictions.
 
@@ -192,16 +156,12 @@ class Learner(nn.Module, ABC):
         return self.loss(predictions, y)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return what adaptation sees of the inputs: features if `head_only`, else the inputs."""
-        return self.embed(x) if self.head_only else x
+        """Return what adaptation sees of the inputs: by default the inputs themselves."""
+        return x
 
     def features(self, z: Tensor) -> Tensor:
-        """Return the backbone's features `(n, d)` of encoded inputs, under the meta-parameters."""
-        return z if self.head_only else self.embed(z)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return the backbone's features `(n, d)` of inputs, under the meta-parameters."""
-        return self.network.embed(x)
+        """Return features `(n, d)` of encoded inputs: by default the inputs, flattened."""
+        return z.flatten(1)
 
     def adapt(self, support: Examples) -> State:
         """Adapt to a support set and return the task state, a value; differentiable."""
@@ -221,33 +181,113 @@ class Learner(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the meta-parameters are."""
-        return next(self.network.parameters()).device
+        """Where the learner computes."""
+        return self._example.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the meta-parameters."""
-        return next(self.network.parameters()).dtype
+        """The precision in which the learner computes."""
+        return self._example.dtype
+
+    @property
+    def _example(self) -> Tensor:
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next(tensor for tensor in tensors if tensor.is_floating_point())
+
+    @property
+    def vmap_refusal(self) -> str | None:
+        """Why tasks cannot be vectorized, or `None` if they can."""
+        return None
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
 
-        `"auto"` loops where the network has no vectorized form, and for convolutions on a CPU (measured:
-        1.5 to 3 times faster than `vmap` for Conv4-64, whatever adapts); everything else is vectorized.
+        `"auto"` loops if there is no vectorized form, and for convolutions on a CPU (measured: 1.5 to 3 times
+        faster than `vmap` for Conv4-64, whatever adapts); everything else is vectorized.
 
         Raises:
-            MetaLensError: vectorization was asked for and the network refuses it.
+            MetaLensError: vectorization was asked for and is not possible.
         """
         check_batching(batching)
-        refusal = self.network.vmap_refusal
         if batching == "auto":
-            convolution_on_cpu = any(
-                p.dim() > 2 and p.device.type == "cpu" for p in self.network.parameters()
+            convolution_on_cpu = any(p.dim() > 2 and p.device.type == "cpu" for p in self.parameters())
+            return "loop" if self.vmap_refusal is not None or convolution_on_cpu else "vmap"
+        if batching != "loop" and self.vmap_refusal is not None:
+            raise MetaLensError(
+                f"batching={batching!r} is not possible: {self.vmap_refusal} Use 'auto' or 'loop'."
             )
-            return "loop" if refusal is not None or convolution_on_cpu else "vmap"
-        if batching != "loop" and refusal is not None:
-            raise MetaLensError(f"batching={batching!r} is not possible: {refusal} Use 'auto' or 'loop'.")
         return batching
+
+
+class NetworkLearner(Learner):
+    """Base of all methods that learn a network, whose backbone may adapt or be shared by all tasks.
+
+    With `head_only` the backbone is shared, and what adapts reads its features `(n, d)`.
+
+    Args:
+        network: the backbone and head; parameters that are frozen by now do not adapt.
+        loss: see `Learner`.
+
+    Attributes:
+        from_hidden: it can predict from activations alone, as `predict_hidden` does.
+        needs_global_labels: it trains on all tasks as one problem, whose classes are those of the whole
+            training set.
+        trainable: names of the network's parameters that were not frozen when the learner took it.
+
+    Raises:
+        MetaLensError: the network is a plain module; `metalens.wrap` makes it usable.
+    """
+
+    from_hidden: bool = True
+    needs_global_labels: bool = False
+    regularizer_refusal: str | None = None
+    network: Network
+    trainable: frozenset[str]
+
+    def __init__(self, network: Network, *, loss: Loss = task_loss) -> None:
+        super().__init__(loss=loss)
+        if not isinstance(network, Network):
+            raise MetaLensError(
+                f"{type(self).__name__} needs a metalens Network, got {type(network).__name__}; use "
+                "metalens.wrap(module, head='name of its last layer', example=two_or_more_inputs)."
+            )
+        self.set_network(network)
+
+    def set_network(self, network: Network) -> None:
+        """Take a network: at construction, and again if a regularizer has changed it.
+
+        A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
+        """
+        self.network = network
+        # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.
+        self.trainable = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the backbone's features `(n, d)` of inputs, under the meta-parameters."""
+        return self.network.embed(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return what adaptation sees of the inputs: features if `head_only`, else the inputs."""
+        return self.embed(x) if self.head_only else x
+
+    def features(self, z: Tensor) -> Tensor:
+        """Return the backbone's features `(n, d)` of encoded inputs, under the meta-parameters."""
+        return z if self.head_only else self.embed(z)
+
+    def hidden(self, state: State, x: Tensor, layer: int) -> Tensor:
+        """Return the activations of the adapted model after `layer` stages of its network.
+
+        The default is for learners whose backbone is shared by all tasks.
+        """
+        return self.network(x, stop=layer)
+
+    def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
+        """Return predictions `(n, c)` of the adapted model from activations after `layer` stages."""
+        return self.predict_encoded(state, self.network(hidden, start=layer, stop=self.network.depth))
+
+    @property
+    def vmap_refusal(self) -> str | None:
+        return self.network.vmap_refusal
 
 
 @dataclass(frozen=True)

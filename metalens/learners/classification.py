@@ -11,7 +11,7 @@ from metalens.errors import MetaLensError
 from metalens.learners.base import check_targets
 from metalens.networks import Network
 
-LEAST_PROBABILITY = 1e-6  # of a class of which a support set has no example
+MIN_PROBABILITY = 1e-6  # of a class of which a support set has no example
 
 
 def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
@@ -112,4 +112,4 @@ def with_absent_classes(logits: Tensor, present: Tensor) -> Tensor:
     [0.4999995, 1e-06, 0.4999995]
     """
     of_others = logits.masked_fill(present == 0, -math.inf).logsumexp(1, keepdim=True)
-    return torch.where(present == 0, of_others + math.log(LEAST_PROBABILITY), logits)
+    return torch.where(present == 0, of_others + math.log(MIN_PROBABILITY), logits)

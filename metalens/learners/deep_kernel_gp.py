@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
 
@@ -21,7 +21,7 @@ GPObjective = Literal["marginal", "predictive"]
 _NOISE_FLOOR = 1e-4  # of the mean prior variance: single precision can factorize hundreds of examples
 
 
-class DeepKernelGP(Learner):
+class DeepKernelGP(NetworkLearner):
     """Condition a Gaussian process, whose kernel sees learned features, on the support set.
 
     `f ~ GP(m, k)`, `y = f(x) + e`, `e ~ N(0, s^2)`, with `k(x, x') = a h(g(x), g(x'))` for features g. With

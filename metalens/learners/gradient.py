@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
 from metalens.networks import Network
 
@@ -27,7 +27,6 @@ class InnerSettings(TypedDict, total=False):
     inner_lr: float
     inner_steps: int
     test_inner_steps: int | None
-    test_held_out: float
     first_order: bool
     inner_optimizer: InnerOptimizerName
     inner_momentum: float
@@ -35,7 +34,7 @@ class InnerSettings(TypedDict, total=False):
     loss: Loss
 
 
-class GradientLearner(Learner):
+class GradientLearner(NetworkLearner):
     """Adaptation by gradient steps on the support loss.
 
     `theta_0 = theta`, `theta_{t+1} = theta_t - alpha * d(grad L(support; theta_t))`, `inner_steps` times,
@@ -47,8 +46,6 @@ class GradientLearner(Learner):
         inner_lr: alpha, the step size of the inner loop.
         inner_steps: number of meta-layers (gradient steps) in training.
         test_inner_steps: the same at test time; by default as in training.
-        test_held_out: share of the support held out at test time to choose the number of steps for every task
-            by itself, see `depth`; 0 always takes `test_inner_steps`.
         first_order: treat inner gradients as constants in the outer gradient (cheaper, approximate).
         inner_optimizer: `"sgd"` or `"adam"`, see `InnerOptimizer`.
         inner_momentum: share of the last direction that is kept; beta_1 of Adam.
@@ -66,7 +63,6 @@ class GradientLearner(Learner):
         inner_lr: float = 0.01,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
-        test_held_out: float = 0.0,
         first_order: bool = False,
         inner_optimizer: InnerOptimizerName = "sgd",
         inner_momentum: float = 0.0,
@@ -79,11 +75,8 @@ class GradientLearner(Learner):
             raise MetaLensError(f"inner_steps must be at least 1, got {inner_steps}.")
         if test_inner_steps is not None and test_inner_steps < 0:
             raise MetaLensError(f"test_inner_steps must be 0 or more, got {test_inner_steps}.")
-        if not 0 <= test_held_out <= 0.5:
-            raise MetaLensError(f"test_held_out must be from 0 to 0.5, got {test_held_out}.")
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
-        self.test_held_out = test_held_out
         self.inner_optimizer = InnerOptimizer(inner_optimizer, inner_momentum, inner_clip)
         super().__init__(network, loss=loss)
 
@@ -130,61 +123,7 @@ class GradientLearner(Learner):
             yield state
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        return self.final_state(self.initial_state(z, y), z, y)
-
-    def final_state(self, start: State, z: Tensor, y: Tensor) -> State:
-        """Return the state after the last step or, at test time, after as many as `depth` says."""
-        states = self.descend(start, z, y)
-        if self.training or self.test_held_out == 0:
-            return last(states)
-        depth, chosen = self.depth(z, y), start
-        for step, state in enumerate(states):  # under vmap, each task has a depth of its own
-            chosen = {name: torch.where(step == depth, state[name], value) for name, value in chosen.items()}
-        return chosen
-
-    @torch.no_grad()
-    def depth(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return how many gradient steps one task takes at test time, a whole number.
-
-        `argmin_t L(held out; theta_t)`, `t = 0 ... test_inner_steps`, where `theta_t` has adapted to the rest
-        of the support: the depth beyond which the held-out part gains no more. The task then adapts anew, by
-        that many steps, to its whole support. Of equal losses the smaller t counts.
-
-        Held out are `max(1, floor(test_held_out * s))` of the s examples, evenly spaced: in the given order
-        or, for classes, sorted by class, so that classes lose equal shares up to one example, and none with
-        two or more loses all. All `test_inner_steps` are taken where nothing can be held out, since s is 1,
-        and where a held-out class has no other example, as with one example per class. Layers that normalize
-        by the set at hand see the held-out part by itself.
-
-        The learner must be in evaluation mode.
-
-        Args:
-            z: encoded support inputs, `(s, ...)`.
-            y: their targets.
-        """
-        all_steps = torch.tensor(self.test_inner_steps, device=z.device)
-        if self.test_held_out == 0 or len(z) < 2:
-            return all_steps
-        kept, held = self._parts(y)
-        z_kept, y_kept, z_held, y_held = z[kept], y[kept], z[held], y[held]
-        least, best = torch.tensor(math.inf, device=z.device), torch.zeros_like(all_steps)
-        for step, state in enumerate(self.descend(self.initial_state(z_kept, y_kept), z_kept, y_kept)):
-            loss = self.loss(self.predict_encoded(state, z_held), y_held)
-            is_less = loss < least
-            least, best = torch.where(is_less, loss, least), torch.where(is_less, step, best)
-        if y.is_floating_point():
-            return best
-        is_known = (y_held.unsqueeze(1) == y_kept).any(1).all()
-        return torch.where(is_known, best, all_steps)
-
-    def _parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the indices of the kept and of the held-out examples; see `depth`."""
-        n = len(y)
-        n_held = max(1, math.floor(self.test_held_out * n))
-        places = [math.floor((number + 0.5) * n / n_held) for number in range(n_held)]
-        others = sorted(set(range(n)) - set(places))
-        order = torch.arange(n, device=y.device) if y.is_floating_point() else y.argsort(stable=True)
-        return order[others], order[places]
+        return last(self.descend(self.initial_state(z, y), z, y))
 
     def weights(self, state: State) -> State:
         """Return the parameters of the adapted network, by their names in the network."""

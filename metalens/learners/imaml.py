@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Loss, State, task_loss
-from metalens.learners.gradient import refuse_shared_stages
+from metalens.learners.gradient import last, refuse_shared_stages
 from metalens.learners.maml import MAML
 from metalens.networks import Network
 
@@ -34,7 +34,6 @@ class IMAML(MAML):
         inner_lr: step size of the inner loop; it must be below `2 / (lambda + largest curvature)`.
         inner_steps: gradient steps in training.
         test_inner_steps: the same at test time; by default as in training.
-        test_held_out: see `GradientLearner`.
         loss: see `Learner`.
 
     Raises:
@@ -58,7 +57,6 @@ class IMAML(MAML):
         inner_lr: float = 0.1,
         inner_steps: int = 16,
         test_inner_steps: int | None = None,
-        test_held_out: float = 0.0,
         loss: Loss = task_loss,
     ) -> None:
         if not 0 < proximity < math.inf:
@@ -70,7 +68,6 @@ class IMAML(MAML):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
-            test_held_out=test_held_out,
             first_order=True,
             loss=loss,
         )
@@ -87,7 +84,7 @@ class IMAML(MAML):
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         start = self.initial_state(z, y)
         detached = {name: value.detach() for name, value in start.items()}
-        end = self.final_state(detached, z, y)
+        end = last(self.descend(detached, z, y))
         attached = _Implicit.apply(self._solve, z, y, *start.values(), *end.values())
         return dict(zip(end, attached, strict=True))
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import class_indicators, number_of_classes, with_absent_classes
 from metalens.networks import Network
 
 
-class MatchingNet(Learner):
+class MatchingNet(NetworkLearner):
     """Classify by attention over the support examples.
 
     `p(k | x) = sum_i a_i(x) [y_i = k]`, `a(x) = softmax_i(scale * cos(g(x), g(x_i)))` over the support;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import (
     class_indicators,
     class_means,
@@ -14,7 +14,7 @@ from metalens.learners.classification import (
 from metalens.networks import Network
 
 
-class ProtoNet(Learner):
+class ProtoNet(NetworkLearner):
     """Classify by the nearest class mean in feature space.
 
     `c_k = mean of g(x) over the support of class k`; logits `-||g(x) - c_k||^2`. A class that the support

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
 
 
-class R2D2(Learner):
+class R2D2(NetworkLearner):
     """Solve a ridge regression on features for every task, in closed form.
 
     `W = Z^T (Z Z^T + lambda I)^-1 Y`, predictions `alpha [g(x), 1] W`, with the rows `[g(x), 1]` of Z and the

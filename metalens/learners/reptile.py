@@ -25,7 +25,6 @@ class Reptile(MAML):
         inner_lr: step size of the inner loop.
         inner_steps: k.
         test_inner_steps: steps on the support set at test time; by default as in training.
-        test_held_out: see `GradientLearner`.
         inner_optimizer: `"sgd"` or `"adam"`.
         inner_momentum: see `GradientLearner`; 0 is the published choice of Adam's beta_1.
         loss: see `Learner`.
@@ -55,7 +54,6 @@ class Reptile(MAML):
         inner_lr: float = 0.001,
         inner_steps: int = 5,
         test_inner_steps: int | None = None,
-        test_held_out: float = 0.0,
         inner_optimizer: InnerOptimizerName = "adam",
         inner_momentum: float = 0.0,
         loss: Loss = task_loss,
@@ -65,7 +63,6 @@ class Reptile(MAML):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
-            test_held_out=test_held_out,
             first_order=True,
             inner_optimizer=inner_optimizer,
             inner_momentum=inner_momentum,

@@ -2,7 +2,6 @@
 
 from metalens.networks.base import Network
 from metalens.networks.conv4 import conv4
-from metalens.networks.drug_net import drug_net
 from metalens.networks.forecast_mlp import forecast_mlp
 from metalens.networks.mlp import mlp
 from metalens.networks.norm import TransductiveBatchNorm
@@ -16,7 +15,6 @@ __all__ = [
     "Network",
     "TransductiveBatchNorm",
     "conv4",
-    "drug_net",
     "forecast_mlp",
     "mlp",
     "pose_net",

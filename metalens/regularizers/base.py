@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 from metalens.networks import Network
 from metalens.relations import Relation
 from metalens.tasks import Task
@@ -34,16 +34,12 @@ class Regularizer(nn.Module):
         super().__init__()
         self.relation: Relation | None = None
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         """Check the learner, and create the parameters whose size depends on it; `Objective` calls it.
 
         Raises:
             MetaLensError: it cannot act on this learner.
         """
-        if learner.regularizer_refusal is not None:
-            raise MetaLensError(
-                f"{type(self).__name__} cannot act on {type(learner).__name__}: {learner.regularizer_refusal}"
-            )
         if self.relation is not None:
             self.relation.bind(learner)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.learners import IMAML, Learner
+from metalens.learners import IMAML, NetworkLearner
 from metalens.networks import Network
 from metalens.regularizers.base import Regularizer
 
@@ -51,7 +51,7 @@ class DropoutBins(Regularizer):
             raise MetaLensError(f"DropoutBins: p must be 0 or more and below 1, got {p}.")
         self.n_bins, self.n_samples, self.p = n_bins, n_samples, p
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         super().bind(learner)
         network = learner.network
         if not isinstance(network.head, nn.Linear):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 from metalens.learners.classification import one_hot
 from metalens.regularizers.base import Regularizer
 
@@ -90,7 +90,7 @@ class MetaCRL(Regularizer):
         self.orthogonality, self.sparsity, self.invariance = orthogonality, sparsity, invariance
         self.register_parameter("factors", None)
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         super().bind(learner)
         d, n = learner.network.n_features, self.n_factors
         if n > d:

@@ -10,7 +10,7 @@ from torch.distributions import Beta
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner, State
+from metalens.learners import NetworkLearner, State
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples
 
@@ -65,7 +65,7 @@ class MetaMix(Regularizer):
             )
         self.alpha, self.channel_shuffle = alpha, channel_shuffle
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         super().bind(learner)
         if not learner.from_hidden:
             raise MetaLensError(
@@ -75,6 +75,7 @@ class MetaMix(Regularizer):
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         learner, (support, query) = adapted.learner, adapted.tasks[:2]
+        assert isinstance(learner, NetworkLearner)  # `check` refuses others
         shuffles = self.channel_shuffle > 0
         if shuffles and query.y.is_floating_point():
             raise MetaLensError(

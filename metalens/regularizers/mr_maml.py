@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import IMAML, Learner
+from metalens.learners import IMAML, NetworkLearner
 from metalens.networks import Network
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Task
@@ -62,7 +62,7 @@ class MRMAML(Regularizer):
         self._noises: list[_Noise] = []
         self._parametrized: list[Any] = []  # plain lists: what they hold stays the network's
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         super().bind(learner)
         if isinstance(learner, IMAML):
             raise MetaLensError(

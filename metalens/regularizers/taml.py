@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import GradientLearner, Learner
+from metalens.learners import GradientLearner, NetworkLearner
 from metalens.regularizers.base import Regularizer
 
 Measure = Literal["entropy", "theil", "generalized_entropy", "atkinson", "gini", "variance_of_logs"]
@@ -79,7 +79,7 @@ class TAML(Regularizer):
         self.measure: Measure = measure
         self.min_meta_batch_size = 1 if measure == "entropy" else 2
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         super().bind(learner)
         if not isinstance(learner, GradientLearner):
             raise MetaLensError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 
 
 class Relation(nn.Module):
@@ -22,7 +22,7 @@ class Relation(nn.Module):
     discriminates: bool = True
     title: str
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         """Create the parameters whose size depends on the learner; `Objective` calls it.
 
         Raises:

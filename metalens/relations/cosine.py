@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 from metalens.relations.base import Relation, check_positive
 from metalens.relations.vectors import TaskVector, task_vectors, vector_length
 
@@ -69,7 +69,7 @@ class Cosine(Relation):
         self.title = f"{'learned relations' if learned else 'plain cosine'} of {vector}"
         self.omega: nn.Parameter | None = None
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         length = vector_length(learner, self.vector)
         if not self.learned:
             return

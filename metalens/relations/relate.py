@@ -10,7 +10,8 @@ import torch
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.data import TaskDistribution
-from metalens.learners import Learner
+from metalens.errors import MetaLensError
+from metalens.learners import Learner, NetworkLearner
 from metalens.learners.base import module_mode
 from metalens.relations import Cosine, Mutual, Relation
 from metalens.relations.agreement import descriptor_agreement
@@ -77,6 +78,8 @@ def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution,
     ((5, 5), 'plain cosine of features')
     """
     relation = plain_relation("features") if relation is None else relation
+    if not isinstance(learner, NetworkLearner):
+        raise MetaLensError(f"{type(learner).__name__} has no network whose features could relate tasks.")
     relation.bind(learner)
     batch = stack_trimmed([tasks[number] for number in range(n)])
     batch = place(batch, learner.device, learner.dtype)

@@ -70,6 +70,7 @@ class RelatedModels(Learner):
     pQSAR", J. Chem. Inf. Model. 59, 2019.
     """
 
+    regularizer_refusal = "it is not trained."
     vectors: Tensor
 
     def __init__(
@@ -98,7 +99,7 @@ class RelatedModels(Learner):
                 f"RelatedModels: related_by='adaptation' needs parameters that adapt, and "
                 f"{type(learner).__name__} has none; use 'predictions' or 'features'."
             )
-        super().__init__(learner.network, loss=learner.loss)
+        super().__init__(loss=learner.loss)
         self.learner, self.n_tasks = learner, n_tasks
         self.related_by: RelatedBy = related_by
         self.share, self.temperature = share, temperature
@@ -114,6 +115,10 @@ class RelatedModels(Learner):
     def models(self) -> State:
         """The states of the learner for the P known tasks, each tensor `(P, ...)`."""
         return {name: self.get_buffer(f"models_{number}") for number, name in enumerate(self._names)}
+
+    @property
+    def vmap_refusal(self) -> str | None:
+        return self.learner.vmap_refusal
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         own = self.learner.adapt_encoded(z, y)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 from metalens.relations.base import Relation
 from metalens.relations.cosine import Cosine
 
@@ -34,7 +34,7 @@ class Shuffled(Relation):
         self.discriminates = self.relation.discriminates
         self.title = f"{self.relation.title}, shuffled"
 
-    def bind(self, learner: Learner) -> None:
+    def bind(self, learner: NetworkLearner) -> None:
         self.relation.bind(learner)
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import NetworkLearner
 from metalens.learners.classification import one_hot
 
 TaskVector = Literal["features", "labeled", "adaptation"]
@@ -41,7 +41,7 @@ def task_vectors(adapted: AdaptedTasks, kind: TaskVector) -> Tensor:
     return adapted.processes.all_gather(own)
 
 
-def vector_length(learner: Learner, kind: TaskVector) -> int:
+def vector_length(learner: NetworkLearner, kind: TaskVector) -> int:
     """Return the length d of the task vectors of a learner.
 
     Raises:

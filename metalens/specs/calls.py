@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from metalens import learners, networks, regularizers, relations, samplers
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
+from metalens.learners import Baseline, Learner, NetworkLearner
 from metalens.networks import Network
 from metalens.regularizers import Regularizer
 from metalens.relations import Relation
@@ -161,15 +161,37 @@ def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, 
 
     Args:
         text: one call, for example `"MAML(inner_lr=0.1)"`.
-        network: the network it gets.
+        network: the network it gets; a baseline gets its number of outputs.
         tuned: gives a learner's settings by its name, used where the call does not set them.
 
     Raises:
         MetaLensError: the name or a setting is unknown or of a wrong type.
     """
+    cls, settings = _learner(text, tuned)
+    if issubclass(cls, NetworkLearner):
+        return cls(network, **settings)
+    return build_baseline(text, network.n_outputs, tuned)
+
+
+def build_baseline(text: str, n_outputs: int, tuned: Callable[[str], dict[str, Any]]) -> Baseline:
+    """Build a baseline, which needs no network, from its text; see `build_learner`.
+
+    Raises:
+        MetaLensError: there is no such baseline, or a setting is unknown or of a wrong type.
+
+    >>> build_baseline("KNN(n_neighbors=3)", 2, lambda name: {}).n_neighbors
+    3
+    """
+    cls, settings = _learner(text, tuned)
+    if not issubclass(cls, Baseline):
+        raise MetaLensError(f"{cls.__name__} needs a network; it is no baseline that fits each task alone.")
+    return cls(n_outputs, **settings)
+
+
+def _learner(text: str, tuned: Callable[[str], dict[str, Any]]) -> tuple[type[Learner], dict[str, Any]]:
     call = learner_call(text)
     cls = _find(LEARNERS, call.name, "learner")
-    return cls(network, **typed_settings(cls, {**tuned(call.name), **call.settings}, _NOT_SETTABLE))
+    return cls, _checked(cls, {**tuned(call.name), **call.settings})
 
 
 def refuses_regularizers(text: str) -> bool:
@@ -241,7 +263,8 @@ def _built(cls: type[C], settings: dict[str, Any]) -> C:
 
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in settings.items() if name != RELATION}
-    typed = typed_settings(cls, plain, _NOT_SETTABLE)
+    fixed = _NOT_SETTABLE | {"n_outputs"} if issubclass(cls, Baseline) else _NOT_SETTABLE
+    typed = typed_settings(cls, plain, fixed)
     return {
         name: typed[name] if name in plain else _checked_relation(cls, value)
         for name, value in settings.items()

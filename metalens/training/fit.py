@@ -20,7 +20,7 @@ from metalens.execution.plan import Compile, Execution, is_trained, prepare
 from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
-from metalens.learners import Learner
+from metalens.learners import Learner, NetworkLearner
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
@@ -387,12 +387,12 @@ def _every_gradient_needed() -> Iterator[None]:
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
-    """Return the tasks as a learner is trained on them: pooled for one that trains on all as one problem.
+    """Return the tasks as a learner is trained on them: with global labels if it needs these.
 
     Raises:
-        MetaLensError: pooled tasks have another number of classes than the learner's head has outputs.
+        MetaLensError: the tasks together have another number of classes than the learner's head has outputs.
     """
-    if not learner.pooled:
+    if not isinstance(learner, NetworkLearner) or not learner.needs_global_labels:
         return tasks
     tasks, n_outputs = tasks.with_global_labels(), learner.network.n_outputs
     if tasks.n_classes not in (None, n_outputs):

@@ -43,10 +43,12 @@ def predictions_of(learner, x, y, new):
 
 def test_mean_is_the_mean_and_the_share():
     x, y, new = drawn()
-    np.testing.assert_allclose(predictions_of(MeanPredictor(mlp(6, 1)), x, y, new), np.full((5, 1), y.mean()))
+    np.testing.assert_allclose(
+        predictions_of(MeanPredictor(n_outputs=1), x, y, new), np.full((5, 1), y.mean())
+    )
     classes = np.array([0] * 3 + [2] * 9)
     expected = np.log([[0.25, 1e-6, 0.75]] * 5)
-    np.testing.assert_allclose(predictions_of(MeanPredictor(mlp(6, 3)), x, classes, new), expected)
+    np.testing.assert_allclose(predictions_of(MeanPredictor(n_outputs=3), x, classes, new), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,16 +57,16 @@ def test_gaussian_process_on_real_inputs_is_that_of_scikit_learn(seed):
     kernel = ConstantKernel() * RBF(6**0.5) + WhiteKernel()
     expected = GaussianProcessRegressor(kernel, normalize_y=True).fit(x, y).predict(new)
     np.testing.assert_allclose(
-        predictions_of(GaussianProcess(mlp(6, 1)), x, y, new), expected[:, None], rtol=1e-6
+        predictions_of(GaussianProcess(n_outputs=1), x, y, new), expected[:, None], rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_gaussian_process_on_bits_follows_from_the_tanimoto_similarity(seed):
     x, y, new = drawn(binary=True, seed=seed)
-    found = predictions_of(GaussianProcess(mlp(6, 1)), x, y, new)
+    found = predictions_of(GaussianProcess(n_outputs=1), x, y, new)
     np.testing.assert_array_equal(
-        found, predictions_of(GaussianProcess(mlp(6, 1), kernel="tanimoto"), x, y, new)
+        found, predictions_of(GaussianProcess(n_outputs=1, kernel="tanimoto"), x, y, new)
     )
     model = GaussianProcessRegressor(ConstantKernel() * Tanimoto() + WhiteKernel(), normalize_y=True).fit(
         x, y
@@ -114,7 +116,7 @@ def tasks_of(split, **changes):
 
 def test_profile_is_ridge_on_the_predictions_of_ridge():
     train, test = tasks_of("train"), tasks_of("test")
-    profile = ProfileRidge(mlp(20, 1).double(), n_tasks=50)
+    profile = ProfileRidge(n_outputs=1, n_tasks=50).double()
     fit(Objective(profile), train, steps=1, meta_batch_size=2)
     examples = {}
     for number in range(50):
@@ -138,14 +140,14 @@ def test_profile_is_ridge_on_the_predictions_of_ridge():
 
 def test_profile_uses_related_tasks_and_is_kept_with_the_weights(tmp_path):
     test = tasks_of("test")
-    plain = evaluate(MeanPredictor(mlp(20, 1)), test, n_tasks=4).value.mean()
-    profile = ProfileRidge(mlp(20, 1))
+    plain = evaluate(MeanPredictor(n_outputs=1), test, n_tasks=4).value.mean()
+    profile = ProfileRidge(n_outputs=1)
     without = evaluate(profile, test, n_tasks=4).value.mean()
     assert without == pytest.approx(plain, rel=1e-5)
     fit(Objective(profile), tasks_of("train"), steps=1, meta_batch_size=2, out=tmp_path)
     scores = evaluate(profile, test, n_tasks=4).query("metric == 'pearson_r2'").value
     assert scores.mean() > 0.8
-    again = Objective(ProfileRidge(mlp(20, 1)))
+    again = Objective(ProfileRidge(n_outputs=1))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     assert (
         evaluate(again.learner, test, n_tasks=4).query("metric == 'pearson_r2'").value.tolist()
@@ -162,7 +164,7 @@ def test_profile_of_classes_has_a_column_for_each():
         "duplicates": "allow",
     }
     train, test = (TableTasks(frame, split, **changes, k_shot=8, n_query=8) for split in ("train", "test"))
-    profile = ProfileRidge(mlp(20, 2), n_tasks=44)
+    profile = ProfileRidge(n_outputs=2, n_tasks=44)
     profile.prepare(train)
     assert profile.slopes.shape == (44, 20)
     scores = evaluate(profile, test, n_tasks=4).query("metric == 'accuracy'").value
@@ -185,6 +187,6 @@ def test_a_global_model_is_trained_and_ignores_the_support(compiled):
 
 def test_wrong_settings_are_refused():
     with pytest.raises(MetaLensError, match="kernel must be auto, tanimoto or rbf, got 'linear'"):
-        GaussianProcess(mlp(), kernel="linear")
+        GaussianProcess(n_outputs=1, kernel="linear")
     with pytest.raises(MetaLensError, match="n_tasks must be at least 1, got 0"):
-        ProfileRidge(mlp(), n_tasks=0)
+        ProfileRidge(n_outputs=1, n_tasks=0)

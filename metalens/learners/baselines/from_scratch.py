@@ -20,7 +20,6 @@ class FromScratch(MAML):
         network: the network; its initial weights are kept.
         inner_lr: step size of Adam.
         inner_steps: its steps.
-        test_held_out: see `GradientLearner`: with it, `inner_steps` is the most that a task takes.
         loss: see `Learner`.
 
     >>> from metalens import FromScratch, Sinusoid, mlp
@@ -40,14 +39,12 @@ class FromScratch(MAML):
         *,
         inner_lr: float = 0.01,
         inner_steps: int = 100,
-        test_held_out: float = 0.0,
         loss: Loss = task_loss,
     ) -> None:
         super().__init__(
             network,
             inner_lr=inner_lr,
             inner_steps=inner_steps,
-            test_held_out=test_held_out,
             first_order=True,
             inner_optimizer="adam",
             inner_momentum=0.9,

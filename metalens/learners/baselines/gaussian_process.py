@@ -8,13 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from metalens.errors import MetaLensError
-from metalens.learners.baselines.per_task import PerTaskLearner
-from metalens.networks import Network
+from metalens.learners.baselines.base import Baseline
 
 PlainKernel = Literal["auto", "tanimoto", "rbf"]
 
 
-class GaussianProcess(PerTaskLearner):
+class GaussianProcess(Baseline):
     """The classical baseline for few examples: a Gaussian process on the raw inputs of each task alone.
 
     `k(x, x') = a h(x, x') + s^2 [x = x']` around the mean of the targets, where h is the Tanimoto similarity
@@ -23,27 +22,27 @@ class GaussianProcess(PerTaskLearner):
     starts at 1, 1 and the root of the number of inputs. For classes, the targets are columns of ones and
     zeros, and the predictions are logits. A single support example is predicted for all.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, and nothing else.
+        n_outputs: number of targets, or of classes of a task.
         kernel: h: `"tanimoto"` for fingerprints, `"rbf"`, or `"auto"`: the former where all inputs of the
             support are 0 or 1.
 
     Raises:
         MetaLensError: the kernel has another name.
 
-    >>> from metalens import GaussianProcess, Sinusoid, mlp
+    >>> from metalens import GaussianProcess, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> GaussianProcess(mlp())(task.support)(task.query.x).shape
+    >>> GaussianProcess(n_outputs=1)(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
     Source: C. Rasmussen, C. Williams, "Gaussian Processes for Machine Learning", 2006; scikit-learn computes
     it.
     """
 
-    def __init__(self, network: Network, *, kernel: PlainKernel = "auto") -> None:
-        super().__init__(network)
+    def __init__(self, n_outputs: int, *, kernel: PlainKernel = "auto") -> None:
+        super().__init__(n_outputs)
         if kernel not in get_args(PlainKernel):
             raise MetaLensError(f"GaussianProcess: kernel must be auto, tanimoto or rbf, got {kernel!r}.")
         self.kernel: PlainKernel = kernel
@@ -56,7 +55,7 @@ class GaussianProcess(PerTaskLearner):
         from metalens.learners.baselines.tanimoto import Tanimoto
 
         x, new_x = x.astype(float), new_x.astype(float)
-        targets = np.eye(self.network.n_outputs)[y] if classes else y
+        targets = np.eye(self.n_outputs)[y] if classes else y
         if len(x) == 1:  # which has no deviation
             return np.repeat(targets, len(new_x), axis=0)
         is_binary = bool(((x == 0) | (x == 1)).all())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalens.learners.base import Learner, State
+from metalens.learners.base import NetworkLearner, State
 
 
-class JointModel(Learner):
+class JointModel(NetworkLearner):
     """One network trained on all tasks together, and used for new tasks as it is, without their support.
 
     `L(query; f(x))`. What does not beat it has learned nothing from the support of a new task. In

@@ -7,13 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from metalens.errors import MetaLensError
-from metalens.learners.baselines.per_task import PerTaskLearner
-from metalens.networks import Network
+from metalens.learners.baselines.base import Baseline
 
 Metric = Literal["euclidean", "cosine"]
 
 
-class KNN(PerTaskLearner):
+class KNN(Baseline):
     """The classical local baseline: the mean of the k nearest support examples of each task alone.
 
     Predictions are the mean target of the k neighbors of an input or, for classes, the logarithm of their
@@ -21,19 +20,19 @@ class KNN(PerTaskLearner):
     5, 8 that errs least when each support example in turn is left out: in squared error, or in the number of
     wrong classes; the smaller one where two are as good. So with one example per class, k is 1.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, and nothing else.
+        n_outputs: number of targets, or of classes of a task.
         n_neighbors: k, at most the number of support examples; `None` to choose it for every task.
         metric: `"euclidean"` or `"cosine"` distance of raw inputs; the latter suits fingerprints.
 
     Raises:
         MetaLensError: k is below 1, or the metric has another name.
 
-    >>> from metalens import KNN, Sinusoid, mlp
+    >>> from metalens import KNN, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> model = KNN(mlp(), n_neighbors=1)(task.support)
+    >>> model = KNN(n_outputs=1, n_neighbors=1)(task.support)
     >>> bool((model(task.support.x) == task.support.y).all())
     True
 
@@ -44,9 +43,9 @@ class KNN(PerTaskLearner):
     candidates = (1, 2, 3, 5, 8)
 
     def __init__(
-        self, network: Network, *, n_neighbors: int | None = None, metric: Metric = "euclidean"
+        self, n_outputs: int, *, n_neighbors: int | None = None, metric: Metric = "euclidean"
     ) -> None:
-        super().__init__(network)
+        super().__init__(n_outputs)
         if n_neighbors is not None and n_neighbors < 1:
             raise MetaLensError(f"KNN: n_neighbors must be at least 1, or None, got {n_neighbors}.")
         if metric not in get_args(Metric):
@@ -73,7 +72,7 @@ class KNN(PerTaskLearner):
         # Without new inputs, no example is a neighbor of itself.
         nearest = NearestNeighbors(n_neighbors=candidates[-1], metric=self.metric).fit(x)
         neighbors = nearest.kneighbors(return_distance=False)
-        targets = np.eye(self.network.n_outputs)[y] if classes else y
+        targets = np.eye(self.n_outputs)[y] if classes else y
         errors = []
         for k in candidates:
             predictions = targets[neighbors[:, :k]].mean(1)

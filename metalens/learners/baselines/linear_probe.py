@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, Loss, State, task_loss
+from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.gradient import GradientLearner
 from metalens.networks import Network
 
@@ -28,7 +28,6 @@ class LinearProbe(GradientLearner):
         weight_decay: strength of the penalty on the weights of the fitted head.
         inner_lr: step size of Adam at test time.
         inner_steps: its steps.
-        test_held_out: see `GradientLearner`: with it, `inner_steps` is the most that a task takes.
         loss: see `Learner`.
 
     Raises:
@@ -44,7 +43,7 @@ class LinearProbe(GradientLearner):
     """
 
     head_only = True
-    pooled = True
+    needs_global_labels = True
     regularizer_refusal = "in training it adapts to no task, it learns one model for all of them."
 
     def __init__(
@@ -55,7 +54,6 @@ class LinearProbe(GradientLearner):
         weight_decay: float = 0.001,
         inner_lr: float = 0.05,
         inner_steps: int = 100,
-        test_held_out: float = 0.0,
         loss: Loss = task_loss,
     ) -> None:
         if n_classes is not None and n_classes < 2:
@@ -68,7 +66,6 @@ class LinearProbe(GradientLearner):
             network,
             inner_lr=inner_lr,
             inner_steps=inner_steps,
-            test_held_out=test_held_out,
             first_order=True,
             inner_optimizer="adam",
             inner_momentum=0.9,
@@ -81,7 +78,7 @@ class LinearProbe(GradientLearner):
             self.set_network(network.with_head(head, n_classes))
 
     def set_network(self, network: Network) -> None:
-        Learner.set_network(self, network)  # what adapts is no part of the network
+        NetworkLearner.set_network(self, network)  # what adapts is no part of the network
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         return {}

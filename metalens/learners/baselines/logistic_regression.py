@@ -7,31 +7,30 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import State
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.baselines.base import Baseline
 from metalens.learners.classification import class_indicators
-from metalens.networks import Network
 
-_MOST_STEPS = 1000
+_MAX_STEPS = 1000
 
 
-class LogisticRegression(PerTaskLearner):
+class LogisticRegression(Baseline):
     """The classical linear classifier: logistic regression on the raw inputs of each task alone.
 
     `min_{W, b} C sum_i -log softmax(W x_i + b)_{y_i} + ||W||^2 / 2`; the logits are logarithms of the class
     probabilities (at least 1e-6). With examples of one class only, that class is predicted for all.
 
-    Nothing is learned across tasks; see `PerTaskLearner`. LinearProbe does the same on learned features.
+    Nothing is learned across tasks; see `Baseline`. LinearProbe does the same on learned features.
 
     Args:
-        network: gives the number of classes, and nothing else.
+        n_outputs: number of classes of a task.
         inverse_strength: C, the weight of the examples against the penalty.
 
     Raises:
         MetaLensError: C is not above 0, or targets are no classes.
 
     >>> import torch
-    >>> from metalens import Examples, LogisticRegression, mlp
-    >>> model = LogisticRegression(mlp(1, 2))(Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])))
+    >>> from metalens import Examples, LogisticRegression
+    >>> model = LogisticRegression(n_outputs=2)(Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])))
     >>> model(torch.tensor([[0.4], [0.6]])).argmax(1)
     tensor([0, 1])
 
@@ -39,8 +38,8 @@ class LogisticRegression(PerTaskLearner):
     20, 1958; scikit-learn computes it.
     """
 
-    def __init__(self, network: Network, *, inverse_strength: float = 1.0) -> None:
-        super().__init__(network)
+    def __init__(self, n_outputs: int, *, inverse_strength: float = 1.0) -> None:
+        super().__init__(n_outputs)
         if not inverse_strength > 0:
             raise MetaLensError(
                 f"LogisticRegression: inverse_strength must be above 0, got {inverse_strength}."
@@ -48,14 +47,14 @@ class LogisticRegression(PerTaskLearner):
         self.inverse_strength = inverse_strength
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        class_indicators(type(self).__name__, y, z, self.network.n_outputs)  # refuses real targets
+        class_indicators(type(self).__name__, y, z, self.n_outputs)  # refuses real targets
         return super().adapt_encoded(z, y)
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
-        from sklearn import linear_model  # takes as long to import as all of MetaLens
+        from sklearn import linear_model
 
         present = np.unique(y)
         if len(present) == 1:
             return self.log_probabilities(np.ones((len(new_x), 1)), present)
-        model = linear_model.LogisticRegression(C=self.inverse_strength, max_iter=_MOST_STEPS).fit(x, y)
+        model = linear_model.LogisticRegression(C=self.inverse_strength, max_iter=_MAX_STEPS).fit(x, y)
         return self.log_probabilities(model.predict_proba(new_x), model.classes_)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.baselines.base import Baseline
 
 
-class MeanPredictor(PerTaskLearner):
+class MeanPredictor(Baseline):
     """The classical baseline that looks at no input: the mean target of the support of each task alone.
 
     For classes, the logarithm of their shares in the support (at least 1e-6): the most frequent one is
     predicted. What does not beat it has learned nothing from inputs.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, and nothing else.
+        n_outputs: number of targets, or of classes of a task.
 
-    >>> from metalens import MeanPredictor, Sinusoid, mlp
+    >>> from metalens import MeanPredictor, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> bool((MeanPredictor(mlp())(task.support)(task.query.x) == task.support.y.mean()).all())
+    >>> bool((MeanPredictor(n_outputs=1)(task.support)(task.query.x) == task.support.y.mean()).all())
     True
     """
 

@@ -6,28 +6,28 @@ import numpy as np
 from torch import Tensor
 
 from metalens.learners.base import State
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.baselines.base import Baseline
 from metalens.learners.classification import class_indicators
 
 
-class NearestCentroid(PerTaskLearner):
+class NearestCentroid(Baseline):
     """The simplest baseline on images: the nearest mean of a class on the raw inputs of each task alone.
 
     The logits are logarithms of probabilities (at least 1e-6) that are proportional to
     `exp(-||x - c_j||^2 / v)`, with the mean c_j of the support examples of class j, and the mean v of the
     squared distances of all support examples to their mean, which decides how sure predictions are.
 
-    Nothing is learned across tasks; see `PerTaskLearner`. ProtoNet does the same on learned features.
+    Nothing is learned across tasks; see `Baseline`. ProtoNet does the same on learned features.
 
     Args:
-        network: gives the number of classes, and nothing else.
+        n_outputs: number of classes of a task.
 
     Raises:
         MetaLensError: targets are no classes.
 
     >>> import torch
-    >>> from metalens import Examples, NearestCentroid, mlp
-    >>> model = NearestCentroid(mlp(1, 2))(Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])))
+    >>> from metalens import Examples, NearestCentroid
+    >>> model = NearestCentroid(n_outputs=2)(Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])))
     >>> model(torch.tensor([[0.4], [0.6]])).argmax(1)
     tensor([0, 1])
 
@@ -36,7 +36,7 @@ class NearestCentroid(PerTaskLearner):
     """
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        class_indicators(type(self).__name__, y, z, self.network.n_outputs)  # refuses real targets
+        class_indicators(type(self).__name__, y, z, self.n_outputs)  # refuses real targets
         return super().adapt_encoded(z, y)
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:

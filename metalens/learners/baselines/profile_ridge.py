@@ -12,32 +12,31 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.baselines.base import Baseline
 from metalens.learners.baselines.ridge import STRENGTHS
-from metalens.networks import Network
 from metalens.tasks import Examples
 
 
-class ProfileRidge(PerTaskLearner):
-    """The classical way to use related tasks: what the models of the training tasks predict are the inputs.
+class ProfileRidge(Baseline):
+    """The classical way to use related tasks: the predictions of the training tasks' models are the inputs.
 
     Each of m training tasks gets a ridge regression `p_j(x) = A_j x + a_j` on all its examples. A new task is
     then a ridge regression on its profile, `f(x) = B [p_1(x), ..., p_m(x)] + b`. The strengths of both have
     the least squared error when each example in turn is left out, see `Ridge`. For classes, targets are
     columns of ones and zeros. Without training tasks it is the mean of the support.
 
-    The models of the training tasks are made when training begins, from tasks 0 ... `n_tasks - 1`; those of
-    one name are one task with the examples of all, so that a table is seen nearly whole.
+    The models of the training tasks are fitted when training begins, to tasks 0 ... `n_tasks - 1`; tasks of
+    one name count as one task with the examples of all, so that a table is seen nearly whole.
 
     Args:
-        network: gives the number of outputs, and nothing else.
-        n_tasks: training tasks that are drawn.
+        n_outputs: number of targets, or of classes of a task.
+        n_tasks: number of training tasks to draw.
 
     Raises:
-        MetaLensError: fewer than one task is to be drawn.
+        MetaLensError: `n_tasks` or `n_outputs` is below 1.
 
-    >>> from metalens import Objective, ProfileRidge, Sinusoid, fit, mlp
-    >>> profile = ProfileRidge(mlp(), n_tasks=20)
+    >>> from metalens import Objective, ProfileRidge, Sinusoid, fit
+    >>> profile = ProfileRidge(n_outputs=1, n_tasks=20)
     >>> _ = fit(Objective(profile), Sinusoid(), steps=1, meta_batch_size=1)
     >>> profile.slopes.shape
     torch.Size([20, 1])
@@ -50,18 +49,17 @@ class ProfileRidge(PerTaskLearner):
     slopes: Tensor
     intercepts: Tensor
 
-    def __init__(self, network: Network, *, n_tasks: int = 400) -> None:
-        super().__init__(network)
+    def __init__(self, n_outputs: int, *, n_tasks: int = 400) -> None:
+        super().__init__(n_outputs)
         if n_tasks < 1:
             raise MetaLensError(f"ProfileRidge: n_tasks must be at least 1, got {n_tasks}.")
         self.n_tasks = n_tasks
-        example = next(network.parameters())
-        self.register_buffer("slopes", example.new_zeros(0, 0))
-        self.register_buffer("intercepts", example.new_zeros(0))
+        self.register_buffer("slopes", torch.zeros(0, 0))
+        self.register_buffer("intercepts", torch.zeros(0))
         self.register_load_state_dict_pre_hook(_make_room)
 
     def prepare(self, tasks: TaskDistribution) -> None:
-        from sklearn.linear_model import RidgeCV  # takes as long to import as all of MetaLens
+        from sklearn.linear_model import RidgeCV
 
         examples: dict[str, list[Examples]] = defaultdict(list)
         for number in range(self.n_tasks):
@@ -70,7 +68,7 @@ class ProfileRidge(PerTaskLearner):
         models = []
         for of_task in examples.values():
             x, y = (torch.cat(parts).numpy() for parts in zip(*of_task, strict=True))
-            targets = y if y.dtype.kind == "f" else np.eye(self.network.n_outputs)[y]
+            targets = y if y.dtype.kind == "f" else np.eye(self.n_outputs)[y]
             models.append(RidgeCV(alphas=STRENGTHS).fit(x.reshape(len(x), -1), targets))
         self.slopes = self.slopes.new_tensor(
             np.ascontiguousarray(np.concatenate([np.atleast_2d(m.coef_) for m in models]))
@@ -78,9 +76,9 @@ class ProfileRidge(PerTaskLearner):
         self.intercepts = self.intercepts.new_tensor(np.concatenate([np.ravel(m.intercept_) for m in models]))
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
-        from sklearn.linear_model import RidgeCV  # takes as long to import as all of MetaLens
+        from sklearn.linear_model import RidgeCV
 
-        targets = np.eye(self.network.n_outputs)[y] if classes else y
+        targets = np.eye(self.n_outputs)[y] if classes else y
         if len(x) == 1 or len(self.slopes) == 0:
             return np.repeat(targets.mean(0, keepdims=True), len(new_x), axis=0)
         slopes, intercepts = (part.cpu().numpy() for part in (self.slopes, self.intercepts))
@@ -90,7 +88,7 @@ class ProfileRidge(PerTaskLearner):
 
 
 def _make_room(profile: ProfileRidge, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give the models of the training tasks the size that weights have, which only these know."""
+    """Give the buffers the shapes of those that are loaded: only these know the number of models."""
     for name in ("slopes", "intercepts"):
         if f"{prefix}{name}" in state_dict:
             setattr(profile, name, profile.slopes.new_empty(state_dict[f"{prefix}{name}"].shape))

@@ -5,36 +5,35 @@ from __future__ import annotations
 import numpy as np
 
 from metalens.errors import MetaLensError
-from metalens.learners.baselines.per_task import PerTaskLearner
-from metalens.networks import Network
+from metalens.learners.baselines.base import Baseline
 
 
-class RandomForest(PerTaskLearner):
+class RandomForest(Baseline):
     """The classical strong baseline on tables: a random forest on the raw inputs of each task alone.
 
     The mean of `n_trees` regression trees or, for classes, the logarithm of their mean class shares (at least
     1e-6). All other settings are scikit-learn's defaults; nothing is chosen by task.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, and nothing else.
+        n_outputs: number of targets, or of classes of a task.
         n_trees: size of the forest.
         seed: of the forest's own random numbers, the same for every task.
 
     Raises:
         MetaLensError: there are no trees, or the seed is negative.
 
-    >>> from metalens import RandomForest, Sinusoid, mlp
+    >>> from metalens import RandomForest, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> RandomForest(mlp(), n_trees=10)(task.support)(task.query.x).shape
+    >>> RandomForest(n_outputs=1, n_trees=10)(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
     Source: L. Breiman, "Random Forests", Machine Learning 45, 2001; scikit-learn computes it.
     """
 
-    def __init__(self, network: Network, *, n_trees: int = 100, seed: int = 0) -> None:
-        super().__init__(network)
+    def __init__(self, n_outputs: int, *, n_trees: int = 100, seed: int = 0) -> None:
+        super().__init__(n_outputs)
         if n_trees < 1 or seed < 0:
             raise MetaLensError(
                 f"RandomForest needs n_trees of at least 1 and a seed of 0 or more, got {n_trees} and {seed}."

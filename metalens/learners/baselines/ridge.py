@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from metalens.learners.baselines.per_task import PerTaskLearner
+from metalens.learners.baselines.base import Baseline
 
 STRENGTHS = tuple(10.0**power for power in range(-3, 4))
 
 
-class Ridge(PerTaskLearner):
+class Ridge(Baseline):
     """The classical linear baseline: ridge regression on the raw inputs of each task alone.
 
     `min_W ||Y - X W - b||^2 + a ||W||^2`, with the strength `a` of 0.001, 0.01, ..., 1000 that has the least
@@ -17,14 +17,14 @@ class Ridge(PerTaskLearner):
     classes, Y has a column of ones and zeros for each, and the predictions are logits. A single support
     example is predicted for all.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, and nothing else.
+        n_outputs: number of targets, or of classes of a task.
 
-    >>> from metalens import Ridge, Sinusoid, mlp
+    >>> from metalens import Ridge, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> Ridge(mlp())(task.support)(task.query.x).shape
+    >>> Ridge(n_outputs=1)(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
     Source: A. Hoerl, R. Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems",
@@ -32,9 +32,9 @@ class Ridge(PerTaskLearner):
     """
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
-        from sklearn.linear_model import RidgeCV  # takes as long to import as all of MetaLens
+        from sklearn.linear_model import RidgeCV
 
-        targets = np.eye(self.network.n_outputs)[y] if classes else y
+        targets = np.eye(self.n_outputs)[y] if classes else y
         if len(x) == 1:  # which cannot be left out
             return np.repeat(targets, len(new_x), axis=0)
         model = RidgeCV(alphas=STRENGTHS).fit(x, targets)

@@ -5,37 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from metalens.errors import MetaLensError
-from metalens.learners.baselines.per_task import PerTaskLearner
-from metalens.networks import Network
+from metalens.learners.baselines.base import Baseline
 
 
-class SeasonalNaive(PerTaskLearner):
+class SeasonalNaive(Baseline):
     """The seasonal naive forecast: value h ahead is the latest seen value of the same place in the season.
 
     `y_h = x_{n - m + (h mod m)}` for a window `x_0 ... x_{n-1}`, h = 0, 1, ..., and m values a season. With
     m = 1 the last value is repeated. It needs no support set. Inputs must be windows of the series alone, and
     targets the values that follow, on the same scale, as in `SeriesTasks`.
 
-    Nothing is learned across tasks; see `PerTaskLearner`.
+    Nothing is learned across tasks; see `Baseline`.
 
     Args:
-        network: gives the number of outputs, the horizon, and nothing else.
+        n_outputs: the horizon, how many values are predicted.
         season: m, at most the length of a window; 24 for hours of a day.
 
     Raises:
         MetaLensError: the season is below 1 or, when predictions are asked for, longer than a window.
 
     >>> import torch
-    >>> from metalens import Examples, SeasonalNaive, mlp
+    >>> from metalens import Examples, SeasonalNaive
     >>> x = torch.tensor([[5.0, 1.0, 2.0, 3.0]])
-    >>> SeasonalNaive(mlp(4, 4), season=3)(Examples(x, x))(x)
+    >>> SeasonalNaive(n_outputs=4, season=3)(Examples(x, x))(x)
     tensor([[1., 2., 3., 1.]])
 
     Source: none; the benchmark "sNaive" of the M4 competition.
     """
 
-    def __init__(self, network: Network, *, season: int = 1) -> None:
-        super().__init__(network)
+    def __init__(self, n_outputs: int, *, season: int = 1) -> None:
+        super().__init__(n_outputs)
         if season < 1:
             raise MetaLensError(f"SeasonalNaive: season must be at least 1, got {season}.")
         self.season = season
