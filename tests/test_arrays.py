@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate, mlp
-from metalens.data.arrays import npz
-from metalens.data.named_tasks import divide_groups, split_tasks
+from metalens.data import npz
+from metalens.data.grouping import divide_classes
+from metalens.data.named_tasks import split_tasks
 from metalens.learners import Ridge
 
 N, PER_TASK = 120, 12  # ten tasks
@@ -110,11 +111,11 @@ def test_a_division_of_groups_that_is_hard_to_find_is_kept():
     groups = np.repeat(np.arange(12), [1] * 11 + [89])  # only the last group can be the query set
     rng = np.random.default_rng(1)
     for _ in range(20):
-        found = divide_groups(rng, np.zeros(100, int), groups, n_way=1, k_shot=8, n_query=80)
+        found = divide_classes(rng, np.zeros(100, int), groups, n_way=1, k_shot=8, n_query=80)
         assert found is not None
         assert found.sum() >= 8
         assert not found[-1]
-    assert divide_groups(rng, np.zeros(100, int), groups, n_way=1, k_shot=12, n_query=80) is None
+    assert divide_classes(rng, np.zeros(100, int), groups, n_way=1, k_shot=12, n_query=80) is None
 
 
 def test_no_task_and_no_family_is_in_two_splits(data):

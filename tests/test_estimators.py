@@ -11,13 +11,15 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from metalens import JointModel, MetaLensError, MetaRegressor
-from metalens.data.tables.columns import TableInputs
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
-from metalens.estimators import base, training
+from metalens.estimators import base, comparison, training
 from metalens.estimators.models import Answer, Candidate
-from metalens.estimators.tables import Columns, fit_reader
+from metalens.estimators.tables import fit_reader, row_sizes
 
-TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
+FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
+TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4, "baselines": FEW}
 ROLES = {"task": "sensor", "target": "pressure"}
 MODELS = ["ANIL", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
 
@@ -43,8 +45,7 @@ def fitted(frame=None, roles=ROLES, **settings):
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("MeanPredictor", "Ridge"))
+        patch.setattr(comparison, "MIN_DRAWS", 3)
         yield
 
 
@@ -110,11 +111,11 @@ def test_without_a_fall_back_the_learner_adapts_and_a_warning_says_what_is_bette
     assert model.chosen_ == "ANIL"
 
 
-def test_a_better_learner_is_chosen_without_a_warning(monkeypatch):
-    monkeypatch.setattr(MetaRegressor, "classical", ("MeanPredictor",))
+def test_a_better_learner_is_chosen_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         settings = {**TINY, "learner": None, "hidden": (16,), "steps": 120}
+        settings["baselines"] = ("ProfileRidge", "JointModel", "MeanPredictor")
         model = MetaRegressor(**settings, outer_lr=0.01).fit(sensors(40), **ROLES)
     assert model.chosen_ == "R2D2"
 
@@ -164,7 +165,7 @@ def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     reader, tasks = fit_reader(
         Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
     )
-    assert len(encoded) == (1 if missing == "refuse" else 3)
+    assert len(encoded) == 1
     for split in tasks:
         task = tasks[split][0]
         rows = frame[frame.sensor == tasks[split].task_name(0)].dropna()
@@ -233,12 +234,11 @@ def test_training_ends_when_patience_does(monkeypatch):
 
 def test_sizes_are_chosen_by_those_of_tasks():
     frame = pd.DataFrame({"t": [f"a{i}" for i in range(20) for _ in range(10)]})
-    columns = Columns(task="t", target="y")
-    assert columns.sizes(frame, None, None) == (5, 5)
-    assert columns.sizes(pd.concat([frame] * 10), None, None) == (16, 48)
-    assert columns.sizes(frame, 3, None) == (3, 7)
-    assert columns.sizes(frame, 3, 2) == (3, 2)
-    assert columns.sizes(frame[::5], None, None) == (1, 1)
+    assert row_sizes(frame.t, None, None) == (5, 5)
+    assert row_sizes(pd.concat([frame] * 10).t, None, None) == (16, 48)
+    assert row_sizes(frame.t, 3, None) == (3, 7)
+    assert row_sizes(frame.t, 3, 2) == (3, 2)
+    assert row_sizes(frame.t[::5], None, None) == (1, 1)
 
 
 def test_any_number_of_support_rows_will_do(model):
@@ -448,7 +448,7 @@ def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
     fit_together = training.fit_together
     monkeypatch.setattr(training, "fit_together", diverge)
     with pytest.warns(UserWarning, match="baseline JointModel is left out: The loss is nan at step 2"):
-        model = MetaRegressor("R2D2", steps=2, hidden=(8,)).fit(sensors(), **ROLES)
+        model = MetaRegressor("R2D2", steps=2, hidden=(8,), baselines=FEW).fit(sensors(), **ROLES)
     assert "JointModel" not in set(model.comparison_.model)
     model.save(tmp_path / "model")
     assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "ProfileRidge"]

@@ -104,7 +104,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             model, relations = train(
                 settings, data, lambda name: bar.start(f"training {name}", settings.steps)
             )
-        model.save(folder, overwrite=True)
+        model.write_into(folder)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
         facts = {
@@ -152,7 +152,7 @@ def _train_on_table(
 ) -> tuple[Estimator, pd.DataFrame | str]:
     from metalens.data.tables.reading import check_columns
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
-    from metalens.estimators.tables import Columns
+    from metalens.data.tables.columns import Columns
 
     columns: dict[str, Any] = {name: settings[name] for name in _COLUMNS}
     frame = Columns(**columns).read(data)

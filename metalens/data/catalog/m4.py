@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metalens.data.base import Split
 from metalens.data.catalog.finding import find_data
-
-if TYPE_CHECKING:
-    pass
-from metalens.data.series import Scaling, SeriesTasks, _read
+from metalens.data.series import Scaling, SeriesTasks, read_series
 
 M4_FILE = "m4_hourly.csv.gz"
 
@@ -90,4 +86,4 @@ def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np
 
 @lru_cache(maxsize=2)
 def _load_m4(path: Path) -> dict[str, np.ndarray]:
-    return {name: values for name, (values, _) in _read(path, "series", "hour", "value").items()}
+    return {name: values for name, (values, _) in read_series(path, "series", "hour", "value").items()}
