@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from metalens.data.base import Split
-from metalens.data.catalog.finding import find_data
+from metalens.data.catalog.base import TaskDataSet
 from metalens.data.series import Scaling, SeriesTasks, read_series
-
-M4_FILE = "m4_hourly.csv.gz"
 
 
 class M4Hourly(SeriesTasks):
@@ -72,6 +70,19 @@ class M4Hourly(SeriesTasks):
         )
 
 
+M4_HOURLY = TaskDataSet(
+    name="m4-hourly",
+    description="M4 competition: 414 hourly time series",
+    license="not stated",
+    source="https://github.com/Mcompetitions/M4-methods",
+    steps="write the rows of Hourly-train.csv, each with its row of Hourly-test.csv behind it, into "
+    "m4_hourly.csv.gz with the columns series, hour and value",
+    files=("m4_hourly.csv.gz",),
+    tasks=lambda split, folder: M4Hourly(split, k_shot=1, n_query=1, folder=folder),
+    md5="5fa5a2035a097ebaa05beca9c8cb88dc",
+)
+
+
 def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
     """Return the hourly series of M4 by name; every caller in a process gets the same.
 
@@ -81,7 +92,7 @@ def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np
     Raises:
         MetaLensError: the table is missing or damaged.
     """
-    return _load_m4(find_data("M4Hourly", "tables", M4_FILE, folder))
+    return _load_m4(M4_HOURLY.require(folder))
 
 
 @lru_cache(maxsize=2)

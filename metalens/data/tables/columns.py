@@ -64,7 +64,7 @@ class Columns:
     metalens.errors.MetaLensError: missing must be one of refuse, mean, drop, got 'zero'.
     """
 
-    task: str | None
+    task: str | None = None
     target: str
     inputs: Sequence[str] | np.ndarray | Tensor | None = None
     categorical: Sequence[str] = ()

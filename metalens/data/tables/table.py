@@ -170,7 +170,7 @@ class TableTasks(NamedTasks):
         >>> sizes = {"splits": (0.4, 0.3, 0.3), "k_shot": 2, "n_query": 1}
         >>> train = TableTasks(table, task="site", target="yield", **sizes)
         >>> train.task_names, train.in_split("val").task_names
-        (('a', 'b'), ('c',))
+        (('a',), ('c',))
         """
         twin = self._copy_for(split)
         twin._take_split()
