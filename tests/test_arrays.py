@@ -289,6 +289,20 @@ def test_wrong_settings_are_refused(data, changes, words):
         tasks_of(data, **changes)
 
 
+@pytest.mark.parametrize("standardize", ["train", "task"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_another_split_shares_the_arrays_and_equals_its_own_distribution(data, split, standardize):
+    settings = {"standardize": standardize, "group": "film"}
+    first, expected = tasks_of(data, "val", **settings), tasks_of(data, split, **settings)
+    again = first.in_split(split)
+    assert (again.split, again.task_names, again.metadata()) == (
+        split, expected.task_names, expected.metadata()
+    )  # fmt: skip
+    for number in (0, 7, 19):
+        for one, other in zip(again[number].tensors, expected[number].tensors, strict=True):
+            assert torch.equal(one, other)
+
+
 def test_pickles_are_never_loaded(data, tmp_path):
     class Malice:
         def __reduce__(self):

@@ -470,3 +470,42 @@ def test_progress_is_told():
         warnings.simplefilter("ignore")
         MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=progress)
     assert told == [("ANIL", 1), ("ANIL", 2), ("JointModel", 1), ("JointModel", 2)]
+
+
+def test_baselines_are_named_with_settings_and_saved(tmp_path):
+    model = fitted(baselines=["KNN(n_neighbors=1)", "JointModel"])
+    assert model.comparison_.model.unique().tolist() == ["ANIL", "KNN", "JointModel"]
+    assert list(model._trained) == ["ANIL", "JointModel"]
+    assert model._candidate("KNN", 1).learners[0].n_neighbors == 1
+    model.save(tmp_path / "model")
+    again = MetaRegressor.load(tmp_path / "model")
+    assert again.baselines == ("KNN(n_neighbors=1)", "JointModel")
+    pd.testing.assert_frame_equal(again.evaluate(sensors(3)), model.evaluate(sensors(3)))
+
+
+def test_without_baselines_the_learner_stands_alone():
+    model = fitted(baselines=())
+    assert model.comparison_.model.unique().tolist() == [model.chosen_] == ["ANIL"]
+
+
+def test_the_usual_baselines_learn_across_tasks_and_within_one():
+    usual = ["ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "KNN", "RandomForest", "GaussianProcess"]
+    assert list(MetaRegressor()._baselines()) == usual
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"),
+    [
+        (["Forest"], "There is no baseline 'Forest'; choose from NearestFeatureMean, "),
+        (["KNN", "KNN(n_neighbors=1)"], "baselines must name each learner once, got KNN, KNN"),
+    ],
+)
+def test_wrong_baselines_are_refused_before_training(baselines, message, monkeypatch):
+    monkeypatch.setattr(training, "fit_together", None)
+    with pytest.raises(MetaLensError, match=message):
+        fitted(baselines=baselines)
+
+
+def test_ready_made_inputs_are_refused():
+    with pytest.raises(MetaLensError, match="inputs must name columns, got an array"):
+        fitted(roles={**ROLES, "inputs": np.zeros((160, 2))})

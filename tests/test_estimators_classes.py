@@ -287,3 +287,14 @@ def test_classes_of_equal_names_in_several_tasks_are_different_ones():
         model = fitted(frame, roles, learner=learner)
         (probe,) = model._trained["LinearProbe"]
         assert probe.learner.network.n_outputs == 3 * 6  # classes of a training site, and sites
+
+
+def test_the_mean_of_features_needs_the_probe_trained_alone():
+    model = fitted(species("abcdefghijkl"), {"target": "name"}, baselines=["NearestFeatureMean"])
+    assert model.comparison_.model.unique().tolist() == ["ProtoNet", "NearestFeatureMean"]
+    assert list(model._trained) == ["ProtoNet", "LinearProbe"]
+
+
+def test_settings_of_tables_are_refused_for_images(tmp_path):
+    with pytest.raises(MetaLensError, match="Images need no missing, smiles; leave it out, or give target"):
+        MetaClassifier().fit(tmp_path, smiles="x", missing="drop")

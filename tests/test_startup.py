@@ -80,3 +80,24 @@ def test_every_exported_name_is_there_and_no_other():
         _ = metalens.MALM  # pyright: ignore
     with pytest.raises(ImportError, match="cannot import name 'MALM' from 'metalens'"):
         from metalens import MALM  # noqa: F401 # pyright: ignore
+
+
+EXTRAS = ("matplotlib", "rich", "jsonargparse", "jinja2", "yaml", "pooch", "PIL", "optuna")
+FIT = """
+import sys, warnings
+sys.modules.update(dict.fromkeys({extras}))  # importing one of them raises ImportError
+warnings.simplefilter("ignore")
+import numpy as np, pandas as pd
+from metalens import MetaRegressor
+x = np.random.default_rng(0).random(160)
+table = pd.DataFrame({{"t": np.repeat(np.arange(20), 8), "x": x, "y": x}})
+model = MetaRegressor(steps=2, hidden=(4,), baselines=("ProfileRidge", "KNN")).fit(table, task="t", target="y")
+model.save("model")
+print(MetaRegressor.load("model").adapt(table[:4]).predict(table[4:8]).shape)
+"""
+
+
+def test_a_core_install_fits_a_table(tmp_path):
+    done = python("-c", FIT.format(extras=EXTRAS), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(4,)\n"

@@ -67,7 +67,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--baselines", type=str, nargs="*",
-        help="Models to compare with, for example KNN 'Ridge(strength=1)'; by default the usual ones.")
+        help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
     add("--fallback", action=ActionYesNo, default=True, help="Use the best baseline if it wins.")
     # fmt: on
 

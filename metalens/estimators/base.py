@@ -41,13 +41,13 @@ N_EPISODES = 20  # in a map of relations
 
 
 class MetaEstimator(BaseEstimator, ABC):
-    """Base of the estimators: settings, and what is done with a trained one.
+    """Settings and methods of both estimators.
 
     The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
     `sklearn.base.clone` work. What `fit` finds has a name that ends in `_`.
 
     Args:
-        learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
+        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
         regularizers: any number of them in the same way, and at most one task sampler.
         hidden: sizes of the hidden layers of the perceptron for tables.
         k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
@@ -58,8 +58,8 @@ class MetaEstimator(BaseEstimator, ABC):
         outer_lr: step size of the outer optimizer.
         seeds: how many models are trained, from different initializations and on different tasks of the
             stream; their predictions are averaged.
-        baselines: models to compare with, by name or with settings such as `"KNN(k=3)"`; `None` for the usual
-            ones, `()` for none.
+        baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
+            the usual ones, `()` for none.
         fallback: use the best baseline if it wins on the held-out tasks.
         random_state: of everything random: the first seed.
     """

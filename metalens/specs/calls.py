@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from types import ModuleType, NoneType
 from typing import Any, TypeVar, get_args
 
-from jsonargparse import ArgumentParser
-
 from metalens import learners, networks, regularizers, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
@@ -225,6 +223,10 @@ def takes_none(option: Action) -> bool:
 
 
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    if not settings:
+        return {}
+    from jsonargparse import ArgumentParser  # an extra, needed for settings alone
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=_NOT_SETTABLE)
     known = {action.dest: action for action in parser._actions if action.dest != "help"}
