@@ -9,7 +9,8 @@ import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate
 from metalens.data import npz
-from metalens.data.named_tasks import divide_groups, split_tasks
+from metalens.data.grouping import divide_classes
+from metalens.data.named_tasks import split_tasks
 from metalens.learners import Ridge
 
 N, PER_TASK = 120, 12  # ten tasks
@@ -110,11 +111,11 @@ def test_a_division_of_groups_that_is_hard_to_find_is_kept():
     groups = np.repeat(np.arange(12), [1] * 11 + [89])  # only the last group can be the query set
     rng = np.random.default_rng(1)
     for _ in range(20):
-        found = divide_groups(rng, np.zeros(100, int), groups, n_way=1, k_shot=8, n_query=80)
+        found = divide_classes(rng, np.zeros(100, int), groups, n_way=1, k_shot=8, n_query=80)
         assert found is not None
         assert found.sum() >= 8
         assert not found[-1]
-    assert divide_groups(rng, np.zeros(100, int), groups, n_way=1, k_shot=12, n_query=80) is None
+    assert divide_classes(rng, np.zeros(100, int), groups, n_way=1, k_shot=12, n_query=80) is None
 
 
 def test_no_task_and_no_family_is_in_two_splits(data):
@@ -286,6 +287,20 @@ def test_bad_data_are_one_sentence(data, changes, words):
 def test_wrong_settings_are_refused(data, changes, words):
     with pytest.raises(MetaLensError, match=words):
         tasks_of(data, **changes)
+
+
+@pytest.mark.parametrize("standardize", ["train", "task"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_another_split_shares_the_arrays_and_equals_its_own_distribution(data, split, standardize):
+    settings = {"standardize": standardize, "group": "film"}
+    first, expected = tasks_of(data, "val", **settings), tasks_of(data, split, **settings)
+    again = first.in_split(split)
+    assert (again.split, again.task_names, again.metadata()) == (
+        split, expected.task_names, expected.metadata()
+    )  # fmt: skip
+    for number in (0, 7, 19):
+        for one, other in zip(again[number].tensors, expected[number].tensors, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_pickles_are_never_loaded(data, tmp_path):

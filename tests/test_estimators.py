@@ -11,13 +11,15 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from metalens import JointModel, MetaLensError, MetaRegressor
-from metalens.data.tables.columns import TableInputs
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
-from metalens.estimators import base, training
+from metalens.estimators import base, comparison, training
 from metalens.estimators.models import Answer, Candidate
-from metalens.estimators.tables import Columns, fit_reader
+from metalens.estimators.tables import fit_reader, row_sizes
 
-TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4}
+FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
+TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4, "baselines": FEW}
 ROLES = {"task": "sensor", "target": "pressure"}
 MODELS = ["ANIL", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
 
@@ -43,8 +45,7 @@ def fitted(frame=None, roles=ROLES, **settings):
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("MeanPredictor", "Ridge"))
+        patch.setattr(comparison, "MIN_DRAWS", 3)
         yield
 
 
@@ -110,11 +111,11 @@ def test_without_a_fall_back_the_learner_adapts_and_a_warning_says_what_is_bette
     assert model.chosen_ == "ANIL"
 
 
-def test_a_better_learner_is_chosen_without_a_warning(monkeypatch):
-    monkeypatch.setattr(MetaRegressor, "classical", ("MeanPredictor",))
+def test_a_better_learner_is_chosen_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         settings = {**TINY, "learner": None, "hidden": (16,), "steps": 120}
+        settings["baselines"] = ("ProfileRidge", "JointModel", "MeanPredictor")
         model = MetaRegressor(**settings, outer_lr=0.01).fit(sensors(40), **ROLES)
     assert model.chosen_ == "R2D2"
 
@@ -164,7 +165,7 @@ def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     reader, tasks = fit_reader(
         Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
     )
-    assert len(encoded) == (1 if missing == "refuse" else 3)
+    assert len(encoded) == 1
     for split in tasks:
         task = tasks[split][0]
         rows = frame[frame.sensor == tasks[split].task_name(0)].dropna()
@@ -233,12 +234,11 @@ def test_training_ends_when_patience_does(monkeypatch):
 
 def test_sizes_are_chosen_by_those_of_tasks():
     frame = pd.DataFrame({"t": [f"a{i}" for i in range(20) for _ in range(10)]})
-    columns = Columns(task="t", target="y")
-    assert columns.sizes(frame, None, None) == (5, 5)
-    assert columns.sizes(pd.concat([frame] * 10), None, None) == (16, 48)
-    assert columns.sizes(frame, 3, None) == (3, 7)
-    assert columns.sizes(frame, 3, 2) == (3, 2)
-    assert columns.sizes(frame[::5], None, None) == (1, 1)
+    assert row_sizes(frame.t, None, None) == (5, 5)
+    assert row_sizes(pd.concat([frame] * 10).t, None, None) == (16, 48)
+    assert row_sizes(frame.t, 3, None) == (3, 7)
+    assert row_sizes(frame.t, 3, 2) == (3, 2)
+    assert row_sizes(frame.t[::5], None, None) == (1, 1)
 
 
 def test_any_number_of_support_rows_will_do(model):
@@ -448,7 +448,7 @@ def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
     fit_together = training.fit_together
     monkeypatch.setattr(training, "fit_together", diverge)
     with pytest.warns(UserWarning, match="baseline JointModel is left out: The loss is nan at step 2"):
-        model = MetaRegressor("R2D2", steps=2, hidden=(8,)).fit(sensors(), **ROLES)
+        model = MetaRegressor("R2D2", steps=2, hidden=(8,), baselines=FEW).fit(sensors(), **ROLES)
     assert "JointModel" not in set(model.comparison_.model)
     model.save(tmp_path / "model")
     assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "ProfileRidge"]
@@ -470,3 +470,42 @@ def test_progress_is_told():
         warnings.simplefilter("ignore")
         MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=progress)
     assert told == [("ANIL", 1), ("ANIL", 2), ("JointModel", 1), ("JointModel", 2)]
+
+
+def test_baselines_are_named_with_settings_and_saved(tmp_path):
+    model = fitted(baselines=["KNN(n_neighbors=1)", "JointModel"])
+    assert model.comparison_.model.unique().tolist() == ["ANIL", "KNN", "JointModel"]
+    assert list(model._trained) == ["ANIL", "JointModel"]
+    assert model._candidate("KNN", 1).learners[0].n_neighbors == 1
+    model.save(tmp_path / "model")
+    again = MetaRegressor.load(tmp_path / "model")
+    assert again.baselines == ("KNN(n_neighbors=1)", "JointModel")
+    pd.testing.assert_frame_equal(again.evaluate(sensors(3)), model.evaluate(sensors(3)))
+
+
+def test_without_baselines_the_learner_stands_alone():
+    model = fitted(baselines=())
+    assert model.comparison_.model.unique().tolist() == [model.chosen_] == ["ANIL"]
+
+
+def test_the_usual_baselines_learn_across_tasks_and_within_one():
+    usual = ["ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "KNN", "RandomForest", "GaussianProcess"]
+    assert list(MetaRegressor()._baselines()) == usual
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"),
+    [
+        (["Forest"], "There is no baseline 'Forest'; choose from NearestFeatureMean, "),
+        (["KNN", "KNN(n_neighbors=1)"], "baselines must name each learner once, got KNN, KNN"),
+    ],
+)
+def test_wrong_baselines_are_refused_before_training(baselines, message, monkeypatch):
+    monkeypatch.setattr(training, "fit_together", None)
+    with pytest.raises(MetaLensError, match=message):
+        fitted(baselines=baselines)
+
+
+def test_ready_made_inputs_are_refused():
+    with pytest.raises(MetaLensError, match="inputs must name columns, got an array"):
+        fitted(roles={**ROLES, "inputs": np.zeros((160, 2))})

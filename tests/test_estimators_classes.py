@@ -10,15 +10,18 @@ import torch
 from PIL import Image
 
 from metalens import Examples, MetaClassifier, MetaLensError
-from metalens.estimators import base, load_model
+from metalens.data.tables.columns import Columns
+from metalens.estimators import comparison, load_model
 from metalens.estimators.episodes import episode_sizes, fit_episodes
 from metalens.estimators.images import class_counts
-from metalens.estimators.tables import Columns
 
 TINY = {"hidden": (8,), "steps": 2, "meta_batch_size": 2}
 
 
 def fitted(data, roles, **settings):
+    shared = "task" in roles and not roles.get("new_classes")
+    across_tasks = ("ProfileRidge", "JointModel") if shared else ("NearestFeatureMean", "LinearProbe")
+    settings.setdefault("baselines", (*across_tasks, "MeanPredictor", "NearestCentroid"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the fall-back, and of what is left out
         return MetaClassifier(**{**TINY, **settings}).fit(data, **roles)
@@ -60,8 +63,7 @@ def color_folders(folder, classes, images=6, seed=0):
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch, tmp_path):
-    monkeypatch.setattr(base, "DRAWN", 3)
-    monkeypatch.setattr(MetaClassifier, "classical", ("MeanPredictor", "NearestCentroid"))
+    monkeypatch.setattr(comparison, "MIN_DRAWS", 3)
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
 
 
@@ -285,3 +287,14 @@ def test_classes_of_equal_names_in_several_tasks_are_different_ones():
         model = fitted(frame, roles, learner=learner)
         (probe,) = model._trained["LinearProbe"]
         assert probe.learner.network.n_outputs == 3 * 6  # classes of a training site, and sites
+
+
+def test_the_mean_of_features_needs_the_probe_trained_alone():
+    model = fitted(species("abcdefghijkl"), {"target": "name"}, baselines=["NearestFeatureMean"])
+    assert model.comparison_.model.unique().tolist() == ["ProtoNet", "NearestFeatureMean"]
+    assert list(model._trained) == ["ProtoNet", "LinearProbe"]
+
+
+def test_settings_of_tables_are_refused_for_images(tmp_path):
+    with pytest.raises(MetaLensError, match="Images need no missing, smiles; leave it out, or give target"):
+        MetaClassifier().fit(tmp_path, smiles="x", missing="drop")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
-from metalens.estimators import base, load_model
+from metalens.estimators import comparison, load_model
 
 FILES = {"model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
 
@@ -28,8 +28,7 @@ def sensors(n=20, rows=8, seed=0):
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "DRAWN", 3)
-        patch.setattr(MetaRegressor, "classical", ("MeanPredictor", "Ridge"))
+        patch.setattr(comparison, "MIN_DRAWS", 3)
         yield
 
 
@@ -37,6 +36,7 @@ def fitted(**settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the fall-back
         settings = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4} | settings
+        settings.setdefault("baselines", ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge"))
         model = MetaRegressor(**settings)
         return model.fit(sensors(), task="sensor", target="pressure", categorical=["kind"])
 

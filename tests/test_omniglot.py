@@ -346,7 +346,10 @@ def test_the_same_zip_twice_is_refused(tmp_path):
 
 
 def test_an_explicit_folder_without_the_files_is_refused(tmp_path):
-    with pytest.raises(MetaLensError, match="folder must hold images_background"):
+    with pytest.raises(
+        MetaLensError,
+        match=r"omniglot is not in .*; from http.*, put images_background.zip and images_evaluation.zip",
+    ):
         load_images(tmp_path)
 
 

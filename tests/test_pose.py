@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalens import KNN, MetaLensError, Pose, evaluate, render_poses
-from metalens.data.catalog.pose import POSE_FILE, circular_error, load_pose
+from metalens.data.catalog.pose import POSE, circular_error, load_pose
 from metalens.data.catalog.pose_render import asymmetry
 
 SPLITS = ("train", "val", "test")
@@ -37,7 +37,7 @@ def saved(arrays, tmp_path):
     def save(**changes):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         (folder / "pose").mkdir(parents=True)
-        np.savez_compressed(folder / "pose" / POSE_FILE, **(arrays | changes))
+        np.savez_compressed(folder / "pose" / POSE.files[0], **(arrays | changes))
         return folder
 
     return save
@@ -135,16 +135,14 @@ def test_other_files_are_refused(saved, changes):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(
-        MetaLensError, match=r"Pose needs a folder that holds pose_objects.npz, and .* does not"
-    ):
+    with pytest.raises(MetaLensError, match=r"pose is not in .*; from http.*, render .* to pose_objects.npz"):
         Pose(folder=tmp_path)
 
 
 @pytest.fixture
 def pose_folder(data_folder):
-    if not (data_folder / "pose" / POSE_FILE).is_file():
-        pytest.skip(f"no {POSE_FILE} in {data_folder}; set METALENS_DATA")
+    if not (data_folder / "pose" / POSE.files[0]).is_file():
+        pytest.skip(f"no {POSE.files[0]} in {data_folder}; set METALENS_DATA")
     return data_folder
 
 
@@ -184,7 +182,7 @@ def test_meshes_become_views_that_pose_reads(meshes, tmp_path):
     pytest.importorskip("pybullet", reason="pybullet is not installed; pip install 'metalens[pose]'")
     settings = {"families": {"twin": "wedge"}, "n_views": 8, "size": 32}
     splits = {"wedge": "train", "twin": "train", "tower": "test"}
-    render_poses(tmp_path / POSE_FILE, meshes, splits=splits, **settings)
+    render_poses(tmp_path / POSE.files[0], meshes, splits=splits, **settings)
     tasks = Pose(folder=tmp_path, k_shot=4, n_query=4)
     assert tasks.task_names == ("twin", "wedge")
     assert tasks.image_size == 32

@@ -16,7 +16,7 @@ from metalens import (
     evaluate,
     mlp,
 )
-from metalens.data.catalog.m4 import M4_FILE, load_m4_hourly
+from metalens.data.catalog.m4 import M4_HOURLY, load_m4_hourly
 from metalens.evaluation import undefined_scores
 
 P, N, LENGTH, HORIZON = 20, 60, 6, 3
@@ -253,7 +253,8 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
         with pytest.raises(MetaLensError, match=words):
             tasks_of(tmp_path / name)
     with pytest.raises(
-        MetaLensError, match=r"M4Hourly needs a folder that holds m4_hourly.csv.gz, and .* does"
+        MetaLensError,
+        match=r"m4-hourly is not in .*; from http.*, write the rows of .* into m4_hourly.csv.gz",
     ):
         M4Hourly(folder=tmp_path)
     monkeypatch.delenv("METALENS_DATA", raising=False)
@@ -263,7 +264,7 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
 
 @pytest.fixture
 def m4_folder(data_folder):
-    if not (data_folder / "tables" / M4_FILE).is_file():
+    if not (data_folder / "tables" / M4_HOURLY.files[0]).is_file():
         pytest.skip(f"no M4 in {data_folder}; set METALENS_DATA")
     return data_folder
 

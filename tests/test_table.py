@@ -12,6 +12,7 @@ from small_table import NAMES, ROWS, rows_of, small_table, tasks_of
 from metalens import MAML, MetaLensError, Ridge, Sinusoid, evaluate, mlp
 from metalens.data.splits import divided, hashed_order
 from metalens.data.tables.drawing import TaskRows
+from metalens.data.tables.encoding import TableInputs
 
 
 @pytest.fixture
@@ -362,3 +363,25 @@ def test_tables_are_scored_by_correlation_too(table):
 def test_a_division_that_rounds_up_twice_leaves_no_name_out():
     order = hashed_order("abc")
     assert divided("abc", (0.0, 0.5, 0.5)) == dict(zip(order, ("val", "val", "test"), strict=True))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_another_split_shares_the_table_and_equals_its_own_distribution(table, split, monkeypatch):
+    changes = {"inputs": ["half", "dose"], "standardize": "train", "group": "pair", "descriptors": ["place"]}
+    frame = table.assign(pair=table.row // 2, place=table.row // ROWS)
+    first, expected = tasks_of(frame, "val", **changes), tasks_of(frame, split, **changes)
+    monkeypatch.setattr(TableInputs, "transform", None)
+    again = first.in_split(split)
+    assert again.inputs is first.inputs
+    assert (again.split, again.task_names, again.metadata()) == (
+        split, expected.task_names, expected.metadata()
+    )  # fmt: skip
+    for number in (0, 7, 19):
+        for one, other in zip(again[number].tensors, expected[number].tensors, strict=True):
+            assert torch.equal(one, other)
+    assert first.split == "val"
+
+
+def test_settings_of_columns_are_checked_where_they_are_given(table):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'smile'"):
+        tasks_of(table, smile="row")

@@ -8,7 +8,7 @@ import pytest
 from small_table import small_table, tasks_of
 
 from metalens import Kiba, MetaLensError, TableTasks, morgan_fingerprints
-from metalens.data.catalog.kiba import FILE
+from metalens.data.catalog.kiba import KIBA
 
 
 @pytest.fixture
@@ -137,11 +137,13 @@ def test_missing_rdkit_and_missing_data_are_one_sentence(tmp_path, monkeypatch):
     no_rdkit(monkeypatch)
     with pytest.raises(MetaLensError, match=r"pip install 'metalens\[chem\]'"):
         morgan_fingerprints(["CCO"])
-    with pytest.raises(MetaLensError, match="does not; set METALENS_DATA"):
+    with pytest.raises(MetaLensError, match=r"kiba is not in .*; from http.*, write kiba_kinases.csv.gz"):
         Kiba(folder=tmp_path)
     monkeypatch.delenv("METALENS_DATA", raising=False)
-    with pytest.raises(MetaLensError, match="METALENS_DATA names no folder"):
+    with pytest.raises(
+        MetaLensError, match="kiba is not in any folder, as METALENS_DATA names none; from http"
+    ):
         Kiba()
-    (tmp_path / FILE).write_bytes(b"no gzip")
+    (tmp_path / KIBA.files[0]).write_bytes(b"no gzip")
     with pytest.raises(MetaLensError, match="is damaged or not the table of KIBA"):
         Kiba(folder=tmp_path)

@@ -1,4 +1,4 @@
-"""`metalens train`: learn from your own tasks how to learn a new one, and report."""
+"""`metalens train`: meta-learn from your own tasks, and report."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import shlex
 import time
 import warnings
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,40 +29,33 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_TRAINING = ("learner", "regularizers", "sampler", "k_shot", "n_query", "steps", "patience",
-             "meta_batch_size", "outer_lr", "seeds", "fallback", "random_state")  # fmt: skip
-_COLUMNS = ("task", "target", "inputs", "categorical", "smiles", "missing", "group", "duplicates")
-_OF_TABLES = ("task", "inputs", "smiles")
-_MOST_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
+_LISTS = {"inputs", "categorical", "regularizers", "baselines"}  # options with several words
+_MAX_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
         "Train a model on many small tasks, and compare it on held-out tasks with baselines. The best of "
-        "them then adapts to new tasks by `metalens predict`."
+        "them then adapts to new tasks by `metalens predict`. Of images, --group is a regular expression on "
+        "their paths."
     )
+    from metalens.data.tables.columns import Columns  # slow to import
+    from metalens.estimators.base import MetaEstimator
+
     # fmt: off
     add = parser.add_argument
     add("--data", type=str, required=True,
         help="Table (CSV, Parquet, arrays in an .npz file), or images in class folders (directory or zip).")
-    add("--task", type=str | None, default=None, help="Column that names the task of a row.")
     add("--target", type=str | None, default=None, help="Column to predict: numbers, or words for classes.")
     add("--out", type=str, default="model", help="Folder for the model and its report.")
     add("--overwrite", action=ActionYesNo, default=False, help="Replace the model in the folder.")
     add("--kind", type=Literal["auto", "regression", "classification"], default="auto",
         help="What to predict; by default words and truth values are classes and numbers are not.")
+    parser.add_class_arguments(Columns, skip={"target", *_LISTS})
     add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
     add("--categorical", type=str, nargs="*", default=[],
         help="Those among them whose numbers are names of categories.")
-    add("--smiles", type=str | None, default=None,
-        help="Column with molecules, whose fingerprints are inputs (needs the extra chem).")
-    add("--missing", type=Literal["refuse", "mean", "drop"], default="refuse",
-        help="Empty cells: a mistake, the mean with a mark, or a reason to leave out the row.")
-    add("--group", type=str | None, default=None,
-        help="Column (of images: expression on the path) of what is never on both sides of a task.")
-    add("--duplicates", type=Literal["together", "refuse", "allow"], default="together",
-        help="Rows of a task with equal inputs: kept on one side, a mistake, or allowed on both.")
     add("--splits", type=str, nargs="*",
         help="Shares of tasks to train on, validate on and hold out, such as 0.7 0.15 0.15; or a column that "
         "says train, val or test.")
@@ -69,21 +64,12 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
     add("--image_size", type=int, default=32, help="Height and width of images in pixels.")
     add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
-    add("--learner", type=str | None, default=None, help="For example ANIL or 'MAML(inner_steps=3)'.")
+    parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--sampler", type=str, default="Uniform", help="Which tasks make a batch.")
-    add("--k_shot", type=int | None, default=None,
-        help="Support rows of a training task, or of each new class; by default by the data.")
-    add("--n_query", type=int | None, default=None, help="The same for query rows.")
-    add("--steps", type=int, default=2000, help="Outer steps, at most.")
-    add("--patience", type=int, default=10,
-        help="Validations (every 50 steps) without a new best score, after which training ends.")
-    add("--meta_batch_size", type=int, default=8, help="Tasks per step.")
-    add("--outer_lr", type=float, default=0.001, help="Step size of the outer optimizer.")
-    add("--seeds", type=int, default=1, help="Models to train and to average.")
-    add("--fallback", action=ActionYesNo, default=True,
-        help="Whether a baseline adapts where it is better on held-out tasks.")
-    add("--random_state", type=int, default=0, help="Of everything random.")
+    add("--baselines", type=str, nargs="*",
+        help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
+    add("--fallback", action=ActionYesNo, default=True, help="Use the best baseline if it wins.")
     # fmt: on
 
 
@@ -105,7 +91,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             model, relations = train(
                 settings, data, lambda name: bar.start(f"training {name}", settings.steps)
             )
-        model.save(folder, overwrite=True)
+        model.write_into(folder)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
         facts = {
@@ -116,7 +102,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
             "no_relations": relations if isinstance(relations, str) else None,
-            "configuration": {name: settings[name] for name in ("data", *_COLUMNS)} | model.get_params(),
+            "configuration": {"data": settings.data, **_columns(settings)} | model.get_params(),
             "versions": versions(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - clock,
@@ -132,11 +118,14 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
         raise MetaLensError(
             f"{data} is a table, so --target must name the column to predict, and --task that of the tasks."
         )
-    if stray := [f"--{name}" for name in _OF_TABLES if settings[name] is not None]:
-        raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
-    from metalens.estimators import MetaClassifier  # slow to import
+    from metalens.data.tables.columns import Columns
+    from metalens.estimators import MetaClassifier
 
-    model = MetaClassifier(n_way=settings.n_way, **{name: settings[name] for name in _TRAINING})
+    given = _columns(settings)
+    usual = vars(Columns(target="", group=given["group"])) | {"target": None}
+    if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
+        raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
+    model = MetaClassifier(**_training(settings, MetaClassifier))
     model.fit(
         data,
         group=settings.group,
@@ -151,26 +140,35 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
 def _train_on_table(
     settings: Namespace, data: Path, progress: ProgressOf
 ) -> tuple[Estimator, pd.DataFrame | str]:
+    from metalens.data.tables.columns import Columns
     from metalens.data.tables.reading import check_columns
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
-    from metalens.estimators.tables import Columns
 
-    columns: dict[str, Any] = {name: settings[name] for name in _COLUMNS}
+    columns = _columns(settings)
     frame = Columns(**columns).read(data)
     check_columns(frame, [settings.target])
-    training = {name: settings[name] for name in _TRAINING if settings[name] is not None}
     splits: dict[str, Any] = {} if settings.splits is None else {"splits": _splits(settings.splits)}
     if _is_classes(settings.kind, frame[settings.target]):
-        model = MetaClassifier(n_way=settings.n_way, **training)
+        model = MetaClassifier(**_training(settings, MetaClassifier))
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
     else:
         if settings.task is None:
             raise MetaLensError(
                 "Numbers are predicted task by task; give --task, the column that names them."
             )
-        model = MetaRegressor(**training)
+        model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **splits)
     return model, _relations(model, frame, None if settings.new_classes else settings.task)
+
+
+def _columns(settings: Namespace) -> dict[str, Any]:
+    from metalens.data.tables.columns import Columns
+
+    return {field.name: settings[field.name] for field in fields(Columns)}
+
+
+def _training(settings: Namespace, estimator: type[Estimator]) -> dict[str, Any]:
+    return {name: settings[name] for name in signature(estimator).parameters if name in settings}
 
 
 def _is_classes(kind: str, target: pd.Series) -> bool:
@@ -190,7 +188,7 @@ def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.Da
     """Return the relations between held-out tasks, or why there are none."""
     from metalens.relations.clusters import relations_as_table
 
-    held_out = model.comparison_["task"].unique()[:_MOST_RELATED]
+    held_out = model.comparison_["task"].unique()[:_MAX_RELATED]
     of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]
     if len(of_tasks) == 0:
         return "Tasks with new classes are drawn anew each time, and have no names to be related by."

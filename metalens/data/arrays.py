@@ -6,23 +6,25 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
-from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from metalens.data.base import Split
-from metalens.data.checks import as_array, check_finite, chunks, warn_of_constants
-from metalens.data.named_tasks import (
-    NamedTasks,
-    divide_groups,
-    draw_examples,
-    enough_examples,
-    split_tasks,
+from metalens.data.checks import as_array, check_choices, check_finite, chunks, warn_of_constants
+from metalens.data.drawing import draw_examples, enough_examples
+from metalens.data.grouping import (
+    divide_classes,
+    equal_rows,
+    linked_rows,
+    pairs,
+    rows_by_task,
+    units_of_task,
 )
+from metalens.data.named_tasks import NamedTasks, split_tasks
 from metalens.data.npz import read_npz
-from metalens.data.tables.table import Standardize
+from metalens.data.tables.targets import Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -121,12 +123,7 @@ class ArrayTasks(NamedTasks):
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
-        for name, value, choices in (
-            ("standardize", standardize, Standardize),
-            ("duplicates", duplicates, Duplicates),
-        ):
-            if value not in get_args(choices):
-                raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
+        check_choices(standardize=(standardize, Standardize), duplicates=(duplicates, Duplicates))
         labels = [task, *(name for name in (group, family) if name is not None)]
         labels += [splits] if isinstance(splits, str) else []
         arrays = _arrays(data, [x, y, *labels])
@@ -139,25 +136,22 @@ class ArrayTasks(NamedTasks):
         names, task_of = np.unique(text[task], return_inverse=True)
         families = None if family is None else _of_tasks(names, task_of, text[family], family)
         by_task = _of_tasks(names, task_of, text[splits], splits) if isinstance(splits, str) else splits
-        split_of = split_tasks(names.tolist(), by_task, families)
-        groups = None if group is None else text[group]
-        twins = _digests(self._x) if duplicates == "together" else None
-        members = {
-            str(name): found
-            for name, rows in zip(names, _rows_of(task_of, len(names)), strict=True)
-            if (found := self._members(rows, _units(rows, groups, twins))) is not None
+        self._split_of = split_tasks(names.tolist(), by_task, families)
+        keys = [] if group is None else [np.unique(text[group], return_inverse=True)[1]]
+        keys += [equal_rows(self._x)] if duplicates == "together" else []
+        units = linked_rows([pairs(task_of, key) for key in keys])
+        self._members = {
+            name: members
+            for name, rows in rows_by_task(task_of, names.tolist()).items()
+            if (members := self._members_of(rows, units)) is not None
         }
-        self._report_small([name for name in split_of if split_of[name] == split], members)
-        train = self.set_tasks(
-            [name for name in members if split_of[name] == "train"],
-            [name for name in members if split_of[name] == split],
-        )
-        self._members_of = [members[name] for name in self.task_names]
-        warn_of_constants(self._y, {name: members[name].rows for name in self.task_names}, y, split)
+        self._target = y
         self._pool: np.ndarray | None = None
         self._in_order = self.n_way == self.n_classes
+        self._take_split()
 
-        train_rows = np.sort(np.concatenate([members[name].rows for name in train] or [np.arange(0)]))
+        train = self.choose_tasks(self._names_in("train"))
+        train_rows = np.sort(np.concatenate([self._members[name].rows for name in train] or [np.arange(0)]))
         by_train = (scale_inputs and self._x.dtype != np.uint8) or (
             standardize == "train" and self.class_names is None
         )
@@ -170,8 +164,20 @@ class ArrayTasks(NamedTasks):
         if self.class_names is None and standardize != "none":
             self._standardize_targets(train_rows, by_task=standardize == "task")
 
+    def in_split(self, split: Split) -> Self:
+        """Return the tasks of another split, of the same arrays, which are not checked and grouped again.
+
+        >>> data = {"x": np.arange(60.0), "y": np.arange(60.0), "task": np.arange(60) // 10}
+        >>> train = ArrayTasks(data, splits=(0.4, 0.3, 0.3), k_shot=2, n_query=2)
+        >>> train.task_names, train.in_split("val").task_names
+        (('2', '4'), ('0', '1'))
+        """
+        twin = self._copy_for(split)
+        twin._take_split()
+        return twin
+
     def metadata(self) -> dict[str, Any]:
-        facts = {"tasks": len(self.task_names), "examples": sum(len(m.rows) for m in self._members_of)}
+        facts = {"tasks": len(self.task_names), "examples": sum(len(m.rows) for m in self._of_split)}
         return facts if self.n_classes is None else {**facts, "classes": self.n_classes}
 
     def with_global_labels(self) -> ArrayTasks:
@@ -179,7 +185,7 @@ class ArrayTasks(NamedTasks):
         if self.class_names is None:
             return self
         twin = copy(self)
-        twin._pool = np.unique(np.concatenate([members.classes for members in self._members_of]))
+        twin._pool = np.unique(np.concatenate([members.classes for members in self._of_split]))
         twin.n_classes = len(twin._pool)
         return twin
 
@@ -191,10 +197,10 @@ class ArrayTasks(NamedTasks):
         return Task(support, query)
 
     def _draw(self, place: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, classes, groups, for_support = self._members_of[place]
+        rows, classes, groups, for_support = self._of_split[place]
         sizes = {"n_way": self.n_way, "k_shot": self.k_shot, "n_query": self.n_query}
         if groups is not None:
-            division = divide_groups(rng, classes, groups, **sizes)
+            division = divide_classes(rng, classes, groups, **sizes)
             for_support = for_support if division is None else division
         chosen, support, query = draw_examples(rng, classes, for_support, **sizes, in_order=self._in_order)
         return chosen, rows[support], rows[query]
@@ -222,37 +228,47 @@ class ArrayTasks(NamedTasks):
             )
         return n_way or len(self.class_names)
 
-    def _members(self, rows: np.ndarray, groups: np.ndarray | None) -> Members | None:
+    def _members_of(self, rows: np.ndarray, units: np.ndarray | None) -> Members | None:
         """Return the examples of a task with their groups, or `None` where they are too few."""
         classes = np.zeros(len(rows), np.int64) if self.class_names is None else self._y[rows]
-        sizes = {"k_shot": self.k_shot, "n_query": self.n_query}
+        groups, sizes = units_of_task(units, rows), {"k_shot": self.k_shot, "n_query": self.n_query}
         if groups is None:
             enough = len(enough_examples(classes, None, **sizes)) >= self.n_way
             return Members(rows, classes, None, None) if enough else None
         rng = np.random.default_rng(0)
-        for_support = divide_groups(rng, classes, groups, n_way=self.n_way, **sizes)
+        for_support = divide_classes(rng, classes, groups, n_way=self.n_way, **sizes)
         return None if for_support is None else Members(rows, classes, groups, for_support)
 
-    def _report_small(self, of_split: Sequence[str], members: Mapping[str, Members]) -> None:
-        few = [name for name in of_split if name not in members]
+    def _names_in(self, split: Split) -> list[str]:
+        return [name for name in self._members if self._split_of[name] == split]
+
+    def _take_split(self) -> None:
+        of_split = [name for name, split in self._split_of.items() if split == self.split]
+        self._report_small([name for name in of_split if name not in self._members], len(of_split))
+        self.set_tasks(self._names_in("train"), self._names_in(self.split))
+        self._of_split = [self._members[name] for name in self.task_names]
+        rows_of = {name: self._members[name].rows for name in self.task_names}
+        warn_of_constants(self._y, rows_of, self._target, self.split)
+
+    def _report_small(self, few: Sequence[str], n: int) -> None:
         if not few:
             return
         per_class = "" if self.class_names is None else f" in each of {self.n_way} classes"
         sizes = f"k_shot + n_query = {self.k_shot} + {self.n_query} examples{per_class}, no group in both"
-        if len(few) == len(of_split):
+        if len(few) == n:
             raise MetaLensError(
-                f"None of the {len(few)} tasks of the {self.split} split (such as {few[0]}) has {sizes}; "
-                "lower k_shot or n_query, or give the tasks more examples."
+                f"None of the {n} tasks of the {self.split} split (such as {few[0]}) has {sizes}; lower "
+                "k_shot or n_query, or give the tasks more examples."
             )
         warnings.warn(
-            f"{len(few)} of the {len(of_split)} tasks of the {self.split} split (such as {few[0]}) do not "
-            f"have {sizes}, and are left out.",
+            f"{len(few)} of the {n} tasks of the {self.split} split (such as {few[0]}) do not have {sizes}, "
+            "and are left out.",
             stacklevel=3,
         )
 
     def _standardize_targets(self, train_rows: np.ndarray, *, by_task: bool) -> None:
         y = self._y.astype(np.float64)
-        pairs = [(m.rows, m.rows) for m in self._members_of] if by_task else [(slice(None), train_rows)]
+        pairs = [(m.rows, m.rows) for m in self._members.values()] if by_task else [(slice(None), train_rows)]
         for rows, reference in pairs:
             deviation = y[reference].std(0)
             y[rows] = (y[rows] - y[reference].mean(0)) / np.where(deviation > 0, deviation, 1.0)
@@ -330,39 +346,6 @@ def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
     squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
     deviation = np.sqrt(squares / n)
     return np.float32(mean), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
-
-
-def _digests(x: np.ndarray) -> np.ndarray:
-    """Return a number for each example, the same for equal inputs."""
-    parts = [
-        np.frombuffer(
-            b"".join(blake2b(row.tobytes(), digest_size=8).digest() for row in part), dtype=np.uint64
-        )
-        for _, part in chunks(x, np.arange(len(x)))
-    ]
-    return np.concatenate(parts)
-
-
-def _units(rows: np.ndarray, groups: np.ndarray | None, twins: np.ndarray | None) -> np.ndarray | None:
-    """Number what must stay together: examples linked by a group or by equal inputs; `None` if none are."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(rows)
-    links = [np.unique(of[rows], return_inverse=True)[1] for of in (groups, twins) if of is not None]
-    if all(link.max() + 1 == n for link in links):
-        return None
-    # A graph of examples, groups and distinct inputs.
-    ends = np.concatenate([link + n * (place + 1) for place, link in enumerate(links)])
-    starts = np.tile(np.arange(n), len(links))
-    graph = coo_array((np.ones(len(ends)), (starts, ends)), shape=(3 * n, 3 * n))
-    numbers = connected_components(graph, directed=False)[1][:n]
-    return np.unique(numbers, return_inverse=True)[1]
-
-
-def _rows_of(task_of: np.ndarray, n: int) -> list[np.ndarray]:
-    order = np.argsort(task_of, kind="stable")
-    return np.split(order, np.searchsorted(task_of[order], np.arange(1, n)))
 
 
 def _of_tasks(names: np.ndarray, task_of: np.ndarray, values: np.ndarray, what: str) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""What is asked of sizes, and of arrays that people bring."""
+"""Validation of settings and of user arrays."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +29,26 @@ def check_sizes(**sizes: int | None) -> None:
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise MetaLensError(f"{name} must be at least 1, got {size}.")
+
+
+def check_choices(**choices: tuple[str, Any]) -> None:
+    """Refuse values that are not among their choices.
+
+    Args:
+        choices: by the name of a setting, its value and the `Literal` with its choices.
+
+    Raises:
+        MetaLensError: a value is another one.
+
+    >>> from typing import Literal
+    >>> check_choices(color=("blue", Literal["red", "green"]))
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: color must be one of red, green, got 'blue'.
+    """
+    for name, (value, literal) in choices.items():
+        if value not in get_args(literal):
+            raise MetaLensError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}.")
 
 
 def as_array(values: Any, name: str) -> np.ndarray:

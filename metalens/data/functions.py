@@ -11,7 +11,8 @@ import torch
 
 from metalens.data.base import BlockDistribution, Split
 from metalens.data.checks import as_array, check_finite, check_sizes
-from metalens.data.named_tasks import NamedTasks, draw_examples, enough_examples, split_tasks
+from metalens.data.drawing import draw_examples, enough_examples
+from metalens.data.named_tasks import NamedTasks, split_tasks
 from metalens.errors import MetaLensError
 from metalens.tasks import TENSORS, Examples, Task, stack_tasks
 

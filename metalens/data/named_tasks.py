@@ -1,11 +1,12 @@
-"""A fixed number of tasks with names, from each of which examples are drawn again and again."""
+"""A fixed set of named tasks; every draw samples new examples."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
-from typing import get_args
+from typing import Self, get_args
 
 import numpy as np
 
@@ -14,8 +15,6 @@ from metalens.data.checks import check_sizes
 from metalens.data.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
-
-_AT_A_TIME, _TRIES = 64, 32  # divisions of groups that are tried
 
 
 class NamedTasks(TaskDistribution):
@@ -79,17 +78,26 @@ class NamedTasks(TaskDistribution):
         """
         if not of_split:
             raise MetaLensError(f"The {self.split} split has no tasks; give it a larger share of them.")
-        chosen = sorted(train)
-        if self.n_train_tasks is not None:
-            if self.n_train_tasks > len(chosen):
-                raise MetaLensError(
-                    f"n_train_tasks must be at most {len(chosen)}, the training tasks with enough examples, "
-                    f"got {self.n_train_tasks}."
-                )
-            order = np.random.default_rng([self.seed, 3]).permutation(len(chosen))
-            chosen = [chosen[number] for number in sorted(order[: self.n_train_tasks])]
+        chosen = self.choose_tasks(train)
         self.task_names = tuple(chosen if self.split == "train" else sorted(of_split))
         return chosen
+
+    def choose_tasks(self, train: Collection[str]) -> list[str]:
+        """Return the names of the tasks that are trained on, sorted.
+
+        Raises:
+            MetaLensError: there are fewer than `n_train_tasks`.
+        """
+        names = sorted(train)
+        if self.n_train_tasks is None:
+            return names
+        if self.n_train_tasks > len(names):
+            raise MetaLensError(
+                f"n_train_tasks must be at most {len(names)}, the training tasks with enough examples, got "
+                f"{self.n_train_tasks}."
+            )
+        order = np.random.default_rng([self.seed, 3]).permutation(len(names))
+        return [names[number] for number in sorted(order[: self.n_train_tasks])]
 
     def task_name(self, index: int) -> str:
         """Return the name of the task that task number `index` is drawn from."""
@@ -117,6 +125,13 @@ class NamedTasks(TaskDistribution):
     def generator(self, index: int) -> np.random.Generator:
         """Return a new generator for the examples of task number `index`."""
         return self._generator(0, index)
+
+    def _copy_for(self, split: Split) -> Self:
+        """Return a copy that shares all data; it still has the tasks of the old split."""
+        twin = copy(self)
+        twin.split = split
+        twin._order = lru_cache(maxsize=4)(twin._draw_order)
+        return twin
 
     def _draw_order(self, number: int) -> np.ndarray:
         return self._generator(1, number).permutation(len(self.task_names))
@@ -162,101 +177,3 @@ def split_tasks(
         return {name: given[name] for name in names}  # pyright: ignore[reportReturnType] # checked above
     split_of = divided(dict.fromkeys(family_of.values()), splits)
     return {name: split_of[family] for name, family in family_of.items()}
-
-
-def divide_groups(
-    rng: np.random.Generator,
-    classes: np.ndarray,
-    groups: np.ndarray,
-    *,
-    n_way: int,
-    k_shot: int,
-    n_query: int,
-) -> np.ndarray | None:
-    """Divide the groups of a task at random into those for support and those for query examples.
-
-    Args:
-        rng: draws the division.
-        classes: of the n examples, `(n,)` numbers from 0; all 0 in regression.
-        groups: of the n examples, `(n,)` numbers from 0.
-        n_way: how many classes must have enough examples on both sides.
-        k_shot: support examples that each of them needs.
-        n_query: query examples that each of them needs.
-
-    Returns:
-        Which examples are for support, `(n,)` bool; `None` where no such division was found.
-
-    >>> rng = np.random.default_rng(0)
-    >>> divide_groups(rng, np.zeros(3, int), np.array([0, 0, 1]), n_way=1, k_shot=1, n_query=2)
-    array([False, False,  True])
-    """
-    counts = np.zeros((groups.max() + 1, classes.max() + 1), dtype=np.int64)
-    np.add.at(counts, (groups, classes), 1)
-    for _ in range(_TRIES):
-        chosen = rng.random((_AT_A_TIME, len(counts))) < rng.random((_AT_A_TIME, 1))
-        fits = (chosen @ counts >= k_shot) & (~chosen @ counts >= n_query)
-        enough = fits.sum(1) >= n_way
-        if enough.any():
-            return chosen[enough.argmax()][groups]
-    return None
-
-
-def draw_examples(
-    rng: np.random.Generator,
-    classes: np.ndarray,
-    for_support: np.ndarray | None,
-    *,
-    n_way: int,
-    k_shot: int,
-    n_query: int,
-    in_order: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the classes of a task at random, and different support and query examples of each.
-
-    Args:
-        rng: draws them.
-        classes: of the n examples, `(n,)` numbers from 0; all 0 in regression.
-        for_support: which examples may be in the support set, the others being for the query set, `(n,)`
-            bool; `None` where each may be in either.
-        n_way: how many classes.
-        k_shot: support examples of each.
-        n_query: query examples of each.
-        in_order: whether classes come in the order of their numbers, or a random one.
-
-    Returns:
-        The classes `(n_way,)`, and places of the support `(n_way, k_shot)` and query examples.
-
-    >>> rng, classes = np.random.default_rng(0), np.array([0, 0, 1, 1])
-    >>> draw_examples(rng, classes, None, n_way=2, k_shot=1, n_query=1, in_order=True)[0]
-    array([0, 1])
-    """
-    fits = enough_examples(classes, for_support, k_shot=k_shot, n_query=n_query)
-    chosen = rng.choice(fits, n_way, replace=False)
-    if in_order:
-        chosen.sort()
-    support, query = [], []
-    for number in chosen:
-        places = np.flatnonzero(classes == number)
-        if for_support is None:
-            both = rng.choice(places, k_shot + n_query, replace=False)
-            support.append(both[:k_shot])
-            query.append(both[k_shot:])
-        else:
-            support.append(rng.choice(places[for_support[places]], k_shot, replace=False))
-            query.append(rng.choice(places[~for_support[places]], n_query, replace=False))
-    return chosen, np.stack(support), np.stack(query)
-
-
-def enough_examples(
-    classes: np.ndarray, for_support: np.ndarray | None, *, k_shot: int, n_query: int
-) -> np.ndarray:
-    """Return the classes that have enough examples; see `draw_examples`.
-
-    >>> enough_examples(np.array([0, 1, 1]), None, k_shot=1, n_query=1)
-    array([1])
-    """
-    if for_support is None:
-        return np.flatnonzero(np.bincount(classes) >= k_shot + n_query)
-    n = classes.max() + 1
-    counts = [np.bincount(classes[side], minlength=n) for side in (for_support, ~for_support)]
-    return np.flatnonzero((counts[0] >= k_shot) & (counts[1] >= n_query))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metalens.data.base import Split
-from metalens.data.checks import as_array, check_finite, check_sizes
+from metalens.data.checks import as_array, check_choices, check_finite, check_sizes
 from metalens.data.named_tasks import NamedTasks, split_tasks
 from metalens.data.tables.reading import check_columns, read_table
 from metalens.errors import MetaLensError
@@ -112,14 +112,12 @@ class SeriesTasks(NamedTasks):
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
         check_sizes(length=length, horizon=horizon, season=season)
-        for name, choice, choices in (("queries", queries, Queries), ("scale", scale, Scaling)):
-            if choice not in get_args(choices):
-                raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {choice!r}.")
+        check_choices(queries=(queries, Queries), scale=(scale, Scaling))
         self.length, self.horizon, self.season = length, horizon, season
         self.queries: Queries = queries
         self.scale: Scaling = scale
 
-        values_of = _read(data, series, time, value)
+        values_of = read_series(data, series, time, value)
         split_of = split_tasks(values_of, splits)
         found = {
             name: Series(values, self._starts(gaps, len(values)))
@@ -233,7 +231,7 @@ class SeriesTasks(NamedTasks):
         )
 
 
-def _read(data: Any, series: str, time: str, value: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_series(data: Any, series: str, time: str, value: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the values of every series in the order of time, and the places after which there is a gap."""
     if isinstance(data, np.ndarray | Tensor):
         data = dict(enumerate(as_array(data, "data")))

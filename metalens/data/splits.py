@@ -15,6 +15,8 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
+SHARES = (0.7, 0.15, 0.15)  # of train, val and test, by default
+
 
 def hashed_order(names: Iterable[str], seed: int | None = None) -> list[str]:
     """Return names in the order of their SHA-256 sums: as good as random, and the same everywhere.

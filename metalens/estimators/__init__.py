@@ -1,8 +1,8 @@
-"""Estimators in the manner of scikit-learn, for people's own data."""
+"""Estimators in the style of scikit-learn, for your own data."""
 
 from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
+from metalens.estimators.comparison import FallbackWarning
 from metalens.estimators.loading import load_model
-from metalens.estimators.models import FallbackWarning
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What the estimators share: training, comparison with baselines, and the choice between them."""
+"""Base of the estimators: training, comparison with baselines, saving."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.errors import DAMAGE, DivergenceError, MetaLensError
-from metalens.estimators.episodes import Episodes
-from metalens.estimators.models import Answer, Candidate, Ensemble, FallbackWarning
+from metalens.estimators.comparison import choose_model, mean_scores, n_drawn, n_named
+from metalens.estimators.models import Answer, Candidate, Ensemble, trained_on_tasks
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
 from metalens.estimators.tables import TableReader
 from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.evaluation import Validation
+from metalens.io.files import new_folder
 from metalens.learners import Learner
 from metalens.networks import Network
 from metalens.objective import Objective
@@ -35,20 +36,17 @@ from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap
 
-DRAWN = 30  # held-out tasks that are drawn, at least, where there are fewer: each with other support rows
-MOST_DRAWS = 4  # of one task
-ACROSS_TASKS = ("ProfileRidge", "JointModel")  # baselines where targets mean the same in all tasks
-SHOWN = 20  # episodes in a map of relations
+N_EPISODES = 20  # in a map of relations
 
 
 class MetaEstimator(BaseEstimator, ABC):
-    """Base of the estimators: settings, and what is done with a trained one.
+    """Settings and methods of both estimators.
 
     The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
     `sklearn.base.clone` work. What `fit` finds has a name that ends in `_`.
 
     Args:
-        learner: by its name, with settings if wanted: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
+        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
         regularizers: any number of them in the same way.
         sampler: of the tasks of a batch, in the same way.
         hidden: sizes of the hidden layers of the perceptron for tables.
@@ -60,11 +58,12 @@ class MetaEstimator(BaseEstimator, ABC):
         outer_lr: step size of the outer optimizer.
         seeds: how many models are trained, from different initializations and on different tasks of the
             stream; their predictions are averaged.
-        fallback: whether a baseline adapts where it is better on the held-out tasks.
+        baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
+            the usual ones, `()` for none.
+        fallback: use the best baseline if it wins on the held-out tasks.
         random_state: of everything random: the first seed.
     """
 
-    classical: ClassVar[tuple[str, ...]]
     score_metric: ClassVar[str]
     comparison_: pd.DataFrame
     chosen_: str
@@ -85,6 +84,7 @@ class MetaEstimator(BaseEstimator, ABC):
         meta_batch_size: int = 8,
         outer_lr: float = 1e-3,
         seeds: int = 1,
+        baselines: Sequence[str] | None = None,
         fallback: bool = True,
         random_state: int = 0,
     ) -> None:
@@ -99,6 +99,7 @@ class MetaEstimator(BaseEstimator, ABC):
         self.meta_batch_size = meta_batch_size
         self.outer_lr = outer_lr
         self.seeds = seeds
+        self.baselines = baselines
         self.fallback = fallback
         self.random_state = random_state
 
@@ -158,7 +159,7 @@ class MetaEstimator(BaseEstimator, ABC):
         check_is_fitted(self)
         tasks, _ = self._new_tasks(data, None, None)
         objective = self._objective
-        n = n_named(tasks) or SHOWN
+        n = n_named(tasks) or N_EPISODES
         found = relate(objective.learner, objective.relation, tasks, n)
         return relation_map(found.matrix, found.names, n_groups)
 
@@ -177,11 +178,21 @@ class MetaEstimator(BaseEstimator, ABC):
             NotFittedError: there was no `fit`.
         """
         check_is_fitted(self)
-        facts, tensors = self._fitted()
-        for mark, objective in self._marked():
-            tensors |= {mark + name: tensor for name, tensor in objective.state_dict().items()}
+        with new_folder(Path(folder), overwrite=overwrite) as path:
+            self.write_into(path)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the files of `save` into a folder that exists.
+
+        Raises:
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self)
+        facts, tensors = self._state()
+        for prefix, objective in self._objectives():
+            tensors |= {prefix + name: tensor for name, tensor in objective.state_dict().items()}
         write_model(
-            Path(folder),
+            folder,
             {
                 "kind": type(self).__name__,
                 "metalens": version("metalens"),
@@ -191,7 +202,6 @@ class MetaEstimator(BaseEstimator, ABC):
             | facts,
             tensors,
             {"comparison": self.comparison_, "curve": self.curve_},
-            overwrite=overwrite,
         )
 
     @classmethod
@@ -210,8 +220,8 @@ class MetaEstimator(BaseEstimator, ABC):
             model._restore(saved)
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
-            for mark, objective in model._marked():
-                own = {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)}
+            for prefix, objective in model._objectives():
+                own = {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
                 objective.load_state_dict(own)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")
@@ -222,12 +232,12 @@ class MetaEstimator(BaseEstimator, ABC):
         return model
 
     @abstractmethod
-    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what was found in training beside the weights: plain values, and tensors."""
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the result of training beside the weights: plain values, and tensors."""
 
     @abstractmethod
     def _restore(self, saved: Saved) -> None:
-        """Take what `_fitted` returned."""
+        """Restore what `_state` returned."""
 
     @abstractmethod
     def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
@@ -250,8 +260,8 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return the learner as it is written, or the usual one."""
 
     @abstractmethod
-    def _pretrained(self) -> Sequence[str]:
-        """Return the baselines that learn from all tasks, as learners are written."""
+    def _usual_baselines(self) -> Sequence[str]:
+        """Return the baselines to compare with by default."""
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         """Return a trained learner for tasks with so many outputs."""
@@ -276,7 +286,7 @@ class MetaEstimator(BaseEstimator, ABC):
         self._train(tasks["train"], tasks["val"], progress)
         answers = list(self._answers(tasks["test"], self._candidates(n_outputs)))
         self.comparison_ = self._scored(answers)
-        self._choose()
+        self.chosen_ = choose_model(self.comparison_, self.score_metric, fallback=self.fallback)
         self._is_fitted = True
         return [answer for answer in answers if answer.model == self.chosen_]
 
@@ -308,18 +318,30 @@ class MetaEstimator(BaseEstimator, ABC):
         seeds = range(self.random_state, self.random_state + self.seeds)
         of_all = (self._network, self._tuned, seeds)
         text = self._learner()
-        trainees = {learner_call(text).name: Trainee(text, self._text(), self.sampler, *of_all)}
-        for text in self._pretrained():
-            trainees.setdefault(learner_call(text).name, Trainee(text, "none", "Uniform", *of_all))
+        trainees = {learner_call(text).name: Trainee(text, self._regularizers(), self.sampler, *of_all)}
+        baselines = self._baselines()
+        for name in baselines:
+            if (trained := trained_on_tasks(name)) is not None:
+                text = baselines.get(trained, trained)
+                trainees.setdefault(trained, Trainee(text, "none", "Uniform", *of_all))
         return trainees
+
+    def _baselines(self) -> dict[str, str]:
+        """Return the baselines as they are written, by name."""
+        given = [self.baselines] if isinstance(self.baselines, str) else self.baselines
+        texts = self._usual_baselines() if given is None else given
+        found = {learner_call(text).name: text for text in texts}
+        if len(found) < len(texts):
+            raise MetaLensError(f"baselines must name each learner once, got {', '.join(texts)}.")
+        return found
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         """Return the settings that a learner gets where none are given; they differ for molecules."""
         molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
         return (MOLECULE_PRESETS if molecules else TABLE_PRESETS).get(learner, {})
 
-    def _marked(self) -> Iterator[tuple[str, Objective]]:
-        """Yield all that was trained, each with how the names of its saved tensors begin."""
+    def _objectives(self) -> Iterator[tuple[str, Objective]]:
+        """Yield the trained objectives, each with the prefix of the names of its saved tensors."""
         for name, objectives in self._trained.items():
             for seed, objective in enumerate(objectives):
                 yield f"{name}.{seed}.", objective
@@ -331,14 +353,16 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _names(self) -> list[str]:
         """Return the names of the candidates, the meta-learner's first."""
-        return list(dict.fromkeys((*self._trained, *self.classical)))
+        ready = (None, *self._trained)  # without those that diverged
+        baselines = [name for name in self._baselines() if trained_on_tasks(name) in ready]
+        return list(dict.fromkeys((next(iter(self._trained)), *baselines)))
 
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
         """Return a candidate for tasks with so many outputs."""
         if name in self._trained:
             learners = [objective.learner.eval() for objective in self._trained[name]]
             return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
-        return Candidate(name, (build_baseline(name, n_outputs, self._tuned),))
+        return Candidate(name, (build_baseline(self._baselines()[name], n_outputs, self._tuned),))
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
         """Return all candidates for tasks with so many outputs."""
@@ -354,47 +378,13 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _scored(self, answers: Iterable[Answer]) -> pd.DataFrame:
         """Return rows `model, task, metric, value`, the mean over the draws of a task."""
-        rows = [
+        return mean_scores(
             (answer.model, answer.task, metric, value)
             for answer in answers
             for metric, value in self._scores(answer).items()
-        ]
-        frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-        of_task = frame.groupby(["model", "task", "metric"], sort=False)["value"]
-        return of_task.mean(skipna=False).reset_index()
+        )
 
-    def _choose(self) -> None:
-        """Decide by the mean score which candidate adapts, and warn where it is not the meta-learner."""
-        metric = self.score_metric
-        of_metric = self.comparison_[self.comparison_.metric == metric]
-        means = of_metric.groupby("model", sort=False).value.mean(skipna=False)
-        meta, best = str(means.index[0]), str(means.fillna(-np.inf).idxmax())
-        self.chosen_ = best if self.fallback else meta
-        if best != meta:
-            found = (
-                f"On {of_metric.task.nunique()} held-out tasks {meta} does not beat {best} (mean {metric} "
-                f"{means[meta]:.4g} against {means[best]:.4g})"
-            )
-            warnings.warn(
-                f"{found}, so {best} adapts; set fallback=False to use {meta} all the same."
-                if self.fallback
-                else f"{found}; set fallback=True to use {best}.",
-                FallbackWarning,
-                stacklevel=4,
-            )
-
-    def _text(self) -> str:
+    def _regularizers(self) -> str:
         """Return the regularizers as one text."""
         texts = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
         return " + ".join(texts) or "none"
-
-
-def n_named(tasks: TaskDistribution) -> int:
-    """Return how many tasks have a name of their own; none of episodes, whose number has no end."""
-    return 0 if isinstance(tasks, Episodes) else len(getattr(tasks, "task_names", ()))
-
-
-def n_drawn(tasks: TaskDistribution) -> int:
-    """Return how many held-out tasks are drawn: each once, or a few times where there are few."""
-    n = n_named(tasks)
-    return n * min(MOST_DRAWS, -(-DRAWN // n)) if n else DRAWN

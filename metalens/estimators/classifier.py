@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,17 +16,16 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
-from metalens.data.images.layout import SHARES
-from metalens.data.tables.columns import Missing
+from metalens.data.splits import SHARES
+from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.reading import check_columns, class_numbers
-from metalens.data.tables.table import Duplicates
 from metalens.errors import MetaLensError
-from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
+from metalens.estimators.base import MetaEstimator
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
-from metalens.estimators.models import Answer, Candidate, Ensemble, for_classes
+from metalens.estimators.models import FEATURE_MEAN, Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.saving import Saved
-from metalens.estimators.tables import Columns, TableReader, classes_of, fit_reader
+from metalens.estimators.tables import TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
@@ -35,7 +34,6 @@ from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
-FEATURE_MEAN = "NearestFeatureMean"  # nearest class mean on the features of LinearProbe
 N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -82,15 +80,13 @@ class MetaClassifier(MetaEstimator):
     >>> table = pd.DataFrame({"kind": kind, "length": rng.random(96) + np.arange(96) // 8})
     >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
     ...     warnings.simplefilter("ignore")
-    ...     model = MetaClassifier(steps=2, hidden=[8], fallback=False).fit(table, target="kind")
+    ...     model = MetaClassifier(steps=2, hidden=[8], baselines=["KNN"], fallback=False)
+    ...     _ = model.fit(table, target="kind")
     >>> task = model.adapt(pd.DataFrame({"kind": ["oak", "elm", "fir"], "length": [20.0, 30.0, 40.0]}))
     >>> task.classes_.tolist(), task.predict_proba(pd.DataFrame({"length": [21.0]})).shape
     (['elm', 'fir', 'oak'], (1, 3))
     """
 
-    classical: ClassVar[tuple[str, ...]] = (
-        "MeanPredictor", "NearestCentroid", "LogisticRegression", "KNN", "RandomForest"
-    )  # fmt: skip
     score_metric: ClassVar[str] = "accuracy"
     reader_: TableReader | ImageReader
 
@@ -109,6 +105,7 @@ class MetaClassifier(MetaEstimator):
         meta_batch_size: int = 8,
         outer_lr: float = 1e-3,
         seeds: int = 1,
+        baselines: Sequence[str] | None = None,
         fallback: bool = True,
         random_state: int = 0,
     ) -> None:
@@ -124,6 +121,7 @@ class MetaClassifier(MetaEstimator):
             meta_batch_size=meta_batch_size,
             outer_lr=outer_lr,
             seeds=seeds,
+            baselines=baselines,
             fallback=fallback,
             random_state=random_state,
         )
@@ -136,16 +134,11 @@ class MetaClassifier(MetaEstimator):
         target: str | None = None,
         task: str | None = None,
         new_classes: bool = False,
-        inputs: Sequence[str] | None = None,
-        categorical: Sequence[str] = (),
-        smiles: str | None = None,
-        missing: Missing = "refuse",
-        group: str | None = None,
-        duplicates: Duplicates = "together",
         image_size: int = 32,
         color: bool = True,
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
         progress: ProgressOf | None = None,
+        **columns: Unpack[ColumnOptions],
     ) -> Self:
         """Train on the tasks of a table or of class folders.
 
@@ -155,13 +148,6 @@ class MetaClassifier(MetaEstimator):
             target: the column with the classes; none for images.
             task: the column that names the task of a row; `None` where a task is any few classes.
             new_classes: whether each task of the column has classes of its own, or all share theirs.
-            inputs: see `MetaRegressor.fit`, as `categorical`, `smiles`, `missing` and `duplicates`.
-            categorical: those among the inputs whose numbers are names.
-            smiles: a column with molecules.
-            missing: of empty cells in inputs.
-            group: a column whose rows of one value are never divided between support and query; for images a
-                regular expression on their paths.
-            duplicates: rows of a task with equal inputs.
             image_size: height and width in pixels to which images are brought, at least 16. Larger ones show
                 more, and take time in proportion to their area.
             color: whether images have three channels, or one of grey.
@@ -169,6 +155,7 @@ class MetaClassifier(MetaEstimator):
                 say train, val and test themselves, or a mapping names the classes of each.
             progress: called with the name of a model before its training; what it returns is called with the
                 step's number and its loss after every step.
+            columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
         Returns:
             The estimator itself.
@@ -179,18 +166,17 @@ class MetaClassifier(MetaEstimator):
         """
         self._check()
         if target is None:
-            tasks = self._image_tasks(data, ImageReader(image_size, color, group), splits)
+            if stray := sorted(columns.keys() - {"group"}):
+                raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
+            tasks = self._image_tasks(data, ImageReader(image_size, color, columns.get("group")), splits)
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
-            columns = Columns(
-                task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles,
-                missing=missing, group=group, duplicates=duplicates,
-            )  # fmt: skip
-            frame = columns.read(data)
+            roles = Columns(task=task, target=target, **columns)
+            frame = roles.read(data)
             check_columns(frame, [target])
             _refuse_real(frame[target])
-            tasks = self._table_tasks(columns, frame, splits or SHARES, task is not None and not new_classes)
+            tasks = self._table_tasks(roles, frame, splits or SHARES, task is not None and not new_classes)
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self._finish(tasks, self._sizes.n_way, progress)
         return self
@@ -266,7 +252,7 @@ class MetaClassifier(MetaEstimator):
         logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
         return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
 
-    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
         return {**facts, "n_pooled": self._n_pooled, "reader": self.reader_.as_json()}, {}
 
@@ -298,18 +284,16 @@ class MetaClassifier(MetaEstimator):
     def _learner(self) -> str:
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
 
-    def _pretrained(self) -> Sequence[str]:
-        return ACROSS_TASKS if self._shared_classes() else ["LinearProbe"]
+    def _usual_baselines(self) -> Sequence[str]:
+        across_tasks = (
+            ("ProfileRidge", "JointModel") if self._shared_classes() else (FEATURE_MEAN, "LinearProbe")
+        )
+        return *across_tasks, "MeanPredictor", "NearestCentroid", "LogisticRegression", "KNN", "RandomForest"
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         if learner == "LinearProbe" and not self._shared_classes():
             return {"n_classes": self._n_pooled}
         return super()._tuned(learner)
-
-    def _names(self) -> list[str]:
-        names = super()._names()
-        has_features = "LinearProbe" in self._trained and not self._shared_classes()
-        return [names[0], FEATURE_MEAN, *names[1:]] if has_features else names
 
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
         if name != FEATURE_MEAN:

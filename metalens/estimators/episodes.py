@@ -10,15 +10,16 @@ import numpy as np
 from metalens.data import ArrayTasks
 from metalens.data.base import Split
 from metalens.data.splits import divided, splits_of_column
-from metalens.data.tables.columns import TableInputs, complete_rows, input_columns
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.encoding import TableInputs
 from metalens.data.tables.reading import check_columns, refuse_missing
 from metalens.errors import MetaLensError
-from metalens.estimators.tables import Columns, TableReader
+from metalens.estimators.tables import TableReader
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_WAY, MOST_SHOT, MOST_QUERY = 5, 5, 10  # where nobody says how many
+MAX_WAY, MAX_SHOT, MAX_QUERY = 5, 5, 10  # by default
 _SMALL = 0.1  # share of classes that may be too small for the sizes that are chosen
 _SPARED = 0.25  # share of tasks that may have too few classes of that size
 
@@ -38,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class Episodes(ArrayTasks):
-    """Episodes of the classes of a split, which are one task to `ArrayTasks`; their names are numbers."""
+    """Episodes of the classes of a split, which are one task to `ArrayTasks`; they are named by number."""
 
     def task_name(self, index: int) -> str:
         return str(index)
@@ -70,8 +71,8 @@ def episode_sizes(
     """
     everywhere = [n for domains in counts.values() for of_domain in domains.values() for n in of_domain]
     least = int(np.quantile(everywhere, _SMALL)) if everywhere else 0
-    k_shot = k_shot or min(max(least // 2, 1), MOST_SHOT)
-    n_query = n_query or min(max(least - k_shot, 1), MOST_QUERY)
+    k_shot = k_shot or min(max(least // 2, 1), MAX_SHOT)
+    n_query = n_query or min(max(least - k_shot, 1), MAX_QUERY)
     large = {
         place: max(sum(n >= k_shot + n_query for n in of_domain) for of_domain in domains.values())
         for place, domains in counts.items()
@@ -84,7 +85,7 @@ def episode_sizes(
             f"{'task' if spared else 'split'}, and {where} {fits}; give more classes or examples, or lower "
             "k_shot and n_query."
         )
-    return Sizes(n_way or min(MOST_WAY, fits), k_shot, n_query)
+    return Sizes(n_way or min(MAX_WAY, fits), k_shot, n_query)
 
 
 def fit_episodes(
@@ -103,7 +104,7 @@ def fit_episodes(
     divided, and an episode has any of them.
 
     Args:
-        columns: what each column is.
+        columns: the roles of the columns.
         frame: from `columns.read`.
         splits: shares of tasks or classes, or a column that says train, val or test.
         n_way: see `episode_sizes`.
@@ -111,20 +112,18 @@ def fit_episodes(
         n_query: see `episode_sizes`.
         seed: of the examples that are drawn.
     """
-    target, task = columns.target, columns.task
-    check_columns(frame, [name for name in (target, task, columns.group) if name is not None])
     if columns.duplicates == "refuse":
         raise MetaLensError("duplicates='refuse' is for tasks that share classes; use 'together' or 'allow'.")
-    others = [name for name in (target, task, columns.group) if name is not None]
-    others += [splits] if isinstance(splits, str) else []
-    names = input_columns(frame, columns.inputs, columns.smiles, others) or []
-    if columns.missing == "drop":
-        molecules = [] if columns.smiles is None else [columns.smiles]
-        frame = frame.iloc[complete_rows(frame, [target, *names, *molecules])]
+    target, task = columns.target, columns.task
+    names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
+    if names is None:
+        raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
+    kept = columns.kept_rows(frame, names)
+    if len(kept) < len(frame):
+        frame = frame.iloc[kept]
     labels, owner = _labels(frame, target), _labels(frame, task or target)
     rows_of = {str(name): np.asarray(rows) for name, rows in frame.groupby(owner).indices.items()}
     if isinstance(splits, str):
-        check_columns(frame, [splits])
         split_of = splits_of_column(frame[splits], rows_of)
     else:
         split_of = divided(rows_of, splits, instead="a column or ")
@@ -146,10 +145,10 @@ def fit_episodes(
     counts |= {place: {"": of_place.tolist()} for place, of_place in by_place}
     spared = 0.0 if task is None else _SPARED
     sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=spared)
-    array = encoding.transform(frame)
+    train = _episodes(columns, frame, encoding.transform(frame), of_rows, "train", sizes, seed)
     tasks: dict[Split, ArrayTasks] = {
-        split: _episodes(columns, frame, array, of_rows, split, sizes, seed) for split in splits_of_all
-    }
+        "train": train, "val": train.in_split("val"), "test": train.in_split("test")
+    }  # fmt: skip
     return reader, tasks, sizes
 
 

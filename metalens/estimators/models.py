@@ -1,4 +1,4 @@
-"""What can adapt to a task, the meta-learner and the baselines beside it, and what they answer."""
+"""Models that adapt to a task, the meta-learner and baselines, and their predictions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners import R2D2, AdaptedModel, Baseline, Learner, LinearProbe, NetworkLearner
+from metalens.specs.calls import LEARNERS
 from metalens.tasks import Examples
 
-_AT_A_TIME = 2**22  # numbers in inputs that are predicted for together; bounds memory
+FEATURE_MEAN = "NearestFeatureMean"  # nearest class mean on the features of LinearProbe
+_MAX_NUMBERS = 2**22  # in inputs that are predicted for together; bounds memory
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,10 @@ class Ensemble:
             Targets `(n, c)`, or probabilities of classes.
         """
         parts = []
-        for part in x.split(max(1, _AT_A_TIME // max(1, x[0].numel()))):
+        for part in x.split(max(1, _MAX_NUMBERS // max(1, x[0].numel()))):
             of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
             parts.append((of_all.softmax(-1) if classes else of_all).mean(0))
         return torch.cat(parts)
-
-
-class FallbackWarning(UserWarning):
-    """A baseline is better on the held-out tasks than the meta-learner."""
 
 
 class Answer(NamedTuple):
@@ -92,6 +90,26 @@ class Answer(NamedTuple):
     predictions: Tensor
     y: Tensor
     known: Tensor
+
+
+def trained_on_tasks(baseline: str) -> str | None:
+    """Return the learner that a baseline needs trained on all tasks; `None` if it learns nothing across them.
+
+    >>> trained_on_tasks("JointModel"), trained_on_tasks("NearestFeatureMean"), trained_on_tasks("KNN")
+    ('JointModel', 'LinearProbe', None)
+
+    Raises:
+        MetaLensError: there is no such baseline.
+    """
+    if baseline == FEATURE_MEAN:
+        return "LinearProbe"
+    if baseline not in LEARNERS:
+        raise MetaLensError(
+            f"There is no baseline {baseline!r}; choose from {', '.join((FEATURE_MEAN, *LEARNERS))}."
+        )
+    cls = LEARNERS[baseline]
+    is_per_task = issubclass(cls, Baseline) and cls.prepare is Learner.prepare
+    return None if is_per_task else baseline
 
 
 def takes_any_classes(learner: Learner) -> bool:

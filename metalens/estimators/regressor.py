@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from metalens.data import TaskDistribution
-from metalens.data.tables.columns import Missing
-from metalens.data.tables.table import Duplicates
+from metalens.data.splits import SHARES
+from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.errors import MetaLensError
-from metalens.estimators.base import ACROSS_TASKS, MetaEstimator
+from metalens.estimators.base import MetaEstimator
 from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.models import Answer, Ensemble
 from metalens.estimators.saving import Saved
-from metalens.estimators.tables import Columns, TableReader, fit_reader
+from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.metrics import EXTRA_METRICS, r2
@@ -28,7 +28,7 @@ from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
 if TYPE_CHECKING:
-    from metalens.estimators.tables import Table
+    from metalens.data.tables.columns import Table
 
 
 class MetaRegressor(MetaEstimator):
@@ -62,7 +62,7 @@ class MetaRegressor(MetaEstimator):
     >>> rng = np.random.default_rng(0)
     >>> table = pd.DataFrame({"sensor": np.repeat(np.arange(20), 8), "voltage": rng.random(160)})
     >>> table["pressure"] = table.voltage * (1 + table.sensor % 3) + 100
-    >>> model = MetaRegressor(steps=2, hidden=[8], fallback=False)
+    >>> model = MetaRegressor(steps=2, hidden=[8], baselines=["Ridge"], fallback=False)
     >>> import warnings
     >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
     ...     warnings.simplefilter("ignore")
@@ -72,13 +72,6 @@ class MetaRegressor(MetaEstimator):
     (3,)
     """
 
-    classical: ClassVar[tuple[str, ...]] = (
-        "MeanPredictor",
-        "Ridge",
-        "KNN",
-        "RandomForest",
-        "GaussianProcess",
-    )
     score_metric: ClassVar[str] = "r2"
     k_shot_: int
     reader_: TableReader
@@ -89,14 +82,9 @@ class MetaRegressor(MetaEstimator):
         *,
         task: str,
         target: str,
-        inputs: Sequence[str] | None = None,
-        categorical: Sequence[str] = (),
-        smiles: str | None = None,
-        missing: Missing = "refuse",
-        group: str | None = None,
-        duplicates: Duplicates = "together",
-        splits: str | Sequence[float] = (0.7, 0.15, 0.15),
+        splits: str | Sequence[float] = SHARES,
         progress: ProgressOf | None = None,
+        **columns: Unpack[ColumnOptions],
     ) -> Self:
         """Train on the tasks of a table.
 
@@ -105,16 +93,11 @@ class MetaRegressor(MetaEstimator):
                 a row is d columns, `x 0`, `x 1` and so on.
             task: the column that names the task of a row.
             target: the column to predict, of numbers.
-            inputs: columns of inputs; `None` for all without another role, or with `smiles` for none.
-            categorical: those among them whose numbers are names.
-            smiles: a column with molecules (`pip install 'metalens[chem]'`).
-            missing: of empty cells in inputs: `"refuse"`, `"mean"` or `"drop"`, see `TableTasks`.
-            group: a column whose rows of one value are never divided between support and query.
-            duplicates: rows of a task with equal inputs: `"together"`, `"refuse"` or `"allow"`.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
                 of their names; or a column that says train, val or test.
             progress: called with the name of a model before its training; what it returns is called with the
                 step's number and its loss after every step.
+            columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
 
         Returns:
             The estimator itself.
@@ -124,16 +107,13 @@ class MetaRegressor(MetaEstimator):
                 rows, or a setting is out of range.
         """
         self._check()
-        columns = Columns(
-            task=task, target=target, inputs=inputs, categorical=categorical, smiles=smiles, missing=missing,
-            group=group, duplicates=duplicates,
-        )  # fmt: skip
+        roles = Columns(task=task, target=target, **columns)
         self.reader_, tasks = fit_reader(
-            columns, columns.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
+            roles, roles.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
             seed=self.random_state, classes=False,
         )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._residuals = self._missed(self._finish(tasks, 1, progress))
+        self._residuals = self._residuals_of(self._finish(tasks, 1, progress))
         return self
 
     def adapt(self, support: Table) -> AdaptedRegressor:
@@ -167,15 +147,15 @@ class MetaRegressor(MetaEstimator):
         scores |= {name: EXTRA_METRICS[name](predictions, y) for name in ("pearson_r2", "rmse")}
         return {name: value.item() for name, value in scores.items()}
 
-    def _missed(self, answers: Sequence[Answer]) -> list[np.ndarray]:
-        """Return by how much a model misses the queries of every task."""
-        missed = defaultdict(list)
+    def _residuals_of(self, answers: Sequence[Answer]) -> list[np.ndarray]:
+        """Return the absolute query residuals of every task."""
+        residuals = defaultdict(list)
         for answer in answers:
-            by = answer.predictions - self.reader_.in_units(answer.y.double())
-            missed[answer.task].append(by.abs().flatten().numpy())
-        return [np.concatenate(of_task) for of_task in missed.values()]
+            residual = answer.predictions - self.reader_.in_units(answer.y.double())
+            residuals[answer.task].append(residual.abs().flatten().numpy())
+        return [np.concatenate(of_task) for of_task in residuals.values()]
 
-    def _fitted(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"reader": self.reader_.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
         residuals = torch.from_numpy(np.concatenate(self._residuals))
         sizes = torch.tensor([len(of_task) for of_task in self._residuals])
@@ -193,8 +173,16 @@ class MetaRegressor(MetaEstimator):
     def _learner(self) -> str:
         return self.learner or "R2D2"
 
-    def _pretrained(self) -> Sequence[str]:
-        return ACROSS_TASKS
+    def _usual_baselines(self) -> Sequence[str]:
+        return (
+            "ProfileRidge",
+            "JointModel",
+            "MeanPredictor",
+            "Ridge",
+            "KNN",
+            "RandomForest",
+            "GaussianProcess",
+        )
 
     def _network(self) -> Network:
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.io.files import MODEL, new_folder
+from metalens.io.files import MODEL
 from metalens.io.json import read_json
 
 FORMAT = 2  # raise it when the layout of the files changes
@@ -40,22 +40,15 @@ def write_model(
     facts: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     tables: Mapping[str, pd.DataFrame],
-    *,
-    overwrite: bool,
 ) -> None:
-    """Write the folder of a trained estimator, whole or not at all; see `Saved`.
-
-    Raises:
-        MetaLensError: the folder exists and may not be replaced, or cannot be written.
-    """
-    with new_folder(folder, overwrite=overwrite) as path:
-        # Copies: parameters that were trained side by side share their memory.
-        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        (path / _WEIGHTS).write_bytes(save(own))
-        for name in _TABLES:
-            tables[name].to_csv(path / f"{name}.csv", index=False)
-        text = json.dumps({"format": FORMAT, **facts}, indent=1, default=np.generic.item)
-        (path / MODEL).write_text(text + "\n", encoding="utf-8")
+    """Write the files of a trained estimator into a folder; see `Saved`."""
+    # Copies: parameters that were trained side by side share their memory.
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    (folder / _WEIGHTS).write_bytes(save(own))
+    for name in _TABLES:
+        tables[name].to_csv(folder / f"{name}.csv", index=False)
+    text = json.dumps({"format": FORMAT, **facts}, indent=1, default=np.generic.item)
+    (folder / MODEL).write_text(text + "\n", encoding="utf-8")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

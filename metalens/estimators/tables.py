@@ -1,10 +1,9 @@
-"""Tables as people have them: from columns to tasks, and from new rows to what a model takes."""
+"""Tables of users: from columns to tasks, and from new rows to inputs of a model."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,24 +13,16 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
-from metalens.data.tables.columns import CategoryColumn, Missing, NumberColumn, TableInputs
-from metalens.data.tables.reading import (
-    check_columns,
-    frame_of_arrays,
-    is_text,
-    numbers,
-    read_table,
-    refuse_missing,
-    standardized,
-)
-from metalens.data.tables.table import Duplicates
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
+from metalens.data.tables.reading import check_columns, is_text, numbers, refuse_missing, standardized
 from metalens.errors import MetaLensError
 from metalens.io.json import is_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
+    from metalens.data.tables.columns import Table
 
 _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
@@ -52,58 +43,9 @@ _LAYOUT = {  # of a reader as JSON
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
 }  # fmt: skip
-_FEWEST, _MOST = 1, 16  # support rows, where nobody says how many
-_PER_SUPPORT = 3  # query rows in training for each support row, where tasks have them
-_SMALL = 0.1  # share of tasks that may be too small for the sizes that are chosen
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """What the columns of a table are; see `TableTasks` for each."""
-
-    task: str | None
-    target: str
-    inputs: Sequence[str] | None = None
-    categorical: Sequence[str] = ()
-    smiles: str | None = None
-    missing: Missing = "refuse"
-    group: str | None = None
-    duplicates: Duplicates = "together"
-
-    def __post_init__(self) -> None:
-        for name in ("inputs", "categorical"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
-
-    def read(self, table: Table) -> pd.DataFrame:
-        """Return a table, whose names are text even where they look like numbers."""
-        import pandas as pd  # takes as long to import as all of MetaLens
-
-        if isinstance(table, Mapping):
-            table = frame_of_arrays(table)
-        if not isinstance(table, pd.DataFrame | str | os.PathLike):
-            raise MetaLensError(
-                "A table must be a data frame, the path of a file, or arrays by name, got "
-                f"{type(table).__name__}."
-            )
-        names = (self.task, self.group, self.smiles, *self.categorical)
-        return read_table(table, text=[name for name in names if name is not None])
-
-    def settings(self) -> dict[str, Any]:
-        """Return them as settings of `TableTasks`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def sizes(self, frame: pd.DataFrame, k_shot: int | None, n_query: int | None) -> tuple[int, int]:
-        """Return how many support and query rows a training task has.
-
-        Where it is not said, both are as large as nine in ten tasks allow: half of the rows, and at most 16,
-        for support; of what is left, at most three times as many for queries.
-        """
-        check_columns(frame, [self.task])
-        rows = int(frame[self.task].value_counts().quantile(_SMALL))
-        support = k_shot or min(max(rows // 2, _FEWEST), _MOST)
-        return support, n_query or min(max(rows - support, 1), _PER_SUPPORT * support)
+_MIN_SHOT, _MAX_SHOT = 1, 16  # support rows by default
+_QUERY_PER_SHOT = 3  # query rows in training for each support row, where tasks have them
+_SMALL_SHARE = 0.1  # of tasks that may be too small for the default sizes
 
 
 @dataclass(frozen=True)
@@ -184,16 +126,13 @@ class TableReader:
         array = self.encoding.transform(frame)
         if not self.classes:
             frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
+        given = replace(columns, inputs=array, categorical=(), smiles=None, missing="refuse")
         return TableTasks(
             frame,
             "test",
-            task=columns.task,
-            target=columns.target,
-            inputs=array,
+            **vars(given),
             kind="classification" if self.classes else "regression",
             classes=self.classes or None,
-            group=columns.group,
-            duplicates=columns.duplicates,
             splits=(0.0, 0.0, 1.0),
             k_shot=k_shot,
             n_query=n_query,
@@ -239,41 +178,47 @@ def fit_reader(
     """Return the reader that training tasks make, and the tasks of each split.
 
     Args:
-        columns: what each column is.
+        columns: the roles of the columns.
         frame: from `columns.read`.
         splits: see `TableTasks`.
-        k_shot: support rows of a task, see `Columns.sizes`.
+        k_shot: support rows of a task, see `row_sizes`.
         n_query: query rows of a task.
         seed: of the rows that are drawn.
         classes: whether the targets are classes, which all tasks share.
     """
-    k_shot, n_query = columns.sizes(frame, k_shot, n_query)
-    known = ()
-    if classes:
-        check_columns(frame, [columns.target])
-        known = tuple(classes_of(frame[columns.target]).tolist())
+    check_columns(frame, [columns.task, columns.target])
+    k_shot, n_query = row_sizes(frame[columns.task], k_shot, n_query)
+    known = tuple(classes_of(frame[columns.target]).tolist()) if classes else ()
+    train = TableTasks(
+        frame,
+        **vars(columns),
+        kind="classification" if classes else "regression",
+        classes=known or None,
+        splits=splits,
+        k_shot=k_shot,
+        n_query=n_query,
+        seed=seed,
+    )
+    if train.encoding is None:
+        raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
+    reader = TableReader(columns, train.encoding, train.target_mean, train.target_deviation, known)
+    return reader, {"train": train, "val": train.in_split("val"), "test": train.in_split("test")}
 
-    def tasks_of(split: Split, **how: Any) -> TableTasks:
-        return TableTasks(
-            frame,
-            split,
-            kind="classification" if classes else "regression",
-            classes=known or None,
-            splits=splits,
-            k_shot=k_shot,
-            n_query=n_query,
-            seed=seed,
-            **(columns.settings() | how),
-        )
 
-    train = tasks_of("train")
-    encoding = train.encoding
-    assert encoding is not None  # of named columns
-    scale = () if classes else (train.target_mean, train.target_deviation)
-    # The others share its inputs, unless rows were dropped: to encode all anew takes time and memory.
-    ready = {} if columns.missing == "drop" else {"inputs": train.inputs, "categorical": (), "smiles": None}
-    held_out: dict[Split, TableTasks] = {"val": tasks_of("val", **ready), "test": tasks_of("test", **ready)}
-    return TableReader(columns, encoding, *scale, classes=known), {"train": train, **held_out}
+def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tuple[int, int]:
+    """Return how many support and query rows a training task has.
+
+    By default both are as large as nine in ten tasks allow: half of the rows, and at most 16, for support; of
+    what is left, at most three times as many for queries.
+
+    Args:
+        tasks: the column that names the task of a row.
+        k_shot: support rows, if they are given.
+        n_query: query rows, if they are given.
+    """
+    rows = int(tasks.value_counts().quantile(_SMALL_SHARE))
+    support = k_shot or min(max(rows // 2, _MIN_SHOT), _MAX_SHOT)
+    return support, n_query or min(max(rows - support, 1), _QUERY_PER_SHOT * support)
 
 
 def classes_of(target: pd.Series) -> np.ndarray:

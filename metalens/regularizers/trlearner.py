@@ -65,7 +65,7 @@ class TRLearner(Regularizer):
 
     min_meta_batch_size = 3
     gathers = True
-    relation: Relation  # pyright: ignore[reportIncompatibleVariableOverride] # never None here
+    relation: Relation  # never None here
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class TRLearner(Regularizer):
         check_positive(self, slot_temperature=slot_temperature)
         if not 0 <= weight < math.inf:
             raise MetaLensError(f"TRLearner: weight must be 0 or more and finite, got {weight}.")
-        self.relation = Cosine() if relation is None else relation
+        self.relation = Cosine() if relation is None else relation  # pyright: ignore[reportIncompatibleVariableOverride]
         self.weight, self.neighbors, self.n_query_hat = weight, neighbors, n_query_hat
         self.slot_temperature = slot_temperature
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from metalens.data.base import Split
-from metalens.data.catalog.finding import find_data
+from metalens.data.catalog.base import TaskDataSet
 from metalens.data.tables.reading import read_table
 from metalens.data.tables.table import DrawSettings, TableTasks
 from metalens.errors import MetaLensError
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DRUG_METRICS = ("pearson_r2", "pearson_r2_above_0.3", "rmse")
-CHEMBL_FILE = "chembl_assays.csv.gz"
-_ACTIVITIES, _MOLECULES = "ci9b00375_si_002.txt", "ci9b00375_si_003.txt"
+_PQSAR_MOLECULES = "ci9b00375_si_003.txt"
 _FS_MOL_SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
@@ -68,7 +67,7 @@ class ChemblAssays(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         super().__init__(
-            _chembl(find_data("ChemblAssays", "tables", CHEMBL_FILE, folder)),
+            _chembl(CHEMBL.require(folder)),
             split,
             task="assay_id",
             target="pchembl",
@@ -120,9 +119,9 @@ class PQSAR(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        activities = find_data("PQSAR", "tables", _ACTIVITIES, folder)
+        activities = PQSAR_DATA.require(folder)
         super().__init__(
-            _pqsar(activities, activities.with_name(_MOLECULES)),
+            _pqsar(activities, activities.with_name(_PQSAR_MOLECULES)),
             split,
             task="assay",
             target="activity",
@@ -173,7 +172,7 @@ class FSMol(TableTasks):
     ) -> None:
         if target not in ("active", "activity"):
             raise MetaLensError(f"target must be active or activity, got {target!r}.")
-        table, bits = _fs_mol(find_data("FSMol", "tables", "fs-mol", folder, is_folder=True))
+        table, bits = _fs_mol(FS_MOL.require(folder))
         super().__init__(
             table,
             split,
@@ -184,6 +183,39 @@ class FSMol(TableTasks):
             k_shot=k_shot,
             **settings,
         )
+
+
+CHEMBL = TaskDataSet(
+    name="chembl",
+    description="Activity of molecules in 799 assays: mostly unrelated tasks (needs the extra chem)",
+    license="CC BY-SA 3.0",
+    source="https://www.ebi.ac.uk/chembl/",
+    steps="write chembl_assays.csv.gz with the columns assay_id, smiles, pchembl, organism, split "
+    "(train, val or test)",
+    files=("chembl_assays.csv.gz",),
+    tasks=lambda split, folder: ChemblAssays(split, k_shot=1, n_query=1, folder=folder),
+    md5="2e4d2d3602f3037e98ca76254727a4bd",
+)
+
+PQSAR_DATA = TaskDataSet(
+    name="pqsar",
+    description="pQSAR: activity of molecules in 4,276 assays, hard divisions (needs the extra chem)",
+    license="see its page",
+    source="https://doi.org/10.1021/acs.jcim.9b00375",
+    steps="save its supporting texts ci9b00375_si_002.txt and ci9b00375_si_003.txt",
+    files=("ci9b00375_si_002.txt",),
+    tasks=lambda split, folder: PQSAR(split, k_shot=1, n_query=None, folder=folder),
+)
+
+FS_MOL = TaskDataSet(
+    name="fsmol",
+    description="FS-Mol: which molecules are active in about 5,000 assays",
+    license="see its page",
+    source="https://github.com/microsoft/FS-Mol",
+    steps="unpack its data to a folder fs-mol with train, valid and test",
+    files=("fs-mol",),
+    tasks=lambda split, folder: FSMol(split, k_shot=1, n_query=1, folder=folder),
+)
 
 
 @lru_cache(maxsize=1)

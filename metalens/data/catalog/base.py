@@ -1,27 +1,29 @@
-"""What every data set of the catalogue says about itself."""
+"""Descriptions of data sets: their source, their place on this machine, their check."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from metalens.data.base import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.io.files import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(ABC):
-    """A data set that people know by name.
+    """A data set with a name.
 
     A subclass writes `check` and, where there is a stable address with a checksum, `fetch`.
 
     Args:
-        name: what the command line calls it.
-        description: one line for people.
+        name: on the command line.
+        description: one line.
         license: in a few words.
         source: the page that it comes from.
         steps: what to do by hand with what is there, as in "unpack it to a folder data".
@@ -43,7 +45,7 @@ class DataSet(ABC):
         Args:
             folder: where to look; by default the folder that METALENS_DATA names, then the cache.
         """
-        return next((path for path in self._places(folder) if path.exists()), None)
+        return next((path for path in self._places(folder) if self._is_at(path)), None)
 
     def require(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Return where the data set is on this machine.
@@ -61,7 +63,7 @@ class DataSet(ABC):
 
     @abstractmethod
     def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Return what the data set holds, after looking at all of it.
+        """Read all of the data set, and return what it holds.
 
         Args:
             folder: see `find`.
@@ -84,11 +86,42 @@ class DataSet(ABC):
         return f"from {self.source}, {self.steps}, in METALENS_DATA's folder or its {self.folder}"
 
     def _places(self, folder: str | os.PathLike[str] | None) -> Iterator[Path]:
-        root = folder if folder is not None else os.environ.get("METALENS_DATA")
-        roots = [] if root is None else [Path(root).expanduser()]
+        given = folder if folder is not None else os.environ.get("METALENS_DATA")
+        if given is not None:
+            yield from self._places_in(Path(given).expanduser())
         if folder is None:
-            roots.append(cache_folder() / "datasets")
-        for place in roots:
-            for file in self.files:
-                yield place / self.folder / file
-                yield place / file
+            yield from self._places_in(cache_folder() / "datasets")
+
+    def _places_in(self, root: Path) -> Iterator[Path]:
+        for file in self.files:
+            yield root / self.folder / file
+            yield root / file
+
+    def _is_at(self, path: Path) -> bool:
+        """Return whether the data set is at a path."""
+        return path.exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDataSet(DataSet):
+    """A file with tasks of its own, which a distribution reads.
+
+    Args:
+        tasks: makes the tasks of a split, all that have two examples, from the folder that holds the file.
+        md5: sum of the file that the results in the documentation are from; `None` where there are none.
+    """
+
+    tasks: Callable[[Split, Path], TaskDistribution]
+    md5: str | None = None
+    folder: str = "tables"
+
+    def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        path = self.require(folder)
+        facts: dict[str, Any] = {
+            split: self.tasks(split, path.parent).metadata() for split in get_args(Split)
+        }  # the distribution refuses damaged files, and a task in two splits
+        if self.md5 is not None:
+            with path.open("rb") as file:
+                same = hashlib.file_digest(file, "md5").hexdigest() == self.md5
+            facts["file"] = f"{'the' if same else 'not the'} one that results in the documentation are from"
+        return facts

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from metalens.errors import MetaLensError
 from metalens.io.download import download
@@ -104,6 +103,8 @@ def write_class_folders(archive: Path, target: Path) -> None:
         archive: `cifar-100-binary.tar.gz`, or its like.
         target: the zip file, which is written whole or not at all.
     """
+    from PIL import Image  # an extra
+
     with tarfile.open(archive) as tar:
         content = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
         parts = {name: file.read() for name, file in content.items() if file is not None}

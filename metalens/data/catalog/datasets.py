@@ -1,13 +1,18 @@
-"""Data sets by name: where they come from, where they are on this machine, and what is in them."""
+"""All data sets by name."""
 
+from metalens.data.catalog.assays import CHEMBL, FS_MOL, PQSAR_DATA
 from metalens.data.catalog.base import DataSet
-from metalens.data.catalog.entries import TASK_DATASETS
 from metalens.data.catalog.images import IMAGE_DATASETS, ImageDataSet
-from metalens.data.catalog.omniglot_entry import OMNIGLOT
+from metalens.data.catalog.kiba import KIBA
+from metalens.data.catalog.m4 import M4_HOURLY
+from metalens.data.catalog.omniglot_images import OMNIGLOT
+from metalens.data.catalog.parkinsons import PARKINSONS
+from metalens.data.catalog.pose import POSE
 from metalens.errors import MetaLensError
 
+_TASK_DATASETS = KIBA, CHEMBL, PQSAR_DATA, FS_MOL, PARKINSONS, M4_HOURLY, POSE
 DATASETS: dict[str, DataSet] = {
-    dataset.name: dataset for dataset in (OMNIGLOT, *IMAGE_DATASETS, *TASK_DATASETS)
+    dataset.name: dataset for dataset in (OMNIGLOT, *IMAGE_DATASETS, *_TASK_DATASETS)
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from metalens.data.base import Split
 from metalens.data.catalog.assays import DRUG_METRICS
-from metalens.data.catalog.finding import find_data
+from metalens.data.catalog.base import TaskDataSet
 from metalens.data.splits import hashed_order
 from metalens.data.tables.fingerprints import morgan_fingerprints
 from metalens.data.tables.table import DrawSettings, TableTasks
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 N_BITS = 1024
-FILE = "kiba_kinases.csv.gz"
 _N_TEST = 20
 
 
@@ -83,6 +82,18 @@ class Kiba(TableTasks):
         )
 
 
+KIBA = TaskDataSet(
+    name="kiba",
+    description="Activity of molecules against 150 kinases: related tasks (needs the extra chem)",
+    license="not stated",
+    source="https://github.com/hkmztrk/DeepDTA",
+    steps="write kiba_kinases.csv.gz with the columns kinase, smiles, kiba_score, split (train or val)",
+    files=("kiba_kinases.csv.gz",),
+    tasks=lambda split, folder: Kiba(split, k_shot=1, n_query=1, folder=folder),
+    md5="cdc61c17734785dd466e0e02b1497c3b",
+)
+
+
 def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the table with all three splits, and the fingerprint of every row, `(rows, 1024)` uint8.
 
@@ -95,7 +106,7 @@ def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFram
     Raises:
         MetaLensError: the table is not there or not that table, or RDKit is missing.
     """
-    return _load(find_data("Kiba", "tables", FILE, folder))
+    return _load(KIBA.require(folder))
 
 
 @lru_cache(maxsize=2)

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metalens.data.base import Split
-from metalens.data.catalog.finding import find_data
-
-if TYPE_CHECKING:
-    pass
-from metalens.data.series import Scaling, SeriesTasks, _read
-
-M4_FILE = "m4_hourly.csv.gz"
+from metalens.data.catalog.base import TaskDataSet
+from metalens.data.series import Scaling, SeriesTasks, read_series
 
 
 class M4Hourly(SeriesTasks):
@@ -76,6 +70,19 @@ class M4Hourly(SeriesTasks):
         )
 
 
+M4_HOURLY = TaskDataSet(
+    name="m4-hourly",
+    description="M4 competition: 414 hourly time series",
+    license="not stated",
+    source="https://github.com/Mcompetitions/M4-methods",
+    steps="write the rows of Hourly-train.csv, each with its row of Hourly-test.csv behind it, into "
+    "m4_hourly.csv.gz with the columns series, hour and value",
+    files=("m4_hourly.csv.gz",),
+    tasks=lambda split, folder: M4Hourly(split, k_shot=1, n_query=1, folder=folder),
+    md5="5fa5a2035a097ebaa05beca9c8cb88dc",
+)
+
+
 def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
     """Return the hourly series of M4 by name; every caller in a process gets the same.
 
@@ -85,9 +92,9 @@ def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np
     Raises:
         MetaLensError: the table is missing or damaged.
     """
-    return _load_m4(find_data("M4Hourly", "tables", M4_FILE, folder))
+    return _load_m4(M4_HOURLY.require(folder))
 
 
 @lru_cache(maxsize=2)
 def _load_m4(path: Path) -> dict[str, np.ndarray]:
-    return {name: values for name, (values, _) in _read(path, "series", "hour", "value").items()}
+    return {name: values for name, (values, _) in read_series(path, "series", "hour", "value").items()}

@@ -7,26 +7,25 @@ import warnings
 from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from metalens.data.base import BlockDistribution, Split
-from metalens.data.catalog.omniglot_images import N_CHARACTERS, N_DRAWERS, SIDE, load_images
+from metalens.data.catalog.omniglot_images import (
+    N_CHARACTERS,
+    N_DRAWERS,
+    SIDE,
+    Scheme,
+    load_images,
+    split_characters,
+)
+from metalens.data.checks import check_choices
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
-Scheme = Literal["vinyals", "finn"]
 Slots = Literal["random", "fixed"]
-
-# The published lists of Vinyals amount to these alphabets and this number: Gurmukhi's character 42.
-_VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
-_VINYALS_FIRST_TEST = 1201
-
-# One permutation for everybody, whatever the seed of the tasks.
-_FINN_SEED = 2017
-_FINN_TRAIN, _FINN_VAL = 1100, 100
 
 
 class Omniglot(BlockDistribution):
@@ -194,30 +193,6 @@ class Omniglot(BlockDistribution):
         return Examples(torch.from_numpy(x).unsqueeze(2).float().div_(255), examples.y)
 
 
-def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
-    """Tell which characters are in a split; it depends on each character alone, not on the others.
-
-    Args:
-        numbers: `(c,)` upstream's numbers of the characters, 1 to 1623.
-        alphabets: `(c,)` the names of their alphabets.
-        split: `"train"`, `"val"` or `"test"`.
-        scheme: `"vinyals"` or `"finn"`, see `Omniglot`.
-
-    Returns:
-        `(c,)` bool, true for the characters of the split.
-
-    >>> split_characters(np.array([466, 683, 1623]), np.array(["Hebrew", "Latin", "ULOG"]), "val", "vinyals")
-    array([ True, False, False])
-    """
-    if scheme == "finn":
-        order = np.random.default_rng(_FINN_SEED).permutation(N_CHARACTERS) + 1
-        parts = np.split(order, [_FINN_TRAIN, _FINN_TRAIN + _FINN_VAL])
-        return np.isin(numbers, parts[get_args(Split).index(split)])
-    test = numbers >= _VINYALS_FIRST_TEST
-    val = np.isin(alphabets, _VINYALS_VAL)
-    return {"train": ~test & ~val, "val": val, "test": test}[split]
-
-
 def _check_settings(n_way: int, k_shot: int, n_query: int, scheme: str, slots: str) -> None:
     for name, size, least in (("n_way", n_way, 2), ("k_shot", k_shot, 1), ("n_query", n_query, 1)):
         if size < least:
@@ -227,6 +202,4 @@ def _check_settings(n_way: int, k_shot: int, n_query: int, scheme: str, slots: s
             f"k_shot + n_query must be at most {N_DRAWERS}, the drawings of a character, got "
             f"{k_shot} + {n_query}; both count images per class."
         )
-    for name, value, choices in (("scheme", scheme, Scheme), ("slots", slots, Slots)):
-        if value not in get_args(choices):
-            raise MetaLensError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
+    check_choices(scheme=(scheme, Scheme), slots=(slots, Slots))

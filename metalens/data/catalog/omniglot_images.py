@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image
 
+from metalens.data.base import Split
+from metalens.data.catalog.base import DataSet
 from metalens.errors import MetaLensError
 from metalens.io.download import download
 from metalens.io.files import atomic_path, cache_folder
@@ -34,6 +35,8 @@ URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 _PAGE = "https://github.com/brendenlake/omniglot/tree/master/python"
 _AGAIN = f"delete the zip file and download it again from {_PAGE}."
 
+Scheme = Literal["vinyals", "finn"]
+
 # Part of the cache's key: raise it when the decoding or the layout of the cache file changes.
 _FORMAT = 1
 
@@ -42,6 +45,15 @@ _MEMBER = re.compile(r"(?:.*/)?([^/]+)/character\d+/(\d{4})_(\d{2})\.png")
 
 # Upstream drawings measure 105 by 105 pixels in some 500 bytes: far more is an attack or another file.
 _MAX_BYTES, _MAX_SIDE = 1_000_000, 1024
+
+
+# The published lists of Vinyals amount to these alphabets and this number: Gurmukhi's character 42.
+_VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+_VINYALS_FIRST_TEST = 1201
+
+# One permutation for everybody, whatever the seed of the tasks.
+_FINN_SEED = 2017
+_FINN_TRAIN, _FINN_VAL = 1100, 100
 
 
 class OmniglotImages(NamedTuple):
@@ -75,50 +87,83 @@ def load_images(folder: str | os.PathLike[str] | None = None) -> OmniglotImages:
         MetaLensError: the folder lacks the files, they are damaged or laid out differently, or they
             cannot be downloaded.
     """
-    zips = _find_zips(folder)
+    found = OMNIGLOT.require(folder) if folder is not None else OMNIGLOT.find() or OMNIGLOT.fetch()
+    zips = tuple(found.with_name(name) for name in ZIPS)
     return _load(zips, _digest(zips))
 
 
-def _find_zips(folder: str | os.PathLike[str] | None) -> tuple[Path, ...]:
-    if folder is not None:
-        if zips := _zips_in(Path(folder)):
-            return zips
-        raise MetaLensError(
-            f"folder must hold {' and '.join(ZIPS)}, but {os.fspath(folder)!r} does not; download both "
-            f"from {_PAGE} into it, or leave folder out."
-        )
-    data = os.environ.get("METALENS_DATA")
-    return (_zips_in(Path(data)) if data else None) or download_zips()
+def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
+    """Tell which characters are in a split; it depends on each character alone, not on the others.
 
+    Args:
+        numbers: `(c,)` upstream's numbers of the characters, 1 to 1623.
+        alphabets: `(c,)` the names of their alphabets.
+        split: `"train"`, `"val"` or `"test"`.
+        scheme: `"vinyals"` or `"finn"`, see `Omniglot`.
 
-def _zips_in(folder: Path) -> tuple[Path, ...] | None:
-    for place in (folder.expanduser() / "omniglot", folder.expanduser()):
-        zips = tuple(place / name for name in ZIPS)
-        if all(map(os.path.isfile, zips)):
-            return zips
-    return None
+    Returns:
+        `(c,)` bool, true for the characters of the split.
 
-
-def download_zips() -> tuple[Path, ...]:
-    """Download the two zip files into the cache, unless they are there, and return their paths.
-
-    Raises:
-        MetaLensError: they cannot be downloaded, or are not the published files.
+    >>> split_characters(np.array([466, 683, 1623]), np.array(["Hebrew", "Latin", "ULOG"]), "val", "vinyals")
+    array([ True, False, False])
     """
-    try:
-        return download({URL + name: md5 for name, md5 in ZIPS.items()}, cache_folder() / "omniglot")
-    except OSError as error:
-        raise MetaLensError(
-            f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
-            f"download {' and '.join(ZIPS)} from {_PAGE} on another machine, put them in a folder, and "
-            "set the environment variable METALENS_DATA to that folder."
-        ) from error
-    except ValueError as error:
-        raise MetaLensError(
-            "Omniglot's download does not have the published MD5 sum, so it was not kept; try again, or "
-            f"download {' and '.join(ZIPS)} from {_PAGE} yourself, put them in a folder, and set the "
-            "environment variable METALENS_DATA to that folder."
-        ) from error
+    if scheme == "finn":
+        order = np.random.default_rng(_FINN_SEED).permutation(N_CHARACTERS) + 1
+        parts = np.split(order, [_FINN_TRAIN, _FINN_TRAIN + _FINN_VAL])
+        return np.isin(numbers, parts[get_args(Split).index(split)])
+    test = numbers >= _VINYALS_FIRST_TEST
+    val = np.isin(alphabets, _VINYALS_VAL)
+    return {"train": ~test & ~val, "val": val, "test": test}[split]
+
+
+class OmniglotDataSet(DataSet):
+    """Two zip files, at stable addresses upstream."""
+
+    def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        images = load_images(self.require(folder).parent)
+        facts: dict[str, Any] = {}
+        for split in get_args(Split):
+            n = int(split_characters(images.numbers, images.alphabets, split, "vinyals").sum())
+            facts[split] = {"classes": n, "images": n * images.pixels.shape[1]}
+        return facts
+
+    def fetch(self) -> Path:
+        by_hand = (
+            f"download {' and '.join(ZIPS)} from {_PAGE} on another machine, put them in a folder, and set "
+            "the environment variable METALENS_DATA to that folder."
+        )
+        addresses = {URL + name: md5 for name, md5 in ZIPS.items()}
+        try:
+            return download(addresses, cache_folder() / self.folder)[0]
+        except OSError as error:
+            raise MetaLensError(
+                f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
+                f"{by_hand}"
+            ) from error
+        except ValueError as error:
+            raise MetaLensError(
+                "Omniglot's download does not have the published MD5 sum, so it was not kept; try again, or "
+                f"{by_hand}"
+            ) from error
+
+    def _places(self, folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+        yield from super()._places(folder)
+        if folder is None:
+            yield cache_folder() / self.folder / self.files[0]  # where `fetch` keeps it
+
+    def _is_at(self, path: Path) -> bool:
+        return all(path.with_name(name).is_file() for name in ZIPS)
+
+
+OMNIGLOT = OmniglotDataSet(
+    name="omniglot",
+    description="Handwritten characters of 50 alphabets, 20 drawings of each",
+    license="MIT",
+    source="https://github.com/brendenlake/omniglot",
+    steps=f"put {' and '.join(ZIPS)} of its folder python into a folder omniglot",
+    files=tuple(ZIPS)[:1],
+    folder="omniglot",
+)
 
 
 def _digest(zips: tuple[Path, ...]) -> str:
@@ -190,6 +235,8 @@ def _drawings(path: Path) -> Iterator[_Drawing]:
                     place, n = f"{info.filename} in {path}", n + 1
                     alphabet, number, drawer = match.groups()
                     yield _Drawing(int(number), int(drawer), alphabet, _pixels(archive, info), path)
+    except ImportError:  # of Pillow
+        raise
     except Exception as error:  # zipfile and Pillow show damage as one of a dozen types.
         raise MetaLensError(
             f"{place} is damaged or not what it claims to be ({type(error).__name__}); {_AGAIN}"
@@ -201,6 +248,8 @@ def _drawings(path: Path) -> Iterator[_Drawing]:
 
 
 def _pixels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    from PIL import Image  # an extra
+
     if info.file_size > _MAX_BYTES:
         raise Image.DecompressionBombError
     with Image.open(io.BytesIO(archive.read(info)), formats=["PNG"]) as image:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from metalens.data.base import Split
-from metalens.data.catalog.finding import find_data
+from metalens.data.catalog.base import TaskDataSet
 from metalens.data.tables.reading import read_table
 from metalens.data.tables.table import DrawSettings, TableTasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "parkinsons_updrs.csv.gz"
 N_INPUTS = 19
 
 
@@ -56,7 +55,7 @@ class Parkinsons(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         super().__init__(
-            _load(find_data("Parkinsons", "tables", FILE, folder)),
+            _load(PARKINSONS.require(folder)),
             split,
             task="patient",
             target="motor_UPDRS",
@@ -64,6 +63,19 @@ class Parkinsons(TableTasks):
             k_shot=k_shot,
             **settings,
         )
+
+
+PARKINSONS = TaskDataSet(
+    name="parkinsons",
+    description="Parkinsons telemonitoring: symptoms of 42 patients from their voice",
+    license="CC BY 4.0",
+    source="https://archive.ics.uci.edu/dataset/189/parkinsons+telemonitoring",
+    steps="save parkinsons_updrs.data as parkinsons_updrs.csv.gz, with subject# named patient and no "
+    "total_UPDRS",
+    files=("parkinsons_updrs.csv.gz",),
+    tasks=lambda split, folder: Parkinsons(split, k_shot=1, n_query=1, folder=folder),
+    md5="63404837bf4f790e482529dc26b3bec1",
+)
 
 
 @lru_cache(maxsize=1)

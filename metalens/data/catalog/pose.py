@@ -14,12 +14,11 @@ from torch import Tensor
 
 from metalens.data.arrays import ArrayTasks
 from metalens.data.base import Split
-from metalens.data.catalog.finding import find_data
+from metalens.data.catalog.base import TaskDataSet
 from metalens.data.npz import read_npz
 from metalens.data.splits import hashed_order
 from metalens.errors import MetaLensError
 
-POSE_FILE = "pose_objects.npz"
 TURN = 10.0  # a full turn on the scale of the targets
 
 _VAL_SHARE = 1 / 2  # of the families that the file holds back
@@ -136,6 +135,19 @@ class Pose(ArrayTasks):
         return {"circular_error": circular_error(predictions, y)}
 
 
+POSE = TaskDataSet(
+    name="pose",
+    description="Pose: 100 views each of 68 rendered objects; from which side?",
+    license="MIT and CC BY 4.0, of the meshes",
+    source="https://www.ycbbenchmarks.com/object-models/",
+    steps="render these or other meshes to pose_objects.npz by metalens.render_poses (extra pose)",
+    files=("pose_objects.npz",),
+    folder="pose",
+    tasks=lambda split, folder: Pose(split, k_shot=1, n_query=1, folder=folder),
+    md5="4d70c66715089d1e7bf0a95e39bc8b49",
+)
+
+
 def circular_error(predictions: Tensor, y: Tensor, *, turn: float = TURN) -> Tensor:
     """Return the mean absolute difference of directions of every task, in degrees.
 
@@ -165,7 +177,7 @@ def load_pose(folder: str | os.PathLike[str] | None = None, *, shrink: int = 1) 
     Raises:
         MetaLensError: the file is missing or another one, or views cannot be shrunk so.
     """
-    return _shrunk(find_data("Pose", "pose", POSE_FILE, folder), shrink)
+    return _shrunk(POSE.require(folder), shrink)
 
 
 @lru_cache(maxsize=2)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from metalens.data.base import Split, TaskDistribution
+from metalens.data.grouping import can_divide, divide_units
 from metalens.data.images.layout import (
     LabeledImage,
     Splits,
@@ -233,7 +234,10 @@ class ImageFolders(TaskDistribution):
         n = len(of.images)
         if len(np.unique(of.groups)) == n:
             return rng.choice(of.images, self.k_shot + self.n_query, replace=False)
-        is_support = self._draw_groups(rng, np.bincount(of.groups))[of.groups]
+        sizes = np.bincount(of.groups)
+        shuffled = rng.permutation(len(sizes))
+        chosen = divide_units(sizes[shuffled].tolist(), self.k_shot, self.n_query, spread=True)
+        is_support = np.isin(of.groups, shuffled[chosen])
         order = rng.permutation(np.flatnonzero(is_support))
         groups = of.groups[order]
         # One image of every group in turn, so that the support set is as varied as it can be.
@@ -241,27 +245,6 @@ class ImageFolders(TaskDistribution):
         support = of.images[order[np.argsort(turn, kind="stable")]][: self.k_shot]
         query = rng.choice(of.images[~is_support], self.n_query, replace=False)
         return np.concatenate([support, query])
-
-    def _draw_groups(self, rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
-        """Tell which groups of a class give the support set, `(groups,)` bool; the others give the query.
-
-        In random order, groups are taken for the support set, at most k_shot of them where that suffices, and
-        only as long as those that are left can still make up both sets.
-        """
-        order = rng.permutation(len(sizes))
-        later = [1]  # bit t of entry j: some of the last j groups have t images
-        for number in reversed(order[1:]):
-            later.append(later[-1] | later[-1] << int(sizes[number]))
-        allowed = _window(self.k_shot, int(sizes.sum()) - self.n_query)
-        taken, is_taken = 0, np.zeros(len(sizes), bool)
-        for position, number in enumerate(order):
-            rest = later[len(order) - 1 - position]
-            with_it = rest << (taken + int(sizes[number])) & allowed
-            without = rest << taken & allowed
-            if with_it and (is_taken.sum() < self.k_shot or not without):
-                is_taken[number] = True
-                taken += int(sizes[number])
-        return is_taken
 
     def _without_copies(self, images: Sequence[LabeledImage], digests: np.ndarray) -> set[int]:
         """Return the numbers of images that stay: of equal ones the first, or none if classes differ."""
@@ -297,7 +280,8 @@ class ImageFolders(TaskDistribution):
     def _large_enough(self, classes: Sequence[ImageClass]) -> list[ImageClass]:
         kept, small = [], []
         for of in classes:
-            (kept if self._has_both_sets(np.bincount(of.groups)) else small).append(of)
+            fits = can_divide(np.bincount(of.groups).tolist(), self.k_shot, self.n_query)
+            (kept if fits else small).append(of)
         if not classes:
             raise MetaLensError(
                 f"{self.path.name} has no classes in its {self.split} split; take another, or give splits."
@@ -317,12 +301,6 @@ class ImageFolders(TaskDistribution):
                 stacklevel=3,
             )
         return kept
-
-    def _has_both_sets(self, sizes: np.ndarray) -> bool:
-        total = 1
-        for size in sizes.tolist():
-            total |= total << size
-        return bool(total & _window(self.k_shot, int(sizes.sum()) - self.n_query))
 
     def _of_large_domains(self, classes: Sequence[ImageClass]) -> tuple[ImageClass, ...]:
         sizes = Counter(of.domain for of in classes)
@@ -375,15 +353,6 @@ def _group_of(path: str, group: Group) -> str:
     if match is None:
         raise MetaLensError(f"The expression {group!r} of group finds nothing in {path}; correct it.")
     return match.group(1 if match.re.groups else 0)
-
-
-def _window(low: int, high: int) -> int:
-    """Return a number whose bits low ... high are 1.
-
-    >>> bin(_window(1, 3)), _window(3, 1)
-    ('0b1110', 0)
-    """
-    return (1 << high + 1) - (1 << low) if high >= low else 0
 
 
 def _check_sizes(**sizes: int | None) -> None:

@@ -9,12 +9,11 @@ from typing import NamedTuple, get_args
 
 from metalens.data.base import Split
 from metalens.data.images.store import SourceFile, is_image, list_files
-from metalens.data.splits import divided
+from metalens.data.splits import SHARES, divided
 from metalens.errors import MetaLensError
 
 Splits = Sequence[float] | Mapping[str, Sequence[str]] | Split
 
-SHARES = (0.7, 0.15, 0.15)
 _SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip

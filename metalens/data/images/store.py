@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from metalens.errors import MetaLensError
 from metalens.io.files import atomic_path, cache_folder
 
 # Part of the cache's key: raise it when the decoding or the layout of the cache files changes.
 _FORMAT = 1
-
-_MAX_BYTES = 256 * 1024**2  # of one image file
-
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it tells of damage, which is told here
-
-# What Pillow lists among its formats but leaves to other programs.
-_FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"})
 
 
 class SourceFile(NamedTuple):
@@ -70,13 +59,14 @@ def list_files(source: Path) -> list[SourceFile]:
 
 
 def is_image(path: str) -> bool:
-    """Tell whether the extension of a file is that of an image that Pillow reads.
+    """Return whether the extension of a file is that of an image that Pillow reads.
 
     >>> is_image("cat/1.JPG"), is_image("labels.csv")
     (True, False)
     """
-    name = Image.registered_extensions().get(PurePosixPath(path).suffix.lower())
-    return name in Image.OPEN and name not in _FOREIGN
+    from metalens.data.images.decoding import format_of  # needs Pillow
+
+    return format_of(path) is not None
 
 
 @contextmanager
@@ -172,14 +162,16 @@ def _decode(
     keep: Callable[[int, np.ndarray], object],
 ) -> np.ndarray:
     """Decode files one after the other, hand each on, and return their digests."""
+    from metalens.data.images.decoding import decode, reason_of  # needs Pillow
+
     digests = np.empty(len(files), np.uint64)
     broken: list[tuple[str, str]] = []
     with reading(source) as read:
         for number, file in enumerate(files):
             try:
-                pixels = _pixels(file, read, side, color)
+                pixels = decode(file.size, lambda path=file.path: read(path), side, color)
             except Exception as error:  # Pillow and zipfile show damage as one of a dozen types
-                broken.append((file.path, _reason(error)))
+                broken.append((file.path, reason_of(error)))
                 continue
             if not broken:
                 keep(number, pixels)
@@ -192,44 +184,6 @@ def _decode(
             f"{'it' if len(broken) == 1 else 'them'}."
         )
     return digests
-
-
-def _pixels(file: SourceFile, read: Callable[[str], bytes], side: int, color: bool) -> np.ndarray:
-    if file.size > _MAX_BYTES:
-        raise MetaLensError(f"it would take {file.size:,} bytes")
-    formats = [name for name in Image.OPEN if name not in _FOREIGN]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(read(file.path)), formats=formats) as image:
-            upright = ImageOps.exif_transpose(image)
-            small = _flat(upright, color).resize((side, side), Image.Resampling.LANCZOS)
-    pixels = np.asarray(small)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if color else pixels[np.newaxis])
-
-
-def _flat(image: Image.Image, color: bool) -> Image.Image:
-    """Return an image in color or grey, with white where it is transparent."""
-    if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
-        values = np.asarray(image).astype(np.float64)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise MetaLensError("its pixels are no whole numbers of 8 or 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        opaque = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
-    return image.convert("RGB" if color else "L")
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            return "it has more pixels than a photograph; it may be a decompression bomb"
-        case MetaLensError():
-            return str(error)
-        case OSError() if error.strerror:
-            return error.strerror
-    return type(error).__name__
 
 
 def _files_of_folder(folder: Path) -> Iterator[SourceFile]:

@@ -1,250 +1,165 @@
-"""Columns of a table as inputs: numbers, categories and molecules."""
+"""The columns of a table and their roles."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from torch import Tensor
 
-from metalens.data.tables.fingerprints import morgan_fingerprints
-from metalens.data.tables.reading import (
-    check_columns,
-    is_text,
-    numbers,
-    refuse_missing,
-    scale_of,
-    standardized,
-)
+from metalens.data.checks import check_choices
+from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
+
 Missing = Literal["refuse", "mean", "drop"]
-
-_MOST_CATEGORIES = 200  # of a column that nobody called categorical: more are likely names or texts
-_REMEDY = "fill it, or set missing to 'mean' or 'drop'"
+Duplicates = Literal["together", "refuse", "allow"]
 
 
-@dataclass(frozen=True)
-class NumberColumn:
-    """A column of numbers, standardized: `(x - mean) / deviation`, and 0 where it is missing.
+class ColumnOptions(TypedDict, total=False):
+    """The optional settings of `Columns` as keywords."""
 
-    Attributes:
-        name: of the column.
-        mean: over the rows it was fitted to.
-        deviation: the same; 1 for a constant.
-        marks_missing: whether a further input is 1 where the number is missing: it was, in a fitted row.
-    """
-
-    name: str
-    mean: float
-    deviation: float
-    marks_missing: bool
-
-    @classmethod
-    def fit(cls, column: pd.Series) -> NumberColumn:
-        known = numbers(column)
-        missing = np.isnan(known)
-        return cls(str(column.name), *scale_of(known[~missing]), bool(missing.any()))
-
-    @property
-    def input_names(self) -> list[str]:
-        return [self.name, f"{self.name} is missing"] if self.marks_missing else [self.name]
-
-    def transform(self, column: pd.Series) -> np.ndarray:
-        x = standardized(numbers(column), column, self.mean, self.deviation)
-        inputs = [np.nan_to_num(x), np.isnan(x)] if self.marks_missing else [np.nan_to_num(x)]
-        return np.stack(inputs, axis=1).astype(np.float32)
+    inputs: Sequence[str] | np.ndarray | Tensor | None
+    categorical: Sequence[str]
+    smiles: str | None
+    missing: Missing
+    group: str | None
+    duplicates: Duplicates
 
 
-@dataclass(frozen=True)
-class CategoryColumn:
-    """A column of words: an input for each category, 1 where it is the row's and 0 elsewhere.
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The roles of the columns of a table.
 
-    Categories that were not there when it was fitted, and missing ones, are 0 everywhere.
-
-    Attributes:
-        name: of the column.
-        categories: in the order of their inputs.
-    """
-
-    name: str
-    categories: tuple[str, ...]
-
-    @classmethod
-    def fit(cls, column: pd.Series, *, named: bool) -> CategoryColumn:
-        categories = tuple(sorted(column.dropna().astype(str).unique()))
-        if len(categories) > _MOST_CATEGORIES and not named:
-            raise MetaLensError(
-                f"Column {column.name} holds {len(categories)} different words, too many for an input each; "
-                "leave it out of inputs, or name it in categorical, or in smiles if these are molecules."
-            )
-        return cls(str(column.name), categories)
-
-    @property
-    def input_names(self) -> list[str]:
-        return [f"{self.name}={category}" for category in self.categories]
-
-    def transform(self, column: pd.Series) -> np.ndarray:
-        import pandas as pd  # takes as long to import as all of MetaLens
-
-        words = column.astype(str).where(column.notna(), None)
-        codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(words))
-        return (codes[:, None] == np.arange(len(self.categories))).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class TableInputs:
-    """How the columns of a table become the inputs of a model, as fitted to the rows of training tasks.
-
-    Attributes:
-        columns: those of numbers and of words, in their order.
-        smiles: the column with molecules, whose Morgan fingerprints are the last inputs, or `None`.
-        n_bits: length of a fingerprint.
-        missing: what an empty cell is: an error (`"refuse"`), or the mean with a mark (`"mean"`); rows with
-            one are not expected with `"drop"`.
-
-    >>> import pandas as pd
-    >>> frame = pd.DataFrame({"dose": [1.0, 3.0], "dye": ["red", "blue"]})
-    >>> inputs = TableInputs.fit(frame, ["dose", "dye"])
-    >>> inputs.names
-    ('dose', 'dye=blue', 'dye=red')
-    >>> inputs.transform(pd.DataFrame({"dose": [5.0], "dye": ["green"]}))
-    array([[3., 0., 0.]], dtype=float32)
-    """
-
-    columns: tuple[NumberColumn | CategoryColumn, ...]
-    smiles: str | None = None
-    n_bits: int = 1024
-    missing: Missing = "refuse"
-
-    @classmethod
-    def fit(
-        cls,
-        frame: pd.DataFrame,
-        names: Sequence[str],
-        *,
-        categorical: Sequence[str] = (),
-        smiles: str | None = None,
-        n_bits: int = 1024,
-        missing: Missing = "refuse",
-    ) -> TableInputs:
-        """Return the inputs that the columns make, with statistics and categories of these rows.
-
-        Args:
-            frame: the rows of the training tasks.
-            names: columns of numbers or of words.
-            categorical: those among them that are categories though they look like numbers.
-            smiles: column with molecules.
-            n_bits: length of their fingerprints.
-            missing: `"refuse"`, `"mean"` or `"drop"`.
-
-        Raises:
-            MetaLensError: a column is missing, or a cell is not what the column holds.
-        """
-        check_columns(frame, [*names, *categorical, *([] if smiles is None else [smiles])])
-        if stray := [name for name in categorical if name not in names]:
-            raise MetaLensError(f"categorical names {', '.join(stray)}, which is not among the inputs.")
-        columns: list[NumberColumn | CategoryColumn] = []
-        for name in names:
-            column = frame[name]
-            if missing == "refuse":
-                refuse_missing(column, _REMEDY)
-            if name in categorical or is_text(column):
-                columns.append(CategoryColumn.fit(column, named=name in categorical))
-            else:
-                columns.append(NumberColumn.fit(column))
-        return cls(tuple(columns), smiles, n_bits, missing)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What every input is, in the order of `transform`."""
-        bits = [] if self.smiles is None else [f"{self.smiles} bit {bit}" for bit in range(self.n_bits)]
-        return tuple([name for column in self.columns for name in column.input_names] + bits)
-
-    def transform(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the inputs of rows, `(n, len(names))`: float32, or uint8 of fingerprints alone.
-
-        Raises:
-            MetaLensError: a column is missing, or a cell is not what the column holds.
-        """
-        used = [column.name for column in self.columns] + ([] if self.smiles is None else [self.smiles])
-        check_columns(frame, used)
-        for name in used:
-            if self.missing != "mean" or name == self.smiles:
-                refuse_missing(frame[name], _REMEDY if self.missing == "refuse" else "leave the row out")
-        parts = [column.transform(frame[column.name]) for column in self.columns]
-        if self.smiles is not None:
-            molecules, rows = np.unique(frame[self.smiles].to_numpy(dtype=str), return_inverse=True)
-            parts.append(morgan_fingerprints(molecules.tolist(), n_bits=self.n_bits)[rows])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def input_columns(
-    frame: pd.DataFrame,
-    inputs: Sequence[str] | np.ndarray | Tensor | None,
-    smiles: str | None,
-    others: Sequence[str],
-) -> list[str] | None:
-    """Return the columns of numbers and words that are inputs; `None` where these come ready-made."""
-    if isinstance(inputs, np.ndarray | Tensor):
-        if smiles is not None:
-            raise MetaLensError(
-                "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
-            )
-        return None
-    if inputs is None:
-        left = [] if smiles is not None else [name for name in frame.columns if name not in others]
-        if smiles is None and not left:
-            raise MetaLensError(f"The table has no columns for inputs beside {', '.join(others)}; add some.")
-        return left
-    if known := [name for name in inputs if name in others[:2]]:
-        raise MetaLensError(f"inputs must not name the task or the target, got {', '.join(known)}.")
-    if not inputs and smiles is None:
-        raise MetaLensError("inputs must name at least one column, or smiles one; got none.")
-    check_columns(frame, list(inputs))
-    return list(inputs)
-
-
-def ready_made(inputs: Sequence[str] | np.ndarray | Tensor | None, frame: pd.DataFrame) -> np.ndarray:
-    """Return ready-made inputs of the rows of a table as an array.
+    Args:
+        task: column that names the task of a row; `None` where a task is any few classes.
+        target: column to predict: numbers, or words for classes.
+        inputs: columns to predict from: numbers, which are standardized, or words, which become an input for
+            each category; `None` for all columns without another role, or with `smiles` for none.
+            `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them as they are.
+        categorical: those among the inputs whose numbers are names of categories.
+        smiles: column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
+        missing: empty cells of inputs: `"refuse"` them; `"mean"`: the mean of the training tasks, with a
+            further input that marks them, and no category for a word; `"drop"`: leave out the row, as for an
+            empty target, with a warning that counts them.
+        group: column, such as the patient or the scaffold, whose rows of one value in a task are never
+            divided between support and query.
+        duplicates: rows of a task with equal inputs: `"together"` on one side like a group, `"refuse"` them,
+            or `"allow"` them on both sides.
 
     Raises:
-        MetaLensError: they are no finite numbers, or not one entry for each row.
+        MetaLensError: a setting is out of range.
+
+    >>> Columns(task="school", target="exam", missing="zero")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: missing must be one of refuse, mean, drop, got 'zero'.
     """
-    array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else np.asarray(inputs)
-    if len(array) != len(frame):
-        raise MetaLensError(
-            f"inputs must have one entry for each of the {len(frame)} rows, got {len(array)}."
-        )
-    if array.dtype.kind not in "iufb":
-        raise MetaLensError(f"Ready-made inputs must be numbers, got an array of {array.dtype}.")
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        raise MetaLensError(
-            f"Ready-made inputs must be finite, but row {int(finite.argmin()) + 1} is not; correct it or "
-            "leave it out."
-        )
-    return array if array.flags.writeable else array.copy()  # PyTorch warns about others
 
+    task: str | None = None
+    target: str
+    inputs: Sequence[str] | np.ndarray | Tensor | None = None
+    categorical: Sequence[str] = ()
+    smiles: str | None = None
+    missing: Missing = "refuse"
+    group: str | None = None
+    duplicates: Duplicates = "together"
 
-def complete_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """Return which rows have no empty cell in some columns, with a warning that counts the others."""
-    check_columns(frame, names)
-    empty = frame[list(names)].isna()
-    incomplete = empty.any(axis=1).to_numpy()
-    if incomplete.all():
-        raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
-    if incomplete.any():
-        counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
-        warnings.warn(
-            f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are left "
-            "out.",
-            stacklevel=3,
-        )
-    return np.flatnonzero(~incomplete)
+    def __post_init__(self) -> None:
+        for name in ("inputs", "categorical"):
+            if isinstance(value := getattr(self, name), str):
+                raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
+        check_choices(missing=(self.missing, Missing), duplicates=(self.duplicates, Duplicates))
+
+    @property
+    def molecules(self) -> list[str]:
+        """The column with molecules, if there is one."""
+        return [] if self.smiles is None else [self.smiles]
+
+    def read(self, table: Table, *, text: Sequence[str] = ()) -> pd.DataFrame:
+        """Return a table with its rows numbered from 0.
+
+        Args:
+            table: a data frame, the path of a file (see `read_table`), or arrays by name (see
+                `frame_of_arrays`).
+            text: columns of names beside those that have a role here, even where they look like numbers.
+
+        Raises:
+            MetaLensError: it cannot be read as a table.
+        """
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        if isinstance(table, Mapping):
+            table = frame_of_arrays(table)
+        if not isinstance(table, pd.DataFrame | str | os.PathLike):
+            raise MetaLensError(
+                "A table must be a data frame, the path of a file, or arrays by name, got "
+                f"{type(table).__name__}."
+            )
+        names = (self.task, self.group, self.smiles, *self.categorical, *text)
+        return read_table(table, text=[name for name in names if name is not None])
+
+    def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:
+        """Return the columns of numbers and words that are inputs; `None` where these come ready-made.
+
+        Args:
+            frame: from `read`.
+            others: columns with further roles, which are inputs only if `inputs` names them.
+
+        Raises:
+            MetaLensError: a column with a role is missing or has two, or there are no inputs.
+        """
+        roles = [name for name in (self.task, self.target, self.group, *others) if name is not None]
+        check_columns(frame, [*roles, *self.molecules])
+        if [*roles, *self.molecules].count(self.target) > 1:
+            raise MetaLensError(
+                f"Column {self.target} is the target and has another role too; name two columns."
+            )
+        if isinstance(self.inputs, np.ndarray | Tensor):
+            if self.smiles is not None:
+                raise MetaLensError(
+                    "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
+                )
+            return None
+        if self.inputs is None:
+            names = [] if self.smiles is not None else [name for name in frame.columns if name not in roles]
+            if self.smiles is None and not names:
+                raise MetaLensError(
+                    f"The table has no columns for inputs beside {', '.join(roles)}; add some."
+                )
+            return names
+        if known := [name for name in self.inputs if name in (self.task, self.target)]:
+            raise MetaLensError(f"inputs must not name the task or the target, got {', '.join(known)}.")
+        if not self.inputs and self.smiles is None:
+            raise MetaLensError("inputs must name at least one column, or smiles one; got none.")
+        check_columns(frame, self.inputs)
+        return list(self.inputs)
+
+    def kept_rows(self, frame: pd.DataFrame, inputs: Sequence[str]) -> np.ndarray:
+        """Return the rows that are kept: with `missing="drop"` those without an empty cell, else all.
+
+        Raises:
+            MetaLensError: no row is left.
+        """
+        if self.missing != "drop":
+            return np.arange(len(frame))
+        empty = frame[[self.target, *inputs, *self.molecules]].isna()
+        incomplete = empty.any(axis=1).to_numpy()
+        if incomplete.all():
+            raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
+        if incomplete.any():
+            counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
+            warnings.warn(
+                f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are "
+                "left out.",
+                stacklevel=3,
+            )
+        return np.flatnonzero(~incomplete)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from metalens.data import ChemblAssays, Kiba, Parkinsons, Split, TaskDistribution
 from metalens.data.catalog.kiba import N_BITS
 from metalens.data.catalog.parkinsons import N_INPUTS
-from metalens.data.tables.table import Standardize
+from metalens.data.tables.targets import Standardize
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, mlp
 from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS

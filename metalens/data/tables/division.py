@@ -1,0 +1,154 @@
+"""Divide the tasks of a table into splits, and their rows into support and query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metalens.data.grouping import equal_rows, linked_rows, pairs, rows_by_task
+from metalens.data.splits import divided, property_of_tasks, splits_of_column
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.reading import is_text, refuse_missing
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DISJOINT_SHARES = (0.5, 0.25, 0.25)  # of values, in training, validation and testing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How the tasks and rows of a table are divided; see `TableTasks` for each setting."""
+
+    splits: str | Sequence[float]
+    split_seed: int | None = None
+    stratify: str | None = None
+    disjoint: str | None = None
+    roles: str | None = None
+
+    @property
+    def task_columns(self) -> list[str]:
+        """Columns that say the same in all rows of a task."""
+        return [name for name in (self.splits, self.stratify) if isinstance(name, str)]
+
+    @property
+    def row_columns(self) -> list[str]:
+        """Columns of names that differ within a task."""
+        return [name for name in (self.roles, self.disjoint) if name is not None]
+
+    def divide(
+        self, frame: pd.DataFrame, codes: np.ndarray, names: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
+        """Return the rows of every task, and the split of every task.
+
+        Args:
+            frame: the table.
+            codes: which task every row is of, `(rows,)`.
+            names: of the tasks.
+        """
+        rows_of = rows_by_task(codes, names)
+        if isinstance(self.splits, str):
+            split_of: Mapping[str, str] = splits_of_column(frame[self.splits], rows_of)
+        else:
+            strata = None
+            if self.stratify is not None:
+                strata = property_of_tasks(frame[self.stratify], rows_of, "stratify")
+            split_of = divided(
+                rows_of, self.splits, strata=strata, seed=self.split_seed, instead="a column or "
+            )
+        if self.disjoint is None:
+            return rows_of, split_of
+        values = frame[self.disjoint].astype(str).tolist()
+        split_of_value = divided(set(values), _DISJOINT_SHARES, seed=self.split_seed)
+        split_of_row = np.array([split_of_value[value] for value in values])
+        return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}, split_of
+
+    def for_support(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """Return which rows are support rows by their role, `(rows,)` bool, the others being query rows."""
+        if self.roles is None:
+            return None
+        words = frame[self.roles].astype(str).to_numpy()
+        stray = np.flatnonzero(~np.isin(words, ["support", "query"]))
+        if len(stray):
+            raise MetaLensError(
+                f"Row {frame.index[stray[0]] + 1} of column {self.roles} must say support or query, got "
+                f"{words[stray[0]]!r}; correct it."
+            )
+        return words == "support"
+
+
+def units_of_rows(
+    frame: pd.DataFrame,
+    columns: Columns,
+    codes: np.ndarray,
+    inputs: np.ndarray,
+    for_support: np.ndarray | None,
+) -> np.ndarray | None:
+    """Return the unit of every row, whose rows are never on both sides; `None` if rows are independent.
+
+    Args:
+        frame: the table.
+        columns: `group` and `duplicates` say what belongs together.
+        codes: which task every row is of, `(rows,)`.
+        inputs: of every row, `(rows, *input_shape)`.
+        for_support: see `Division.for_support`.
+
+    Raises:
+        MetaLensError: there are duplicates to be refused, or rows that belong together have two roles.
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    keys = [] if columns.group is None else [pairs(codes, pd.factorize(frame[columns.group])[0])]
+    if columns.duplicates != "allow":
+        equal = pairs(codes, equal_rows(inputs))
+        keys.append(equal)
+        if columns.duplicates == "refuse":
+            _refuse_duplicates(frame, equal, columns.task)
+    units = linked_rows(keys)
+    if for_support is not None and units is not None:
+        _refuse_divided(frame, units, for_support, columns.task)
+    return units
+
+
+def _refuse_duplicates(frame: pd.DataFrame, same: np.ndarray, task: str | None) -> None:
+    order = np.argsort(same, kind="stable")
+    again = np.flatnonzero(np.diff(same[order]) == 0)
+    if len(again):
+        one, other = order[again[0]], order[again[0] + 1]
+        raise MetaLensError(
+            f"Rows {frame.index[one] + 1} and {frame.index[other] + 1} of task {frame[task].iloc[one]} have "
+            f"the same inputs, the first of {len(again)} such pairs; leave one out, or set "
+            "duplicates='together'."
+        )
+
+
+def _refuse_divided(
+    frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str | None
+) -> None:
+    sides = (np.bincount(units[side], minlength=int(units.max()) + 1) for side in (for_support, ~for_support))
+    both = np.logical_and(*(counts > 0 for counts in sides))
+    if both.any():
+        rows = np.flatnonzero(units == both.argmax())
+        numbers = ", ".join(str(frame.index[row] + 1) for row in rows[:5])
+        raise MetaLensError(
+            f"Rows {numbers} of task {frame[task].iloc[rows[0]]} belong together, by their group or as "
+            "duplicates, and are both support and query; correct roles, or set duplicates='allow'."
+        )
+
+
+def descriptors_of_tasks(
+    column: pd.Series, rows_of: Mapping[str, np.ndarray], train: Sequence[str]
+) -> np.ndarray:
+    """Return a property of all tasks as numbers, `(tasks, p)`, scaled by the training tasks."""
+    refuse_missing(column, "fill it, or leave the row out")
+    of_task = property_of_tasks(column, rows_of, "descriptors")
+    if is_text(column):
+        words = sorted(set(of_task.values()))
+        return np.array([[of_task[name] == word for word in words] for name in rows_of], dtype=float)
+    values = {name: float(value) for name, value in of_task.items()}
+    known = np.array([values[name] for name in train or rows_of])
+    return ((np.array(list(values.values())) - known.mean()) / (known.std() or 1.0))[:, None]

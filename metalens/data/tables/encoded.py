@@ -1,0 +1,130 @@
+"""A table that is read, checked, encoded and grouped once, for all splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division, descriptors_of_tasks, units_of_rows
+from metalens.data.tables.drawing import MIN_QUERY, TaskRows
+from metalens.data.tables.encoding import TableInputs, ready_made
+from metalens.data.tables.reading import refuse_missing
+from metalens.data.tables.targets import Kind, Standardize, read_targets, scaled_targets
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    from metalens.data.tables.columns import Table
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTable:
+    """The examples of a table, of all tasks of all splits.
+
+    Attributes:
+        tasks: the rows of every task by its name, in the order of the names.
+        split_of: the split of every task.
+        train: the tasks that are trained on, and that everything is fitted to.
+        raw_targets: real targets `(rows, 1)`, or class numbers `(rows,)`.
+        inputs: `(rows, *input_shape)`.
+        targets: as tasks have them.
+        descriptors: `(tasks, p)`, or `None`.
+        encoding: how columns become inputs; `None` for ready-made inputs.
+        class_names: empty for real targets.
+        target_mean: what was subtracted from real targets.
+        target_deviation: by what they were divided.
+    """
+
+    tasks: Mapping[str, TaskRows]
+    split_of: Mapping[str, str]
+    train: Sequence[str]
+    raw_targets: np.ndarray
+    inputs: Tensor
+    targets: Tensor
+    descriptors: Tensor | None
+    encoding: TableInputs | None
+    class_names: tuple[str, ...]
+    target_mean: float = 0.0
+    target_deviation: float = 1.0
+
+
+def encode_table(
+    table: Table,
+    columns: Columns,
+    division: Division,
+    *,
+    k_shot: int,
+    n_query: int | None,
+    choose: Callable[[Collection[str]], list[str]],
+    n_bits: int,
+    kind: Kind,
+    classes: Sequence[Any] | None,
+    standardize: Standardize,
+    descriptors: Sequence[str],
+) -> EncodedTable:
+    """Read, check, encode and group a table; see `TableTasks` for the settings.
+
+    Args:
+        choose: returns the tasks to train on, of the names of those with enough rows.
+    """
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    frame = columns.read(table, text=division.row_columns)
+    names = columns.input_columns(frame, [*division.task_columns, *descriptors, *division.row_columns])
+    array = np.empty(0) if names is not None else ready_made(columns.inputs, len(frame))
+    kept = columns.kept_rows(frame, names or [])
+    if len(kept) < len(frame):
+        frame, array = frame.iloc[kept], array[kept] if names is None else array
+    for name in (columns.task, columns.group, *division.row_columns):
+        if name is not None:
+            refuse_missing(frame[name], "fill it, or leave the row out")
+
+    codes, task_names = pd.factorize(frame[columns.task].astype(str).to_numpy(), sort=True)
+    rows_of, split_of = division.divide(frame, codes, task_names.tolist())
+    y, class_names = read_targets(frame[columns.target], kind, classes)
+    labels, for_support = y if class_names else None, division.for_support(frame)
+
+    def tasks(units: np.ndarray | None) -> dict[str, TaskRows]:
+        return {name: TaskRows.of_table(rows, units, labels, for_support) for name, rows in rows_of.items()}
+
+    of_train = {name: rows for name, rows in tasks(None).items() if split_of[name] == "train"}
+    train = choose([name for name, rows in of_train.items() if rows.is_enough(k_shot, n_query)])
+    if not train and (names is not None or (standardize == "train" and labels is None)):
+        raise MetaLensError(
+            f"Scales are those of the training tasks, and of {len(of_train)} none has "
+            f"{least_rows(k_shot, n_query)}; lower them, or give the train split more tasks."
+        )
+    train_rows = np.concatenate([rows_of[name] for name in train]) if train else np.arange(0)
+    encoding = None
+    if names is not None:
+        encoding = TableInputs.fit(
+            frame.iloc[train_rows], names, categorical=columns.categorical, smiles=columns.smiles,
+            n_bits=n_bits, missing=columns.missing,
+        )  # fmt: skip
+        array = encoding.transform(frame)
+    known = [descriptors_of_tasks(frame[name], rows_of, train) for name in descriptors]
+    targets, scale = y, ()
+    if not class_names:
+        targets, *scale = scaled_targets(y, frame[columns.target], standardize, train_rows, rows_of.values())
+    return EncodedTable(
+        tasks(units_of_rows(frame, columns, codes, array, for_support)),
+        split_of,
+        train,
+        y,
+        torch.from_numpy(array),
+        torch.from_numpy(targets),
+        torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None,
+        encoding,
+        class_names,
+        *scale,
+    )
+
+
+def least_rows(k_shot: int, n_query: int | None) -> str:
+    """Return how many rows a task needs, in words."""
+    return f"k_shot + n_query = {k_shot + (n_query or MIN_QUERY)} rows"

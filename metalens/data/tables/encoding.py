@@ -1,0 +1,203 @@
+"""Encode the columns of a table as inputs: numbers, categories and molecules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from metalens.data.tables.columns import Missing
+from metalens.data.tables.fingerprints import morgan_fingerprints
+from metalens.data.tables.reading import (
+    check_columns,
+    is_text,
+    numbers,
+    refuse_missing,
+    scale_of,
+    standardized,
+)
+from metalens.errors import MetaLensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAX_CATEGORIES = 200  # of a column that nobody called categorical: more are likely names or texts
+_REMEDY = "fill it, or set missing to 'mean' or 'drop'"
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers, standardized: `(x - mean) / deviation`, and 0 where it is missing.
+
+    Attributes:
+        name: of the column.
+        mean: over the rows it was fitted to.
+        deviation: the same; 1 for a constant.
+        marks_missing: whether a further input is 1 where the number is missing: it was, in a fitted row.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    marks_missing: bool
+
+    @classmethod
+    def fit(cls, column: pd.Series) -> NumberColumn:
+        known = numbers(column)
+        missing = np.isnan(known)
+        return cls(str(column.name), *scale_of(known[~missing]), bool(missing.any()))
+
+    @property
+    def input_names(self) -> list[str]:
+        return [self.name, f"{self.name} is missing"] if self.marks_missing else [self.name]
+
+    def transform(self, column: pd.Series) -> np.ndarray:
+        x = standardized(numbers(column), column, self.mean, self.deviation)
+        inputs = [np.nan_to_num(x), np.isnan(x)] if self.marks_missing else [np.nan_to_num(x)]
+        return np.stack(inputs, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A column of words: an input for each category, 1 where it is the row's and 0 elsewhere.
+
+    Unknown and missing categories are 0 everywhere.
+
+    Attributes:
+        name: of the column.
+        categories: in the order of their inputs.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, column: pd.Series, *, named: bool) -> CategoryColumn:
+        categories = tuple(sorted(column.dropna().astype(str).unique()))
+        if len(categories) > _MAX_CATEGORIES and not named:
+            raise MetaLensError(
+                f"Column {column.name} holds {len(categories)} different words, too many for an input each; "
+                "leave it out of inputs, or name it in categorical, or in smiles if these are molecules."
+            )
+        return cls(str(column.name), categories)
+
+    @property
+    def input_names(self) -> list[str]:
+        return [f"{self.name}={category}" for category in self.categories]
+
+    def transform(self, column: pd.Series) -> np.ndarray:
+        import pandas as pd  # takes as long to import as all of MetaLens
+
+        words = column.astype(str).where(column.notna(), None)
+        codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(words))
+        return (codes[:, None] == np.arange(len(self.categories))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class TableInputs:
+    """How the columns of a table become the inputs of a model, as fitted to the rows of training tasks.
+
+    Attributes:
+        columns: those of numbers and of words, in their order.
+        smiles: the column with molecules, whose Morgan fingerprints are the last inputs, or `None`.
+        n_bits: length of a fingerprint.
+        missing: what an empty cell is: an error (`"refuse"`), or the mean with a mark (`"mean"`); rows with
+            one are not expected with `"drop"`.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"dose": [1.0, 3.0], "dye": ["red", "blue"]})
+    >>> inputs = TableInputs.fit(frame, ["dose", "dye"])
+    >>> inputs.names
+    ('dose', 'dye=blue', 'dye=red')
+    >>> inputs.transform(pd.DataFrame({"dose": [5.0], "dye": ["green"]}))
+    array([[3., 0., 0.]], dtype=float32)
+    """
+
+    columns: tuple[NumberColumn | CategoryColumn, ...]
+    smiles: str | None = None
+    n_bits: int = 1024
+    missing: Missing = "refuse"
+
+    @classmethod
+    def fit(
+        cls,
+        frame: pd.DataFrame,
+        names: Sequence[str],
+        *,
+        categorical: Sequence[str] = (),
+        smiles: str | None = None,
+        n_bits: int = 1024,
+        missing: Missing = "refuse",
+    ) -> TableInputs:
+        """Return the inputs that the columns make, with statistics and categories of these rows.
+
+        Args:
+            frame: the rows of the training tasks.
+            names: columns of numbers or of words.
+            categorical: those among them that are categories though they look like numbers.
+            smiles: column with molecules.
+            n_bits: length of their fingerprints.
+            missing: `"refuse"`, `"mean"` or `"drop"`.
+
+        Raises:
+            MetaLensError: a column is missing, or a cell is not what the column holds.
+        """
+        check_columns(frame, [*names, *categorical, *([] if smiles is None else [smiles])])
+        if stray := [name for name in categorical if name not in names]:
+            raise MetaLensError(f"categorical names {', '.join(stray)}, which is not among the inputs.")
+        columns: list[NumberColumn | CategoryColumn] = []
+        for name in names:
+            column = frame[name]
+            if missing == "refuse":
+                refuse_missing(column, _REMEDY)
+            if name in categorical or is_text(column):
+                columns.append(CategoryColumn.fit(column, named=name in categorical))
+            else:
+                columns.append(NumberColumn.fit(column))
+        return cls(tuple(columns), smiles, n_bits, missing)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What every input is, in the order of `transform`."""
+        bits = [] if self.smiles is None else [f"{self.smiles} bit {bit}" for bit in range(self.n_bits)]
+        return tuple([name for column in self.columns for name in column.input_names] + bits)
+
+    def transform(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the inputs of rows, `(n, len(names))`: float32, or uint8 of fingerprints alone.
+
+        Raises:
+            MetaLensError: a column is missing, or a cell is not what the column holds.
+        """
+        used = [column.name for column in self.columns] + ([] if self.smiles is None else [self.smiles])
+        check_columns(frame, used)
+        for name in used:
+            if self.missing != "mean" or name == self.smiles:
+                refuse_missing(frame[name], _REMEDY if self.missing == "refuse" else "leave the row out")
+        parts = [column.transform(frame[column.name]) for column in self.columns]
+        if self.smiles is not None:
+            molecules, rows = np.unique(frame[self.smiles].to_numpy(dtype=str), return_inverse=True)
+            parts.append(morgan_fingerprints(molecules.tolist(), n_bits=self.n_bits)[rows])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def ready_made(inputs: np.ndarray | Tensor, n_rows: int) -> np.ndarray:
+    """Return ready-made inputs of the rows of a table as an array.
+
+    Raises:
+        MetaLensError: they are no finite numbers, or not one entry for each row.
+    """
+    array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else inputs
+    if len(array) != n_rows:
+        raise MetaLensError(f"inputs must have one entry for each of the {n_rows} rows, got {len(array)}.")
+    if array.dtype.kind not in "iufb":
+        raise MetaLensError(f"Ready-made inputs must be numbers, got an array of {array.dtype}.")
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        raise MetaLensError(
+            f"Ready-made inputs must be finite, but row {int(finite.argmin()) + 1} is not; correct it or "
+            "leave it out."
+        )
+    return array if array.flags.writeable else array.copy()  # PyTorch warns about others
