@@ -28,7 +28,8 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     Raises:
         MetaLensError: something is wrong with the configuration file that the words name.
     """
-    check_config(words, OWN)
+    if len(words) > 1 and words[1] in RECIPES:
+        check_config(words, RECIPES[words[1]], OWN)
     parser.description = (
         "Search for good settings of a recipe with one arm. The same command, started again or on several "
         "machines, works on the same sweep."
