@@ -88,10 +88,10 @@ def test_gathering_and_its_gradient(two_processes):
 def test_a_single_process_communicates_nothing():
     tree = {"a": torch.ones(3)}
     alone = Processes()
-    assert alone.gather(tree) is tree
-    assert alone.mean(tree) is tree
-    assert alone.first(tree["a"]) is tree["a"]
-    assert alone.collect([1, 2]) == [1, 2]
+    assert alone.all_gather(tree) is tree
+    assert alone.all_reduce_mean(tree) is tree
+    assert alone.broadcast(tree["a"]) is tree["a"]
+    assert alone.gather_objects([1, 2]) == [1, 2]
 
 
 def test_what_is_shared_must_divide_and_suffice():

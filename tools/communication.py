@@ -10,6 +10,7 @@ are predictions from these constants, by the formula in `docs/scaling.md`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import tempfile
@@ -187,6 +188,7 @@ def tell(workload: Workload, shared: tuple[float, float], constants: list[tuple[
 
 def main() -> None:
     """Measure, and print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
