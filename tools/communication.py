@@ -120,7 +120,7 @@ def two_processes(rank: int, folder: str) -> None:
 
 
 def repeated(function: Callable[[], object], times: int) -> tuple[float, float]:
-    """Do as `least`, as often in every process."""
+    """Like `least`, with the same number of calls in every process."""
     return least(function, 0.0, times)
 
 

@@ -25,7 +25,7 @@ from metalens.io.formats import read_yaml
 from metalens.specs.calls import Call, checked_settings, parse_calls
 
 ARM = ("learner", "regularizers", "sampler")
-# What decides which scores are compared, or how trials are computed.
+# Settings that decide which scores are compared, or how trials are computed.
 FIXED = {
     "name",
     "description",
@@ -200,7 +200,7 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def setting_text(value: Any) -> str:
-    """Return the value of a setting for people.
+    """Return the value of a setting as text.
 
     >>> setting_text(0.0123456), setting_text(8), setting_text(None)
     ('0.01235', '8', 'none')
