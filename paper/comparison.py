@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,14 +45,14 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         basis = part[part["series"] == reference]
         for (series, setting), point in part.groupby(["series", "setting"], sort=False):
             name = {"panel": panel, "series": series, "setting": setting}
-            mean = summarize(_arm(point, "point")).iloc[0]
+            mean = summarize(point.assign(**as_arms("point"))).iloc[0]
             row = {**name, **mean[["metric", "mean", "low", "high", "median"]].to_dict()}
             if series != reference:
                 same = basis[basis["setting"] == setting]
                 base = basis if same.empty else same
                 if base["setting"].nunique() != 1:
                     raise MetaLensError(f"{series} at {setting} has nothing to be compared with in {panel}.")
-                both = pd.concat([_arm(base, "base"), _arm(point, "point")])
+                both = pd.concat([base.assign(**as_arms("base")), point.assign(**as_arms("point"))])
                 pair = paired_differences(both).iloc[0]
                 row |= pair[["difference", "relative", "p", "verdict"]].to_dict()
                 row |= {"difference_low": pair["low"], "difference_high": pair["high"]}
@@ -187,7 +188,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def is_lower_better(metric: str) -> bool:
-    """Tell whether a metric is a loss.
+    """Return whether smaller values of a metric are better.
 
     >>> is_lower_better("mse"), is_lower_better("accuracy")
     (True, False)
@@ -195,5 +196,10 @@ def is_lower_better(metric: str) -> bool:
     return metric not in HIGHER_IS_BETTER
 
 
-def _arm(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return rows.assign(learner=name, regularizers="none", sampler="Uniform")
+def as_arms(names: Any) -> dict[str, Any]:
+    """Return the columns that name arms to the statistics and figures of runs: a name, and nothing else.
+
+    Args:
+        names: one text, or one for each row.
+    """
+    return {"learner": names, "regularizers": "none", "sampler": "Uniform"}

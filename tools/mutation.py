@@ -62,8 +62,8 @@ NAMED = [
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),
     ("learners/baselines/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
-    ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
-    ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
+    ("regularizers/mlti.py", "share * a + (1 - share) * b", "(1 - share) * a + share * b"),
+    ("regularizers/meta_aug.py", "slots.gather(1, examples.y)", "examples.y"),
     ("regularizers/taml.py",
      "_entropy(adapted.query_predictions) - _entropy",
      "_entropy(adapted.query_predictions) + _entropy"),
@@ -126,7 +126,7 @@ def sampled(size: int, seed: int) -> Iterator[tuple[Path, int, str, str]]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
-    files = [*PACKAGE.glob("learners/*.py"), *PACKAGE.glob("regularizers/*.py")]
+    files = [*PACKAGE.glob("learners/**/*.py"), *PACKAGE.glob("regularizers/*.py")]
     files += [PACKAGE / "relations" / f"{name}.py" for name in RELATIONS]
     files += [PACKAGE / "adapted_tasks.py", PACKAGE / "batching.py"]
     places: dict[tuple[Path, tuple[int, int]], list[tuple[str, int]]] = {}
