@@ -22,11 +22,11 @@ from metalens import (
     Validation,
     conv4,
     evaluate,
-    execution,
     fit,
-    memory,
     mlp,
 )
+from metalens.execution import memory
+from metalens.execution import plan as execution
 from metalens.execution.memory import available_bytes, fitting_chunk, peak_bytes, step_bytes
 
 CURVES = Sinusoid().batch(range(12))

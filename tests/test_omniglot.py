@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from metalens.data.catalog import omniglot_images
 from metalens.data.catalog.omniglot import Omniglot, split_characters
 from metalens.data.catalog.omniglot_images import ZIPS, load_images
-from metalens.data.images import omniglot_images
 from metalens.errors import MetaLensError
 
 DATA = Path(os.environ.get("METALENS_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -28,14 +28,14 @@ from metalens import (
     Regularizer,
     Sinusoid,
     Validation,
-    execution,
-    files,
     fit,
     mlp,
 )
+from metalens.execution import plan as execution
 from metalens.execution.compiling import CompiledObjective
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import Watcher, run
+from metalens.io import files
 from metalens.io.files import new_folder
 from metalens.training.checkpoint import Checkpoints
 from tools.crash import survive

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.data.base import Split, TaskDistribution
+from metalens.data.base import Recent, Split, TaskDistribution
 from metalens.data.checks import check_sizes, warn_of_constants
 from metalens.data.tables.columns import (
     Missing,
@@ -253,7 +252,7 @@ class TableTasks(TaskDistribution):
 
         self.task_names = tuple(enough)
         self._tasks = tuple(enough.values())
-        self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._order = Recent(self._draw_order, 4)
         self.inputs = torch.from_numpy(array)
         warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, frame[target], train_rows))
