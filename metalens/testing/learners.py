@@ -7,7 +7,6 @@ from unittest import SkipTest
 
 import torch
 
-from metalens.adapted_tasks import AdaptedTasks
 from metalens.learners import Learner
 from metalens.tasks import Task
 from metalens.testing import objectives
@@ -72,7 +71,8 @@ def learner_checks(
     >>> checks = {str(check): check for check in learner_checks(lambda: ProtoNet(mlp(5, 3, [4])))}
     >>> checks["state_dict_round_trip"]()
     """
-    subject = Subject(factory, lambda learner: (), random_tasks() if tasks is None else tasks)
+    batch = random_tasks() if tasks is None else tasks
+    subject = Subject(factory, lambda learner: (), batch, "auto" if vectorizes else "loop")
     yield from objective_checks(subject, vectorizes=vectorizes, trains=trains, exact_gradient=exact_gradient)
     yield from subject.checks(
         permuting_tasks_permutes_predictions,
@@ -102,7 +102,7 @@ def permuting_tasks_permutes_predictions(subject: Subject) -> None:
     """Predictions for a task do not depend on its place in a batch."""
     learner, tasks = subject.objective().learner, subject.tasks
     predictions, others = (
-        AdaptedTasks(learner, batch).query_predictions
+        subject.adapted(learner, batch).query_predictions
         for batch in (tasks, permuted(tasks))  # pyright: ignore[reportArgumentType]
     )
     said = "Permuting the tasks of a batch must permute the predictions alike."
@@ -112,7 +112,7 @@ def permuting_tasks_permutes_predictions(subject: Subject) -> None:
 def single_task_equals_its_place_in_the_batch(subject: Subject) -> None:
     """A task alone has the predictions that it has in a batch."""
     objective, tasks = subject.objective().eval(), subject.tasks
-    predictions = AdaptedTasks(objective.learner, tasks).query_predictions
+    predictions = subject.adapted(objective.learner, tasks).query_predictions
     model = objective.learner(support_of(tasks, 2))
     said = "A task alone must have the predictions that it has in a batch."
     assert_close(model(tasks.query.x[2]), predictions[2], said)
@@ -122,9 +122,9 @@ def evaluation_without_a_graph_gives_the_same_predictions(subject: Subject) -> N
     """Under `torch.no_grad`, predictions are the same and keep no graph."""
     objective, tasks = subject.objective().eval(), subject.tasks
     with torch.no_grad():
-        predictions = AdaptedTasks(objective.learner, tasks).query_predictions
+        predictions = subject.adapted(objective.learner, tasks).query_predictions
     assert not predictions.requires_grad, "Under torch.no_grad, predictions must not require a gradient."
-    expected = AdaptedTasks(objective.learner, tasks).query_predictions.detach()
+    expected = subject.adapted(objective.learner, tasks).query_predictions.detach()
     assert_close(predictions, expected, "Predictions must be the same under torch.no_grad.")
 
 

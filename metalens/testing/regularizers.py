@@ -87,7 +87,8 @@ def regularizer_checks(
     >>> checks["weight_zero_equals_no_regularizer"]()
     """
     batch = random_tasks() if tasks is None else tasks
-    subject = Subject(learner, lambda learner: [factory(learner)], batch)
+    batching = "auto" if vectorizes else "loop"
+    subject = Subject(learner, lambda learner: [factory(learner)], batch, batching)
     yield from objective_checks(
         subject, vectorizes=vectorizes, trains=True, exact_gradient=exact_gradient, random=random
     )
