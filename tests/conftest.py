@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 from combinations import MEANINGFUL, REFUSED
+
+from metalens.cli import main
 
 torch.set_num_threads(1)
 
@@ -22,6 +27,29 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data in {DATA}; set METALENS_DATA")
     return DATA
+
+
+@pytest.fixture
+def metalens_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., CompletedProcess[str]]:
+    """The command line within this process, where a process of its own would only cost seconds."""
+
+    def call(*words: str) -> CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
+        on_term, status = signal.getsignal(signal.SIGTERM), 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # they are notes for the user, as in a process of its own
+            try:
+                main(words)
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+            finally:
+                signal.signal(signal.SIGTERM, on_term)
+        return CompletedProcess(words, status, *capsys.readouterr())
+
+    return call
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
