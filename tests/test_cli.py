@@ -80,6 +80,7 @@ def test_same_command_same_seed_gives_the_same_bytes(tmp_path):
     assert not list(tmp_path.glob(".*partial*"))
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metalens_here):
     def run(out, *words):
         done = metalens_here("run", "demo", *QUICK, "--hidden", "4", "--out", out, *words)
@@ -254,7 +255,9 @@ def test_interruption_leaves_nothing_half_written(kind, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+@pytest.mark.parametrize(
+    "damage", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("truncated", "garbage")), "missing"]
+)
 def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder, metalens_here):
     folder = tmp_path / "omniglot"
     folder.mkdir()

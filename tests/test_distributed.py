@@ -57,6 +57,7 @@ def two_processes(tmp_path_factory):
     return torch.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", distributed.CASES)
 def test_two_processes_train_as_one(two_processes, name):
     alone = distributed.CASES[name].train(Fabric(accelerator="cpu", devices=1))
@@ -69,14 +70,17 @@ def test_two_processes_train_as_one(two_processes, name):
     )
 
 
+@pytest.mark.slow
 def test_all_processes_resume_with_their_own_random_numbers(two_processes):
     assert two_processes["resumed"] == [[True, True]] * 2
 
 
+@pytest.mark.slow
 def test_all_processes_notice_a_loss_that_is_not_finite(two_processes):
     assert "The loss is inf at step 1 (tasks 0 to 5)" in two_processes["diverged"]
 
 
+@pytest.mark.slow
 def test_gathering_and_its_gradient(two_processes):
     matrix, column, slope = two_processes["gathered"]
     assert matrix.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
@@ -122,6 +126,7 @@ def test_all_processes_follow_the_rule():
         next(explain(replace(RECIPES["demo"], devices=2)))
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_two_processes_as_one(tmp_path):
     words = ["run", "demo", *QUICK, "--devices", "2", "--strategy", "ddp", "--out", str(tmp_path / "two")]
     output, _ = (process := start("-m", "metalens", *words)).communicate(timeout=120)
@@ -140,6 +145,7 @@ def test_the_command_line_runs_two_processes_as_one(tmp_path):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_failure_ends_all_processes_and_leaves_nothing(tmp_path):
     words = ["run", "demo", *QUICK, "--devices", "2", "--learner", "MAML(inner_lr=1e30)"]
     process = start("-m", "metalens", *words, "--out", str(tmp_path / "run"))

@@ -75,6 +75,7 @@ def assert_same(before, after):
         assert torch.equal(tensor, after[0].state_dict()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["fit", "together", "run"])
 def test_killed_trainings_end_in_the_same_bytes(scenario, tmp_path):
     ways = survive(scenario, tmp_path / scenario, kills=3, seed=1, disk=os.geteuid() == 0)
@@ -364,6 +365,7 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
         assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_line_resumes(tmp_path):
     words = [
         sys.executable, "-m", "metalens", "run", "demo", "--steps", "400", "--n_val_tasks", "0",

@@ -224,6 +224,7 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(sweep, tmp_path):
 # Several processes, lost and interrupted ones
 
 
+@pytest.mark.slow
 def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(sweep, tmp_path):
     mine, folder = sweep(n_trials=5, lost_after=1.0), tmp_path / "s"
 
@@ -256,6 +257,7 @@ def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(swee
     assert told == "Of 5 trials: 5 trained to the end, 1 lost or interrupted and tried again."
 
 
+@pytest.mark.slow
 def test_workers_are_such_processes(sweep, tmp_path):
     folder = tmp_path / "s"
 
