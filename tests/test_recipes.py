@@ -18,6 +18,7 @@ from metalens.reports import write_report
 from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* of Omniglot")  # a copy may be incomplete
 TINY = {"steps": 2, "meta_batch_size": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 

@@ -24,6 +24,7 @@ from metalens.experiments.suites.report import write_suite_report, write_suite_t
 from metalens.experiments.suites.running import SuiteWatcher, command_of, run_suite
 from metalens.experiments.workers import processes
 
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* of Omniglot")  # a copy may be incomplete
 TINY = replace(
     RECIPES["sinusoid-5shot"],
     learner=["MAML", "Ridge"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch_size=4,

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 from unittest import mock
 
 import torch
@@ -21,6 +22,7 @@ from metalens.regularizers import Regularizer
 from metalens.tasks import Examples, Task, place
 from metalens.testing.checks import Check
 
+Tree = TypeVar("Tree", Task, Tensor)
 STEP = 5e-5  # of finite differences
 
 
@@ -109,28 +111,27 @@ def same_draws_in_every_plan() -> Iterator[None]:
         yield
 
 
-def permuted(tree: Task | Tensor) -> Task | Tensor:
+def permuted(tree: Tree) -> Tree:
     """Return tensors with their tasks in another order."""
     return pytree.tree_map(lambda tensor: tensor[torch.tensor([2, 0, 3, 1])], tree)
 
 
 def assert_close(
-    got: object, expected: object, said: str, *, rtol: float | None = None, atol: float = 0.0
+    got: object, expected: object, said: str, *, rtol: float | None = None, atol: float | None = None
 ) -> None:
     """Raise `AssertionError`, a sentence and the differences, where tensors are not close."""
-    tolerance = {} if rtol is None else {"rtol": rtol, "atol": atol}
-    torch.testing.assert_close(got, expected, msg=lambda found: f"{said}\n{found}", **tolerance)
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda found: f"{said}\n{found}")
 
 
 def vmap_and_chunks_equal_loop(subject: Subject) -> None:
     """Loss and gradient do not depend on how tasks are mapped."""
     loss, gradients = subject.gradient("loop")
-    for batching, chunk in (("vmap", None), ("vmap", 3)):
+    for chunk in (None, 3):
         try:
-            mapped_loss, mapped = subject.gradient(batching, chunk)
+            mapped_loss, mapped = subject.gradient("vmap", chunk)
         except (MetaLensError, RuntimeError) as error:
             raise AssertionError(f"It cannot be vectorized; pass vectorizes=False. {error}") from error
-        plan = batching if chunk is None else f"{batching} in chunks of {chunk}"
+        plan = "vmap" if chunk is None else f"vmap in chunks of {chunk}"
         said = f"The outer loss of {plan} must equal that of a loop over tasks."
         assert_close(mapped_loss, loss, said, rtol=1e-12, atol=1e-12)
         said = f"The gradient of {plan} must equal that of a loop over tasks."
@@ -199,7 +200,7 @@ def permuting_tasks_keeps_the_loss(subject: Subject) -> None:
     """The outer loss does not depend on the order of tasks in a batch."""
     objective, tasks = subject.objective(), subject.tasks
     said = "The outer loss must not depend on the order of tasks; pass random=True if it draws for each task."
-    assert_close(loss_of(objective, permuted(tasks)), loss_of(objective, tasks), said)  # pyright: ignore[reportArgumentType]
+    assert_close(loss_of(objective, permuted(tasks)), loss_of(objective, tasks), said)
 
 
 def weight_zero_equals_no_regularizer(subject: Subject) -> None:
