@@ -2,16 +2,36 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# One thread for each of the processes that share the tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10
 BENCH := .venv-bench/bin
 BENCH_READY := .venv-bench/.ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-full doctest coverage format lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
 
+# The tests of every change: each takes at most two seconds of processor time. Then all examples of docstrings and pages.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST) --max-seconds 2
+	$(MAKE) doctest
+
+# All tests, for a release: every combination of methods, real data sets, killed processes, simulations.
+test-full: $(READY)
+	$(PYTEST) -m ""
+	$(MAKE) doctest
+
+doctest: $(READY)
+	$(PYTEST) -m "" --doctest-modules metalens paper tests/test_docs.py
+
+coverage: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pytest-cov
+	$(PYTEST) --cov metalens --cov-report term:skip-covered --cov-report html:runs/coverage
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Every combination of the catalogue: what is tested, and what must be refused."""
+"""Every combination of the catalogue: what is tested, what must be refused, and what the fast run keeps."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from catalogue import (
     regression_tasks,
 )
 
-from metalens import MetaLensError, Objective, Task
+from metalens import Learner, MetaLensError, Objective, Regularizer, Task
+from metalens.testing import Check, learner_checks, regularizer_checks
 
 KINDS = ("classification", "regression")
 
@@ -38,28 +40,52 @@ class Case:
         covering = (r.words for r in REFUSALS if r.covers(learner, regularizer, network, kind))
         self.refusal: str | None = next(covering, None)
 
-    def objective(self, batching: str = "auto", chunk: int | None = None) -> Objective:
+    def build(self) -> Learner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # wrapping a recurrent network warns, as it should
             network = build_network(self.network)
         torch.manual_seed(2)
-        with self._advice():
-            learner = self.entry.build(network)
-            regularizers = self.regularizer_entry.build(learner)
-            return Objective(learner, regularizers, batching=batching, chunk=chunk).double()
+        with self.advice():
+            return self.entry.build(network)
 
+    def regularize(self, learner: Learner) -> list[Regularizer]:
+        with self.advice():
+            return self.regularizer_entry.build(learner)
+
+    def objective(self, batching: str = "auto") -> Objective:
+        learner = self.build()
+        with self.advice():
+            return Objective(learner, self.regularize(learner), batching=batching).double()
+
+    @property
     def tasks(self) -> Task:
-        tasks = (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)
-        descriptors = torch.randn(N_TASKS, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        return Task(tasks.support, tasks.query, descriptors)
+        return tasks_for(self.network, self.kind)
 
-    def loss(self, objective: Objective, tasks: Task) -> torch.Tensor:
+    def loss(self, objective: Objective) -> torch.Tensor:
         torch.manual_seed(3)  # what a regularizer draws at every step
-        with self._advice():
-            return torch.stack(list(objective(tasks).values())).sum()
+        with self.advice():
+            return torch.stack(list(objective(self.tasks).values())).sum()
+
+    def checks(self) -> Iterator[Check]:
+        """Yield the checks of `metalens.testing`, by what the catalogue claims of its entries."""
+        claims = {
+            "tasks": self.tasks,
+            "vectorizes": self.entry.vectorizes and self.network not in LOOPED_NETWORKS,
+            "exact_gradient": self.entry.exact_gradient,
+        }
+        if self.regularizer == "none":
+            return learner_checks(self.build, trains=self.entry.trains, **claims)
+        entry = self.regularizer_entry
+        return regularizer_checks(
+            lambda learner: self.regularize(learner)[0],
+            learner=self.build,
+            weighted=entry.weighted,
+            random=entry.random,
+            **claims,
+        )
 
     @contextmanager
-    def _advice(self) -> Iterator[None]:
+    def advice(self) -> Iterator[None]:
         """Say what to do about an error in a combination that is thought to have a meaning."""
         try:
             yield
@@ -72,13 +98,28 @@ class Case:
         return f"{self.learner}-{self.regularizer}-{self.network}-{self.kind}"
 
 
-def draws_by_shape(tensor: torch.Tensor) -> torch.Tensor:
-    """Stand in for `torch.rand_like`, with numbers that depend on the shape alone.
+@functools.cache
+def tasks_for(network: str, kind: str) -> Task:
+    tasks = (classification_tasks if kind == "classification" else regression_tasks)(network)
+    descriptors = torch.randn(N_TASKS, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return Task(tasks.support, tasks.query, descriptors)
 
-    Draws inside the map over tasks come in another order for every plan, so no two plans could agree.
+
+def is_fast(case: Case, check: str) -> bool:
+    """Return whether a check of a combination is in the fast run; the others are in the full one.
+
+    It keeps all that a mutant of a method is met by (see tools/mutation.py), every pair of a learner and a
+    regularizer or network, and every pair of a regularizer and a normalization or attention layer.
     """
-    numbers = 0.1 + 0.618034 * torch.arange(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-    return numbers.frac().view(tensor.shape)
+    if case.network == "mlp":
+        if case.regularizer == "none" or case.learner in VARIANT_LEARNERS:
+            return True
+        return case.kind == "classification" and check in {*CROSSED, "weight_zero_equals_no_regularizer"}
+    crossed = case.regularizer == "none" or case.learner == "MAML"
+    return crossed and case.kind == "classification" and check in CROSSED
+
+
+CROSSED = ("vmap_and_chunks_equal_loop", "gradient_equals_finite_difference")
 
 
 def _cases(learners: Iterable[str], regularizers: Iterable[str], networks: Iterable[str]) -> list[Case]:
@@ -94,31 +135,14 @@ ALL = [
     *_cases(LEARNERS, ["none", "TRLearner"], LOOPED_NETWORKS),
 ]
 MEANINGFUL = [case for case in ALL if case.refusal is None]
+REFUSED = [case for case in ALL if case.refusal is not None]
 
-_TRAINABLE = [case for case in MEANINGFUL if case.entry.trains]
-
-# What a test of each kind goes through, by the name of its argument.
-CASES = {
-    "trainable_case": _TRAINABLE,
-    "exact_case": [case for case in _TRAINABLE if case.entry.exact_gradient],
-    "repeatable_case": [case for case in _TRAINABLE if not case.regularizer_entry.random],
-    "compiled_case": [
-        case
-        for case in _TRAINABLE
-        if (case.network, case.kind) == ("mlp", "classification")
-        and case.regularizer_entry.compiles
-        and (case.regularizer == "none" or case.learner == "MAML")
-    ],
-    "replicated_case": [
-        case
-        for case in _TRAINABLE
-        if (case.network, case.kind) == ("mlp", "classification")
-        and (case.regularizer == "none" or case.learner == "MAML")
-    ],
-    "weighted_case": [case for case in _TRAINABLE if case.regularizer_entry.weighted],
-    "vectorized_case": [
-        case for case in MEANINGFUL if case.network not in LOOPED_NETWORKS and case.entry.vectorizes
-    ],
-    "learner_case": [case for case in MEANINGFUL if case.regularizer == "none"],
-    "refused_case": [case for case in ALL if case.refusal is not None],
-}
+# The cases that are also replayed from a recording, or trained side by side.
+REPLICATED = [
+    case
+    for case in MEANINGFUL
+    if case.entry.trains
+    and (case.network, case.kind) == ("mlp", "classification")
+    and (case.regularizer == "none" or case.learner == "MAML")
+]
+COMPILED = [case for case in REPLICATED if case.regularizer_entry.compiles]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
-from combinations import CASES, MEANINGFUL
+from combinations import MEANINGFUL, REFUSED
 
+from metalens.cli import main
+
+pytest_plugins = ["limit", "pytester"]
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("METALENS_DATA", Path(__file__).parents[2] / "shared" / "data")).resolve()
@@ -22,13 +29,35 @@ def data_folder() -> Path:
     return DATA
 
 
+@pytest.fixture
+def metalens_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., CompletedProcess[str]]:
+    """The command line within this process, where a process of its own would only cost seconds."""
+
+    def call(*words: str) -> CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
+        on_term, status = signal.getsignal(signal.SIGTERM), 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # they are notes for the user, as in a process of its own
+            try:
+                main(words)
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+            finally:
+                signal.signal(signal.SIGTERM, on_term)
+        return CompletedProcess(words, status, *capsys.readouterr())
+
+    return call
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the size of the contract suite, if it ran."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     if not any("contracts/" in getattr(report, "nodeid", "") for report in reports):
         return
-    tested, refused = len(MEANINGFUL), len(CASES["refused_case"])
     terminalreporter.write_line(
-        f"Contract suite: {tested} combinations of learner, regularizer, network and kind of task tested, "
-        f"{refused} without a meaning asserted to be refused."
+        f"Contract suite: {len(MEANINGFUL)} combinations of learner, regularizer, network and kind of task "
+        f"tested, {len(REFUSED)} without a meaning asserted to be refused."
     )

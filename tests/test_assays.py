@@ -128,6 +128,7 @@ def real(data_folder, monkeypatch):
     return data_folder
 
 
+@pytest.mark.slow
 def test_chembl_assays_have_the_published_split_and_know_their_organism(real):
     file = pd.read_csv(real / "tables" / CHEMBL.files[0])
     splits = {split: ChemblAssays(split, folder=real, n_query=None) for split in ("train", "val", "test")}

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.cli import _notes, main
+from metalens.cli import _notes
 from metalens.cli.run import LiveProgress
 from metalens.experiments.arms import Arm, Cell
 
@@ -46,27 +45,6 @@ def metalens(*words: str, cwd: Path, **environment: str) -> subprocess.Completed
     )
 
 
-@pytest.fixture
-def metalens_here(monkeypatch, capsys, tmp_path):
-    """The command line within this process, where a process of its own would only cost seconds."""
-
-    def call(*words: str) -> subprocess.CompletedProcess:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        on_term = signal.getsignal(signal.SIGTERM)
-        status = 0
-        try:
-            main(words)
-        except SystemExit as ended:
-            status = ended.code
-        finally:
-            signal.signal(signal.SIGTERM, on_term)
-        return subprocess.CompletedProcess(words, status, *capsys.readouterr())
-
-    return call
-
-
 def assert_one_sentence(done: subprocess.CompletedProcess, words: str, status: int = 2) -> None:
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -76,18 +54,19 @@ def assert_one_sentence(done: subprocess.CompletedProcess, words: str, status: i
     assert not [line for line in lines[:-1] if not line.startswith("metalens: note: ")]
 
 
-def test_list_and_help(tmp_path):
-    done = metalens("list", cwd=tmp_path)
+def test_list_and_help(metalens_here):
+    done = metalens_here("list")
     assert done.returncode == 0
     for word in ("demo", "omniglot-20w1s", "ProtoNet", "TRLearner", "harmonic-10shot", "regression"):
         assert word in done.stdout
     assert "--inner" not in done.stdout
     for words in ([], ["--help"], ["run", "--help"], ["run", "demo", "--help"], ["report", "--help"]):
-        done = metalens(*words, cwd=tmp_path)
+        done = metalens_here(*words)
         assert done.returncode == 0
         assert "usage:" in done.stdout
 
 
+@pytest.mark.slow
 def test_same_command_same_seed_gives_the_same_bytes(tmp_path):
     for out in ("a", "b"):
         done = metalens("run", "demo", *QUICK, "--out", out, cwd=tmp_path)
@@ -101,6 +80,7 @@ def test_same_command_same_seed_gives_the_same_bytes(tmp_path):
     assert not list(tmp_path.glob(".*partial*"))
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metalens_here):
     def run(out, *words):
         done = metalens_here("run", "demo", *QUICK, "--hidden", "4", "--out", out, *words)
@@ -133,12 +113,12 @@ def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metale
         assert words in (tmp_path / "a" / name).read_text()
 
 
-def test_config_file_and_print_config(tmp_path):
-    printed = metalens("run", "sinusoid-5shot", "--noise", "0.25", "--print_config", cwd=tmp_path)
+def test_config_file_and_print_config(tmp_path, metalens_here):
+    printed = metalens_here("run", "sinusoid-5shot", "--noise", "0.25", "--print_config")
     assert printed.returncode == 0
     assert "noise: 0.25" in printed.stdout
     (tmp_path / "mine.yaml").write_text(printed.stdout)
-    again = metalens("run", "sinusoid-5shot", "--config", "mine.yaml", "--print_config", cwd=tmp_path)
+    again = metalens_here("run", "sinusoid-5shot", "--config", "mine.yaml", "--print_config")
     assert again.stdout == printed.stdout
 
 
@@ -207,30 +187,31 @@ def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path, metale
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
+def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path, metalens_here):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "precious").write_text("x")
-    done = metalens("run", "demo", *QUICK, "--out", "old", cwd=tmp_path)
+    done = metalens_here("run", "demo", *QUICK, "--out", "old")
     assert_one_sentence(done, "old exists already")
-    done = metalens("run", "demo", *QUICK, "--out", "old", "--overwrite", cwd=tmp_path)
+    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
     assert_one_sentence(done, "old is no folder of a run")
     assert (tmp_path / "old" / "precious").exists()
     (tmp_path / "old" / "manifest.json").write_text("{}")
-    done = metalens("run", "demo", *QUICK, "--out", "old", "--overwrite", cwd=tmp_path)
+    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
     assert done.returncode == 0
     assert not (tmp_path / "old" / "precious").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
 
 
-def test_an_unwritable_folder_is_one_sentence(tmp_path):
+def test_an_unwritable_folder_is_one_sentence(tmp_path, metalens_here):
     (tmp_path / "file").write_text("in the way")
-    done = metalens("run", "demo", *QUICK, "--out", "file/run", cwd=tmp_path)
+    done = metalens_here("run", "demo", *QUICK, "--out", "file/run")
     assert_one_sentence(done, "Cannot write to file/run")
     assert_one_sentence(
-        metalens("run", "demo", *QUICK, "--out", "/proc/run", cwd=tmp_path), "Cannot write to /proc/run"
+        metalens_here("run", "demo", *QUICK, "--out", "/proc/run"), "Cannot write to /proc/run"
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_leaves_nothing_half_written(kind, tmp_path):
     process = subprocess.Popen(
@@ -256,8 +237,10 @@ def test_interruption_leaves_nothing_half_written(kind, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
-def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
+@pytest.mark.parametrize(
+    "damage", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("truncated", "garbage")), "missing"]
+)
+def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder, metalens_here):
     folder = tmp_path / "omniglot"
     folder.mkdir()
     for path in (data_folder / "omniglot").glob("*.zip"):
@@ -268,7 +251,7 @@ def test_damaged_zips_are_one_sentence(damage, tmp_path, data_folder):
     else:
         content = broken.read_bytes()
         broken.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"no zip" * 100)
-    done = metalens("run", "omniglot-5w1s", *QUICK, "--folder", str(tmp_path), "--out", "run", cwd=tmp_path)
+    done = metalens_here("run", "omniglot-5w1s", *QUICK, "--folder", str(tmp_path), "--out", "run")
     assert_one_sentence(done, "images_evaluation.zip")
     assert not (tmp_path / "run").exists()
 
@@ -293,19 +276,14 @@ def test_a_note_is_said_once(capsys):
 # Data sets
 
 
-def test_data_sets_are_listed_checked_and_fetched(metalens_here, tmp_path, monkeypatch, capsys):
+def test_data_sets_are_listed_checked_and_fetched(metalens_here, tmp_path, monkeypatch):
     monkeypatch.setenv("METALENS_DATA", str(tmp_path))
-    monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     folder = tmp_path / "pacs" / "photo"
     for number, (name, image) in enumerate((name, i) for name in "abcd" for i in range(3)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name / f"{image}.png")
-    on_term = signal.getsignal(signal.SIGTERM)
-    for action in (["list"], ["check", "pacs"], ["fetch", "pacs"]):
-        main(["data", *action])
-    signal.signal(signal.SIGTERM, on_term)
-    told = capsys.readouterr().out
+    actions = (["list"], ["check", "pacs"], ["fetch", "pacs"])
+    told = "".join(metalens_here("data", *action).stdout for action in actions)
     for words in (
         "metadataset-dtd",
         "not here",

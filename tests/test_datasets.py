@@ -203,6 +203,7 @@ def test_without_an_address_fetch_says_what_to_do():
                 dataset.fetch()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out", "ignore:Found")
 @pytest.mark.parametrize("name", ["omniglot", "cifarfs", "tinyimagenet", "gtsrb", "pacs"])
 def test_the_real_copy_is_as_described(name, data_folder):
@@ -236,6 +237,7 @@ def test_tasks_are_counted_and_another_file_is_told_from_that_of_the_results(tmp
         DATASETS["pose"].check(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tasks"),
     [
@@ -254,6 +256,7 @@ def test_the_real_tasks_are_those_of_the_results(name, tasks, data_folder):
     assert facts["file"].startswith("the one")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_support_and_query_of_real_signs_share_no_track(data_folder):
     dataset = image_dataset("gtsrb")

@@ -58,6 +58,7 @@ def two_processes(tmp_path_factory):
     return torch.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", distributed.CASES)
 def test_two_processes_train_as_one(two_processes, name):
     alone = distributed.CASES[name].train(Fabric(accelerator="cpu", devices=1))
@@ -70,14 +71,17 @@ def test_two_processes_train_as_one(two_processes, name):
     )
 
 
+@pytest.mark.slow
 def test_all_processes_resume_with_their_own_random_numbers(two_processes):
     assert two_processes["resumed"] == [[True, True]] * 2
 
 
+@pytest.mark.slow
 def test_all_processes_notice_a_loss_that_is_not_finite(two_processes):
     assert "The loss is inf at step 1 (tasks 0 to 5)" in two_processes["diverged"]
 
 
+@pytest.mark.slow
 def test_gathering_and_its_gradient(two_processes):
     matrix, column, slope = two_processes["gathered"]
     assert matrix.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
@@ -126,7 +130,7 @@ def test_all_processes_follow_the_rule():
 def torchrun(*words: str) -> subprocess.Popen:
     """Start the command line in two processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return start(*launcher, "-m", "metalens", *words, "--devices", "2")
+    return start(*launcher, "-m", "metalens", *words, "--machine.devices", "2")
 
 
 @pytest.mark.slow

@@ -155,6 +155,7 @@ def test_a_model_that_diverges_on_one_task_has_no_score(model):
     assert lost.value.isna().any()  # one of two draws of a task
 
 
+@pytest.mark.filterwarnings("ignore:2 of the 160 rows")
 @pytest.mark.parametrize("missing", ["refuse", "drop"])
 def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     encoded, transform = [], TableInputs.transform
@@ -390,6 +391,7 @@ def test_missing_cells_are_filled_where_that_is_asked_for():
     assert np.isfinite(adapted.predict(hole)).all()
 
 
+@pytest.mark.filterwarnings("ignore:.* of the 6 tasks", "ignore:On 3 held-out tasks")
 def test_small_tasks_are_left_out_with_a_count():
     frame = sensors(40)
     small = frame.sensor.isin([f"s{i}" for i in range(10)])
@@ -439,6 +441,7 @@ def test_profile_sees_each_training_task_as_one():
     assert len(model._trained["JointModel"]) == len(model._trained["ANIL"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:On 3 held-out tasks")
 def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
     def diverge(objectives, *args, **settings):
         if isinstance(objectives[0].learner, JointModel):

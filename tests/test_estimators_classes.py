@@ -93,6 +93,7 @@ def test_a_support_may_lack_a_shared_class_and_not_have_another():
         model.evaluate(assays().assign(outcome="toxic"))
 
 
+@pytest.mark.filterwarnings("ignore:In 8 of the 8 tasks")
 def test_new_tables_are_scored_with_the_classes_of_the_model():
     model = fitted(assays(words=("b", "c")), SHARED)
     model.chosen_ = "MeanPredictor"

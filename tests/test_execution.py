@@ -118,6 +118,7 @@ def test_training_is_the_same_compiled(timings):
     np.testing.assert_allclose(curves[0].value, curves[1].value, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_training_with_the_compiler():
     torch.manual_seed(0)

@@ -46,10 +46,12 @@ def session(tmp_path_factory):
         yield of
 
 
+@pytest.mark.filterwarnings("ignore:Without pyarrow")
+@pytest.mark.parametrize("most", [5, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
-def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader):
+def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader, most):
     one = session(reader)
-    by_hypothesis(one, INPUTS.get(reader, 30), 0, kinds=True)
+    by_hypothesis(one, one.count + min(most, INPUTS.get(reader, most)), 0, kinds=True)
     assert not one.found
 
 

@@ -22,11 +22,11 @@ from metalens import (
     Validation,
     conv4,
     evaluate,
-    execution,
     fit,
-    memory,
     mlp,
 )
+from metalens.execution import memory
+from metalens.execution import plan as execution
 from metalens.execution.memory import available_bytes, fitting_chunk, peak_bytes, step_bytes
 
 CURVES = Sinusoid().batch(range(12))
@@ -83,7 +83,9 @@ def test_counting_leaves_no_gradient_and_sees_schedules():
     assert early > step_bytes(Objective(MAMLPlusPlus(mlp(), inner_steps=3, multi_step_until=0)), CURVES)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case == "curves" else pytest.mark.slow) for case in CASES]
+)
 def test_what_fits_is_not_chunked_and_chunks_fit(case, available):
     make, tasks = CASES[case]
     objective = make()

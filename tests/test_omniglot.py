@@ -518,6 +518,7 @@ def real_images(tmp_path_factory):
         yield load_images(DATA)
 
 
+@pytest.mark.slow
 def test_the_real_drawings(real_images):
     # The background file is complete; a copy of the evaluation file may not be.
     assert 964 < len(real_images.numbers) <= 1623
@@ -530,6 +531,7 @@ def test_the_real_drawings(real_images):
     assert real_images.pixels[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].mean() < 5  # Corners are empty.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["vinyals", "finn"])
 def test_the_real_splits_share_no_character(real_images, scheme):
     masks = [split_characters(*real_images[1:], split, scheme) for split in ("train", "val", "test")]

@@ -21,6 +21,7 @@ from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_re
 from metalens.statistics.arms import ARM
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* of Omniglot")  # a copy may be incomplete
 TINY = {"steps": 2, "meta_batch_size": 3, "n_test_tasks": 4, "n_val_tasks": 3, "seeds": [0, 1]}
 
 
@@ -52,7 +53,10 @@ IMAGES = ("cifarfs", "tinyimagenet", "cross-domain", "multi-domain")
 
 
 @pytest.mark.filterwarnings("ignore:Found", "ignore:.*left out")
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "sinusoid-5shot" else pytest.mark.slow) for name in RECIPES],
+)
 def test_recipe_runs(name, tmp_path, request):
     changes = dict(TINY)
     if name.startswith("omniglot"):
@@ -96,6 +100,7 @@ def test_recipe_runs(name, tmp_path, request):
 CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestCentroid", "LogisticRegression"}
 
 
+@pytest.mark.slow
 def test_every_learner_runs_on_curves(tmp_path):
     learners = [name for name in LEARNERS if name not in CLASSIFIERS]
     changes = {**TINY, "learner": learners, "regularizers": ["none"], "seeds": [0]}
@@ -144,6 +149,7 @@ def test_seeds_and_steps_are_whole_numbers_beside_a_learner_that_does_not_train(
     assert set(pd.read_csv(tmp_path / "metrics.csv")[["seed", "step"]].dtypes) == {np.dtype("int64")}
 
 
+@pytest.mark.slow
 def test_every_learner_runs_on_images(tmp_path, omniglot):
     learners = [name for name in LEARNERS if name != "SeasonalNaive"]
     changes = {**TINY, "learner": learners, "regularizers": ["none"], "seeds": [0]}
@@ -151,6 +157,7 @@ def test_every_learner_runs_on_images(tmp_path, omniglot):
     assert set(pd.read_csv(tmp_path / "results.csv").learner) == set(learners)
 
 
+@pytest.mark.slow
 def test_every_regularizer_runs_on_curves(tmp_path):
     arms = [
         "none",

@@ -125,6 +125,7 @@ def test_the_choice_is_the_best_by_evaluation():
     assert len(scores) == 6
 
 
+@pytest.mark.slow
 def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
     torch.manual_seed(1)
     learner = MAML(mlp(), inner_steps=3)

@@ -244,6 +244,7 @@ def test_plain_runs_have_the_rows_they_had():
 # Relation maps
 
 
+@pytest.mark.slow
 def test_learned_relations_find_planted_groups():
     """Training makes them; plain cosines of the untrained network do not find them, by any vector."""
     torch.manual_seed(0)

@@ -107,6 +107,7 @@ def test_together_is_as_alone(make, settings):
         pd.testing.assert_frame_equal(own_curve, curve, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_together_compiled_is_as_alone(monkeypatch):
     monkeypatch.setattr(execution, "CompiledObjective", lambda o: CompiledObjective(o, backend=None))
     alone, together = ([maml(seed, weight=0.1) for seed in range(2)] for _ in range(2))

@@ -28,15 +28,15 @@ from metalens import (
     Regularizer,
     Sinusoid,
     Validation,
-    execution,
-    files,
     fit,
     mlp,
 )
+from metalens.execution import plan as execution
 from metalens.execution.compiling import CompiledObjective
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import Watcher, run
 from metalens.experiments.recipe import ONE_THREAD
+from metalens.io import files
 from metalens.io.files import new_folder
 from metalens.training.checkpoint import Checkpoints
 from tools.crash import survive
@@ -76,6 +76,7 @@ def assert_same(before, after):
         assert torch.equal(tensor, after[0].state_dict()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["fit", "together", "run"])
 def test_killed_trainings_end_in_the_same_bytes(scenario, tmp_path):
     ways = survive(scenario, tmp_path / scenario, kills=3, seed=1, disk=os.geteuid() == 0)
@@ -296,6 +297,7 @@ def tables(folder):
     return {path.name: path.read_bytes() for path in (*folder.glob("*.csv"), *folder.glob("weights/*"))}
 
 
+@pytest.mark.filterwarnings("ignore:What is trained is kept")
 def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with new_folder(whole) as folder:
@@ -366,6 +368,7 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
         assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_line_resumes(tmp_path):
     words = [
         sys.executable, "-m", "metalens", "run", "demo", "--steps", "400", "--n_val_tasks", "0",

@@ -52,6 +52,7 @@ def test_interruption_while_torch_is_imported_is_one_sentence(entry, kind, words
     assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first_use",
     [

@@ -35,6 +35,7 @@ def results_of(values, *, crossed=False, arm="MAML"):
     return table if crossed else table.drop(columns="source")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_seeds", "n_tasks", "effects"),
     [
@@ -52,6 +53,7 @@ def test_95_percent_intervals_cover_the_true_mean_in_93_to_97_of_100_runs(n_seed
     assert 0.03 < np.mean([p < 0.05 for *_, p in found]) < 0.07
 
 
+@pytest.mark.slow
 def test_bootstrap_covers_as_often_and_the_usual_interval_does_not():
     simulated = list(runs(np.random.default_rng(1), 1000, 8, 30, 0.4, 1.0, 0.5))
     boot = [hierarchical_bootstrap(values, resamples=500) for values in simulated]
@@ -78,6 +80,7 @@ def test_bootstrap_needs_five_seeds_or_one():
     assert np.isnan([hierarchical_bootstrap(values[:4]), hierarchical_bootstrap(values[:, :1] * 0)]).all()
 
 
+@pytest.mark.slow
 def test_crossed_error_is_of_the_two_way_analysis_of_variance():
     ols, anova = pytest.importorskip("statsmodels.formula.api").ols, pytest.importorskip("statsmodels.api")
     values = next(runs(np.random.default_rng(5), 1, 4, 6, 1.0, 1.0, 1.0))

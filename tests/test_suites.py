@@ -26,6 +26,7 @@ from metalens.experiments.suites.running import SuiteWatcher, run_suite
 from metalens.experiments.workers import processes
 from metalens.specs.settings import changed
 
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* of Omniglot")  # a copy may be incomplete
 TINY = replace(
     RECIPES["sinusoid-5shot"],
     learner=["MAML", "Ridge"], regularizers=["none", "TRLearner"], seeds=[0, 1], steps=4, meta_batch_size=4,

@@ -9,11 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
-import warnings
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pandas as pd
@@ -21,7 +19,6 @@ import pytest
 import yaml
 
 from metalens import Sinusoid
-from metalens.cli import main
 from metalens.errors import MetaLensError
 from metalens.evaluation import Validation
 from metalens.experiments import RECIPES
@@ -52,26 +49,6 @@ def sweep(tmp_path):
         return Sweep(recipe, read_space(path, recipe), n_trials, pruner, lost_after)
 
     return make
-
-
-@pytest.fixture
-def metalens(monkeypatch, capsys, tmp_path):
-    """The command line within this process: its status, what it printed, and its last words on mistakes."""
-
-    def call(*words: str) -> SimpleNamespace:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        on_term, status = signal.getsignal(signal.SIGTERM), 0
-        try:
-            main(words)
-        except SystemExit as ended:
-            status = ended.code
-        finally:
-            signal.signal(signal.SIGTERM, on_term)
-        told, errors = capsys.readouterr()
-        return SimpleNamespace(status=status, told=told, error=errors.strip().rpartition("\n")[2])
-
-    return call
 
 
 def options(**settings) -> list[str]:
@@ -115,7 +92,7 @@ def trials_of(folder: Path, lost_after: float = 60.0) -> Trials:
 
 
 @pytest.mark.slow
-def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens, tmp_path, monkeypatch):
+def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens_here, tmp_path, monkeypatch):
     drawn = set()
     begin = Sinusoid.__init__
 
@@ -126,16 +103,16 @@ def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens, tmp_path,
     monkeypatch.setattr(Sinusoid, "__init__", note)
     (tmp_path / "space.yaml").write_text(f"{RATES[:-1]}, meta_batch_size: [4, 8], hidden: [[4], [3, 3]]}}")
     words = ["sweep", "demo", *options(), "--space", "space.yaml", "--trials", "3"]
-    done = metalens(*words, "--out", "a")
-    assert done.status == 0, done.error
+    done = metalens_here(*words, "--out", "a")
+    assert done.returncode == 0, done.stderr
     assert drawn == {"train", "val"}
     trials = pd.read_csv(tmp_path / "a" / "trials.csv")
     assert trials["state"].tolist() == ["complete"] * 3
     assert trials["steps"].tolist() == [4] * 3
     best = trials.loc[trials["score"].idxmin()]
-    told = " ".join(done.told.split())
+    told = " ".join(done.stdout.split())
     assert f"Best is trial {best['trial']} with " in told
-    command = next(line for line in done.told.splitlines() if line.startswith("Test it: "))
+    command = next(line for line in done.stdout.splitlines() if line.startswith("Test it: "))
     page = (tmp_path / "a" / "report.html").read_text()
     assert "Scores by setting" in page
 
@@ -144,9 +121,9 @@ def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens, tmp_path,
     assert chosen["outer_lr"] == best["outer_lr"]
     assert chosen["learner"] == [f"MAML(inner_lr={best['MAML.inner_lr']})"]
     assert chosen["hidden"] == yaml.safe_load(best["hidden"])
-    by_file = metalens("run", "demo", "--config", "a/best.yaml", "--out", "by-file")
-    assert by_file.status == 0, by_file.error
-    metalens(*shlex.split(command.removeprefix("Test it: metalens ")), "--out", "by-command")
+    by_file = metalens_here("run", "demo", "--config", "a/best.yaml", "--out", "by-file")
+    assert by_file.returncode == 0, by_file.stderr
+    metalens_here(*shlex.split(command.removeprefix("Test it: metalens ")), "--out", "by-command")
     assert "test" in drawn
     results = [(tmp_path / name / "results.csv").read_text() for name in ("by-file", "by-command")]
     assert results[0] == results[1]
@@ -493,14 +470,14 @@ def test_a_wrong_space_is_one_sentence(space, sentence, sweep):
         ({"out": "full"}, "full is no folder of a sweep and not empty"),
     ],
 )
-def test_what_cannot_be_swept_is_one_sentence(settings, sentence, metalens, tmp_path):
+def test_what_cannot_be_swept_is_one_sentence(settings, sentence, metalens_here, tmp_path):
     (tmp_path / "space.yaml").write_text("outer_lr: [0.1, 0.01]")
     (tmp_path / "low.yaml").write_text("meta_batch_size: [4, 2]")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    done = metalens("sweep", "demo", *options(**{"space": "space.yaml", "out": "s", **settings}))
-    assert done.status == 2
-    assert sentence in done.error
+    done = metalens_here("sweep", "demo", *options(**{"space": "space.yaml", "out": "s", **settings}))
+    assert done.returncode == 2
+    assert sentence in done.stderr
     assert not (tmp_path / "s").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious"]
 
@@ -518,7 +495,7 @@ def test_another_sweep_does_not_join(sweep, tmp_path):
         read_result(folder)
 
 
-def test_a_missing_extra_is_one_sentence(metalens, monkeypatch, tmp_path):
+def test_a_missing_extra_is_one_sentence(metalens_here, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     for name in [
         name for name in sys.modules if name.startswith(("metalens.experiments.sweeps", "metalens.cli.sweep"))
@@ -526,15 +503,15 @@ def test_a_missing_extra_is_one_sentence(metalens, monkeypatch, tmp_path):
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "sweep.json").write_text("{}")
     for words in (["sweep", "demo", "--space", "space.yaml"], ["report", str(tmp_path)]):
-        done = metalens(*words)
-        assert done.status == 2
-        assert done.error == "metalens: Sweeps need Optuna: pip install 'metalens[sweep]'."
+        done = metalens_here(*words)
+        assert done.returncode == 2
+        assert done.stderr == "metalens: Sweeps need Optuna: pip install 'metalens[sweep]'.\n"
 
 
-def test_a_table_of_a_sweep_is_trials_csv(metalens, sweep, tmp_path):
+def test_a_table_of_a_sweep_is_trials_csv(metalens_here, sweep, tmp_path):
     search(sweep(n_trials=1), tmp_path / "s")
-    done = metalens("report", "s", "--format", "latex")
-    assert "s is a sweep, whose table is trials.csv" in done.error
-    done = metalens("report", "s")
-    assert "Best is trial 0" in done.told, done.error
+    done = metalens_here("report", "s", "--format", "latex")
+    assert "s is a sweep, whose table is trials.csv" in done.stderr
+    done = metalens_here("report", "s")
+    assert "Best is trial 0" in done.stdout, done.stderr
     assert (tmp_path / "s" / "trials.csv").is_file()

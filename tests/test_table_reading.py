@@ -175,6 +175,7 @@ def test_parquet_is_a_table_or_asks_for_its_reader(table, tmp_path, monkeypatch)
     torch.testing.assert_close(read[3], TableTasks(table, **settings)[3])
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_tasks(tmp_path):
     n = 10**6
     rng = np.random.default_rng(0)

@@ -138,6 +138,7 @@ def test_what_cannot_be_differentiated_twice_is_refused():
         wrap(Net(), head="fc", example=torch.randn(5, 4))
 
 
+@pytest.mark.filterwarnings("ignore:Tasks will be looped over")
 def test_a_backward_that_is_not_differentiable_is_found_by_measuring():
     class Square(torch.autograd.Function):
         @staticmethod

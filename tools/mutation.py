@@ -160,7 +160,8 @@ def meet(path: Path, mutated: str) -> str:
     path.write_text(mutated, encoding="utf-8")
     try:
         for words in own_tests(path):
-            command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *words]
+            options = ["-x", "-p", "no:cacheprovider", "--doctest-modules"]
+            command = [sys.executable, "-m", "pytest", *options, *words]
             run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=TIMEOUT)
             if run.returncode not in (0, 5):  # 5: no such test
                 return "killed"

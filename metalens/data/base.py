@@ -7,7 +7,7 @@ of access or on where a run was resumed. So every method meets the same tasks, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -20,6 +20,30 @@ from metalens.errors import MetaLensError
 from metalens.tasks import Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
+
+
+class Recent:
+    """A function that keeps its latest results; where it is pickled, it leaves them behind.
+
+    Args:
+        function: of hashable arguments.
+        maxsize: how many results are kept.
+
+    >>> import pickle
+    >>> length = Recent(len, 4)
+    >>> length("abc"), pickle.loads(pickle.dumps(length))("abc")
+    (3, 3)
+    """
+
+    def __init__(self, function: Callable[..., Any], maxsize: int) -> None:
+        self._function, self._maxsize = function, maxsize
+        self._results = lru_cache(maxsize)(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._results(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recent, (self._function, self._maxsize)
 
 
 class TaskDistribution(ABC):
@@ -157,8 +181,8 @@ class BlockDistribution(TaskDistribution):
                 f"n_train_tasks must be at least 1, or None for no limit, got {n_train_tasks}."
             )
         self.n_train_tasks = n_train_tasks
-        self._block = lru_cache(maxsize=4)(self._draw_block)
-        self._round = lru_cache(maxsize=4)(self._draw_round)
+        self._block = Recent(self._draw_block, 4)
+        self._round = Recent(self._draw_round, 4)
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, n: int) -> Task:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from metalens.data.base import BlockDistribution, Split
+from metalens.data.base import BlockDistribution, Recent, Split
 from metalens.data.checks import as_array, check_finite, check_sizes
 from metalens.data.drawing import draw_examples, enough_examples
 from metalens.data.named_tasks import NamedTasks, split_tasks
@@ -109,7 +108,7 @@ class FunctionTasks(NamedTasks):
         number_of = {name: number for number, name in enumerate(own)}
         self._numbers = [number_of[name] for name in self.task_names]
         self._input_shape: tuple[int, ...] | None = None
-        self._load = lru_cache(maxsize=cache)(self._call)
+        self._load = Recent(self._call, cache)
 
     def metadata(self) -> dict[str, Any]:
         return {"tasks": len(self.task_names)}

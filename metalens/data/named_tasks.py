@@ -10,7 +10,7 @@ from typing import Self, get_args
 
 import numpy as np
 
-from metalens.data.base import Split, TaskDistribution
+from metalens.data.base import Recent, Split, TaskDistribution
 from metalens.data.checks import check_sizes
 from metalens.data.splits import divided
 from metalens.errors import MetaLensError
@@ -52,7 +52,7 @@ class NamedTasks(TaskDistribution):
         super().__init__(split, seed=seed)
         check_sizes(k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks)
         self.k_shot, self.n_query, self.n_train_tasks = k_shot, n_query, n_train_tasks
-        self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._order = Recent(self._draw_order, 4)
 
     @abstractmethod
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:

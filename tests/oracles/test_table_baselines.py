@@ -51,6 +51,7 @@ def test_mean_is_the_mean_and_the_share():
     np.testing.assert_allclose(predictions_of(MeanPredictor(n_outputs=3), x, classes, new), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value found")
 @pytest.mark.parametrize("seed", range(3))
 def test_gaussian_process_on_real_inputs_is_that_of_scikit_learn(seed):
     x, y, new = drawn(seed=seed)
@@ -61,6 +62,7 @@ def test_gaussian_process_on_real_inputs_is_that_of_scikit_learn(seed):
     )
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value found")
 @pytest.mark.parametrize("seed", range(3))
 def test_gaussian_process_on_bits_follows_from_the_tanimoto_similarity(seed):
     x, y, new = drawn(binary=True, seed=seed)

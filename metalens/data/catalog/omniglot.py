@@ -6,13 +6,12 @@ import os
 import warnings
 from collections.abc import Sequence
 from copy import copy
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from metalens.data.base import BlockDistribution, Split
+from metalens.data.base import BlockDistribution, Recent, Split
 from metalens.data.catalog.omniglot_images import (
     N_CHARACTERS,
     N_DRAWERS,
@@ -138,7 +137,7 @@ class Omniglot(BlockDistribution):
         """Return the same tasks with targets `0 ... n_classes - 1`, the classes of the whole split."""
         twin = copy(self)
         twin._pooled = True
-        twin._block = lru_cache(maxsize=4)(twin._draw_block)
+        twin._block = Recent(twin._draw_block, 4)
         return twin
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:

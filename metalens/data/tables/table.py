@@ -12,7 +12,10 @@ import torch
 from metalens.data.base import Split, TaskDistribution
 from metalens.data.checks import check_choices, warn_of_constants
 from metalens.data.named_tasks import NamedTasks
-from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.columns import (
+    ColumnOptions,
+    Columns,
+)
 from metalens.data.tables.division import Division
 from metalens.data.tables.drawing import MIN_QUERY
 from metalens.data.tables.encoded import encode_table, least_rows

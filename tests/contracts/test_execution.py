@@ -1,0 +1,39 @@
+"""Every method takes the same step from a recording, and beside a model of another seed."""
+
+import pytest
+import torch
+from catalogue import randomize
+from combinations import COMPILED, REPLICATED
+
+from metalens import ReplicationError, stack_tasks
+from metalens.execution.compiling import CompiledObjective
+from metalens.execution.replicas import Replicas
+from metalens.testing.objectives import same_draws_in_every_plan
+
+
+def step(case, objective):
+    loss = case.loss(objective)
+    weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    return loss, [gradient.detach() for gradient in gradients]
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=str)
+def test_recorded_step_equals_plain_step(case):
+    with same_draws_in_every_plan():
+        loss, gradients = step(case, case.objective("vmap"))
+        value, slopes = step(case, CompiledObjective(case.objective("vmap"), backend=None))
+    torch.testing.assert_close(value, loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(slopes, gradients, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", REPLICATED, ids=str)
+def test_replicas_equal_each_objective_alone(case):
+    objectives = [case.objective(), randomize(case.objective())]
+    tasks = stack_tasks([case.tasks, case.tasks])
+    replicas = Replicas(objectives)
+    if case.entry.random or case.regularizer_entry.random:
+        with pytest.raises(ReplicationError, match="Side by side"):
+            replicas.check(tasks)
+    else:
+        replicas.check(tasks, tolerance=1e-9)

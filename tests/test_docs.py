@@ -1,0 +1,50 @@
+"""All Python of the pages runs: the blocks of a page in their order, in one namespace and an empty folder.
+
+A block below `<!-- test: skip (reason) -->` is left out. `make doctest` runs these tests beside the examples
+of docstrings; some pages train for longer than a test may take.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "paper").rglob("*.md")])
+BLOCK = re.compile(
+    r"^(?P<skip> *<!-- test: skip \(.+?\) -->\n+)?(?P<indent> *)```python[^\n]*\n(?P<code>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def blocks(page):
+    """Return the Python of a page, each block on the lines that it has there."""
+    text, found = page.read_text(encoding="utf-8"), []
+    for block in BLOCK.finditer(text):
+        if not block["skip"]:
+            before = "\n" * text.count("\n", 0, block.start("code"))
+            found.append(before + re.sub(f"^{block['indent']}", "", block["code"], flags=re.MULTILINE))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # a page may show what is warned of
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page)]
+)
+def test_python_of_the_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    namespace = {"__name__": page.stem}
+    for code in blocks(page):
+        exec(compile(code, page, "exec"), namespace)
+
+
+def test_blocks_are_found_on_their_lines_and_can_be_skipped(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n\n```python\na = 1\n```\n\n<!-- test: skip (needs a file) -->\n```python\nraise\n```\n\n"
+        "=== tab\n\n    ```python\n    if a:\n        b = 2\n    ```\n\n```sh\nls\n```\n"
+    )
+    assert blocks(page) == ["\n\n\na = 1\n", "\n" * 14 + "if a:\n    b = 2\n"]
