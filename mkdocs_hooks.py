@@ -60,9 +60,9 @@ def on_env(env: Any, **_: Any) -> None:
 
 
 def public_names() -> dict[str, str]:
-    """Return the names that `import metalens` offers, each with the module that defines it."""
+    """Return the names that `import metalens` offers beside packages, each with the module that defines it."""
     imports = [node for node in ast.parse(STUB.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)]
-    return {name.name: f"metalens.{node.module}" for node in imports for name in node.names}
+    return {name.name: f"metalens.{node.module}" for node in imports if node.module for name in node.names}
 
 
 def _exported(places: list[str]) -> dict[str, Any]:
