@@ -43,7 +43,7 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-# Writes the tables of docs/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
+# Writes the tables of paper/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
 bench: $(BENCH_READY)
 	$(BENCH)/python -m tools.speed
 

@@ -1,35 +1,114 @@
-"""Makes the page of methods: what the packages export, and doctests shown as code."""
+"""Make the pages of the reference from what the packages export, and check that nothing they name is missing."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import pydoc
 import re
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-from metalens.specs.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
+ROOT = Path(__file__).parent
+STUB = ROOT / "metalens" / "__init__.pyi"
 
-LISTS = {"learners": LEARNERS, "regularizers": REGULARIZERS, "samplers": SAMPLERS, "networks": NETWORKS}
-
+_EXPORTS = re.compile(r"<!-- exports: (.+?) -->")
+_PUBLIC = "<!-- public names -->"
+_BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
+# A page of paper/ is a page of the site beside those of docs/; in the repository the two folders are siblings.
+_TO_PAPER = re.compile(r"\]\(\.\./((?:\.\./)*paper/)")
+_TO_DOCS = re.compile(r"\]\(\.\./docs/")
+
+_described: set[str] = set()
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace `<!-- learners -->` and its like by one reference for each method."""
-    for title, methods in LISTS.items():
-        references = "\n\n".join(_reference(name, method) for name, method in methods.items())
-        markdown = markdown.replace(f"<!-- {title} -->", references)
-    return markdown
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages and figures of paper/, outside of the navigation."""
+    for path in sorted((ROOT / "paper").rglob("*")):
+        if path.suffix in (".md", ".svg"):
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    _described.clear()
+    return files
 
 
-def _reference(name: str, method: Any) -> str:
-    """Refer to a method, and to what it offers beside the common interface: what has a text of its own."""
-    own = vars(method).items() if isinstance(method, type) else ()
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Write the references that a page asks for, check them, and lead its links to the right folder."""
+    markdown = _EXPORTS.sub(lambda match: _references(match[1].split()), markdown)
+    markdown = markdown.replace(_PUBLIC, _public_names())
+    for path, members in _BLOCK.findall(markdown):
+        _check(path, re.findall(r"\w+", members), page)
+        _described.add(path)
+    if page.file.src_uri.startswith("paper/"):
+        return _TO_DOCS.sub("](../", markdown)
+    return _TO_PAPER.sub(r"](\1", markdown)
+
+
+def on_env(env: Any, **_: Any) -> None:
+    """Fail where a public name is on no page of the reference."""
+    missing = sorted(f"metalens.{name}" for name in public_names() if f"metalens.{name}" not in _described)
+    if missing:
+        raise PluginError(f"No page of the reference describes {', '.join(missing)}.")
+
+
+def public_names() -> dict[str, str]:
+    """Return the names that `import metalens` offers beside packages, each with the module that defines it."""
+    imports = [node for node in ast.parse(STUB.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)]
+    return {name.name: f"metalens.{node.module}" for node in imports if node.module for name in node.names}
+
+
+def _exported(places: list[str]) -> dict[str, Any]:
+    """Return what packages or modules export, by the shortest path that a user can import."""
+    public = public_names()
+    found = {}
+    for place in places:
+        for name, module in public.items():
+            if place in (module, module.rpartition(".")[0]):
+                found[f"metalens.{name}"] = getattr(importlib.import_module(module), name)
+        package = importlib.import_module(place)
+        further = [name for name in getattr(package, "__all__", ()) if name not in public]
+        found |= {f"{place}.{name}": getattr(package, name) for name in further}
+    return found
+
+
+def _references(places: list[str]) -> str:
+    return "\n\n".join(_reference(path, value) for path, value in _exported(places).items())
+
+
+def _reference(path: str, value: Any) -> str:
+    """Refer to an object, and to those of its own functions that have a docstring."""
+    own = vars(value).items() if isinstance(value, type) else ()
     calls = [(member, value) for member, value in own if isinstance(value, FunctionType | classmethod)]
     members = [member for member, value in calls if member[0] != "_" and value.__doc__]
-    return f"::: metalens.{name}\n    options:\n      members: [{', '.join(members)}]"
+    return f"::: {path}\n    options:\n      members: [{', '.join(members)}]"
+
+
+def _public_names() -> str:
+    """Return a table of the public names by package."""
+    rows: dict[str, list[str]] = {}
+    for name, module in public_names().items():
+        package = ".".join(module.split(".")[:2])
+        rows.setdefault(package, []).append(f"[`{name}`][metalens.{name}]")
+    lines = [f"| `{package}` | {' · '.join(names)} |" for package, names in sorted(rows.items())]
+    return "\n".join(["| from | names |", "|---|---|", *lines])
+
+
+def _check(path: str, members: list[str], page: Page) -> None:
+    """Fail where a page names an object or a member that does not exist; mkdocstrings passes over members."""
+    value = pydoc.locate(path)
+    if value is None:
+        raise PluginError(f"{page.file.src_uri} names {path}, which does not exist.")
+    missing = [m for m in members if not hasattr(value, m) and m not in getattr(value, "__annotations__", ())]
+    if missing:
+        raise PluginError(f"{page.file.src_uri} names members of {path} that do not exist: {missing}.")
 
 
 class Doctests(griffe.Extension):

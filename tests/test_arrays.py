@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate
 from metalens.data import npz
 from metalens.data.grouping import divide_classes
 from metalens.data.named_tasks import split_tasks

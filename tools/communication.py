@@ -5,7 +5,7 @@
 Two processes exchange messages over gloo on this machine, from which latency and bandwidth of each collective
 are fitted. Steps are timed with one process, and with two that share the tasks; processor time stands beside
 the time on the clock, since other programs may run. All times are the least of several. Rows without a time
-are predictions from these constants, by the formula in `docs/scaling.md`.
+are predictions from these constants, by the formula in `paper/performance.md`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Write the correctness page: the meta-gradient of every learner through every kind of normalization layer.
 
-    python tools/correctness.py docs/correctness.md
+    python tools/correctness.py docs/explanation/correctness.md
 
 For each learner and network of `tests/catalogue.py`, in double precision, the whole gradient of the outer
 loss is computed by loop, by `torch.vmap` and compiled, and compared with finite differences of the loss in
-every single parameter. The errors are kept beside the page (`docs/correctness.csv`), each with its commit; an
-interrupted run resumes from this file, and everything is measured again without it.
+every single parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with its
+commit; an interrupted run resumes from this file, and everything is measured again without it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def text(cells: pd.DataFrame) -> str:
         "Is the meta-gradient right? This page is made by one command:",
         "",
         "```sh",
-        "python tools/correctness.py docs/correctness.md",
+        "python tools/correctness.py docs/explanation/correctness.md",
         "```",
         "",
         "For every learner and every kind of normalization layer, the gradient of the outer loss is computed",

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each in its own process")
     parser.add_argument("--rounds", type=int, default=9, help="everybody is timed once in each")
     parser.add_argument("--quick", action="store_true", help="few and short rounds, to see it work")
-    parser.add_argument("--page", default="docs/performance.md", help="has two markers; - prints the tables")
+    parser.add_argument("--page", default="paper/performance.md", help="has two markers; - prints the tables")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args()
     machine = metadata()
@@ -64,7 +64,7 @@ def main() -> None:
     }
     extras = {part: child("extras", n, rounds, seconds, before=[part]) for part, n in threads.items()}
     if "scaling" in extras:
-        draw(extras["scaling"], ROOT / "docs" / FIGURE)
+        draw(extras["scaling"], ROOT / "paper" / FIGURE)
     if options.out is not None:
         everything = {"machine": machine, "steps": steps, "memory": memory, "extras": extras}
         options.out.write_text(json.dumps(everything, indent=1), encoding="utf-8")

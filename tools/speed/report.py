@@ -14,7 +14,7 @@ from tools.speed.implementation import OURS
 from tools.speed.workloads import WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-FIGURE = "images/speed.svg"  # in docs/
+FIGURE = "images/speed.svg"  # in paper/
 
 
 def replace_tables(page: Path, tables: str) -> None:
