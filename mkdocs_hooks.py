@@ -1,4 +1,4 @@
-"""Make the pages of the reference from what the packages export, and check that nothing they name is missing."""
+"""Make the pages of the reference from what the packages export, and check that they miss nothing."""
 
 from __future__ import annotations
 

@@ -83,8 +83,9 @@ def setting_types(cls: type) -> dict[str, Any]:
     types: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            types |= get_type_hints(get_args(hints[name])[0])
-        else:
+            for options in get_args(hints[name]):  # none of `**kwargs: Any`, as of a plain `nn.Module`
+                types |= get_type_hints(options)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
             types[name] = hints[name]
     return types
 
