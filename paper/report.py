@@ -18,14 +18,6 @@ from paper import catalogue
 from paper.study import Study, Tables
 
 
-def is_study(folder: Path) -> bool:
-    """Tell whether a folder is that of a finished study, and not of a run."""
-    try:
-        return "study" in read_json(folder / MANIFEST, "")
-    except MetaLensError:
-        return False
-
-
 def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
     """Return a finished study with its tables and its manifest.
 
@@ -43,6 +35,16 @@ def read_study(folder: Path) -> tuple[Study, Tables, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); run the study again.") from error
     return study, tables, manifest
+
+
+def sentences_of(study: Study, tables: Tables, folder: Path) -> list[str]:
+    """Return the findings of a study, after what limits them.
+
+    Raises:
+        MetaLensError: the tables, which are those of the folder, are damaged.
+    """
+    with naming_damage(folder, "run the study"):
+        return [*study.cautions(tables), *study.findings(tables)]
 
 
 def write_study_report(folder: str | Path) -> Path:
@@ -71,7 +73,7 @@ def write_study_report(folder: str | Path) -> Path:
             ]
             page = template(Path(__file__).parent / "study.html.j2").render(
                 manifest=manifest,
-                findings=[*study.cautions(tables), *study.findings(tables)],
+                findings=sentences_of(study, tables, folder),
                 images=images,
                 columns=list(tables["summary"].columns),
                 rows=[[_cell(value) for value in row] for row in tables["summary"].itertuples(index=False)],

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from metalens.errors import MetaLensError
 from metalens.experiments.experiment import Watcher, versions
+from metalens.experiments.store import FAILURES
 from metalens.io.files import MANIFEST, atomic_path
 from metalens.io.provenance import commit
 
@@ -34,12 +35,12 @@ class Drawing(NamedTuple):
 class Study(ABC):
     """A question with everything that determines its answer, as plain values.
 
-    What is found and drawn depends on the study's tables and settings alone, so that a report can be made
-    anew from the files of a finished study.
+    Findings and figures depend on the study's tables and settings alone, so that a report can be rewritten
+    from the files of a finished study.
 
     Args:
-        name: what the command line calls it.
-        description: one line for people.
+        name: on the command line.
+        description: one line.
         seeds: one replication each.
     """
 
@@ -53,16 +54,16 @@ class Study(ABC):
 
     @property
     def n_trainings(self) -> int:
-        """How many trainings a watcher is told about."""
+        """Number of trainings, of which a watcher is told."""
         return len(self.seeds)
 
     @abstractmethod
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
-        """Do the experiment; return its tables by name, of which `"summary"` is shown in the report.
+        """Run the experiment; return its tables by name, of which `"summary"` is shown in the report.
 
         Args:
             folder: for whatever else is to be kept.
-            watcher: told about progress.
+            watcher: progress callbacks.
         """
 
     @abstractmethod
@@ -79,10 +80,10 @@ class Study(ABC):
 
 
 def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher | None = None) -> None:
-    """Do a study, and write its tables and manifest into a folder.
+    """Run a study, and write its tables and manifest into a folder.
 
     Args:
-        study: what to do.
+        study: what to run.
         folder: an empty folder, filled with `manifest.json` and a CSV file for every table.
         command: the command that repeats the study, for the manifest.
         watcher: told about progress.
@@ -102,6 +103,7 @@ def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher
         "command": command,
         "configuration": asdict(study),
         "tables": list(tables),
+        FAILURES: [],  # a study with a failure ends without a manifest
         "versions": versions(),
         "commit": source,
         "threads": torch.get_num_threads(),

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from metalens import MAML, MLTI, MetaLensError, Objective, Sinusoid, TRLearner, mlp
+from metalens.cli.run import _rank
 from metalens.execution.compiling import compile_refusal
 from metalens.execution.plan import prepare
 from metalens.experiments import RECIPES
@@ -122,10 +123,16 @@ def test_all_processes_follow_the_rule():
         next(explain(changed(RECIPES["demo"], {"machine": {"devices": 2}})))
 
 
+def torchrun(*words: str) -> subprocess.Popen:
+    """Start the command line in two processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return start(*launcher, "-m", "metalens", *words, "--machine.devices", "2")
+
+
+@pytest.mark.slow
 def test_the_command_line_runs_two_processes_as_one(tmp_path):
-    words = ["run", "demo", *QUICK, "--machine.devices", "2", "--machine.strategy", "ddp"]
-    words += ["--out", str(tmp_path / "two")]
-    output, _ = (process := start("-m", "metalens", *words)).communicate(timeout=120)
+    words = ["run", "demo", *QUICK, "--machine.strategy", "ddp", "--out", str(tmp_path / "two")]
+    output, _ = (process := torchrun(*words)).communicate(timeout=120)
     assert process.returncode == 0, output
     (tmp_path / "one").mkdir()
     settings = {**SMALL, "regularizers": ["TRLearner"], "machine": {"accelerator": "cpu"}}
@@ -142,10 +149,18 @@ def test_the_command_line_runs_two_processes_as_one(tmp_path):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_failure_ends_all_processes_and_leaves_nothing(tmp_path):
-    words = ["run", "demo", *QUICK, "--machine.devices", "2", "--learner", "MAML(inner_lr=1e30)"]
-    process = start("-m", "metalens", *words, "--out", str(tmp_path / "run"))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert output.strip().splitlines()[-1].startswith("metalens: Every training diverged")
+    words = ["run", "demo", *QUICK, "--learner", "MAML(inner_lr=1e30)", "--out", str(tmp_path / "run")]
+    output, _ = (process := torchrun(*words)).communicate(timeout=120)
+    assert process.returncode != 0
+    assert any(line.startswith("metalens: Every training diverged") for line in output.splitlines())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_number_of_processes_must_be_that_of_devices(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert _rank(2) == 1
+    with pytest.raises(MetaLensError, match=r"devices is 1, and 2 processes were .*--machine.devices 2"):
+        _rank(1)

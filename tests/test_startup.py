@@ -23,7 +23,7 @@ def python(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     [
         ([], 0, "usage: metalens"),
         (["--help"], 0, "usage: metalens"),
-        (["report", "--help"], 0, "folder of a run, study, suite or sweep"),
+        (["report", "--help"], 0, "folder of a run, suite or sweep"),
         (["fly"], 2, "metalens: argument command: invalid choice: 'fly'"),
         (["--fly"], 2, "metalens: "),
     ],

@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import shlex
+import signal
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,14 +14,17 @@ import pytest
 import torch
 
 from metalens import MAML, MetaLensError, Sinusoid, mlp
-from metalens.reports import write_report
+from metalens.experiments.arms import arms_of
 from paper import STUDIES, get_study
+from paper.cli import main
+from paper.cli.run import study_parser
 from paper.comparison import any_gain, compare, every_gain, in_words, mean_interval, significant
 from paper.complexity import GROUPS, difficulty
 from paper.excess_risk import ACCURATE, ALONE, SHUFFLED, UNIFORM, solve
-from paper.report import is_study, read_study, write_study_report
+from paper.report import read_study, write_study_report
 from paper.shared_features import OTHER, OWN, RANDOM
 from paper.study import run_study
+from paper.suite import SUITES, command_of, read_suite, run_suite
 
 BASE = {"meta_batch_size": 3, "n_test_tasks": 8, "n_val_tasks": 3, "n_train_tasks": 8, "hidden": [4]}
 TINY = {
@@ -41,13 +48,40 @@ def tiny(name):
     return replace(get_study(name), seeds=[0, 1], **settings)
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_runs_and_its_report_can_be_made_anew(name, tmp_path):
-    run_study(tiny(name), tmp_path, command=f"metalens run {name}")
-    assert is_study(tmp_path)
+@pytest.fixture
+def paper(monkeypatch, capsys, tmp_path):
+    """The command line within this process: its status, what it printed, and its last words on mistakes."""
+
+    def call(*words: str) -> SimpleNamespace:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        on_term, status = signal.getsignal(signal.SIGTERM), 0
+        try:
+            main(words)
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            signal.signal(signal.SIGTERM, on_term)
+        told, errors = capsys.readouterr()
+        return SimpleNamespace(status=status, told=told, error=errors.strip().rpartition("\n")[2])
+
+    return call
+
+
+# Whole studies
+
+
+FAST = ("trlearner-heads", "theory-shared-features")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in STUDIES]
+)
+def test_a_study_runs_and_its_report_can_be_rewritten(name, tmp_path):
+    run_study(tiny(name), tmp_path, command=f"python -m paper run {name}")
     again, tables, manifest = read_study(tmp_path)
     assert again == tiny(name)
-    assert manifest["command"] == f"metalens run {name}"
+    assert manifest["command"] == f"python -m paper run {name}"
     page = write_study_report(tmp_path).read_bytes()
     sentences = again.findings(tables)
     assert sentences
@@ -128,7 +162,8 @@ def test_damaged_studies_are_one_sentence(tmp_path):
     )
     with pytest.raises(MetaLensError, match=r"There is no study 'nonsense'"):
         write_study_report(tmp_path)
-    assert not is_study(tmp_path / "absent")
+    with pytest.raises(MetaLensError, match=r"absent/manifest.json is missing"):
+        write_study_report(tmp_path / "absent")
 
 
 def points(series, setting, values):
@@ -155,7 +190,7 @@ def test_points_are_compared_at_their_setting_or_with_the_only_reference():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("5", "is not a finished run"),
+        ("5", "manifest.json is damaged: it must hold a JSON object"),
         (
             '{"study": "trlearner-lambda", "configuration": [], "tables": []}',
             "manifest.json is damaged: configuration missing or not",
@@ -167,9 +202,107 @@ def test_points_are_compared_at_their_setting_or_with_the_only_reference():
 def test_a_damaged_study_is_one_sentence(content, words, tmp_path):
     (tmp_path / "manifest.json").write_text(content)
     (tmp_path / "summary.csv").write_text("series\nplain\n")
-    write = write_study_report if is_study(tmp_path) else write_report
     with pytest.raises(MetaLensError, match=words):
-        write(tmp_path)
+        write_study_report(tmp_path)
+
+
+# The command line and suites
+
+
+@pytest.mark.slow
+def test_a_study_prints_what_it_found(paper, tmp_path):
+    few = ["--base.n_test_tasks", "5", "--base.n_val_tasks", "0", "--base.hidden", "[4]"]
+    words = ["trlearner-lambda", "--weights", "0.5", "--seeds", "0", "1", "--steps", "3", *few]
+    done = paper("run", *words, "--out", "a")
+    assert done.status == 0, done.error
+    assert "of 1 weights of TRLearner" in done.told
+    assert str(tmp_path / "a" / "report.html") in done.told
+    page = (tmp_path / "a" / "report.html").read_bytes()
+    assert paper("report", "a").told in done.told
+    assert (tmp_path / "a" / "report.html").read_bytes() == page
+    assert paper("run", *words, "--out", "a", "--resume").told in done.told
+    assert "steps was 3 and is 4" in paper("run", *words, "--out", "a", "--resume", "--steps", "4").error
+    printed = paper("run", *words, "--print_config")
+    (tmp_path / "mine.yaml").write_text(printed.told)
+    same = paper("run", "trlearner-lambda", "--config", "mine.yaml", "--out", "b")
+    assert same.status == 0, same.error
+    for name in ("results.csv", "curves.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "nonsense"], "invalid choice: 'nonsense'"),
+        (["run", "trlearner-lambda", "--on", "nonsense"], "There is no recipe 'nonsense' to study on"),
+        (["run", "trlearner-lambda", "--base.speed", "3"], "does not know or the study decides: speed"),
+        (["run", "trlearner-lambda", "--weights", "-1"], "weight must be 0 or more"),
+        (
+            ["run", "trlearner-lambda", "--config", "mine.yaml"],
+            "settings that trlearner-lambda does not know: step",
+        ),
+        (["run", "theory-excess-risk", "--tasks", "2"], "Excess risk needs at least 3 tasks"),
+        (["suite", "nonsense"], "There is no suite 'nonsense'; choose from ablation, tradeoff"),
+        (["suite", "ablation", "--size", "huge"], "has no size 'huge'; choose from smoke, small, full"),
+        (["suite", "ablation", "--workers", "0"], "workers must be at least 1, got 0"),
+        (["report", "absent"], "absent/manifest.json is missing"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence(words, sentence, paper, tmp_path):
+    (tmp_path / "mine.yaml").write_text("step: 3")
+    done = paper(*words)
+    assert done.status == 2
+    assert done.error.startswith("metalens: ")
+    assert sentence in done.error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_studies_and_suites_are_listed(paper):
+    told = paper("list").told
+    for name in (*STUDIES, *SUITES):
+        assert name in told
+
+
+@pytest.mark.slow
+def test_a_suite_goes_on_after_a_failure_and_skips_what_is_done(tmp_path, monkeypatch):
+    broken = replace(tiny("trlearner-lambda"), on="drug-kiba", base={"folder": str(tmp_path / "nowhere")})
+    studies = {"risk": tiny("theory-excess-risk"), "broken": broken}
+    ended = dict(run_suite(studies, tmp_path / "s", workers=1, threads=1))
+    assert ended["risk"] == ""
+    assert "kiba_kinases.csv.gz" in ended["broken"]
+    _, _, manifest = read_study(tmp_path / "s" / "risk")
+    assert manifest["command"] == command_of(studies["risk"])
+    assert (tmp_path / "s" / "risk" / "report.html").is_file()
+    before = (tmp_path / "s" / "risk" / "manifest.json").read_bytes()
+    other = replace(studies["risk"], seeds=[0, 1, 2])
+    assert dict(run_suite({"risk": studies["risk"]}, tmp_path / "s", workers=1, threads=1)) == {"risk": ""}
+    assert (tmp_path / "s" / "risk" / "manifest.json").read_bytes() == before
+    (reason,) = dict(run_suite({"risk": other}, tmp_path / "s", workers=1, threads=1)).values()
+    assert "is of another run: seeds was [0, 1] and is [0, 1, 2]" in reason
+
+
+@pytest.mark.parametrize("size", ["smoke", "small", "full"])
+@pytest.mark.parametrize("name", SUITES)
+def test_every_arm_of_the_suites_assembles(name, size, data_folder, monkeypatch):
+    monkeypatch.setenv("METALENS_DATA", str(data_folder))
+    for study in read_suite(name, size).values():
+        for part in study.parts():
+            for arm in arms_of(part.recipe):
+                arm.build(part.recipe, seed=0).check_meta_batch_size(part.recipe.meta_batch_size, 1)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_command_of_a_study_is_the_study(name):
+    for study in read_suite(name, "small").values():
+        words = shlex.split(command_of(study))
+        assert words[:4] == ["python", "-m", "paper", "run"]
+        choices = study_parser(get_study(words[4])).parse_args(words[5:]).as_dict()
+        settings = {key: choices[key] for key in vars(study) if key in choices}
+        assert replace(study, **settings) == study
+        assert settings["seeds"] == study.seeds
+
+
+# What studies compute
 
 
 def test_verdicts_are_corrected_for_their_number():

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from metalens import MetaLensError
 from metalens.cli import main
 from metalens.cli import run as run_command
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
+from metalens.experiments.commands import command_of
 from metalens.experiments.experiment import run
 from metalens.experiments.suites import SUITES, Entry, Suite, read_suite
 from metalens.experiments.suites.report import write_suite_report, write_suite_table
-from metalens.experiments.suites.running import SuiteWatcher, command_of, run_suite
+from metalens.experiments.suites.running import SuiteWatcher, run_suite
 from metalens.experiments.workers import processes
 from metalens.specs.settings import changed
 
@@ -154,12 +155,12 @@ def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
     assert not (tmp_path / "out" / "sinusoid-5shot" / "manifest.json").exists()
     with pytest.raises(SystemExit):
         main(["suite", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")])
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "resume with --resume" in capsys.readouterr().err
     subprocess.run([*words, "--resume"], cwd=tmp_path, check=True, capture_output=True)
     (entry,) = read_suite(str(tmp_path / "mine.yaml")).entries
     folder = tmp_path / "alone"
     folder.mkdir()
-    run(changed(entry.experiment, {"machine": {"threads": 1}}), folder)
+    run(changed(entry.recipe, {"machine": {"threads": 1}}), folder)
     for name in TABLES[:3]:
         assert (folder / name).read_bytes() == (tmp_path / "out" / "sinusoid-5shot" / name).read_bytes()
 
@@ -185,11 +186,10 @@ def test_processes_end_with_the_block():
         ("entry: []", "has 'entry'; it can have description"),
         ("entries: {}", "entries must be a list"),
         ("description: x", "must have entries"),
-        ("entries: [demo]", "entry 1 must have recipe, study"),
-        ("entries: [{recipe: demo, study: x}]", "entry 1 must have either a recipe or a study"),
+        ("entries: [demo]", "entry 1 must have recipe, name"),
+        ("entries: [{name: x}]", "entry 1 must have a recipe"),
+        ("entries: [{recipe: demo, study: x}]", "entry 1 has 'study'; it can have recipe, name"),
         ("entries: [{recipe: demos}]", "entry 1, demos: There is no recipe 'demos'; choose from demo"),
-        ("entries: [{recipe: lens-depth}]", "it is a study: write study instead of recipe"),
-        ("entries: [{study: demo}]", "There is no study 'demo'"),
         ("entries: [{recipe: demo}, {recipe: demo}]", "several entries are called demo"),
         ("entries: [{recipe: demo, name: a/b}]", "its name becomes a folder"),
         ("entries: [{recipe: demo, settings: {step: 3}}]", "entry 1, demo: It has no setting 'step'; it has"),
@@ -224,8 +224,8 @@ def test_later_settings_override_earlier_ones(tmp_path):
         "{recipe: sinusoid-5shot, only: [b]}]}"
     )
     a, b = read_suite(str(path), "a").entries, read_suite(str(path), "b").entries
-    assert [(entry.experiment.steps, entry.experiment.k_shot) for entry in a] == [(3, 2)]
-    assert [(entry.experiment.steps, entry.experiment.k_shot) for entry in b] == [(2, 4), (1, 2)]
+    assert [(entry.recipe.steps, entry.recipe.k_shot) for entry in a] == [(3, 2)]
+    assert [(entry.recipe.steps, entry.recipe.k_shot) for entry in b] == [(2, 4), (1, 2)]
     with pytest.raises(MetaLensError, match="its sizes are a, b"):
         read_suite(str(path))
 
@@ -235,22 +235,19 @@ def test_later_settings_override_earlier_ones(tmp_path):
 def test_every_arm_of_the_suites_assembles(name, size, data_folder, monkeypatch):
     monkeypatch.setenv("METALENS_DATA", str(data_folder))
     for entry in read_suite(name, size).entries:
-        is_recipe = isinstance(entry.experiment, Recipe)
-        recipes = [entry.experiment] if is_recipe else [part.recipe for part in entry.experiment.parts()]
-        for recipe in recipes:
-            for arm in arms_of(recipe):
-                arm.build(recipe, seed=0).check_meta_batch_size(recipe.meta_batch_size, 1)
+        for arm in arms_of(entry.recipe):
+            arm.build(entry.recipe, seed=0).check_meta_batch_size(entry.recipe.meta_batch_size, 1)
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_the_command_of_an_entry_is_the_entry(name):
     for entry in read_suite(name, "small").entries:
-        _, _, *words = shlex.split(command_of(entry.experiment))
-        parser = run_command._parser(run_command._experiment(words[0]))
+        _, _, *words = shlex.split(command_of(entry.recipe))
+        parser = run_command._parser(RECIPES[words[0]])
         choices = parser.parse_args(words[1:]).as_dict()
-        settings = {key: choices[key] for key in vars(entry.experiment) if key in choices}
-        assert replace(entry.experiment, **settings) == entry.experiment
-        assert settings["seeds"] == entry.experiment.seeds
+        settings = {key: choices[key] for key in vars(entry.recipe) if key in choices}
+        assert replace(entry.recipe, **settings) == entry.recipe
+        assert settings["seeds"] == entry.recipe.seeds
 
 
 def test_folders_of_others_are_kept(tmp_path, capsys):

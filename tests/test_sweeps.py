@@ -4,11 +4,13 @@ import multiprocessing
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 import warnings
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +26,11 @@ from metalens.errors import MetaLensError
 from metalens.evaluation import Validation
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
-from metalens.experiments.sweeps.journal import JOURNAL, MOST_LOSSES, Watch, open_study, repeated, requeue
 from metalens.experiments.sweeps.report import outcome_in_words, read_result, write_sweep_report
 from metalens.experiments.sweeps.space import read_space
 from metalens.experiments.sweeps.sweep import Sweep, Watcher, search
 from metalens.experiments.sweeps.trial import score, sealed
+from metalens.experiments.sweeps.trials import DATABASE, MAX_RETRIES, Trials, retried
 from metalens.training.fit import fit
 
 RATES = "{outer_lr: {low: 1e-3, high: 1e-1, log: true}, MAML.inner_lr: {low: 0.01, high: 0.1}}"
@@ -104,9 +106,15 @@ def in_another_process(folder: Path, sweep: Sweep, watcher: str) -> subprocess.P
     )
 
 
+def trials_of(folder: Path, lost_after: float = 60.0) -> Trials:
+    """Return the trials of a sweep as another process sees them."""
+    return Trials(folder, "minimize", "none", every=2, lost_after=lost_after)
+
+
 # From the sweep to the test
 
 
+@pytest.mark.slow
 def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens, tmp_path, monkeypatch):
     drawn = set()
     begin = Sinusoid.__init__
@@ -248,8 +256,9 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(sweep, tmp_path):
 # Several processes, lost and interrupted ones
 
 
+@pytest.mark.slow
 def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(sweep, tmp_path):
-    mine, folder = sweep(n_trials=5, lost_after=1.0), tmp_path / "s"
+    mine, folder = sweep(n_trials=5, lost_after=3.0), tmp_path / "s"
 
     class Waits(Watcher):
         """Holds the first trial until the other process has made one and was killed in the next."""
@@ -280,6 +289,7 @@ def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(swee
     assert told == "Of 5 trials: 5 trained to the end, 1 lost or interrupted and tried again."
 
 
+@pytest.mark.slow
 def test_workers_are_such_processes(sweep, tmp_path):
     folder = tmp_path / "s"
 
@@ -301,10 +311,9 @@ def test_a_process_that_was_taken_for_lost_drops_its_trial(sweep, tmp_path):
 
     class Robbed(Watcher):
         def step(self, step, loss):
-            study = open_study(folder, "minimize", "none", 2)
-            trial = study.trials[-1]
-            if trial.number == 0 and step == 3:
-                requeue(study, trial, lost=True)
+            others = trials_of(folder)
+            if len(others.study.trials) == 1 and step == 3:
+                others.requeue(0)
 
     search(mine, folder, watcher=Robbed())
     assert read_result(folder).trials["state"].tolist() == ["repeated", *["complete"] * 3]
@@ -326,13 +335,15 @@ def test_an_interrupted_trial_is_repeated_at_once(sweep, tmp_path):
 def test_settings_that_end_processes_are_given_up(sweep, tmp_path):
     folder = tmp_path / "s"
     search(sweep(n_trials=1), folder)
-    study = open_study(folder, "minimize", "none", 2)
-    study.enqueue_trial({"outer_lr": 0.01, "MAML.inner_lr": 0.05})
-    for _ in range(MOST_LOSSES + 1):
-        requeue(study, study.ask(), lost=True)
-    trials = study.get_trials()
+    others, distributions = trials_of(folder), sweep().space.distributions
+    others.study.enqueue_trial({"outer_lr": 0.01, "MAML.inner_lr": 0.05})
+    for _ in range(MAX_RETRIES + 1):
+        trial = others.take(2, distributions)
+        assert trial.params == {"outer_lr": 0.01, "MAML.inner_lr": 0.05}
+        others.requeue(trial.number)
+    trials = others.study.get_trials()
     assert not [trial for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
-    assert repeated(trials) == {1, 2}
+    assert retried(trials) == {1, 2}
     search(sweep(n_trials=2), folder)
     assert read_result(folder).trials["state"].tolist() == ["complete", "repeated", "repeated", "lost"]
 
@@ -344,33 +355,49 @@ def test_a_trial_that_ended_all_the_same_counts_beside_its_repetition():
         values = 1.0 if state == "COMPLETE" else None
         study.tell(number, values, state=optuna.trial.TrialState[state])
     for number in range(2):
-        study.enqueue_trial({}, user_attrs={"repeats": number})
-    assert repeated(study.trials) == {1}
+        attributes = {"retry_history": [number]}
+        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs=attributes))
+    assert retried(study.trials) == {1}
 
 
-def test_a_watch_counts_from_the_last_sign(monkeypatch):
-    def running(number, signs):
-        trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"signs": signs})
-        trial.number = number
-        return trial
+def test_a_trial_is_lost_when_its_heartbeats_are_too_old(sweep, tmp_path):
+    folder, distributions = tmp_path / "s", sweep().space.distributions
+    search(sweep(n_trials=1), folder)
+    mine, others = trials_of(folder), trials_of(folder)
+    trial = mine.take(2, distributions)
+    assert others.take(2, distributions) is None
+    age(folder, 59)
+    assert others.take(2, distributions) is None
+    age(folder, 100)
+    again = others.take(2, distributions)
+    assert (again.number, again.params) == (trial.number + 1, trial.params)
+    assert others.take(2, distributions) is None
+    age(folder, 100)
+    with trials_of(folder, lost_after=3.0).heartbeat(again):
+        time.sleep(1.5)
+    assert mine.take(2, distributions) is None
 
-    now = 0.0
-    monkeypatch.setattr("metalens.experiments.sweeps.journal.time.monotonic", lambda: now)
-    watch = Watch(lost_after=10)
-    looks = [(0, 1, 1), (8, 2, 1), (11, 2, 1), (17, 2, 5), (19, 2, 5), (28, 3, 5)]
-    lost = []
-    for now, first, second in looks:  # noqa: B007
-        lost.append([trial.number for trial in watch.lost([running(0, first), running(1, second)])])
-    assert lost == [[], [], [1], [], [0], [1]]
+
+def age(folder: Path, seconds: int) -> None:
+    """Make all heartbeats this old."""
+    with closing(sqlite3.connect(folder / DATABASE)) as database:
+        database.execute(f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{seconds} seconds')")
+        database.commit()
 
 
-def test_a_sweep_goes_on_to_more_trials_after_a_cut_journal(sweep, tmp_path):
-    folder = tmp_path / "s"
+def test_a_trial_that_was_killed_before_its_first_heartbeat_is_retried(sweep, tmp_path):
+    folder, distributions = tmp_path / "s", sweep().space.distributions
+    search(sweep(n_trials=1), folder)
+    lost = trials_of(folder).study.ask(distributions)
+    again = trials_of(folder).take(2, distributions)
+    assert (again.number, again.params) == (2, lost.params)
+
+
+def test_a_sweep_continues_to_more_trials_and_names_a_damaged_database(sweep, tmp_path):
+    folder = tmp_path / "s {?#%}"  # no URL
     search(sweep(n_trials=2), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "sweep.json", DATABASE]
     before = read_result(folder).trials
-    journal = folder / JOURNAL
-    journal.write_bytes(journal.read_bytes() + b'{"op_code": 8, "work')  # a disk was full
-    assert len(read_result(folder).trials) == 2
     search(sweep(n_trials=4), folder)
     after = read_result(folder).trials
     pd.testing.assert_frame_equal(after.head(2), before)
@@ -378,12 +405,14 @@ def test_a_sweep_goes_on_to_more_trials_after_a_cut_journal(sweep, tmp_path):
     search(sweep(n_trials=4), tmp_path / "at-once")
     at_once = read_result(tmp_path / "at-once").trials
     pd.testing.assert_frame_equal(at_once.drop(columns="seconds"), after.drop(columns="seconds"))
-    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    database = folder / DATABASE
+    database.write_bytes(b"garbage\n" + database.read_bytes())
     for use in (lambda: read_result(folder), lambda: search(sweep(n_trials=5), folder)):
-        with pytest.raises(MetaLensError, match=f"{JOURNAL} is damaged"):
+        with pytest.raises(MetaLensError, match=f"{DATABASE} is damaged"):
             use()
 
 
+@pytest.mark.slow
 def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
     folder, pages = tmp_path / "s", []
 
@@ -452,9 +481,9 @@ def test_a_wrong_space_is_one_sentence(space, sentence, sweep):
         ({"learner": ["MAML", "ANIL"]}, "--learner MAML --regularizers TRLearner."),
         ({"n_val_tasks": 0}, "A sweep needs validation tasks"),
         ({"machine.devices": 2}, "A trial is trained by one process"),
-        ({"machine.workers": "ray"}, "start the same command on others"),
+        ({"machine.workers": "ray"}, "A sweep runs on one machine"),
         ({"trials": 0}, "trials must be at least 1"),
-        ({"lost_after": 0.5}, "lost_after must be at least 1 second"),
+        ({"lost_after": 2.5}, "lost_after must be at least 3 seconds"),
         ({"pruner": "gardener"}, "pruner"),
         ({"space": "absent.yaml"}, "absent.yaml"),
         (

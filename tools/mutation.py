@@ -5,7 +5,7 @@
     python tools/mutation.py --named --out named.csv
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
-of `learners/`, `regularizers/`, `adapted.py` or `batching.py`. The sample takes places in the source at
+of `learners/`, `regularizers/`, `adapted_tasks.py` or `batching.py`. The sample takes places in the source at
 random and one change at each place; annotations are left out. Each mutant is met by its file's own tests: the
 oracle of that name or the oracles of all learners, the file's doctests, and the contracts of its methods on a
 perceptron. `--named` runs a list of changes that each undo one idea of a method.
@@ -54,7 +54,7 @@ NAMED = [
     ("learners/proto_maml.py", "2 * prototypes", "prototypes"),
     ("learners/imaml.py", "_add(u, hessian_u, 1 / self.proximity)", "u"),
     ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
-    ("learners/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
+    ("learners/baselines/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
     ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
     ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
     ("regularizers/metamix.py",
@@ -62,9 +62,9 @@ NAMED = [
      "lam * query.x + (1 - lam) * paired.x"),
     ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
     ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
-    ("learners/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
-    ("regularizers/mlti.py", "share * one + (1 - share) * other", "(1 - share) * one + share * other"),
-    ("regularizers/meta_aug.py", "Examples(x, slots.gather(1, y))", "Examples(x, y)"),
+    ("learners/baselines/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
+    ("regularizers/mlti.py", "share * a + (1 - share) * b", "(1 - share) * a + share * b"),
+    ("regularizers/meta_aug.py", "slots.gather(1, examples.y)", "examples.y"),
     ("regularizers/taml.py",
      "_entropy(adapted.query_predictions) - _entropy",
      "_entropy(adapted.query_predictions) + _entropy"),
@@ -73,7 +73,7 @@ NAMED = [
      "mean + log_sigmas[number].exp() * self.draws"),
     ("regularizers/dropout_bins.py", "/ (1 - self.p)", ""),
     ("regularizers/metacrl.py", "risk + slope.square()", "risk"),
-    ("adapted.py", "tensor[models.flatten()]", "tensor[torch.arange(n).repeat_interleave(k)]"),
+    ("adapted_tasks.py", "tensor[models.flatten()]", "tensor[torch.arange(n).repeat_interleave(k)]"),
     ("batching.py", "for task in tasks]", "for task in reversed(list(tasks))]"),
     ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
 ]  # fmt: skip
@@ -126,8 +126,8 @@ def sampled(size: int, seed: int) -> Iterator[tuple[Path, int, str, str]]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
-    files = [*PACKAGE.glob("learners/*.py"), *PACKAGE.glob("regularizers/*.py")]
-    files += [PACKAGE / "adapted.py", PACKAGE / "batching.py"]
+    files = [*PACKAGE.glob("learners/**/*.py"), *PACKAGE.glob("regularizers/*.py")]
+    files += [PACKAGE / "adapted_tasks.py", PACKAGE / "batching.py"]
     places: dict[tuple[Path, tuple[int, int]], list[tuple[str, int]]] = {}
     for path in sorted(file for file in files if file.name != "__init__.py"):
         nodes = list(ast_nodes(get_ast_from_path(path)))

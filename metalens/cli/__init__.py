@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 from metalens.errors import MetaLensError
@@ -23,7 +23,7 @@ _LONGEST = 1000  # characters of a message
 COMMANDS = {
     "list": ("metalens.cli.listing", "recipes, learners, regularizers, task samplers, networks"),
     "run": ("metalens.cli.run", "train, test, compare, report"),
-    "suite": ("metalens.cli.suite", "run many recipes and studies, such as those of a table of the paper"),
+    "suite": ("metalens.cli.suite", "run many recipes, such as those of a table of the paper"),
     "sweep": ("metalens.cli.sweep", "search for good settings of a recipe, by validation tasks alone"),
     "report": ("metalens.cli.report", "write a run's figures and report anew, or its table as text"),
     "compare": ("metalens.cli.compare", "compare the arms of several runs on the same tasks"),
@@ -35,13 +35,26 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; a user's mistake ends in one sentence and status 2."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    commands: Mapping[str, tuple[str, str]] = COMMANDS,
+    prog: str = "metalens",
+    description: str = "Meta-learning with task-relation regularization.",
+) -> None:
+    """Run the command line and exit; a user's mistake ends in one sentence and status 2.
+
+    Args:
+        arguments: the words after the program's name; by default those of the process.
+        commands: module and help text of each command.
+        prog: the program's name in its help.
+        description: what the program does.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _notes()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
     try:
-        _dispatch(words)
+        _dispatch(words, commands, prog, description)
     except (ArgumentError, MetaLensError) as error:
         _fail(str(error), 2)
     except OSError as error:
@@ -91,20 +104,16 @@ def _line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
-def _dispatch(words: list[str]) -> None:
+def _dispatch(words: list[str], commands: Mapping[str, tuple[str, str]], prog: str, description: str) -> None:
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
-        prog="metalens",
-        description="Meta-learning with task-relation regularization.",
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    for name, (module, text) in COMMANDS.items():
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    subcommands = parser.add_subcommands(dest="command")
+    for name, (module, text) in commands.items():
         command = ArgumentParser(exit_on_error=False)
-        commands.add_subcommand(name, command, help=text)
+        subcommands.add_subcommand(name, command, help=text)
         if words[:1] == [name]:
             import_module(module).add_arguments(command, words)
     settings = parser.parse_args(words or ["--help"])
-    module, _ = COMMANDS[settings.command]
+    module, _ = commands[settings.command]
     import_module(module).execute(settings[settings.command], words)

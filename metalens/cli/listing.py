@@ -1,7 +1,8 @@
-"""`metalens list`: recipes, studies and methods, one line each."""
+"""`metalens list`: recipes, suites and methods, one line each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import getdoc
 
 from jsonargparse import ArgumentParser, Namespace
@@ -11,7 +12,6 @@ from rich.table import Table
 from metalens.experiments import RECIPES
 from metalens.experiments.suites import SUITES, description_of
 from metalens.specs.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
-from paper import STUDIES
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -20,22 +20,25 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Print the tables."""
-    console = Console()
     for title, rows in (
         ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
-        ("Studies", {name: description for name, (_, description) in STUDIES.items()}),
         ("Suites", {name: description_of(path) for name, path in SUITES.items()}),
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
         ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),
         ("Networks", {name: _first_line(build) for name, build in NETWORKS.items()}),
     ):
-        table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True, min_width=18)
-        table.add_column()
-        for name, line in rows.items():
-            table.add_row(name, line)
-        console.print(table, "")
+        show_list(title, rows)
+
+
+def show_list(title: str, rows: Mapping[str, str]) -> None:
+    """Print names with one line on each."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True, min_width=18)
+    table.add_column()
+    for name, line in rows.items():
+        table.add_row(name, line)
+    Console().print(table, "")
 
 
 def _first_line(method: object) -> str:

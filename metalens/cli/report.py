@@ -1,4 +1,4 @@
-"""`metalens report DIR`: figures and report of a run, study, suite, sweep or model; a table as text."""
+"""`metalens report DIR`: figures and report of a run, suite, sweep or model; a table as text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from metalens.io.files import MODEL, SWEEP
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Write figures and report of a run, study, suite, sweep or model anew, or a table as text."
+        "Rewrite the figures and report of a run, suite, sweep or model, or write a table as text."
     )
-    parser.add_argument(
-        "folder", type=str, help="folder of a run, study, suite or sweep, or of a trained model"
-    )
+    parser.add_argument("folder", type=str, help="folder of a run, suite or sweep, or of a trained model")
     parser.add_argument(
         "--format", type=Literal["html", "md", "latex", "csv"], default="html",
         help="html: the report; or the table of a run or suite in Markdown, LaTeX (with booktabs) or CSV.",
@@ -31,7 +29,6 @@ def execute(settings: Namespace, words: list[str]) -> None:
     """Write the report and show the results."""
     from metalens.experiments.suites.report import is_suite, write_suite_report, write_suite_table
     from metalens.reports import write_report, write_table  # slow to import
-    from paper.report import is_study, write_study_report
 
     folder = Path(settings.folder)
     if is_suite(folder):
@@ -42,7 +39,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             path = write_suite_table(folder, settings.format)
             Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
     elif settings.format != "html":
-        _refuse_table(folder, is_study(folder), settings.format)
+        _refuse_table(folder, settings.format)
         path = write_table(folder, settings.format)
         Console().print(f"Table: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
     elif is_sweep(folder):
@@ -56,16 +53,11 @@ def execute(settings: Namespace, words: list[str]) -> None:
         write_model_report(folder)
         show_model(folder)
     else:
-        (write_study_report if is_study(folder) else write_report)(folder)
+        write_report(folder)
         show(folder)
 
 
-def _refuse_table(folder: Path, is_study: bool, form: str) -> None:
-    if is_study:
-        raise MetaLensError(
-            f"{folder} is a study, whose table is summary.csv; {form} is for a run, such as those in "
-            f"{folder / 'parts'}."
-        )
+def _refuse_table(folder: Path, form: str) -> None:
     if is_model(folder):
         raise MetaLensError(f"{folder} is a model, whose table is comparison.csv; {form} is for a run.")
     if is_sweep(folder):
@@ -73,7 +65,7 @@ def _refuse_table(folder: Path, is_study: bool, form: str) -> None:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Tell whether a folder is that of a sweep, finished or not."""
+    """Return whether a folder is that of a sweep, finished or not."""
     return (folder / SWEEP).is_file()
 
 
@@ -92,7 +84,7 @@ def show_sweep(folder: Path) -> None:
 
 
 def is_model(folder: Path) -> bool:
-    """Tell whether a folder is that of a model that was trained on people's own data."""
+    """Return whether a folder is that of a trained model."""
     return (folder / MODEL).is_file()
 
 
@@ -123,7 +115,7 @@ def show_suite(folder: Path) -> None:
 
 
 def show(folder: Path) -> None:
-    """Print the table of results or the findings of a study, and where the report is."""
+    """Print the table of results, and where the report is."""
     from metalens.reports import (
         by_domain,
         divergence_in_words,
@@ -135,27 +127,18 @@ def show(folder: Path) -> None:
         results_table,
         summarize,
     )
-    from metalens.reports.reading import naming_damage
-    from paper.report import is_study, read_study
 
-    console = Console()
-    if is_study(folder):
-        study, tables, _ = read_study(folder)
-        with naming_damage(folder, "run the study"):
-            sentences = [*study.cautions(tables), *study.findings(tables)]
-    else:
-        results = read_results(folder)
-        console.print(results_table(results))
-        primary = results["metric"].iloc[0]
-        for title, rows in by_domain(results[results["metric"] == primary]).items():
-            console.print(results_table(rows, title))
-        metrics = read_metrics(folder)
-        sentences = [
-            *divergence_in_words(metrics),
-            *faults_in_words(metrics),
-            *lost_tasks_in_words(summarize(results)),
-            *relations_in_words(metrics),
-        ]
-    for sentence in sentences:
+    console, results = Console(), read_results(folder)
+    console.print(results_table(results))
+    primary = results["metric"].iloc[0]
+    for title, rows in by_domain(results[results["metric"] == primary]).items():
+        console.print(results_table(rows, title))
+    metrics = read_metrics(folder)
+    for sentence in (
+        *divergence_in_words(metrics),
+        *faults_in_words(metrics),
+        *lost_tasks_in_words(summarize(results)),
+        *relations_in_words(metrics),
+    ):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"Report: {(folder / 'report.html').resolve()}", soft_wrap=True, markup=False)

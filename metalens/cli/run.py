@@ -1,19 +1,18 @@
-"""`metalens run NAME`: train, test, compare, report; for a recipe, or for a study of several."""
+"""`metalens run RECIPE`: train, test, compare, report."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens.cli.launch import other_processes
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
@@ -27,12 +26,8 @@ from metalens.experiments.trackers import TrackerName
 from metalens.io.files import new_folder
 from metalens.io.formats import read_yaml
 from metalens.specs.settings import changed
-from paper import STUDIES, get_study
 
-if TYPE_CHECKING:
-    from paper.study import Study
-
-E = TypeVar("E", bound="Recipe | Study")
+E = TypeVar("E")
 
 # Fields that take several values: `--seeds 0 1 2`.
 LISTS: dict[str, tuple[type, str]] = {
@@ -43,18 +38,6 @@ LISTS: dict[str, tuple[type, str]] = {
     "domains": (str, "Data sets to train on, by their names in `metalens data list`."),
     "unseen": (str, "Data sets to test on that are not trained on."),
     "hidden": (int, "Sizes of the hidden layers."),
-    "weights": (float, "Strengths of TRLearner's term to compare."),
-    "heads": (int, "Numbers of heads to compare."),
-    "meta_batches": (int, "Numbers of tasks per outer step to compare."),
-    "depths": (int, "Numbers of meta-layers to compare."),
-    "samplers": (str, "Task samplers to compare."),
-    "baselines": (str, "Learners that train on each task alone."),
-    "related_by": (str, "Kinds of relations to compare."),
-    "controls": (str, "Controls to train, by the name of their relations or regularizer, or more_steps."),
-    "spreads": (float, "Spreads of the latent numbers of the tasks, 0 to 1."),
-    "samples": (int, "Numbers of examples per task."),
-    "tasks": (int, "Numbers of tasks."),
-    "similarities": (float, "Cosines between the directions of two tasks, 0 to 1."),
 }
 OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain", "tracker"}  # settings of the command
 
@@ -65,29 +48,25 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     Raises:
         MetaLensError: something is wrong with the configuration file that the words name.
     """
-    check_config(words, OWN)
-    parser.description = "Run a recipe or a study; `metalens list` describes them."
+    if len(words) > 1 and words[1] in RECIPES:
+        check_config(words, RECIPES[words[1]], OWN)
+    parser.description = "Run a recipe; `metalens list` describes them."
     commands = parser.add_subcommands(dest="experiment")
     for recipe in RECIPES.values():
         commands.add_subcommand(recipe.name, _parser(recipe), help=recipe.description)
-    for name, (_, description) in STUDIES.items():
-        known = _parser(get_study(name)) if words[1:2] == [name] else ArgumentParser(exit_on_error=False)
-        commands.add_subcommand(name, known, help=description)
 
 
-def check_config(words: list[str], own: set[str]) -> None:
-    """Say what is wrong with a configuration file, in clearer words than the parser's.
+def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
+    """Check the configuration file of a command, with clearer messages than the parser's.
 
     Args:
-        words: of the command, the second one being a recipe or study.
-        own: settings of the command.
+        words: the arguments of the command.
+        experiment: the recipe whose settings the file may have.
+        own: settings of the command itself.
 
     Raises:
         MetaLensError: something is wrong.
     """
-    if len(words) < 2 or words[1] not in {*RECIPES, *STUDIES}:
-        return
-    experiment = _experiment(words[1])
     known = {field.name for field in fields(experiment)} - {*FIXED} | own
     lists = _list_fields(experiment)
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -107,15 +86,28 @@ def check_config(words: list[str], own: set[str]) -> None:
             raise MetaLensError(f"{path}: {', '.join(single)} must be a list, such as [a, b].")
 
 
-def _experiment(name: str) -> Recipe | Study:
-    return RECIPES[name] if name in RECIPES else get_study(name)
-
-
-def _list_fields(experiment: Recipe | Study) -> list[str]:
+def _list_fields(experiment: Any) -> list[str]:
     return [field.name for field in fields(experiment) if isinstance(getattr(experiment, field.name), list)]
 
 
-def _parser(experiment: Recipe | Study) -> ArgumentParser:
+def _parser(recipe: Recipe) -> ArgumentParser:
+    parser = experiment_parser(recipe)
+    parser.add_argument(
+        "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
+    )
+    parser.add_argument(
+        "--tracker", type=TrackerName, nargs="*", default=[],
+        help="Trackers that get a run for each arm and seed; metrics.csv is always written.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
+    )
+    add_settings(parser, recipe)
+    return parser
+
+
+def experiment_parser(experiment: Any) -> ArgumentParser:
+    """Return a parser with the options of every command that runs an experiment into a folder."""
     parser = ArgumentParser(exit_on_error=False, description=experiment.description)
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_argument(
@@ -125,28 +117,24 @@ def _parser(experiment: Recipe | Study) -> ArgumentParser:
         "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
     )
     parser.add_argument(
-        "--resume", action=ActionYesNo, default=False, help="Go on with the run that was interrupted there."
+        "--resume", action=ActionYesNo, default=False, help="Resume the run that was interrupted there."
     )
-    if isinstance(experiment, Recipe):
-        parser.add_argument(
-            "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
-        )
-        parser.add_argument(
-            "--tracker", type=TrackerName, nargs="*", default=[],
-            help="Trackers that get a run for each arm and seed; metrics.csv is always written.",
-        )  # fmt: skip
-        parser.add_argument(
-            "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
-        )
-    add_settings(parser, experiment)
     return parser
 
 
-def add_settings(parser: ArgumentParser, experiment: Recipe | Study) -> None:
-    """Add the settings of a recipe or study to a parser."""
+def add_settings(
+    parser: ArgumentParser, experiment: Any, list_settings: Mapping[str, tuple[type, str]] = LISTS
+) -> None:
+    """Add the settings of a recipe to a parser.
+
+    Args:
+        parser: gets one option for each setting.
+        experiment: the recipe, whose values become the defaults.
+        list_settings: type of an entry and help text of each setting that is a list.
+    """
     lists = _list_fields(experiment)
     for name in lists:
-        kind, text = LISTS[name]
+        kind, text = list_settings[name]
         parser.add_argument(f"--{name}", type=kind, nargs="*", help=text)
     parser.add_class_arguments(type(experiment), skip={*FIXED, *lists})
     defaults = asdict(experiment)
@@ -154,7 +142,7 @@ def add_settings(parser: ArgumentParser, experiment: Recipe | Study) -> None:
 
 
 def with_settings(experiment: E, choices: Namespace) -> E:
-    """Return a recipe or study with the settings that were given.
+    """Return a recipe with the settings that were given.
 
     Raises:
         MetaLensError: a setting that needs a value has none, or is out of range.
@@ -163,56 +151,53 @@ def with_settings(experiment: E, choices: Namespace) -> E:
     return changed(experiment, {name: values[name] for name in _names(experiment)})
 
 
-def _names(experiment: Recipe | Study) -> list[str]:
+def _names(experiment: Any) -> list[str]:
     return [field.name for field in fields(experiment) if field.name not in FIXED]
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
-    """Run the recipe or study with these settings and show the results."""
-    experiment, choices = _experiment(settings.experiment), settings[settings.experiment]
-    chosen = with_settings(experiment, choices)
-    out = Path(choices.out or f"runs/{experiment.name}")
-    identity = chosen.identity if isinstance(chosen, Recipe) else asdict(chosen)
-    if choices.resume and not choices.overwrite and is_complete(out, identity):
+    """Run the recipe with these settings and show the results."""
+    recipe, choices = RECIPES[settings.experiment], settings[settings.experiment]
+    chosen = with_settings(recipe, choices)
+    out = Path(choices.out or f"runs/{recipe.name}")
+    if choices.resume and not choices.overwrite and is_complete(out, chosen.identity):
         show(out)
-        return
-    if not isinstance(chosen, Recipe):
-        _run_study(chosen, out, choices, words)
         return
     if choices.explain:
         for arm, execution in explain(chosen):
             Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
         return
-    with other_processes(chosen.machine.devices, words) as rank:
-        if rank > 0:
-            run(chosen, None, checkpoint_every=choices.checkpoint_every)
-            return
-        with _folder(out, choices) as folder, progress_bars(Console()) as progress:
-            watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-            # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
-            from metalens.reports import write_report
+    every = choices.checkpoint_every
+    if _rank(chosen.machine.devices) > 0:
+        run(chosen, None, checkpoint_every=every)
+        return
+    folder = new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
+    with folder as staged, progress_bars(Console()) as progress:
+        watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
+        # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
+        from metalens.reports import write_report
 
-            command = shlex.join(["metalens", *words])
-            every = choices.checkpoint_every
-            run(chosen, folder, command=command, watcher=watcher, checkpoint_every=every,
-                trackers=choices.tracker)  # fmt: skip
-            write_report(folder)
+        command = shlex.join(["metalens", *words])
+        run(chosen, staged, command=command, watcher=watcher, checkpoint_every=every,
+            trackers=choices.tracker)  # fmt: skip
+        write_report(staged)
     show(out)
 
 
-def _folder(out: Path, choices: Namespace) -> AbstractContextManager[Path]:
-    return new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
+def _rank(devices: int) -> int:
+    """Return the rank of this process among those that `torchrun` has started; 0 without it.
 
-
-def _run_study(chosen: Study, out: Path, choices: Namespace, words: list[str]) -> None:
-    from paper.report import write_study_report
-    from paper.study import run_study
-
-    with _folder(out, choices) as folder, progress_bars(Console()) as progress:
-        watcher = LiveProgress(progress, chosen.n_trainings)
-        run_study(chosen, folder, command=shlex.join(["metalens", *words]), watcher=watcher)
-        write_study_report(folder)
-    show(out)
+    Raises:
+        MetaLensError: the number of processes on this machine is not `devices`.
+    """
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if started != devices:
+        raise MetaLensError(
+            f"devices is {devices}, and {started} process{' was' if started == 1 else 'es were'} started on "
+            f"this machine; start `torchrun --nproc-per-node {max(started, devices)} -m metalens run ... "
+            f"--machine.devices {max(started, devices)}`."
+        )
+    return int(os.environ.get("RANK", 0))
 
 
 class LiveProgress(Watcher):

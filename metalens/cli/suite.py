@@ -1,12 +1,12 @@
-"""`metalens suite NAME`: many recipes and studies by one command, into one folder."""
+"""`metalens suite NAME`: many recipes by one command, into one folder."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import joblib
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
@@ -22,23 +22,21 @@ from metalens.experiments.suites.running import SuiteWatcher, run_suite
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = "Run a suite of recipes and studies; `metalens list` names those that are built in."
+    parser.description = "Run a suite of recipes; `metalens list` names those that are built in."
     parser.add_argument("suite", type=str, help=f"{', '.join(SUITES)}, or a YAML file")
     parser.add_argument(
         "--size", type=str | None, default=None, help="smoke, small or full, if it has sizes."
     )
     parser.add_argument("--out", type=str | None, default=None, help="Folder for all that the suite writes.")
     parser.add_argument(
-        "--workers", type=int, default=joblib.cpu_count(), help="Processes that work at the same time."
+        "--workers", type=int, default=_n_processors(), help="Processes that work at the same time."
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="Processor threads of each, where the suite does not say."
+        "--threads", type=int, default=1, help="Threads of each process, for entries that do not set them."
     )
+    parser.add_argument("--resume", action=ActionYesNo, default=False, help="Resume the suite in the folder.")
     parser.add_argument(
-        "--resume", action=ActionYesNo, default=False, help="Go on with the suite in the folder."
-    )
-    parser.add_argument(
-        "--overwrite", action=ActionYesNo, default=False, help="Begin anew: first empty the suite's folder."
+        "--overwrite", action=ActionYesNo, default=False, help="Start over: first empty the suite's folder."
     )
     parser.add_argument(
         "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
@@ -46,7 +44,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
-    """Run the suite, and show what came out and what failed."""
+    """Run the suite, and show its results and failures."""
     for name in ("workers", "threads"):
         if settings[name] < 1:
             raise MetaLensError(f"{name} must be at least 1, got {settings[name]}.")
@@ -75,8 +73,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         raise MetaLensError(f"{', '.join(failed)} failed{cells}; --resume tries again what failed.")
 
 
+def _n_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LiveSuite(SuiteWatcher):
-    """Shows how many trainings are done, and says what ended."""
+    """Shows how many steps are done, and prints each that ended."""
 
     def __init__(self, progress: Progress, n_entries: int) -> None:
         self.progress = progress

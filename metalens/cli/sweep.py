@@ -16,7 +16,7 @@ from metalens.cli.report import show_sweep
 from metalens.cli.run import add_settings, check_config, with_settings
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES
-from metalens.experiments.sweeps.space import in_words, read_space
+from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, Watcher, search
 
 OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
@@ -28,22 +28,25 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     Raises:
         MetaLensError: something is wrong with the configuration file that the words name.
     """
-    check_config(words, OWN)
+    if len(words) > 1 and words[1] in RECIPES:
+        check_config(words, RECIPES[words[1]], OWN)
     parser.description = (
-        "Search for good settings of a recipe with one arm. The same command, started again or on several "
-        "machines, works on the same sweep."
+        "Search for good settings of a recipe with one arm. The same command, started again, joins or "
+        "continues the sweep."
     )
     commands = parser.add_subcommands(dest="recipe")
     for recipe in RECIPES.values():
         command = ArgumentParser(exit_on_error=False, description=recipe.description)
         command.add_argument("--config", action="config", help="YAML file with any of these settings.")
         command.add_argument("--space", type=str, required=True, help="YAML file: settings and their values.")
-        command.add_argument("--trials", type=int, default=50, help="How many, those made before included.")
+        command.add_argument(
+            "--trials", type=int, default=50, help="Number of trials, earlier ones included."
+        )
         command.add_argument(
             "--out",
             type=str,
             default=f"sweeps/{recipe.name}",
-            help="Folder of the sweep, new or to go on with.",
+            help="Folder of the sweep, new or to be continued.",
         )
         command.add_argument(
             "--pruner", type=Literal["median", "halving", "none"], default="median",
@@ -51,18 +54,18 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         )  # fmt: skip
         command.add_argument(
             "--lost_after", type=float, default=LOST_AFTER,
-            help="Seconds without a sign of life, after which the trial of a process is tried again.",
+            help="Seconds without a heartbeat, after which the trial of a process is retried.",
         )  # fmt: skip
         add_settings(command, recipe)
         commands.add_subcommand(recipe.name, command, help=recipe.description)
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
-    """Search, and show what came out."""
+    """Search, and show the results."""
     choices = settings[settings.recipe]
     recipe = with_settings(RECIPES[settings.recipe], choices)
     if recipe.machine.workers == "ray":
-        raise MetaLensError("The workers of a sweep are on this machine; start the same command on others.")
+        raise MetaLensError("A sweep runs on one machine; give a number of workers instead of ray.")
     space, out = read_space(Path(choices.space), recipe), Path(choices.out)
     sweep = Sweep(recipe, space, choices.trials, choices.pruner, choices.lost_after)
     command = shlex.join(["metalens", *words])
@@ -75,7 +78,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             watcher, workers = LiveProgress(progress, sweep), recipe.machine.workers
             search(sweep, out, workers=workers, command=command, watcher=watcher)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on") from None
+            raise KeyboardInterrupt("the same command continues the sweep") from None
         write_sweep_report(out)
     show_sweep(out)
 
@@ -96,9 +99,9 @@ class LiveProgress(Watcher):
         self.steps(step, loss)
 
     def end_trial(self, trial: FrozenTrial) -> None:
-        settings = ", ".join(f"{name} {in_words(value)}" for name, value in trial.params.items())
+        settings = ", ".join(f"{name} {setting_text(value)}" for name, value in trial.params.items())
         what = {
-            TrialState.COMPLETE: f"validation score {in_words(trial.value)}",
+            TrialState.COMPLETE: f"validation score {setting_text(trial.value)}",
             TrialState.PRUNED: f"pruned after step {trial.last_step}",
             TrialState.FAIL: "given up, as its processes were lost",
         }

@@ -27,14 +27,14 @@ import metalens as ml
 from metalens.cli import predict, report
 from metalens.cli import run as run_command
 from metalens.estimators import MetaRegressor, load_model
+from metalens.estimators import report as model_report
 from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import arms_of
 from metalens.experiments.experiment import describe, run
 from metalens.experiments.loading import arm_of, check_same_tasks, load_objective, recipe_of
 from metalens.experiments.store import Store
-from metalens.reports import model_report
-from metalens.reports import report as run_report
+from metalens.reports import run as run_report
 from metalens.reports.reading import read_manifest, read_together
 from metalens.specs.calls import build_learner, build_regularizers, build_sampler
 
@@ -80,7 +80,7 @@ def _parser() -> ArgumentParser:
 
 def _read_configuration(folder: Path, changed: str) -> None:
     path = str(folder / changed)
-    run_command.check_config(["run", "demo", "--config", path], run_command.OWN)
+    run_command.check_config(["run", "demo", "--config", path], RECIPES["demo"], run_command.OWN)
     recipe = run_command.with_settings(RECIPES["demo"], _parser().parse_args(["--config", path]))
     recipe.outer_loop()
     for arm in arms_of(recipe):

@@ -1,4 +1,4 @@
-"""Suites: many recipes and studies by one command, each table or figure of the paper as a file."""
+"""Suites: many recipes by one command, with one table of all scores."""
 
 from metalens.experiments.suites.suite import SUITES, Entry, Suite, description_of, read_suite
 

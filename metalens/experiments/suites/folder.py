@@ -19,19 +19,19 @@ LOCK = ".lock"
 
 @contextmanager
 def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -> Iterator[None]:
-    """Hold the folder of a suite while the block runs.
+    """Lock the folder of a suite for the block.
 
-    What is done is written there at once, entry by entry; so an earlier suite is emptied before, not after.
+    Entries are written there as they are done, so an earlier suite is deleted before the block.
 
     Args:
-        folder: a new or empty one, or that of an earlier run of the suite.
-        suite: what will be run there.
-        overwrite: delete what an earlier suite left there.
-        resume: go on with it.
+        folder: new, empty, or of an earlier run of the suite.
+        suite: to be run there.
+        overwrite: delete an earlier suite.
+        resume: resume an earlier run of this suite.
 
     Raises:
-        MetaLensError: the folder has something else, or an earlier suite that is neither to be resumed nor
-            to be deleted; another process is at it.
+        MetaLensError: the folder has other files, or an earlier suite and neither flag is given; another
+            process writes it.
     """
     if overwrite and resume:
         raise MetaLensError("Only one of --overwrite and --resume can be given.")
@@ -43,7 +43,7 @@ def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -
                 raise MetaLensError(f"{folder} has other files than those of a suite; choose another --out.")
             if found and not (overwrite or resume):
                 raise MetaLensError(
-                    f"{folder} has a suite already; go on with --resume, or begin anew with --overwrite."
+                    f"{folder} has a suite already; resume with --resume, or start over with --overwrite."
                 )
             if found and resume:
                 before = read_state(folder)
@@ -52,7 +52,7 @@ def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -
                         f"{folder} has the suite {before['suite']}, size {before['size']}, not {suite.name}, "
                         f"size {suite.size}; choose another --out."
                     )
-            # What makes it a suite goes last, lest an interruption leaves what cannot be overwritten.
+            # SUITE goes last: a folder without it is never overwritten.
             for path in sorted(found, key=lambda path: path.name == SUITE) if overwrite else []:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -61,6 +61,6 @@ def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -
             remove_partials(folder)
             yield
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("go on with --resume") from error
+        raise KeyboardInterrupt("resume with --resume") from error
     except Timeout:
         raise MetaLensError(f"Another process writes {folder} now; choose another --out.") from None

@@ -16,19 +16,18 @@ from metalens.io.formats import read_json
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.reports.formats import as_csv, escaped, latex_row, piped
 from metalens.reports.numbers import metric_title
-from metalens.reports.reading import read_results
+from metalens.reports.reading import naming_damage, read_results
 from metalens.reports.run import template
 from metalens.reports.sentences import few_seeds_in_words
 from metalens.reports.tables import table_rows
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize
-from paper.report import is_study, naming_damage, read_study
 
 RESULTS = "results.csv"
-# What `suite.json` has, its entries, and the cells of an entry that failed.
+# The layout of `suite.json`, of its entries, and of their failures.
 FAILURE: dict[str, Any] = {**dict.fromkeys([*ARM, "reason", "traceback"], str), "seed": int}
 ENTRY: dict[str, Any] = {
-    **dict.fromkeys(["name", "experiment", "description", "status", "reason", "traceback"], str),
+    **dict.fromkeys(["name", "recipe", "description", "status", "reason", "traceback"], str),
     "failures": [FAILURE],
 }
 STATE: dict[str, Any] = {
@@ -200,21 +199,15 @@ def _results(folder: Path, state: dict[str, Any]) -> dict[str, pd.DataFrame]:
         name: read_results(folder / name)
         for name in names
         if (folder / name / RESULTS).is_file() and (folder / name / "report.html").is_file()
-        and not is_study(folder / name)
-    }  # fmt: skip
+    }
 
 
 def _entry(folder: Path, entry: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
     """Return a row of the first table: the entry, and what came out."""
     target = folder / entry["name"]
-    findings: list[str] = []
-    if entry["status"] == "done" and is_study(target):
-        study, tables, _ = read_study(target)
-        with naming_damage(target, "run the suite"):
-            findings = [*study.cautions(tables), *study.findings(tables)]
     row = None if scores is None or scores.best is None else scores.rows[scores.best]
     has_report = entry["status"] != "waiting" and (target / "report.html").is_file()
-    return {**entry, "findings": findings, "scores": scores, "best": row, "has_report": has_report}
+    return {**entry, "scores": scores, "best": row, "has_report": has_report}
 
 
 def _as_csv(results: dict[str, pd.DataFrame]) -> str:

@@ -1,54 +1,49 @@
-"""Run a suite: the cells of all its entries in parallel processes, of which any may fail or die."""
+"""Run a suite: the cells of all its entries in parallel, fault-tolerant worker processes."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import Recipe
 from metalens.experiments.arms import Cell
-from metalens.experiments.commands import options_of
+from metalens.experiments.commands import command_of
 from metalens.experiments.experiment import Experiment, Job, Watcher
 from metalens.experiments.store import is_complete
 from metalens.experiments.suites.suite import Entry, Suite
 from metalens.experiments.workers import processes
 from metalens.io.files import SUITE, atomic_path
 from metalens.training.fit import CHECKPOINT_EVERY
-from paper import get_study
-from paper.study import Study
 
 Status = Literal["waiting", "done", "failed"]
 REPORT = "report.html"
 
 
 class Failure(NamedTuple):
-    """A sentence on what went wrong, and where it comes from if it was not foreseen."""
+    """Why something failed, with the traceback of an unexpected error."""
 
     reason: str
     traceback: str = ""
 
 
 @dataclass
-class State:
-    """How far an entry is.
+class EntryState:
+    """The state of an entry.
 
     Attributes:
-        status: `"failed"` also if only some of its cells did.
-        failure: why the entry failed, if it is not for its cells.
-        cells: those that failed, and why.
+        status: `"failed"` also if only some of its cells failed.
+        failure: why the entry as a whole failed.
+        cells: the cells that failed, and why.
     """
 
     status: Status = "waiting"
@@ -57,22 +52,22 @@ class State:
 
 
 class SuiteWatcher:
-    """Told what a suite is doing; does nothing unless overridden."""
+    """Progress callbacks of a suite; no-ops by default."""
 
     def plan(self, entry: Entry, jobs: Sequence[Job]) -> None:
-        """The entry was assembled, and these jobs are left."""
+        """These jobs of an entry are left to do."""
 
     def start(self, entry: Entry, what: str) -> None:
-        """Something of an entry was started in a process of its own."""
+        """A step of an entry was started in a process of its own."""
 
     def end(self, entry: Entry, what: str, reason: str) -> None:
-        """It ended; without a reason, well."""
+        """The step ended; `reason` is empty on success."""
 
 
 class Step(NamedTuple):
-    """What one process does for an entry: plan it, a job of it, finish it, or all of a study."""
+    """What one process does for an entry: plan it, do one of its jobs, or finish it."""
 
-    kind: Literal["plan", "job", "finish", "study"]
+    kind: Literal["plan", "job", "finish"]
     entry: Entry
     job: Job | None = None
 
@@ -89,18 +84,17 @@ def run_suite(
     command: str = "",
     watcher: SuiteWatcher | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
-) -> dict[str, State]:
-    """Run what is left of a suite, write the files of every entry and `suite.json`.
+) -> dict[str, EntryState]:
+    """Run what is left of a suite, and write the files of every entry and `suite.json`.
 
-    Every entry's folder is filled as `metalens run` fills one. What fails, or whose process dies, is
-    recorded, and the rest goes on. Whatever is interrupted or failed is tried again when the suite is run
-    again into the same folder.
+    Every entry's folder is filled as by `metalens run`. Failures and processes that die are recorded, and the
+    other steps continue. A second run into the same folder repeats what failed or was interrupted.
 
     Args:
         suite: what to run.
         folder: an empty folder, or that of an earlier run of the suite.
         workers: processes that work at the same time.
-        threads: processor threads of each, for entries that do not say themselves.
+        threads: of each process, for entries that do not set them.
         command: the command that repeats the suite.
         watcher: told about progress.
         checkpoint_every: seconds between two checkpoints of a training.
@@ -122,13 +116,13 @@ class _Running:
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.suite.entries]
-        self.states = {name: State() for name in names}
+        self.states = {name: EntryState() for name in names}
         self.failures: dict[str, dict[Cell, Failure]] = {name: {} for name in names}
         self.left = dict.fromkeys(names, 0)  # jobs
         self.queue: deque[Step] = deque()
         self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
 
-    def run(self, workers: int) -> dict[str, State]:
+    def run(self, workers: int) -> dict[str, EntryState]:
         for entry in self.suite.entries:
             self._begin(entry)
         self._record()
@@ -144,46 +138,40 @@ class _Running:
         return self.states
 
     def _begin(self, entry: Entry) -> None:
-        """Let an entry that is not yet done be planned."""
+        """Queue the plan of an entry that is not done yet."""
         target = self.folder / entry.name
         try:
-            done = is_complete(target, _identity(self._experiment(entry))) and (target / REPORT).is_file()
+            done = is_complete(target, self._recipe(entry).identity) and (target / REPORT).is_file()
         except MetaLensError as error:  # of another configuration
-            self.states[entry.name] = State("failed", Failure(str(error)))
+            self.states[entry.name] = EntryState("failed", Failure(str(error)))
             return
         if done:
             self.states[entry.name].status = "done"
         else:
-            self.queue.append(Step("plan" if isinstance(entry.experiment, Recipe) else "study", entry))
+            self.queue.append(Step("plan", entry))
 
-    def _experiment(self, entry: Entry) -> Recipe | Study:
-        experiment = entry.experiment
-        if isinstance(experiment, Recipe):
-            machine = replace(experiment.machine, threads=experiment.machine.threads or self.threads)
-            return replace(experiment, machine=machine)
-        return experiment
+    def _recipe(self, entry: Entry) -> Recipe:
+        machine = entry.recipe.machine
+        return replace(entry.recipe, machine=replace(machine, threads=machine.threads or self.threads))
 
     def _call(self, step: Step) -> tuple[Any, ...]:
         """Return the function of a step with its arguments."""
-        experiment, target = self._experiment(step.entry), self.folder / step.entry.name
+        recipe, target = self._recipe(step.entry), self.folder / step.entry.name
         if step.kind == "plan":
-            return _plan, experiment, target
+            return _plan, recipe, target
         if step.kind == "job":
-            return _do, experiment, target, step.job, self.checkpoint_every
-        if step.kind == "finish":
-            failures = self.failures[step.entry.name]
-            return _finish, experiment, target, command_of(experiment), failures
-        return _study, experiment, target, command_of(experiment), self.threads
+            return _do, recipe, target, step.job, self.checkpoint_every
+        return _finish, recipe, target, command_of(recipe), self.failures[step.entry.name]
 
     def _end(self, step: Step, future: Future[Any]) -> None:
-        """Note what came out of a step, and let what follows from it be done."""
+        """Record the result of a step, and queue what follows from it."""
         name, state = step.entry.name, self.states[step.entry.name]
         result: Any = None
         failure: Failure | None = None
         try:
             result = future.result()
         except Exception as error:
-            failure = _in_words(error)
+            failure = _failure(error)
         self.watcher.end(step.entry, str(step), failure.reason if failure else "")
         if step.job is not None:
             self.left[name] -= 1
@@ -221,8 +209,8 @@ class _Running:
         state = self.states[entry.name]
         return {
             "name": entry.name,
-            "experiment": entry.experiment.name,
-            "description": entry.experiment.description,
+            "recipe": entry.recipe.name,
+            "description": entry.recipe.description,
             "status": state.status,
             **(state.failure or Failure(""))._asdict(),
             "failures": [
@@ -244,10 +232,10 @@ def _do(recipe: Recipe, folder: Path, job: Job, checkpoint_every: float) -> None
 
 
 def _finish(recipe: Recipe, folder: Path, command: str, failures: dict[Cell, Failure]) -> dict[Cell, Failure]:
-    """Write tables and report, and return those of the failures whose cells are not done."""
+    """Write tables and report, and return the failures of the cells that are not done."""
     from metalens.reports import write_report  # slow to import
 
-    (folder / REPORT).unlink(missing_ok=True)  # killed between the two, there is no old one
+    (folder / REPORT).unlink(missing_ok=True)  # lest a kill between the two leaves an old one
     experiment = Experiment(recipe, folder)
     left = [cell for job in experiment.jobs for cell in job.left]
     experiment.finish(command, {cell: failures[cell].reason for cell in left})
@@ -255,22 +243,7 @@ def _finish(recipe: Recipe, folder: Path, command: str, failures: dict[Cell, Fai
     return {cell: failures[cell] for cell in left}
 
 
-def _study(study: Study, folder: Path, command: str, threads: int) -> None:
-    from paper.report import write_study_report
-    from paper.study import run_study
-
-    torch.set_num_threads(threads)
-    folder.mkdir(exist_ok=True)
-    if not is_complete(folder, _identity(study)):
-        run_study(study, folder, command=command)
-    write_study_report(folder)
-
-
-def _identity(experiment: Recipe | Study) -> dict[str, Any]:
-    return experiment.identity if isinstance(experiment, Recipe) else asdict(experiment)
-
-
-def _in_words(error: Exception) -> Failure:
+def _failure(error: Exception) -> Failure:
     if isinstance(error, MetaLensError):
         return Failure(str(error))
     return Failure(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
@@ -281,10 +254,3 @@ def _names(cells: Sequence[Cell]) -> str:
     seeds = sorted({cell.seed for cell in cells})
     who = arms[0] if len(arms) == 1 else f"{len(arms)} arms"
     return f"{who}, " + (f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")
-
-
-def command_of(experiment: Recipe | Study) -> str:
-    """Return the command that runs a recipe or study with its settings."""
-    name = experiment.name
-    usual = RECIPES[name] if name in RECIPES else get_study(name)
-    return shlex.join(["metalens", "run", name, *options_of(experiment, usual)])

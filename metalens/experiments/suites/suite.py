@@ -1,4 +1,4 @@
-"""A suite: recipes and studies with their settings, as a YAML file says them."""
+"""A suite: recipes with their settings, read from a YAML file."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from metalens.experiments.arms import arms_of
 from metalens.experiments.recipe import FIXED
 from metalens.io.formats import read_yaml
 from metalens.specs.settings import changed
-from paper import STUDIES, get_study
-from paper.study import Study
 
 BUILTIN = Path(__file__).parent / "builtin"
 SUITES: dict[str, Path] = {path.stem: path for path in sorted(BUILTIN.glob("*.yaml"))}
 
 _KEYS = {"description": str, "settings": dict, "sizes": dict, "entries": list}
-_ENTRY_KEYS = {"recipe": str, "study": str, "name": str, "settings": dict, "sizes": dict, "only": list}
+_ENTRY_KEYS = {"recipe": str, "name": str, "settings": dict, "sizes": dict, "only": list}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A recipe or a study of a suite, with its settings, and the name of its folder."""
+    """A recipe of a suite with its settings, and the name of its folder."""
 
     name: str
-    experiment: Recipe | Study
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Recipes and studies that are run together.
+    """Recipes that are run together.
 
     Attributes:
-        name: what the command line calls it, or the file.
-        description: one line for people.
-        size: which of its sizes; `None` for a suite without.
+        name: of the suite, or of its file without the ending.
+        description: one line.
+        size: the chosen size; `None` for a suite without sizes.
         entries: what is run, in this order.
     """
 
@@ -53,15 +51,14 @@ def read_suite(name: str, size: str | None = None) -> Suite:
     """Return a suite by its name or from a file.
 
     Args:
-        name: one of `SUITES`, or the path of a YAML file; see the documentation of suites for what is in it.
+        name: one of `SUITES`, or the path of a YAML file; its format is documented with the suites.
         size: one of the sizes of the suite, if it has any.
 
     Raises:
-        MetaLensError: there is no such suite or size, or the file has a mistake, which is named with its
-            place.
+        MetaLensError: there is no such suite or size, or the file has a mistake; the message says where.
 
     >>> suite = read_suite("regression", "smoke")
-    >>> suite.entries[0].name, suite.entries[0].experiment.k_shot
+    >>> suite.entries[0].name, suite.entries[0].recipe.k_shot
     ('sinusoid-5shot', 5)
     """
     if name not in SUITES and Path(name).suffix not in (".yaml", ".yml"):
@@ -80,7 +77,7 @@ def read_suite(name: str, size: str | None = None) -> Suite:
     ]
     found = [entry for entry in of_all if entry is not None]
     if not found:
-        raise MetaLensError(f"{path} must have entries, a list of recipes and studies, and has none.")
+        raise MetaLensError(f"{path} must have entries, a list of recipes, and has none.")
     names = [entry.name for entry in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise MetaLensError(f"{path}: several entries are called {', '.join(twice)}; give each its own name.")
@@ -88,12 +85,12 @@ def read_suite(name: str, size: str | None = None) -> Suite:
 
 
 def description_of(path: Path) -> str:
-    """Return the line for people in the file of a suite."""
+    """Return the description in the file of a suite."""
     return _checked(read_yaml(path), _KEYS, str(path)).get("description", "")
 
 
 def _checked(content: Any, keys: dict[str, type], place: str) -> dict[str, Any]:
-    """Return a mapping of a file, once its keys and the kinds of their values are as they must be."""
+    """Return a mapping of a file after checking its keys and the types of their values."""
     if not isinstance(content, dict):
         raise MetaLensError(f"{place} must have {', '.join(keys)}, one `name: value` a line.")
     for key, value in content.items():
@@ -113,43 +110,40 @@ def _sizes(content: dict[str, Any], place: str) -> dict[Any, dict[str, Any]]:
 
 
 def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) -> Entry | None:
-    """Return an entry with its settings in a size; `None` if that size does not have it."""
+    """Return an entry with its settings at a size; `None` if the size leaves it out."""
     content = _checked(content, _ENTRY_KEYS, place)
-    if len(kinds := content.keys() & {"recipe", "study"}) != 1:
-        raise MetaLensError(f"{place} must have either a recipe or a study.")
+    if "recipe" not in content:
+        raise MetaLensError(f"{place} must have a recipe.")
     sizes, only = _sizes(content, place), content.get("only", [size])
     if unknown := [str(name) for name in (*sizes, *only) if name not in suite.get("sizes", [None])]:
         raise MetaLensError(f"{place} names sizes that the suite does not have: {', '.join(unknown)}.")
     if size not in only:
         return None
-    (kind,) = kinds
-    name = content.get("name", content[kind])
+    name = content.get("name", content["recipe"])
     if not _NAME.fullmatch(name):
         raise MetaLensError(f"{place}: its name becomes a folder, so letters, digits and .-_, got {name!r}.")
     sources = [suite.get("settings", {}), content.get("settings", {})]
     sources += [suite.get("sizes", {}).get(size, {}), sizes.get(size, {})]
     settings = {str(name): value for source in sources for name, value in source.items()}
     try:
-        experiment = _experiment(kind, content[kind], settings)
-        if isinstance(experiment, Recipe):
-            arms_of(experiment)
+        recipe = _recipe(content["recipe"], settings)
+        arms_of(recipe)
     except MetaLensError as error:
-        raise MetaLensError(f"{place}, {content[kind]}: {error}") from None
-    return Entry(name, experiment)
+        raise MetaLensError(f"{place}, {content['recipe']}: {error}") from None
+    return Entry(name, recipe)
 
 
-def _experiment(kind: str, name: str, settings: dict[str, Any]) -> Recipe | Study:
-    """Return a recipe or study with settings, each of which is known and of its type."""
-    if kind == "recipe" and name not in RECIPES:
-        hint = "; it is a study: write study instead of recipe" if name in STUDIES else ""
-        raise MetaLensError(f"There is no recipe {name!r}{hint}; choose from {', '.join(RECIPES)}.")
-    experiment = RECIPES[name] if kind == "recipe" else get_study(name)
-    known = [field.name for field in fields(experiment) if field.name not in (*FIXED, "machine")]
+def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
+    """Return a recipe with settings, after checking that it has them and that their types fit."""
+    if name not in RECIPES:
+        raise MetaLensError(f"There is no recipe {name!r}; choose from {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    known = [field.name for field in fields(recipe) if field.name not in (*FIXED, "machine")]
     for setting, value in settings.items():
         if setting == "machine":
             raise MetaLensError("The machine is the suite's to decide; give --workers and --threads to it.")
         if setting not in known:
             raise MetaLensError(f"It has no setting {setting!r}; it has {', '.join(known)}.")
-        if isinstance(getattr(experiment, setting), list) and not isinstance(value, list):
+        if isinstance(getattr(recipe, setting), list) and not isinstance(value, list):
             raise MetaLensError(f"{setting} must be a list, such as [a, b], got {value!r}.")
-    return changed(experiment, settings)
+    return changed(recipe, settings)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from metalens.experiments.sweeps.space import in_words
+from metalens.experiments.sweeps.space import setting_text
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.reports.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH, scale_scores
 from metalens.statistics.comparisons import wrapped
@@ -91,7 +91,7 @@ def slices(trials: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> Figur
         if isinstance(tried, list):
             choices = sorted(values.unique(), key=_numbers_first)
             values = values.map(choices.index)
-            axes.set_xticks(range(len(choices)), [wrapped(in_words(choice), 12) for choice in choices])
+            axes.set_xticks(range(len(choices)), [wrapped(setting_text(choice), 12) for choice in choices])
             axes.set_xlim(-0.5, len(choices) - 0.5)
         elif tried.get("log"):
             axes.set_xscale("log")

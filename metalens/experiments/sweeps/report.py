@@ -1,4 +1,4 @@
-"""The report of a sweep at any time: its best settings, its trials, and what they tell of the settings."""
+"""The report of a sweep at any time: its best settings, its trials, and the importance of settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from metalens.experiments.commands import command_of
 from metalens.experiments.loading import recipe_of
 from metalens.experiments.recipe import FIXED, Recipe
 from metalens.experiments.sweeps import figures
-from metalens.experiments.sweeps.journal import naming_damage, read_study, read_sweep, repeated
-from metalens.experiments.sweeps.space import in_words, with_values
+from metalens.experiments.sweeps.space import setting_text, with_values
+from metalens.experiments.sweeps.trials import naming_damage, read_study, read_sweep, retried, retry_of
 from metalens.io.files import SWEEP, atomic_path, writing_into
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.reports.run import figures_folder, save_figure, template
 
-FEW = 10  # trials trained to the end, below which importances would be a guess
+MIN_TRIALS = 10  # trained to the end, below which importances would be a guess
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 _WORDS = {
     "complete": "trained to the end",
@@ -38,13 +38,13 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What is known of a sweep.
+    """The state of a sweep.
 
     Attributes:
-        about: what is written of it: `recipe`, `configuration`, `space`, `metric`, `command` and so on.
+        about: its description: `recipe`, `configuration`, `space`, `metric`, `command` and so on.
         trials: rows `trial, state, score, steps, seconds`, the settings, `process, note`.
-        importances: shares of the settings in how much the scores differ; empty if too little is known.
-        best: the recipe with the best settings; `None` before any trial was trained to the end.
+        importances: of the settings, with sum 1; empty with fewer than `MIN_TRIALS` complete trials.
+        best: the recipe with the best settings; `None` before a trial is complete.
     """
 
     about: dict[str, Any]
@@ -59,7 +59,7 @@ class SweepResult:
 
     @property
     def best_trial(self) -> pd.Series:
-        """The row of the best trial; there is one if there is a best recipe."""
+        """The row of the best trial, if there is a best recipe."""
         scores = self.trials[self.trials["state"] == "complete"]["score"]
         best = scores.idxmax() if self.about["metric"] in HIGHER_IS_BETTER else scores.idxmin()
         return self.trials.loc[best]
@@ -72,7 +72,7 @@ class SweepResult:
 
 
 def read_result(folder: Path) -> SweepResult:
-    """Return what is known of the sweep in a folder.
+    """Return the state of the sweep in a folder.
 
     Raises:
         MetaLensError: a file is missing or damaged, or of another version.
@@ -80,7 +80,7 @@ def read_result(folder: Path) -> SweepResult:
     about = read_sweep(folder)
     names, study, recipe = list(about["space"]), read_study(folder), recipe_of(about)
     known = [] if study is None else study.get_trials(deepcopy=False)
-    again = repeated(known)
+    again = retried(known)
     trials = pd.DataFrame(
         [_row(trial, names, again) for trial in known],
         columns=["trial", "state", "score", "steps", "seconds", *names, "process", "note"],
@@ -90,7 +90,7 @@ def read_result(folder: Path) -> SweepResult:
     if study is not None and len(complete):
         with naming_damage(folder / SWEEP):
             best = with_values(recipe, study.best_params)
-        if len(complete) >= FEW and complete["score"].nunique() > 1:
+        if len(complete) >= MIN_TRIALS and complete["score"].nunique() > 1:
             importances = optuna.importance.get_param_importances(study)
     return SweepResult(about, trials, importances, best)
 
@@ -104,8 +104,8 @@ def _row(trial: FrozenTrial, names: list[str], again: set[int]) -> dict[str, Any
         state = "diverged"
     elif state == "failed" and not note:
         state = "lost"
-    if "repeats" in trial.user_attrs:
-        note = f"repeats trial {trial.user_attrs['repeats']}. {note}".strip()
+    if (number := retry_of(trial)) is not None:
+        note = f"repeats trial {number}. {note}".strip()
     return {
         "trial": trial.number,
         "state": state,
@@ -122,7 +122,7 @@ def write_sweep_report(folder: str | Path) -> Path:
     """Write `report.html`, `trials.csv`, figures, and `best.yaml` if a trial was trained to the end.
 
     Args:
-        folder: of a sweep, which may be going on.
+        folder: of a sweep, finished or not.
 
     Returns:
         The path of `report.html`, which needs no other file and no network.
@@ -150,7 +150,7 @@ def write_sweep_report(folder: str | Path) -> Path:
 
 
 def outcome_in_words(result: SweepResult) -> list[str]:
-    """Return what came out so far, in a few sentences."""
+    """Return the best settings so far and the number of trials by state, in sentences."""
     counts = result.trials["state"].value_counts()
     n = len(result.trials) - int(counts.get("repeated", 0))
     parts = [f"{counts[state]} {words}" for state, words in _WORDS.items() if state in counts]
@@ -159,7 +159,7 @@ def outcome_in_words(result: SweepResult) -> list[str]:
     if result.best is None:
         return [f"There is no best setting yet. {told}"]
     row, seeds = result.best_trial, len(result.best.seeds)
-    settings = ", ".join(f"{name} {in_words(row[name])}" for name in result.names)
+    settings = ", ".join(f"{name} {setting_text(row[name])}" for name in result.names)
     return [
         f"Best is trial {row['trial']} with {settings}: validation {result.about['metric']} "
         f"{row['score']:.4g}, {'the mean over ' + str(seeds) + ' seeds' if seeds > 1 else 'of one seed'}.",
@@ -196,7 +196,7 @@ def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
         space={name: _range(values) for name, values in about["space"].items()},
         n_complete=int((trials["state"] == "complete").sum()),
         rows=[
-            {**row, "settings": [in_words(row[name]) for name in result.names]}
+            {**row, "settings": [setting_text(row[name]) for name in result.names]}
             for row in rows.to_dict("records")
         ],
         images=images,
@@ -204,11 +204,11 @@ def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
 
 
 def _range(values: Any) -> str:
-    """Return the values of a setting for people.
+    """Return the values of a setting as text.
 
     >>> _range({"low": 0.1, "high": 1, "log": True}), _range([4, 8])
     ('0.1 to 1, logarithmic', '4, 8')
     """
     if isinstance(values, dict):
         return f"{values['low']} to {values['high']}{', logarithmic' if values.get('log') else ''}"
-    return ", ".join(map(in_words, values))
+    return ", ".join(map(setting_text, values))

@@ -187,10 +187,10 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
     return [distribution.low, distribution.high]
 
 
-def in_words(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """Return the value of a setting for people.
 
-    >>> in_words(0.0123456), in_words(8), in_words(None)
+    >>> setting_text(0.0123456), setting_text(8), setting_text(None)
     ('0.01235', '8', 'none')
     """
     if isinstance(value, float):

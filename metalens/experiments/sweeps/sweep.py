@@ -1,12 +1,10 @@
-"""Search for settings: processes that take trials of one study until as many as asked for are made."""
+"""Search for settings: processes take trials of one study until there are as many as asked for."""
 
 from __future__ import annotations
 
 import _thread
 import multiprocessing
-import os
 import signal
-import socket
 import threading
 import time
 import warnings
@@ -22,43 +20,33 @@ from typing import Any
 import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.experiments.arms import arms_of
 from metalens.experiments.experiment import versions
 from metalens.experiments.recipe import Recipe
-from metalens.experiments.sweeps.journal import (
-    Pruner,
-    Watch,
-    enter,
-    heartbeat,
-    open_study,
-    repeated,
-    requeue,
-    turn,
-)
 from metalens.experiments.sweeps.space import Space, with_values
 from metalens.experiments.sweeps.trial import metric_of, score, sealed
+from metalens.experiments.sweeps.trials import MIN_LOST_AFTER, Pruner, Trials, enter, retried
 from metalens.io.provenance import commit
 from metalens.metrics import HIGHER_IS_BETTER
 
 LOST_AFTER = 120.0  # seconds
-_PAUSE = 1.0  # seconds between two looks at what other processes do
+_PAUSE = 1.0  # seconds between two looks at the trials of other processes
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a process of a sweep has to know.
+    """Settings of a sweep.
 
     Attributes:
-        recipe: what is trained; its one arm, the first value of each list, gets the settings.
+        recipe: with one arm, to be trained with the settings that are tried.
         space: the settings that are tried.
         n_trials: of all processes together, those of earlier starts included.
         pruner: which trials end early: those behind the `median` at the same step, those that successive
             `halving` drops, or `none`.
-        lost_after: seconds without a sign of life, after which the trial of a process is tried again.
+        lost_after: seconds without a heartbeat, after which the trial of a process is retried.
     """
 
     recipe: Recipe
@@ -68,7 +56,7 @@ class Sweep:
     lost_after: float = LOST_AFTER
 
     def check(self) -> None:
-        """Refuse what cannot be swept, before anything is written.
+        """Check that the recipe can be swept, before anything is written.
 
         Raises:
             MetaLensError: there are several arms, no validation tasks, or settings that do not fit.
@@ -88,25 +76,27 @@ class Sweep:
             raise MetaLensError("A trial is trained by one process; give workers instead of devices.")
         if self.n_trials < 1:
             raise MetaLensError(f"trials must be at least 1, got {self.n_trials}.")
-        if self.lost_after < 1:
-            raise MetaLensError(f"lost_after must be at least 1 second, got {self.lost_after}.")
+        if self.lost_after < MIN_LOST_AFTER:
+            raise MetaLensError(
+                f"lost_after must be at least {MIN_LOST_AFTER:g} seconds, got {self.lost_after}."
+            )
         self.space.check(sealed(self.recipe))
 
 
 class Watcher:
-    """Told what a sweep is doing; does nothing unless overridden."""
+    """Progress callbacks of a sweep; no-ops by default."""
 
     def start_trial(self, number: int, settings: dict[str, Any]) -> None:
-        """Training begins."""
+        """The training of a trial begins."""
 
     def step(self, step: int, loss: float) -> None:
         """An outer step was taken."""
 
     def end_trial(self, trial: FrozenTrial) -> None:
-        """A trial of any process has ended, and is not to be repeated."""
+        """A trial of any process has ended, and is not retried."""
 
     def wait(self, n_running: int) -> None:
-        """Nothing is left but to wait for the trials of other processes."""
+        """Only trials of other processes are left."""
 
 
 def search(
@@ -114,17 +104,17 @@ def search(
 ) -> None:
     """Try settings until a sweep has all its trials, together with all other processes at the same folder.
 
-    A trial whose process was lost or interrupted is repeated. Test tasks are never drawn.
+    A trial whose process was lost or interrupted is retried. Test tasks are never drawn.
 
     Args:
         sweep: what is tried.
-        folder: new, empty, or that of the same sweep, which is joined or gone on with.
-        workers: processes on this machine.
+        folder: new, empty, or of the same sweep, which is joined or continued.
+        workers: processes to start; all processes of a sweep are on one machine.
         command: that repeats the sweep, for its report.
-        watcher: told about progress, that of the trials of this process step by step.
+        watcher: progress callbacks; steps are those of this process.
 
     Raises:
-        MetaLensError: something cannot be swept; the folder has something else, or another sweep.
+        MetaLensError: the recipe cannot be swept; the folder has other files, or another sweep.
     """
     sweep.check()
     metric = metric_of(sealed(sweep.recipe))
@@ -153,23 +143,25 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watcher) -> None:
-    """Take trials, until none is left and none is running elsewhere."""
+    """Make trials until none is left and none is running elsewhere."""
     direction = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
-    study = open_study(folder, direction, sweep.pruner, sweep.recipe.validate_every)
-    watch, told = Watch(sweep.lost_after), set()
+    all_trials = Trials(
+        folder, direction, sweep.pruner, every=sweep.recipe.validate_every, lost_after=sweep.lost_after
+    )
+    reported: set[int] = set()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         while True:
-            trial = _next(study, sweep, folder, watch)
+            trial = all_trials.take(sweep.n_trials, sweep.space.distributions)
             if trial is not None:
-                _try(study, sweep, trial, watcher)
-            trials = study.get_trials(deepcopy=False)
-            silent = told | repeated(trials)
+                _try(all_trials, sweep, trial, watcher)
+            trials = all_trials.study.get_trials(deepcopy=False)
+            silent = reported | retried(trials)
             for ended in trials:
                 if ended.state.is_finished() and ended.number not in silent:
                     watcher.end_trial(ended)
-                    told.add(ended.number)
+                    reported.add(ended.number)
             n_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if trial is None and not n_running:
                 return
@@ -180,25 +172,10 @@ def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watche
         torch.set_num_threads(before)
 
 
-def _next(study: optuna.Study, sweep: Sweep, folder: Path, watch: Watch) -> Trial | None:
-    """Return the trial that is due, those of lost processes included; `None` if all are made or running."""
-    with turn(folder):
-        for lost in watch.lost(study.get_trials(deepcopy=False)):
-            requeue(study, lost, lost=True)
-        trials = study.get_trials(deepcopy=False)
-        is_waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if not is_waiting and len(trials) - len(repeated(trials)) >= sweep.n_trials:
-            return None
-        # By the number, so that processes which begin together do not try the same.
-        study.sampler = TPESampler(seed=len(trials))
-        return study.ask(sweep.space.distributions)
-
-
-def _try(study: optuna.Study, sweep: Sweep, trial: Trial, watcher: Watcher) -> None:
-    """Make a trial, and write down what comes of it."""
+def _try(trials: Trials, sweep: Sweep, trial: Trial, watcher: Watcher) -> None:
+    """Make a trial and record its result."""
     try:
-        with heartbeat(trial, sweep.lost_after):
-            trial.set_user_attr("process", f"{socket.gethostname()}, {os.getpid()}")
+        with trials.heartbeat(trial):
             watcher.start_trial(trial.number, trial.params)
             try:
                 recipe = sealed(with_values(sweep.recipe, trial.params))
@@ -211,17 +188,17 @@ def _try(study: optuna.Study, sweep: Sweep, trial: Trial, watcher: Watcher) -> N
             except MetaLensError as error:
                 trial.set_user_attr("error", str(error))
                 result = {"state": TrialState.FAIL}
-        study.tell(trial, **result, skip_if_finished=True)
+        trials.study.tell(trial, **result, skip_if_finished=True)
     except UpdateFinishedTrialError:
-        pass  # this process was silent for so long that another one has taken over
+        pass  # this process was suspended for so long that its trial was taken for lost
     except BaseException:
-        requeue(study, trial, lost=False)
+        trials.requeue(trial.number)
         raise
 
 
 @contextmanager
 def _helpers(n: int, *work: Any) -> Iterator[None]:
-    """Have further processes at work within the block, and until they find nothing left to do."""
+    """Run n further processes during the block, and until no trial is left."""
     context = multiprocessing.get_context("spawn")
     helpers = [context.Process(target=_help, args=work) for _ in range(n)]
     try:
@@ -238,7 +215,7 @@ def _helpers(n: int, *work: Any) -> Iterator[None]:
 
 
 def _help(sweep: Sweep, folder: Path, metric: str, threads: int) -> None:
-    """Work silently; what goes wrong for all, the first process tells."""
+    """Make trials silently; the first process reports errors that concern all."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.simplefilter("ignore")
     first = multiprocessing.parent_process()

@@ -1,0 +1,5 @@
+"""`python -m paper`, from the root of the repository."""
+
+from paper.cli import main
+
+main()

@@ -1,0 +1,15 @@
+"""The scripts in tools/ fit the package that they are about."""
+
+from tools.mutation import PACKAGE, catalogued, named, own_tests
+
+
+def test_every_named_mutant_is_a_change_of_a_file_with_tests():
+    for path, line, before, after in named():
+        assert before != after
+        assert 1 <= line <= len(before.splitlines())
+        first, *_ = own_tests(path)
+        assert all((PACKAGE.parent / name).is_file() for name in first)
+
+
+def test_the_methods_are_found_by_their_exports():
+    assert {"MAML", "Ridge", "TRLearner"} <= set(catalogued())
