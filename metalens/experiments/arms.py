@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,8 +23,8 @@ from metalens.specs.calls import (
     refuses_regularizers,
     with_sampler,
 )
-from metalens.training.fit import prepared, training_tasks
-from metalens.training.run import Run
+from metalens.training.fit import assembled, training_tasks
+from metalens.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,7 +48,8 @@ class Arm:
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = build_regularizers(self.regularizers, learner)
-            return Objective(learner, regularizers, batching=recipe.batching, chunk=recipe.chunk)
+            learner.plan(recipe.batching)  # refuses what is impossible, now
+            return Objective(learner, regularizers)
 
 
 class Cell(NamedTuple):
@@ -94,7 +95,7 @@ def groups_of(recipe: Recipe, fabric: Fabric) -> list[list[Cell]]:
     return groups
 
 
-def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
+def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[TrainingRun]:
     """Return freshly initialized objectives of cells, with their tasks."""
     runs = []
     for arm, seed in cells:
@@ -103,7 +104,7 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell]) -> list[Run]:
             held_out = recipe.distribution("val", seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
         tasks = training_tasks(objective.learner, recipe.distribution("train", seed))
-        runs.append(Run(objective, tasks, validation, build_sampler(arm.regularizers)))
+        runs.append(TrainingRun(objective, tasks, validation, build_sampler(arm.regularizers)))
     return runs
 
 
@@ -129,7 +130,8 @@ def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric) -> list[list[Cell]
     if len(cells) == 1:
         return [cells]
     try:
-        with prepared(runs_of(recipe, cells), 1, recipe.meta_batch_size, False, fabric):
+        settings = replace(recipe.training(seed=0), steps=1)
+        with assembled(runs_of(recipe, cells), settings, replace(recipe.machine, compile=False), fabric):
             return [cells]
     except ReplicationError:
         if recipe.together is True:

@@ -32,7 +32,7 @@ from metalens.io.provenance import commit
 from metalens.specs.calls import build_sampler, parse_calls
 from metalens.training.checkpoint import Checkpoints
 from metalens.training.fingerprint import source_digest
-from metalens.training.fit import CHECKPOINT_EVERY, prepared, processes_of, train, training_tasks
+from metalens.training.fit import CHECKPOINT_EVERY, assembled, processes_of, train, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -271,8 +271,8 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         for group in groups_of(recipe, fabric):
             arms = {cell.arm: None for cell in group if cell.arm not in told}
             if arms:
-                settings = (recipe.steps, recipe.meta_batch_size, recipe.compile)
-                with prepared(runs_of(recipe, group), *settings, fabric) as (_, execution):
+                settings = recipe.training(seed=0)
+                with assembled(runs_of(recipe, group), settings, recipe.machine, fabric) as (_, execution):
                     yield from ((arm, execution) for arm in arms)
             told |= set(arms)
 
@@ -318,8 +318,7 @@ def _train_and_test(
     runs = runs_of(recipe, cells)
     for cell, run in zip(cells, runs, strict=True):
         if trackers is not None and cell in job.left:
-            run.listeners.loggers = trackers.open(cell)
-    loop = recipe.outer_loop()
+            run.curve.loggers = trackers.open(cell)
     # On other machines of a cluster there is no such folder.
     checkpoints = None
     if recipe.workers != "ray":
@@ -333,7 +332,7 @@ def _train_and_test(
     begin = time.perf_counter()
     with suppress(DivergenceError):  # which the runs know of
         train(
-            runs, loop, compile=recipe.compile, seed=cells[0].seed, checkpoints=checkpoints, fabric=fabric,
+            runs, recipe.training(cells[0].seed), recipe.machine, fabric, checkpoints=checkpoints,
             progress=watcher.step, on_execution=note,
         )  # fmt: skip
     seconds = time.perf_counter() - begin + (0.0 if checkpoints is None else checkpoints.seconds)
@@ -342,7 +341,7 @@ def _train_and_test(
         if cell in job.left:
             outcome = score(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
             if trackers is not None:
-                trackers.close(run.listeners.loggers, cell, outcome.scores)
+                trackers.close(run.curve.loggers, cell, outcome.scores)
             yield outcome
 
 

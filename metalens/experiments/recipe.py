@@ -10,9 +10,9 @@ from typing import Any, Literal
 from metalens.data import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
+from metalens.execution.machine import Machine
 from metalens.processes import Processes
-from metalens.training.nonfinite import OnNonfinite
-from metalens.training.outer_loop import OuterLoop, OuterOptimizer, Schedule
+from metalens.training.settings import OnNonfinite, OuterOptimizer, Schedule, TrainingSettings
 
 Settings = dict[str, Any]
 Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
@@ -121,9 +121,27 @@ class Recipe(ABC):
         """Return the settings of a learner for this benchmark, used where a call does not say otherwise."""
         return {}
 
-    def outer_loop(self) -> OuterLoop:
-        """Return the outer loop by which every arm is trained."""
-        return OuterLoop(
+    @property
+    def machine(self) -> Machine:
+        """How training runs: profiled, and with freed memory kept."""
+        return Machine(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=self.strategy,
+            precision=self.precision,
+            threads=self.threads,
+            batching=self.batching,
+            chunk=self.chunk,
+            compile=self.compile,
+            profile=True,
+            keep_freed_memory=True,
+            workers=self.workers,
+            together=self.together,
+        )
+
+    def training(self, seed: int) -> TrainingSettings:
+        """Return the settings by which every arm is trained."""
+        return TrainingSettings(
             steps=self.steps,
             meta_batch_size=self.meta_batch_size,
             outer_lr=self.outer_lr,
@@ -131,6 +149,7 @@ class Recipe(ABC):
             schedule=self.schedule,
             clip_norm=self.clip_norm,
             on_nonfinite=self.on_nonfinite,
+            seed=seed,
         )
 
     @abstractmethod

@@ -19,7 +19,7 @@ from metalens.objective import Objective
 from metalens.regularizers import TRLearner
 from metalens.relations.relate import relate
 from metalens.training.fit import processes_of
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -33,7 +33,7 @@ RESULT_COLUMNS = [
 CURVE_COLUMNS = ["learner", "regularizers", "seed", "step", "split", "metric", "value"]
 
 
-def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> Outcome:
+def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], fabric: Fabric) -> Outcome:
     """Score what was trained, and describe it where it is of the first seed."""
     (arm, seed), objective = cell, run.objective.eval()
     labels = {"learner": arm.learner, "regularizers": arm.regularizers, "seed": seed}
@@ -60,7 +60,7 @@ def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
         {**labels, **facts, "test_seconds": time.perf_counter() - begin},
         {
             "results": [_results(scores.assign(recipe=recipe.name, **labels), test)],
-            "metrics": [run.curve().assign(**labels)[CURVE_COLUMNS]],
+            "metrics": [run.curve.table().assign(**labels)[CURVE_COLUMNS]],
             "curves": [frame.assign(**labels) for frame in curves],
             "relations": [frame.assign(**labels) for frame in relations],
         },
