@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,6 +15,19 @@ from metalens.errors import MetaLensError
 from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
+
+
+def _view(compute: Callable[[AdaptedTasks], Any]) -> Any:
+    """Make a property that is computed once; `functools.cached_property` locks, which breaks compiled graphs."""
+    name = compute.__name__
+
+    @wraps(compute)
+    def get(self: AdaptedTasks) -> Any:
+        if name not in self._views:
+            self._views[name] = compute(self)
+        return self._views[name]
+
+    return property(get)
 
 
 class AdaptedTasks:
@@ -56,6 +69,7 @@ class AdaptedTasks:
     ) -> None:
         self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
         self.weights = weights
+        self._views: dict[str, Any] = {}
         self._parameters = list(learner.parameters() if parameters is None else parameters)
         self.n_tasks = n_tasks(tasks)
         self.n_all_tasks = self.n_tasks * processes.world_size
@@ -77,27 +91,27 @@ class AdaptedTasks:
         """Return what adaptation sees of inputs `(T, n, ...)`: features if `head_only`, else the inputs."""
         return self.map(self.learner.encode, x) if self.learner.head_only else x
 
-    @cached_property
+    @_view
     def support_encoding(self) -> Tensor:
         """What adaptation sees of the support inputs, `(T, s, ...)`."""
         return self.encode(self.tasks.support.x)
 
-    @cached_property
+    @_view
     def query_encoding(self) -> Tensor:
         """What adaptation sees of the query inputs, `(T, q, ...)`."""
         return self.encode(self.tasks.query.x)
 
-    @cached_property
+    @_view
     def support_features(self) -> Tensor:
         """Backbone features of the support inputs under the meta-parameters, `(T, s, d)`."""
         return self.map(self.learner.features, self.support_encoding)
 
-    @cached_property
+    @_view
     def states(self) -> State:
         """Task states, each tensor with a leading axis of length T."""
         return self.map(self.learner.adapt_encoded, self.support_encoding, self.tasks.support.y)
 
-    @cached_property
+    @_view
     def all_states(self) -> State:
         """Task states of the tasks of all processes; in a single process the same as `states`."""
         return self.processes.all_gather(self.states)
@@ -108,7 +122,7 @@ class AdaptedTasks:
             return tensor
         return tensor.narrow(dim, self.processes.rank * self.n_tasks, self.n_tasks)
 
-    @cached_property
+    @_view
     def query_predictions(self) -> Tensor:
         """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
         return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
@@ -147,7 +161,7 @@ class AdaptedTasks:
 
         return self.map(predict_all, self.all_states, z.expand(self.n_all_tasks, *z.shape)).transpose(0, 1)
 
-    @cached_property
+    @_view
     def outer_losses(self) -> Tensor:
         """The learner's outer loss of every task, `(T,)`."""
         return self.map(
@@ -186,8 +200,7 @@ class AdaptedTasks:
     @property
     def _is_begun(self) -> bool:
         """Whether somebody has asked for a part of what the outer loss takes."""
-        views = vars(self)
-        return "states" in views or (self.learner.head_only and "support_encoding" in views)
+        return "states" in self._views or (self.learner.head_only and "support_encoding" in self._views)
 
     def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
         state = self.learner.adapt(Examples(x_support, y_support))

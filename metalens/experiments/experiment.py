@@ -28,7 +28,7 @@ from metalens.io.provenance import commit
 from metalens.objective import Objective
 from metalens.specs.calls import build_sampler, learner_call
 from metalens.training.fingerprint import source_digest
-from metalens.training.fit import CHECKPOINT_EVERY, prepared, processes_of, training_tasks
+from metalens.training.fit import CHECKPOINT_EVERY, assembled, processes_of, training_tasks
 
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 
@@ -236,8 +236,8 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         for group in groups_of(recipe, fabric, objectives):
             arms = [arm for arm in dict.fromkeys(cell.arm for cell in group) if arm not in explained]
             if arms:
-                settings = (recipe.steps, recipe.meta_batch_size, machine.compile)
-                with prepared(runs_of(recipe, group, objectives), *settings, fabric) as (_, execution):
+                runs, settings = runs_of(recipe, group, objectives), recipe.training(seed=0)
+                with assembled(runs, settings, machine, fabric) as (_, execution):
                     yield from ((arm, execution) for arm in arms)
             explained.update(arms)
 

@@ -143,7 +143,7 @@ class DeepKernelGP(Learner):
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         targets = self._targets(z, y)
-        hyper = dict[str, Tensor](self.hyperparameters.items())
+        hyper = {**self.hyperparameters}
         for _ in range(self.inner_steps):
             gradients = grad(self._support_loss)(hyper, z, targets)
             hyper = {name: value - self.inner_lr * gradients[name] for name, value in hyper.items()}

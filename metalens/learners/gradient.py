@@ -106,7 +106,7 @@ class GradientLearner(Learner):
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
         """Return the state before adaptation: by default the meta-parameters themselves."""
-        return dict[str, Tensor](self.adapted_parameters())
+        return {**self.adapted_parameters()}
 
     def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
         """Return the step size of every tensor of the state, for each of n steps."""

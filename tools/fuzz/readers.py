@@ -82,7 +82,7 @@ def _read_configuration(folder: Path, changed: str) -> None:
     path = str(folder / changed)
     run_command.check_config(["run", "demo", "--config", path], RECIPES["demo"], run_command.OWN)
     recipe = run_command.with_settings(RECIPES["demo"], _parser().parse_args(["--config", path]))
-    recipe.outer_loop()
+    recipe.training(seed=0)
     for arm in arms_of(recipe):
         describe(arm, recipe, arm.build(recipe, recipe.seeds[0]))
 
