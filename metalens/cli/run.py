@@ -97,10 +97,13 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     )
     parser.add_argument(
         "--tracker", type=TrackerName, nargs="*", default=[],
-        help="Trackers that get a run for each arm and seed; metrics.csv is always written.",
+        help="Experiment trackers, with a run for each arm and seed; metrics.csv is always written.",
     )  # fmt: skip
     parser.add_argument(
-        "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
+        "--explain",
+        action=ActionYesNo,
+        default=False,
+        help="Only show how training would be executed, and end.",
     )
     add_settings(parser, recipe)
     return parser
