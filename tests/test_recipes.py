@@ -303,7 +303,7 @@ def test_an_arm_is_named_with_its_sampler():
     texts = ("0", "MAML", "none", "HardMining", "TRLearner", "MAML + TRLearner+HardMining")
     found = [arms_of(recipe).index(arm_of(recipe, text)) for text in texts]
     assert found == [0, 0, 0, 1, 2, 3]
-    with pytest.raises(MetaLensError, match=r"No arm is .Related.; the run has 0: MAML; 1: MAML \+ HardMining"):
+    with pytest.raises(MetaLensError, match=r"the run has 0: MAML; 1: MAML \+ HardMining; 2: "):
         arm_of(recipe, "Related")
 
 
