@@ -177,7 +177,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     folder = new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
     with folder as staged, progress_bars(Console()) as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-        # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
+        # Slow to import, so under the progress bar; before the run, so that it does not fail after hours.
         from metalens.reports import write_report
 
         command = shlex.join(["metalens", *words])
@@ -217,8 +217,8 @@ class LiveProgress(Watcher):
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         arms = dict.fromkeys(cell.arm for cell in cells)
-        is_told = execution.seconds or execution.chunk
-        if is_told and any(self.executions.get(arm) != execution for arm in arms):
+        is_shown = execution.seconds or execution.chunk
+        if is_shown and any(self.executions.get(arm) != execution for arm in arms):
             who = ", ".join(map(str, arms))
             self.progress.console.print(f"{who}: steps by {execution}", highlight=False, markup=False)
             self.executions |= dict.fromkeys(arms, execution)

@@ -65,7 +65,7 @@ class Experiment:
         of_first = processes_of(self._fabric).gather_objects  # what the first process says
         if of_first([self._store is not None and self._store.is_complete(recipe)])[0]:
             return
-        # Now, lest missing or damaged test data are found after hours.
+        # Now, so that missing or damaged test data are not found after hours.
         self._data = {
             split: recipe.distribution(split, recipe.seeds[0]).metadata() for split in get_args(Split)
         }
@@ -202,7 +202,7 @@ def run(
             `manifest.json`, `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`;
             `None` in all but the first of several processes, which alone writes.
         command: the command that repeats the run, for the manifest.
-        watcher: told about progress.
+        watcher: its callbacks are called with the progress.
         checkpoint_every: seconds between two checkpoints of a training, and between two reports to trackers.
         trackers: get a run for each cell, see `Trackers`.
 

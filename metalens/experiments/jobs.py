@@ -69,7 +69,7 @@ class Runner:
 
     Args:
         recipe: what is trained and tested.
-        watcher: told about progress; in workers, nobody is.
+        watcher: its callbacks are called with the progress; not by workers.
         checkpoint_every: seconds between two checkpoints of a training.
         trackers: log every cell.
     """
