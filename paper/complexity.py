@@ -29,7 +29,7 @@ from metalens.learners import GradientLearner, Learner
 from metalens.metrics import FRACTIONS
 from metalens.reports.figures import COLORS, STYLE, WIDTH
 from metalens.training.fit import train
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
 from paper.arms import ArmStudy, Point
 from paper.comparison import (
     agreement,
@@ -154,7 +154,7 @@ class ComplexityStudy(ArmStudy):
         return ", ".join(f"{_with_interval(gap, metric)} in {group}" for group, gap in gaps.items())
 
     def _train(
-        self, part: Recipe, cells: Sequence[Cell], runs: list[Run], names: list[str], watcher: Watcher
+        self, part: Recipe, cells: Sequence[Cell], runs: list[TrainingRun], names: list[str], watcher: Watcher
     ) -> pd.DataFrame:
         """Train runs side by side, and return the scores of all tasks at every observation."""
         frames: list[pd.DataFrame] = []
@@ -174,8 +174,7 @@ class ComplexityStudy(ArmStudy):
                         frames.append(rows.assign(series=name, seed=cell.seed, step=step, split=split))
 
         watcher.start_training(cells, part.steps)
-        loop = part.outer_loop()
-        train(runs, loop, compile=part.compile, seed=cells[0].seed, fabric=fabric_of(part), progress=observe)
+        train(runs, part.training(cells[0].seed), part.machine, fabric_of(part), progress=observe)
         return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from metalens.data import Split, TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.networks import Network
 from metalens.execution.machine import Machine
+from metalens.networks import Network
 from metalens.processes import Processes
 from metalens.training.settings import OnNonfinite, OuterOptimizer, Schedule, TrainingSettings
 
