@@ -43,8 +43,8 @@ class Processes:
         """
         if len(items) % self.world_size:
             raise MetaLensError(
-                f"{self.world_size} processes cannot share {len(items)} tasks equally; give a meta_batch_size "
-                "that is a multiple of the number of processes."
+                f"{self.world_size} processes cannot share {len(items)} tasks equally; give a "
+                "meta_batch_size that is a multiple of the number of processes."
             )
         size = len(items) // self.world_size
         return items[self.rank * size : (self.rank + 1) * size]

@@ -22,6 +22,7 @@ from catalogue import (
     classification_tasks,
     regression_tasks,
 )
+from mapping import mapped
 
 from metalens import MetaLensError, Objective, Task
 
@@ -46,7 +47,7 @@ class Case:
         with self._advice():
             learner = self.entry.build(network)
             regularizers = self.regularizer_entry.build(learner)
-            return Objective(learner, regularizers, batching=batching, chunk=chunk).double()
+            return mapped(Objective(learner, regularizers), batching, chunk).double()
 
     def tasks(self) -> Task:
         tasks = (classification_tasks if self.kind == "classification" else regression_tasks)(self.network)

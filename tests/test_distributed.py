@@ -11,12 +11,11 @@ import distributed
 import pandas as pd
 import pytest
 import torch
-from lightning_fabric import Fabric
 
-from metalens import MAML, MLTI, MetaLensError, Objective, Sinusoid, TRLearner, mlp
+from metalens import MAML, MLTI, Machine, MetaLensError, Objective, Sinusoid, TRLearner, mlp
 from metalens.cli.run import _rank
 from metalens.execution.compiling import compile_refusal
-from metalens.execution.plan import prepare
+from metalens.execution.plan import executable
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import explain, run
 from metalens.processes import Processes
@@ -60,7 +59,7 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("name", distributed.CASES)
 def test_two_processes_train_as_one(two_processes, name):
-    alone = distributed.CASES[name].train(Fabric(accelerator="cpu", devices=1))
+    alone = distributed.CASES[name].train(Machine(accelerator="cpu"))
     torch.testing.assert_close(
         torch.tensor(two_processes["trained"][name], dtype=torch.float64),
         torch.tensor(alone, dtype=torch.float64),
@@ -88,10 +87,10 @@ def test_gathering_and_its_gradient(two_processes):
 def test_a_single_process_communicates_nothing():
     tree = {"a": torch.ones(3)}
     alone = Processes()
-    assert alone.gather(tree) is tree
-    assert alone.mean(tree) is tree
-    assert alone.first(tree["a"]) is tree["a"]
-    assert alone.collect([1, 2]) == [1, 2]
+    assert alone.all_gather(tree) is tree
+    assert alone.all_reduce_mean(tree) is tree
+    assert alone.broadcast(tree["a"]) is tree["a"]
+    assert alone.gather_objects([1, 2]) == [1, 2]
 
 
 def test_what_is_shared_must_divide_and_suffice():
@@ -115,9 +114,10 @@ def test_steps_that_communicate_are_not_compiled():
 
 
 def test_all_processes_follow_the_rule():
-    objective = Objective(MAML(mlp()), chunk=None)
+    objective = Objective(MAML(mlp()))
     objective.processes = Processes(world_size=2)
-    _, execution = prepare(objective, Sinusoid().batch(range(4)), steps=10_000)
+    machine = Machine(profile=True, chunk=None)
+    _, execution = executable(objective, Sinusoid().batch(range(4)), machine, steps=10_000)
     assert str(execution) == "vmap (by rule, the same in all processes)"
     with pytest.raises(MetaLensError, match="Several processes follow the rule"):
         next(explain(changed(RECIPES["demo"], {"machine": {"devices": 2}})))

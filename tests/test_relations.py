@@ -256,7 +256,7 @@ def test_learned_relations_find_planted_groups():
         return adjusted_rand_score(groups, relation_map(found.matrix, found.names, 4).groups)
 
     untrained = [recovered(regularizer_of(objective, vector)) for vector in get_args(TaskVector)]
-    fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3, compile=False)
+    fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3)
     assert recovered(regularizer) >= 0.9
     assert max(untrained) < 0.6
     # The mean features of the support ignore its targets, so no training makes them tell.

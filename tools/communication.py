@@ -60,7 +60,7 @@ class Workload:
     def objective(self) -> Objective:
         torch.manual_seed(0)
         learner = MAML(conv4(N_WAY)) if self.images else MAML(mlp())
-        return Objective(learner, [TRLearner.for_learner(learner)], chunk=None)
+        return Objective(learner, [TRLearner.for_learner(learner)])
 
     def tasks(self, n: int) -> Task:
         if not self.images:

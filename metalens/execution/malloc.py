@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Undo `keep_freed_memory`, if memory is short: kept buffers leave holes, larger than the tensors at worst.
+    """Undo `keep_freed_memory`, where memory is short: kept buffers leave holes.
 
     >>> return_freed_memory()
     """

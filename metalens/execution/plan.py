@@ -135,7 +135,9 @@ def _chosen(
         reason = "by rule, as the run is short"
     if several and is_open:
         reason = "by rule, the same in all processes"
-    return CompiledObjective(objective) if is_compiled else objective, Execution(rule, is_compiled, reason, {})
+    return CompiledObjective(objective) if is_compiled else objective, Execution(
+        rule, is_compiled, reason, {}
+    )
 
 
 def is_trained(module: nn.Module) -> bool:

@@ -266,9 +266,12 @@ def assembled(
     machine = _for_samplers(runs, machine)
     processes, n = processes_of(fabric), settings.meta_batch_size
     with ExitStack() as stack:
+        on_failure = stack.enter_context(ExitStack())  # what a refusal must not leave behind
         for run in runs:
             objective = run.objective
             fabric.to_device(objective)
+            on_failure.callback(setattr, objective, "batching", objective.batching)
+            on_failure.callback(setattr, objective, "chunk", objective.chunk)
             objective.batching = machine.batching
             objective.chunk = machine.chunk if isinstance(machine.chunk, int) else None
             objective.learner.plan(machine.batching)  # refuses what is impossible
@@ -288,6 +291,7 @@ def assembled(
             if isinstance(module, Replicas):
                 module.check(batch)
             found = executable(module, batch, machine, steps=settings.steps, execution=execution)
+        on_failure.pop_all()
         yield found
 
 
@@ -310,9 +314,7 @@ def _check(runs: Sequence[TrainingRun], settings: TrainingSettings, fabric: Fabr
         raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
 
 
-def _checkpoints(
-    out: str | Path | None, fabric: Fabric, *, every: float, resume: bool
-) -> Checkpoints | None:
+def _checkpoints(out: str | Path | None, fabric: Fabric, *, every: float, resume: bool) -> Checkpoints | None:
     if out is None:
         if resume:
             raise MetaLensError("resume=True needs the folder of the interrupted training; give out.")
@@ -341,7 +343,7 @@ def _reporting_unused_parameters() -> Iterator[None]:
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
-    """Return the tasks as a learner is trained on them: with global labels if it trains on all as one problem.
+    """Return the tasks as a learner trains on them: with global labels if it takes all as one problem.
 
     Raises:
         MetaLensError: they have another number of classes than the learner's head has outputs.

@@ -38,9 +38,7 @@ def describe_nonfinite(
     )
 
 
-def find_cause(
-    objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]
-) -> str:
+def find_cause(objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]) -> str:
     """Return what is not finite in a step, and the likely remedy.
 
     Tasks are examined one by one, as the distribution has them; the random stream is left unchanged.

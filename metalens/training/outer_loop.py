@@ -168,7 +168,9 @@ class OuterLoop:
     def _record(self, step: OuterStep, *, counts: bool) -> None:
         """Add the means of the loss terms to the curves, every 200th of the training."""
         if counts:
-            self._sums = {name: self._sums.get(name, 0.0) + term.detach() for name, term in step.terms.items()}
+            self._sums = {
+                name: self._sums.get(name, 0.0) + term.detach() for name, term in step.terms.items()
+            }
         number, every = step.number, max(1, self.settings.steps // 200)
         if number % every and number != self.settings.steps:
             return

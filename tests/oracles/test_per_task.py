@@ -198,7 +198,7 @@ def test_nothing_is_trained_and_every_arm_meets_the_same_tasks():
 
 def test_wrong_uses_are_refused():
     with pytest.raises(MetaLensError, match="batching='vmap' is not possible: Ridge is a model of scikit"):
-        Objective(Ridge(mlp()), batching="vmap")
+        Ridge(mlp()).plan("vmap")
     with pytest.raises(MetaLensError, match="batching must be"):
         Ridge(mlp()).plan("fast")
     with pytest.raises(MetaLensError, match="n_neighbors must be at least 1, or None, got 0"):
