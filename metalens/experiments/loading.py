@@ -51,7 +51,7 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
 
 
 def typed_settings(experiment: object, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a recipe, or of a study, with the types that its fields have.
+    """Return settings of a recipe, or of another data class, with the types that its fields have.
 
     Raises:
         ArgumentError: a value is of another type.
