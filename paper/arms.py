@@ -220,7 +220,7 @@ class ArmStudy(Study):
 
 
 def _place(series: str, setting: float | str) -> str:
-    """Return what people call a point; 0 is the setting of series that have a single one.
+    """Return the name of a point; 0 is the setting of a series that has only one.
 
     >>> _place("TRLearner", 0.3), _place("all-ones", 0)
     ('TRLearner at 0.3', 'all-ones')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,14 +45,14 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         basis = part[part["series"] == reference]
         for (series, setting), point in part.groupby(["series", "setting"], sort=False):
             name = {"panel": panel, "series": series, "setting": setting}
-            mean = summarize(_arm(point, "point")).iloc[0]
+            mean = summarize(point.assign(**as_arms("point"))).iloc[0]
             row = {**name, **mean[["metric", "mean", "low", "high", "median"]].to_dict()}
             if series != reference:
                 same = basis[basis["setting"] == setting]
                 base = basis if same.empty else same
                 if base["setting"].nunique() != 1:
                     raise MetaLensError(f"{series} at {setting} has nothing to be compared with in {panel}.")
-                both = pd.concat([_arm(base, "base"), _arm(point, "point")])
+                both = pd.concat([base.assign(**as_arms("base")), point.assign(**as_arms("point"))])
                 pair = paired_differences(both).iloc[0]
                 row |= pair[["difference", "relative", "p", "verdict"]].to_dict()
                 row |= {"difference_low": pair["low"], "difference_high": pair["high"]}
@@ -100,15 +101,15 @@ def in_words(row: pd.Series) -> str:
     word = "higher" if values[0] > 0 else "lower"
     if values[0] <= 0:
         values = [-values[0], -values[2], -values[1]]
-    digits = decimals(values[2] - values[1])
+    digits = width_decimals(values[2] - values[1])
     center, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in values)
     return f"{row['metric']} {word} by {center}{unit} (95% interval {low} to {high})"
 
 
-def decimals(width: float) -> int:
+def width_decimals(width: float) -> int:
     """Return the decimals that show two to three digits of an interval's width.
 
-    >>> decimals(0.15), decimals(12.0), decimals(0.0)
+    >>> width_decimals(0.15), width_decimals(12.0), width_decimals(0.0)
     (3, 1, 3)
     """
     return 3 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 9)
@@ -187,7 +188,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def is_lower_better(metric: str) -> bool:
-    """Tell whether a metric is a loss.
+    """Return whether smaller values of a metric are better.
 
     >>> is_lower_better("mse"), is_lower_better("accuracy")
     (True, False)
@@ -195,5 +196,10 @@ def is_lower_better(metric: str) -> bool:
     return metric not in HIGHER_IS_BETTER
 
 
-def _arm(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return rows.assign(learner=name, regularizers="none", sampler="Uniform")
+def as_arms(names: Any) -> dict[str, Any]:
+    """Return the columns that name arms to the statistics and figures of runs: a name, and nothing else.
+
+    Args:
+        names: one text, or one for each row.
+    """
+    return {"learner": names, "regularizers": "none", "sampler": "Uniform"}

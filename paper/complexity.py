@@ -33,10 +33,10 @@ from paper.arms import ArmStudy, Point
 from paper.comparison import (
     agreement,
     compare,
-    decimals,
     is_lower_better,
     mean_interval,
     outcome,
+    width_decimals,
 )
 from paper.drawing import GRID
 from paper.study import Drawing, Tables
@@ -254,7 +254,7 @@ def _with_interval(values: np.ndarray, metric: str) -> str:
     numbers = [number * (100 if metric in FRACTIONS else 1) for number in mean_interval(values)]
     if not np.isfinite(numbers).all():
         return "n/a"
-    digits = decimals(numbers[2] - numbers[1])
+    digits = width_decimals(numbers[2] - numbers[1])
     mean, low, high = (f"{number:+.{digits}f}".replace("-", "−") for number in numbers)
     return f"{mean} [{low}, {high}]"
 

@@ -80,7 +80,7 @@ class ControlStudy(ArmStudy):
         return f"TRLearner(weight={self.weight}, relations={relations}{further})"
 
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
-        """Do as every study of arms, and compare the controls with TRLearner as well.
+        """Run the arms, and compare the controls with TRLearner as well.
 
         Returns:
             The tables of `ArmStudy.measure`, and `"against_trlearner"`, see `compare`.

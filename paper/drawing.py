@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from metalens.metrics import FRACTIONS
-from metalens.reports.figures import BLACK, COLORS, MARKERS, STYLE, WIDTH
+from metalens.reports.figures import BLACK, COLORS, MARKERS, STYLE, WIDTH, differences
 from metalens.statistics.comparisons import wrapped
-from paper.comparison import is_lower_better, primary
+from paper.comparison import as_arms, is_lower_better, primary
 
 GRID = "#E6E6E6"
 OFF_SCALE = 100  # times the median width of all intervals, beyond which one would hide the others
@@ -32,8 +32,8 @@ def against_setting(summary: pd.DataFrame, reference: str, *, logarithmic: bool 
         logarithmic: whether settings are numbers shown by their ratios; else they are evenly spaced.
 
     Returns:
-        A figure with two columns: scores, and differences. Points without a mean, as scores are not finite,
-        and those far off the scale of the others are crosses at the top.
+        A figure with two columns: scores, and differences. Points without a finite mean, and those far
+        off the scale of the others, are crosses at the top.
     """
     rows = primary(summary)
     panels = rows["panel"].unique()
@@ -46,46 +46,31 @@ def against_setting(summary: pd.DataFrame, reference: str, *, logarithmic: bool 
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def forest(summary: pd.DataFrame, reference: str) -> Figure:
     """Return a row for each point with its paired difference to the reference and 95% interval.
 
     Args:
-        summary: from `compare`; its first metric is drawn.
+        summary: from `compare`; its first metric is drawn. A point without an interval, or with one far wider
+            than most, is undefined.
         reference: the series that the others are compared with.
     """
     rows = primary(summary)
     others = rows[rows["series"] != reference]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(others)), layout="constrained")
-    axes = figure.subplots()
-    metric = rows["metric"].iloc[0]
-    scale = 100 if metric in FRACTIONS else 1
-    shown = np.isfinite(others["difference"].to_numpy(float)) & _on_scale(
-        others["difference_low"].to_numpy(float), others["difference_high"].to_numpy(float)
+    shown = _on_scale(others["difference_low"].to_numpy(float), others["difference_high"].to_numpy(float))
+    names = [
+        wrapped(row.series, 34)
+        if is_shown
+        else f"{wrapped(row.series, 34)}\n(differs by {row.difference:.3g})"
+        for row, is_shown in zip(others.itertuples(), shown, strict=True)
+    ]
+    return differences(
+        others.assign(
+            **as_arms(names),
+            baseline=reference,
+            low=others["difference_low"].where(shown),
+            high=others["difference_high"].where(shown),
+        )
     )
-    for place, row in enumerate(others.itertuples()):
-        if not shown[place]:
-            text = (
-                "diverged"
-                if not np.isfinite(row.difference)
-                else f"off the scale: {row.difference * scale:.3g}"
-            )
-            axes.text(0.02, place, text, transform=axes.get_yaxis_transform(), va="center", style="italic")
-            continue
-        ends = np.array([row.difference_low, row.difference_high]) * scale
-        axes.plot(ends, [place, place], color=COLORS[0], linewidth=1.8)
-        face = COLORS[0] if row.verdict in ("better", "worse") else "white"
-        axes.plot(row.difference * scale, place, "o", color=COLORS[0], markerfacecolor=face, markersize=6.5)
-    axes.axvline(0, color=BLACK, linewidth=1.0, zorder=1.5)
-    axes.set_yticks(range(len(others)), [wrapped(name, 34) for name in others["series"]])
-    axes.set_ylim(len(others) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    _directions(axes, metric, "← ", " →")
-    axes.set_xlabel(f"difference in {metric}{_unit(metric)} from {reference}")
-    return figure
 
 
 def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, logarithmic: bool) -> None:
@@ -160,9 +145,7 @@ def _with_intervals(
 
 
 def _on_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Tell which intervals fit into one picture: not those that are far wider than most.
-
-    An interval that does not exist fits.
+    """Return which intervals fit into one picture: all but those that are far wider than most.
 
     >>> _on_scale(np.array([0.0, 1.0, -1e30, np.nan]), np.array([1.0, 2.0, 1e30, np.nan])).tolist()
     [True, True, False, True]
@@ -171,12 +154,6 @@ def _on_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     known = width[np.isfinite(width)]
     usual = np.median(known) if len(known) else np.inf
     return ~(width > OFF_SCALE * usual)
-
-
-def _directions(axes: Axes, metric: str, before: str, after: str) -> None:
-    left, right = ("better", "worse") if is_lower_better(metric) else ("worse", "better")
-    axes.set_title(f"{before}{left}", loc="left", color="#555555")
-    axes.set_title(f"{right}{after}", loc="right", color="#555555")
 
 
 def _unit(metric: str) -> str:

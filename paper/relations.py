@@ -35,7 +35,7 @@ DISAGREEMENT, SPREAD = "disagreement", "spread"
 
 @dataclass(frozen=True, kw_only=True)
 class RelationStudy(ArmStudy):
-    """Relation matrices of test tasks at three stages, and their agreement with what is known of the tasks.
+    """Relation matrices of test tasks at three stages, and their agreement with the tasks' descriptors.
 
     The stages are the learned relations before training, the plain cosine of a trained network, and the
     learned relations after training; and, with real targets, how well the models of the latter predict each
@@ -116,7 +116,7 @@ class RelationStudy(ArmStudy):
         claim = "training turns a diffuse relation matrix into one that shows which tasks are alike"
         known = rows[rows["metric"] == DISAGREEMENT].set_index("series")
         if known.empty:
-            return [*found, "Nothing is known of these tasks that the relations could be compared with."]
+            return [*found, "These tasks have no descriptors to compare the relations with."]
         verdict = {"better": True, "worse": False}.get(known.loc[LEARNED, "verdict"])
         found.append(
             "Disagreement with the descriptors of the tasks (0 none, 1 as by chance) is "
@@ -139,7 +139,7 @@ class RelationStudy(ArmStudy):
 def relations_of(learner: Learner, regularizer: TRLearner, recipe: Recipe, seed: int, n: int) -> pd.DataFrame:
     """Return the relation of every pair of the first n test tasks: `row, column, relation, distance`.
 
-    The distance is that of the tasks' descriptors, missing where nothing is known of them.
+    The distance is that of the tasks' descriptors, missing for tasks without descriptors.
     """
     tasks = recipe.distribution("test", seed)
     pairs = relate(learner, regularizer, tasks, n).pairs()

@@ -84,7 +84,7 @@ def write_study_report(folder: str | Path) -> Path:
 
 
 def _cell(value: Any) -> str:
-    """Return a cell of a table for people.
+    """Return a cell of a table as text.
 
     >>> _cell(0.123456), _cell(-2.0), _cell(float("nan")), _cell("mse"), _cell(1e-9)
     ('0.1235', '−2', '', 'mse', '1e−09')

@@ -54,7 +54,7 @@ class Study(ABC):
 
     @property
     def n_trainings(self) -> int:
-        """Number of trainings, of which a watcher is told."""
+        """Number of trainings that are reported to a watcher."""
         return len(self.seeds)
 
     @abstractmethod
@@ -86,7 +86,7 @@ def run_study(study: Study, folder: Path, *, command: str = "", watcher: Watcher
         study: what to run.
         folder: an empty folder, filled with `manifest.json` and a CSV file for every table.
         command: the command that repeats the study, for the manifest.
-        watcher: told about progress.
+        watcher: progress callbacks.
 
     Raises:
         MetaLensError: the study cannot be assembled.

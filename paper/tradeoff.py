@@ -38,7 +38,7 @@ class TradeoffStudy(ArmStudy):
         return [Point(series, 0, text, changes=alone) for series, text in arms.items()]
 
     def measure(self, folder: Path, watcher: Watcher) -> Tables:
-        """Do as every study of arms, and give the times intervals as well.
+        """Run the arms, and compute intervals of the training times as well.
 
         Returns:
             The tables of `ArmStudy.measure`, and `"seconds"`, see `compare`: training time of a seed.

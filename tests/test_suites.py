@@ -70,6 +70,7 @@ def assert_as_single_run(entry, recipe, folder):
         assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_every_entry_is_its_run_and_what_is_done_is_skipped(tmp_path):
     folder = tmp_path / "suite"
     missing = Entry("kiba", replace(RECIPES["drug-kiba"], folder=str(tmp_path / "nowhere")))
@@ -93,6 +94,7 @@ def test_every_entry_is_its_run_and_what_is_done_is_skipped(tmp_path):
         assert end in write_suite_table(folder, kind).read_text()
 
 
+@pytest.mark.slow
 def test_what_fails_or_dies_is_recorded_and_tried_again(tmp_path):
     folder = tmp_path / "suite"
     damaged = folder / "five" / "unfinished" / "arm1-seed0-checkpoints" / f"step-1-{'0' * 16}.safetensors"
@@ -128,6 +130,7 @@ def kill_child():
     os.kill(children[0].pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(YAML.replace("STEPS", "60"))
     words = [
@@ -165,6 +168,7 @@ def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
         assert (folder / name).read_bytes() == (tmp_path / "out" / "sinusoid-5shot" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_block():
     begin = time.monotonic()
     with processes(1) as submit:

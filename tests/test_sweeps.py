@@ -28,7 +28,7 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
 from metalens.experiments.sweeps.report import outcome_in_words, read_result, write_sweep_report
 from metalens.experiments.sweeps.space import read_space
-from metalens.experiments.sweeps.sweep import Sweep, Watcher, search
+from metalens.experiments.sweeps.sweep import Sweep, SweepWatcher, search
 from metalens.experiments.sweeps.trial import score, sealed
 from metalens.experiments.sweeps.trials import DATABASE, MAX_RETRIES, Trials, retried
 from metalens.training.fit import fit
@@ -90,13 +90,13 @@ def in_another_process(folder: Path, sweep: Sweep, watcher: str) -> subprocess.P
         from pathlib import Path
         from metalens.experiments import RECIPES
         from metalens.experiments.sweeps.space import read_space
-        from metalens.experiments.sweeps.sweep import Sweep, Watcher, search
+        from metalens.experiments.sweeps.sweep import Sweep, SweepWatcher, search
 
         recipe = replace(RECIPES["demo"], **{QUICK!r})
         space = read_space(Path({sweep.space.source!r}), recipe)
         sweep = Sweep(recipe, space, {sweep.n_trials}, {sweep.pruner!r})
 
-        class Mine(Watcher):
+        class Mine(SweepWatcher):
 {textwrap.indent(textwrap.dedent(watcher), " " * 12)}
 
         search(sweep, Path({str(folder)!r}), watcher=Mine())
@@ -259,7 +259,7 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(sweep, tmp_path):
 def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(sweep, tmp_path):
     mine, folder = sweep(n_trials=5, lost_after=3.0), tmp_path / "s"
 
-    class Waits(Watcher):
+    class Waits(SweepWatcher):
         """Holds the first trial until the other process has made one and was killed in the next."""
 
         def start_trial(self, number, settings):
@@ -292,7 +292,7 @@ def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(swee
 def test_workers_are_such_processes(sweep, tmp_path):
     folder = tmp_path / "s"
 
-    class Waits(Watcher):
+    class Waits(SweepWatcher):
         def start_trial(self, number, settings):
             while len(read_result(folder).trials) < 2:
                 assert multiprocessing.active_children()
@@ -308,7 +308,7 @@ def test_workers_are_such_processes(sweep, tmp_path):
 def test_a_process_that_was_taken_for_lost_drops_its_trial(sweep, tmp_path):
     mine, folder = sweep(), tmp_path / "s"
 
-    class Robbed(Watcher):
+    class Robbed(SweepWatcher):
         def step(self, step, loss):
             others = trials_of(folder)
             if len(others.study.trials) == 1 and step == 3:
@@ -319,7 +319,7 @@ def test_a_process_that_was_taken_for_lost_drops_its_trial(sweep, tmp_path):
 
 
 def test_an_interrupted_trial_is_repeated_at_once(sweep, tmp_path):
-    class Interrupts(Watcher):
+    class Interrupts(SweepWatcher):
         def step(self, step, loss):
             raise KeyboardInterrupt
 
@@ -415,7 +415,7 @@ def test_a_sweep_continues_to_more_trials_and_names_a_damaged_database(sweep, tm
 def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
     folder, pages = tmp_path / "s", []
 
-    class Reports(Watcher):
+    class Reports(SweepWatcher):
         def step(self, step, loss):
             if step == 3 and len(pages) < 2:
                 pages.append(write_sweep_report(folder).read_text())

@@ -1,5 +1,9 @@
 """The scripts in tools/ fit the package that they are about."""
 
+from importlib import import_module
+
+import pytest
+
 from tools.mutation import PACKAGE, catalogued, named, own_tests
 
 
@@ -13,3 +17,11 @@ def test_every_named_mutant_is_a_change_of_a_file_with_tests():
 
 def test_the_methods_are_found_by_their_exports():
     assert {"MAML", "Ridge", "TRLearner"} <= set(catalogued())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["communication", "correctness", "fuzz.__main__", "precision", "speed.__main__"],
+)
+def test_every_script_can_be_imported(name):
+    assert import_module(f"tools.{name}").__doc__

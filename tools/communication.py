@@ -10,6 +10,7 @@ are predictions from these constants, by the formula in `docs/scaling.md`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import tempfile
@@ -119,7 +120,7 @@ def two_processes(rank: int, folder: str) -> None:
 
 
 def repeated(function: Callable[[], object], times: int) -> tuple[float, float]:
-    """Do as `least`, as often in every process."""
+    """Like `least`, with the same number of calls in every process."""
     return least(function, 0.0, times)
 
 
@@ -187,6 +188,7 @@ def tell(workload: Workload, shared: tuple[float, float], constants: list[tuple[
 
 def main() -> None:
     """Measure, and print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -1,9 +1,9 @@
-"""Kill trainings at random instants, and see whether they go on to the same bits.
+"""Kill trainings at random instants, and check that they resume to the same bits.
 
     python tools/crash.py --kills 60 --seed 0
 
 Three tiny trainings are done once without interruption: `fit` with all that has a state of its own, three
-objectives side by side, and a whole run of two arms and two seeds. Each is then begun anew and killed by
+objectives side by side, and a whole run of two arms and two seeds. Each is then started again and killed by
 SIGKILL again and again: at a random time, inside a random call that writes a checkpoint or another file, with
 half of its content written, or by a full disk (a tmpfs where mounting is allowed, else a limit on the size of
 files). After each kill the training is resumed. In the end every file must be there, none half-written, and
@@ -226,7 +226,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Let a folder be a disk of a few megabytes, where that is allowed."""
+    """Mount a disk of a few megabytes at a folder, where that is allowed."""
     folder.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(words, capture_output=True).returncode == 0
@@ -238,7 +238,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def survive(scenario: str, folder: Path, *, kills: int, seed: int, disk: bool = True) -> list[str]:
-    """Kill a training many times, and compare what it comes to with what it comes to without.
+    """Kill a training many times, and compare its results with those of an uninterrupted one.
 
     Args:
         scenario: which training.
@@ -271,7 +271,7 @@ def survive(scenario: str, folder: Path, *, kills: int, seed: int, disk: bool = 
                     ways.append(way)
                 if disk and not ended and rng.random() < 0.2 and filled_up(scenario, broken):
                     ways.append("full disk")
-            assert tried(scenario, broken) == 0, f"{scenario} did not go on after {ways[-3:]}"
+            assert tried(scenario, broken) == 0, f"{scenario} did not resume after {ways[-3:]}"
             found = files(broken)
             names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
             assert not names, f"{scenario}: {', '.join(names)} differ after {ways[-5:]}"

@@ -8,6 +8,7 @@ weights and tasks: `||g - g64|| / ||g64||` over all meta-parameters, the median 
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import warnings
@@ -149,6 +150,7 @@ def error(make: Callable[[], nn.Module], draw: Callable[[int], Task], precision:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {platform.machine()}, one thread, commit {commit()}, {DRAWS} draws.\n")

@@ -18,7 +18,7 @@ from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution.plan import Execution
 from metalens.experiments import RECIPES, Recipe
-from metalens.experiments.arms import Arm, Cell, arms_of
+from metalens.experiments.arms import Arm, Cell, arms_of, cells_label
 from metalens.experiments.experiment import Watcher, explain, run
 from metalens.experiments.recipe import FIXED
 from metalens.experiments.store import is_complete
@@ -213,12 +213,12 @@ class LiveProgress(Watcher):
         self.steps = StepBar(progress)
 
     def start_training(self, cells: Sequence[Cell], steps: int) -> None:
-        self.steps.start(_training(cells), steps)
+        self.steps.start(cells_label(cells), steps)
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
         arms = dict.fromkeys(cell.arm for cell in cells)
-        is_shown = execution.seconds or execution.chunk
-        if is_shown and any(self.executions.get(arm) != execution for arm in arms):
+        is_measured = execution.seconds or execution.chunk
+        if is_measured and any(self.executions.get(arm) != execution for arm in arms):
             who = ", ".join(map(str, arms))
             self.progress.console.print(f"{who}: steps by {execution}", highlight=False, markup=False)
             self.executions |= dict.fromkeys(arms, execution)
@@ -229,12 +229,5 @@ class LiveProgress(Watcher):
     def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
         end = "" if diverged is None else f"diverged at step {diverged}; "
-        self.progress.console.print(f"{_training([cell])}: {end}test {text}", highlight=False, markup=False)
+        self.progress.console.print(f"{cells_label([cell])}: {end}test {text}", highlight=False, markup=False)
         self.progress.advance(self.cells)
-
-
-def _training(cells: Sequence[Cell]) -> str:
-    """Return what is trained: `MAML, seed 0`, `MAML, 3 seeds`, `2 arms, 3 seeds`."""
-    arms, seeds = ({cell[i] for cell in cells} for i in range(2))
-    who = str(cells[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
-    return f"{who}, " + (f"seed {cells[0].seed}" if len(seeds) == 1 else f"{len(seeds)} seeds")

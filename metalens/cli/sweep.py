@@ -17,7 +17,7 @@ from metalens.cli.run import add_settings, check_config, with_settings
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES
 from metalens.experiments.sweeps.space import read_space, setting_text
-from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, Watcher, search
+from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
 
 OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
 
@@ -83,7 +83,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     show_sweep(out)
 
 
-class LiveProgress(Watcher):
+class LiveProgress(SweepWatcher):
     """Shows the trials of all processes, and the training of this one."""
 
     def __init__(self, progress: Progress, sweep: Sweep) -> None:

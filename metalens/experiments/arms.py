@@ -178,3 +178,14 @@ def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric, objectives: Object
     if len(by_arm) == 1:
         return [[cell] for cell in cells]
     return [group for of_arm in by_arm for group in _split(recipe, of_arm, fabric, objectives)]
+
+
+def cells_label(cells: Sequence[Cell]) -> str:
+    """Return a short name of cells.
+
+    >>> cells_label([Cell(Arm("MAML", "none"), seed) for seed in range(3)])
+    'MAML, 3 seeds'
+    """
+    arms, seeds = ({cell[i] for cell in cells} for i in range(2))
+    who = str(cells[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
+    return f"{who}, " + (f"seed {cells[0].seed}" if len(seeds) == 1 else f"{len(seeds)} seeds")

@@ -1,12 +1,12 @@
-"""Read damaged and hostile files, and see whether each ends well or in one sentence.
+"""Read damaged and hostile files, and check that each ends well or in one sentence.
 
     python -m tools.fuzz --inputs 100000 --seed 0
 
-Every reader gets sound files of which one was changed. Half of the inputs come from strategies of Hypothesis,
-which know its kind: cells of a table, values of a tree, members of an archive, headers of tensors. The others
-come from atheris, which changes bytes and keeps what reaches new lines of MetaLens. Where atheris is not
-installed (`pip install atheris`, for Linux), Hypothesis changes bytes in its place, without looking at lines,
-and the output says so.
+Every reader gets intact files, one of which was changed. Half of the inputs come from strategies of
+Hypothesis, which know its kind: cells of a table, values of a tree, members of an archive, headers of
+tensors. The others come from atheris, which changes bytes and keeps what reaches new lines of MetaLens. Where
+atheris is not installed (`pip install atheris`, for Linux), Hypothesis changes bytes in its place, without
+looking at lines, and the output says so.
 
 A reader runs as a command would, in a process with a limit on memory, a limit on time, and a watch on every
 write. Found is whatever would be a traceback, more than one line, a write outside of the output folder, a
@@ -58,7 +58,7 @@ def main() -> None:
                 process = PROCESSES.Process(target=work, args=(target, engine, n, options.seed, folder, kept))
                 process.start()
                 process.join()
-                assert [*Path(name).iterdir()] == [folder], "something was written beside"
+                assert [*Path(name).iterdir()] == [folder], "something was written outside"
                 results = folder / "results.json"
                 if process.exitcode or not results.is_file():
                     last = kept / f"{target.replace(' ', '-')}-killed"

@@ -85,7 +85,7 @@ GUARD = _Guard()
 
 @contextmanager
 def watched(folders: Sequence[Path]) -> Iterator[None]:
-    """Let a block write into some folders only, and take no longer than `PATIENCE`.
+    """Restrict a block to writing into some folders, and to `PATIENCE`.
 
     Raises:
         Refused: it did something else.
@@ -109,7 +109,7 @@ def watched(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def limit_memory() -> None:
-    """Let the process have `MEMORY` more than it has."""
+    """Limit the memory of the process to `MEMORY` more than it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -162,7 +162,7 @@ def _wrong_sentence(said: str, may_be_large: bool) -> Finding | None:
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Let a folder hold these files and no others."""
+    """Replace the content of a folder by these files."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""Every reader of files that people or machines may have damaged, with small files that are sound."""
+"""Every reader of files that may be damaged, with small intact files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reader(NamedTuple):
 
     Attributes:
         write: writes sound files into a folder.
-        read: reads the files of a folder as a command does; also told which of them was changed.
+        read: reads the files of a folder as a command does, given the name of the changed one.
         writes: whether it writes into the folder too.
         may_be_large: whether what is read may ask for any amount of memory.
     """

@@ -1,1 +1,1 @@
-"""The speed of an outer step: MetaLens beside other libraries and reference loops, on the same tasks."""
+"""The speed of an outer step: MetaLens and other libraries and reference loops, on the same tasks."""

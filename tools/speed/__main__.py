@@ -23,7 +23,7 @@ from typing import Any
 from tools.speed import aims
 from tools.speed.extras import ON_ALL_CORES, PARTS
 from tools.speed.implementation import IMPLEMENTATIONS, SLOW
-from tools.speed.machine import ROOT, facts, thread_environment
+from tools.speed.machine import ROOT, metadata, thread_environment
 from tools.speed.memory import ENVIRONMENT, PROCESS
 from tools.speed.report import FIGURE, extra_tables, origin, replace_tables, step_tables
 from tools.speed.scaling import draw
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--page", default="docs/performance.md", help="has two markers; - prints the tables")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args()
-    machine = facts()
+    machine = metadata()
     rounds, seconds = (3, 0.1) if options.quick else (options.rounds, 0.5)
     steps = []
     if "steps" in options.parts:

@@ -1,4 +1,4 @@
-"""Measure one of the parts beside the comparison of outer steps, in a process of its own.
+"""Measure one part other than the comparison of outer steps, in a process of its own.
 
     python -m tools.speed.extras evaluation 1 measured.json 15 0.3
 

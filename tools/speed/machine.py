@@ -21,7 +21,7 @@ PACKAGES = ("torch", "higher", "torchopt", "parallel-metalearn", "jax", "jaxlib"
 
 
 def limit_threads(n: int) -> None:
-    """Let this process use n processor cores, whichever library asks for them."""
+    """Limit this process to n processor cores, for all libraries."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n])
     torch.set_num_threads(n)

@@ -60,7 +60,7 @@ def step_tables(measured: Sequence[dict[str, Any]], memory: dict[str, dict[str, 
 
 
 def extra_tables(extras: dict[str, Any], threads: dict[str, int]) -> list[str]:
-    """Return a table for each part beside the steps, and the figure where curves were measured.
+    """Return a table for each part other than the steps, and the figure where curves were measured.
 
     Args:
         extras: by part what `extras` measured.

@@ -1,4 +1,4 @@
-"""The results of a suite: one page over its entries, one table of all scores."""
+"""The report of a suite: a page over its entries, and a table of all scores."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scores(NamedTuple):
         rows: of `table_rows`, by arm; differences are to the best arm.
         best: the best arm; `None` where no mean is finite.
         alike: arms that do not differ from it significantly.
-        cautions: what limits that, in words.
+        cautions: limits of the comparison, as sentences.
     """
 
     metric: str
@@ -55,12 +55,12 @@ class Scores(NamedTuple):
 
 
 def is_suite(folder: Path) -> bool:
-    """Tell whether a folder is that of a suite."""
+    """Return whether a folder is that of a suite."""
     return (folder / SUITE).is_file()
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return what is known about a suite that was started: its settings, and the state of every entry.
+    """Return the settings of a suite and the state of every entry.
 
     Raises:
         MetaLensError: the file is missing or damaged.
@@ -69,7 +69,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def write_suite_report(folder: str | Path) -> Path:
-    """Write `report.html` and `results.csv` of a suite from its entries' files, as far as they are there.
+    """Write `report.html` and `results.csv` of a suite from the files of its entries so far.
 
     Args:
         folder: with `suite.json` and a folder for each entry.
@@ -126,7 +126,7 @@ def write_suite_table(folder: Path, kind: str) -> Path:
 
 
 def outcome(state: dict[str, Any]) -> str:
-    """Return in one sentence how far a suite is.
+    """Return the progress of a suite as one sentence.
 
     >>> outcome({"entries": [{"name": "a", "status": "done"}, {"name": "b", "status": "failed"}]})
     '1 of 2 entries is done; b failed.'
@@ -145,7 +145,7 @@ def outcome(state: dict[str, Any]) -> str:
 
 
 def scores_of(results: pd.DataFrame) -> Scores:
-    """Return the scores of a run in its first metric, with the arms that are as good as the best.
+    """Return the scores of a run in its first metric, with the arms that do not differ from the best.
 
     >>> results = pd.DataFrame({"learner": list("AAABBB"), "regularizers": "none", "sampler": "Uniform",
     ...                         "seed": 0, "task": [0, 1, 2] * 2, "metric": "mse",
@@ -174,7 +174,7 @@ def arms_in_order(scores: dict[str, Scores]) -> list[str]:
 
 
 def entries_table(folder: Path, state: dict[str, Any]) -> Table:
-    """Return for a terminal what became of every entry, with its best arm."""
+    """Return a table for the terminal: every entry with its status and best arm."""
     scores = {name: scores_of(rows) for name, rows in _results(folder, state).items()}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("entry", "status", "best arm", "mean"):
@@ -203,7 +203,7 @@ def _results(folder: Path, state: dict[str, Any]) -> dict[str, pd.DataFrame]:
 
 
 def _entry(folder: Path, entry: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
-    """Return a row of the first table: the entry, and what came out."""
+    """Return a row of the first table: the entry with its scores."""
     target = folder / entry["name"]
     row = None if scores is None or scores.best is None else scores.rows[scores.best]
     has_report = entry["status"] != "waiting" and (target / "report.html").is_file()

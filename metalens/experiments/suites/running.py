@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from metalens.errors import MetaLensError
 from metalens.experiments import Recipe
-from metalens.experiments.arms import Cell
+from metalens.experiments.arms import Cell, cells_label
 from metalens.experiments.commands import command_of
 from metalens.experiments.experiment import Experiment, Job, Watcher
 from metalens.experiments.store import is_complete
@@ -72,7 +72,7 @@ class Step(NamedTuple):
     job: Job | None = None
 
     def __str__(self) -> str:
-        return self.kind if self.job is None else _names(self.job.left)
+        return self.kind if self.job is None else cells_label(self.job.left)
 
 
 def run_suite(
@@ -96,7 +96,7 @@ def run_suite(
         workers: processes that work at the same time.
         threads: of each process, for entries that do not set them.
         command: the command that repeats the suite.
-        watcher: told about progress.
+        watcher: progress callbacks.
         checkpoint_every: seconds between two checkpoints of a training.
 
     Returns:
@@ -247,10 +247,3 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, MetaLensError):
         return Failure(str(error))
     return Failure(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
-
-
-def _names(cells: Sequence[Cell]) -> str:
-    arms = list(dict.fromkeys(str(cell.arm) for cell in cells))
-    seeds = sorted({cell.seed for cell in cells})
-    who = arms[0] if len(arms) == 1 else f"{len(arms)} arms"
-    return f"{who}, " + (f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")

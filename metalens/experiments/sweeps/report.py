@@ -18,7 +18,7 @@ from metalens.experiments.loading import recipe_of
 from metalens.experiments.recipe import FIXED, Recipe
 from metalens.experiments.sweeps import figures
 from metalens.experiments.sweeps.space import setting_text, with_values
-from metalens.experiments.sweeps.trials import naming_damage, read_study, read_sweep, retried, retry_of
+from metalens.experiments.sweeps.trials import read_study, read_sweep, reraise_damage, retried, retry_of
 from metalens.io.files import SWEEP, atomic_path, writing_into
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.reports.run import figures_folder, save_figure, template
@@ -88,7 +88,7 @@ def read_result(folder: Path) -> SweepResult:
     best, importances = None, {}
     complete = trials[trials["state"] == "complete"]
     if study is not None and len(complete):
-        with naming_damage(folder / SWEEP):
+        with reraise_damage(folder / SWEEP):
             best = with_values(recipe, study.best_params)
         if len(complete) >= MIN_TRIALS and complete["score"].nunique() > 1:
             importances = optuna.importance.get_param_importances(study)
@@ -135,7 +135,7 @@ def write_sweep_report(folder: str | Path) -> Path:
     report = folder / "report.html"
     with writing_into(folder):
         drawn = figures_folder(folder)
-        with naming_damage(folder / SWEEP):
+        with reraise_damage(folder / SWEEP):
             images = {name: save_figure(figure, drawn / name) for name, figure in _figures(result).items()}
             page = _render(folder, result, images)
         with atomic_path(folder / "trials.csv") as path:
@@ -155,15 +155,15 @@ def outcome_in_words(result: SweepResult) -> list[str]:
     n = len(result.trials) - int(counts.get("repeated", 0))
     parts = [f"{counts[state]} {words}" for state, words in _WORDS.items() if state in counts]
     trials = f"{n} trial{'' if n == 1 else 's'}"
-    told = f"Of {trials}: {', '.join(parts)}." if parts else "No trial has begun."
+    counted = f"Of {trials}: {', '.join(parts)}." if parts else "No trial has begun."
     if result.best is None:
-        return [f"There is no best setting yet. {told}"]
+        return [f"There is no best setting yet. {counted}"]
     row, seeds = result.best_trial, len(result.best.seeds)
     settings = ", ".join(f"{name} {setting_text(row[name])}" for name in result.names)
     return [
         f"Best is trial {row['trial']} with {settings}: validation {result.about['metric']} "
         f"{row['score']:.4g}, {'the mean over ' + str(seeds) + ' seeds' if seeds > 1 else 'of one seed'}.",
-        told,
+        counted,
     ]
 
 

@@ -188,7 +188,7 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def setting_text(value: Any) -> str:
-    """Return the value of a setting for people.
+    """Return the value of a setting as text.
 
     >>> setting_text(0.0123456), setting_text(8), setting_text(None)
     ('0.01235', '8', 'none')

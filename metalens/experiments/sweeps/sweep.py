@@ -83,7 +83,7 @@ class Sweep:
         self.space.check(sealed(self.recipe))
 
 
-class Watcher:
+class SweepWatcher:
     """Progress callbacks of a sweep; no-ops by default."""
 
     def start_trial(self, number: int, settings: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Watcher:
 
 
 def search(
-    sweep: Sweep, folder: Path, *, workers: int = 1, command: str = "", watcher: Watcher | None = None
+    sweep: Sweep, folder: Path, *, workers: int = 1, command: str = "", watcher: SweepWatcher | None = None
 ) -> None:
     """Try settings until a sweep has all its trials, together with all other processes at the same folder.
 
@@ -134,7 +134,7 @@ def search(
     enter(folder, content, _identity)
     threads = sweep.recipe.machine.threads or max(1, torch.get_num_threads() // workers)
     with _helpers(workers - 1, sweep, folder, metric, threads):
-        _work(sweep, folder, metric, threads, watcher or Watcher())
+        _work(sweep, folder, metric, threads, watcher or SweepWatcher())
 
 
 def _identity(content: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["configuration"], **{name: content[name] for name in ("recipe", "space", "pruner")}}
 
 
-def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watcher) -> None:
+def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: SweepWatcher) -> None:
     """Make trials until none is left and none is running elsewhere."""
     direction = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
     all_trials = Trials(
@@ -172,7 +172,7 @@ def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watche
         torch.set_num_threads(before)
 
 
-def _try(trials: Trials, sweep: Sweep, trial: Trial, watcher: Watcher) -> None:
+def _try(trials: Trials, sweep: Sweep, trial: Trial, watcher: SweepWatcher) -> None:
     """Make a trial and record its result."""
     try:
         with trials.heartbeat(trial):
@@ -222,7 +222,7 @@ def _help(sweep: Sweep, folder: Path, metric: str, threads: int) -> None:
     assert first is not None
     threading.Thread(target=_follow, args=(first,), daemon=True).start()
     with suppress(KeyboardInterrupt, MetaLensError, OSError):
-        _work(sweep, folder, metric, threads, Watcher())
+        _work(sweep, folder, metric, threads, SweepWatcher())
 
 
 def _follow(first: BaseProcess) -> None:

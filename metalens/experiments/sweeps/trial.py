@@ -57,12 +57,12 @@ def metric_of(recipe: Recipe) -> str:
 def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
     """Train the one arm of a recipe with every seed, and return the mean of the best validation scores.
 
-    After each validation the trial is told the mean over seeds: of those in training their scores, of those
-    trained before their best ones. Outer steps are counted on from one seed to the next.
+    After each validation the mean over seeds is reported to the trial: the scores of the seeds in training,
+    and the best ones of the seeds trained before. Outer steps count on from one seed to the next.
 
     Args:
         recipe: sealed, with the settings of the trial.
-        trial: told of the scores.
+        trial: gets the scores.
         progress: called with the step's number and its loss.
 
     Raises:
@@ -93,7 +93,7 @@ def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Looks at validation scores while runs are trained, and ends a training that is of no use."""
+    """Reports validation scores during training, and ends a training that cannot be the best."""
 
     trial: Trial
     recipe: Recipe
@@ -107,7 +107,7 @@ class _Judge:
         return self.recipe.steps * len(self.earlier)
 
     def look(self, step: int, loss: float) -> None:
-        """Be told of a step.
+        """Report the scores of a step, if it was validated.
 
         Raises:
             TrialPruned: the trial is behind others.

@@ -89,13 +89,13 @@ def read_study(folder: Path) -> optuna.Study | None:
     path = folder / DATABASE
     if not path.is_file():
         return None
-    with FileLock(folder / _LOCK), naming_damage(path):
+    with FileLock(folder / _LOCK), reraise_damage(path):
         storage = _storage(path)
         is_begun = _NAME in optuna.get_all_study_names(storage)
         return optuna.load_study(study_name=_NAME, storage=storage) if is_begun else None
 
 
-def naming_damage(path: Path) -> AbstractContextManager[None]:
+def reraise_damage(path: Path) -> AbstractContextManager[None]:
     """Re-raise what a malformed file leads to as one `MetaLensError`.
 
     Raises:
@@ -144,7 +144,7 @@ class Trials:
         }
         self.lock = FileLock(folder / _LOCK)
         self.every = max(1, int(lost_after / _N_HEARTBEATS))
-        with self.lock, naming_damage(folder / DATABASE), _quiet():
+        with self.lock, reraise_damage(folder / DATABASE), _quiet():
             self.retry = RetryHeartbeatStaleTrialCallback(MAX_RETRIES)
             self.storage = _storage(
                 folder / DATABASE,
