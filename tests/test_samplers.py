@@ -36,8 +36,8 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
 from metalens.processes import Processes
-from metalens.samplers import ats
 from metalens.samplers.base import asking, window
+from metalens.samplers.contrib import ats
 from metalens.samplers.contrib.gradients import task_gradients, task_losses, weights_of
 from metalens.specs.calls import SAMPLERS, build_sampler
 from metalens.statistics.arms import ARM
