@@ -24,7 +24,7 @@ _PUBLIC = "<!-- public names -->"
 _BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
-# A page of paper/ is a page of the site beside those of docs/; in the repository the two folders are siblings.
+# On the site, pages of paper/ stand beside those of docs/; in the repository the two folders are siblings.
 _TO_PAPER = re.compile(r"\]\(\.\./((?:\.\./)*paper/)")
 _TO_DOCS = re.compile(r"\]\(\.\./docs/")
 
@@ -60,7 +60,7 @@ def on_env(env: Any, **_: Any) -> None:
 
 
 def public_names() -> dict[str, str]:
-    """Return the names that `import metalens` offers beside packages, each with the module that defines it."""
+    """Return the names that `import metalens` offers beside packages, with the modules that define them."""
     imports = [node for node in ast.parse(STUB.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)]
     return {name.name: f"metalens.{node.module}" for node in imports if node.module for name in node.names}
 

@@ -109,5 +109,6 @@ from .tasks import Task as Task
 from .tasks import stack_tasks as stack_tasks
 from .training.fit import fit as fit
 from .training.fit import fit_together as fit_together
+from .training.settings import TrainingSettings as TrainingSettings
 
 __version__: str

@@ -1,10 +1,10 @@
-"""An adapted: a batch of tasks, the models adapted to them, and what those models say."""
+"""Adapted tasks: a batch of tasks, the models adapted to them, and their predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import wraps
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from metalens.learners import Learner, State
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
 
+View = TypeVar("View")
 
-def _view(compute: Callable[[AdaptedTasks], Any]) -> Any:
-    """Make a property that is computed once; `cached_property` locks, which breaks compiled graphs."""
+
+def _view(compute: Callable[[Any], View]) -> cached_property[View]:
+    """Make a property that is computed once; the lock of `cached_property` itself cannot be compiled."""
     name = compute.__name__
 
     @wraps(compute)
@@ -27,7 +29,7 @@ def _view(compute: Callable[[AdaptedTasks], Any]) -> Any:
             self._views[name] = compute(self)
         return self._views[name]
 
-    return property(get)
+    return cast(Any, property(get))
 
 
 class AdaptedTasks:

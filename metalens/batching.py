@@ -46,7 +46,7 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
 
 
 def is_vectorized() -> bool:
-    """Tell whether `torch.vmap` is running, here or in code that calls this.
+    """Return whether `torch.vmap` is running, here or in code that calls this.
 
     >>> task_map(lambda x: x.new_tensor(is_vectorized()), torch.zeros(1), plan="vmap")
     tensor([1.])
@@ -57,7 +57,7 @@ def is_vectorized() -> bool:
 
 
 def is_transformed() -> bool:
-    """Tell whether any transform of `torch.func` is running: `vmap`, or the `grad` of an inner loop.
+    """Return whether any transform of `torch.func` is running: `vmap`, or the `grad` of an inner loop.
 
     >>> torch.func.grad(lambda x: x * is_transformed())(torch.zeros(()))
     tensor(1.)
@@ -68,9 +68,9 @@ def is_transformed() -> bool:
 def chunked_task_map(
     function: Callable[..., Any], *trees: Any, plan: Plan, chunk: int, parameters: Sequence[Tensor]
 ) -> Any:
-    """Do as `task_map`, a few tasks at a time, in memory that does not grow with their number.
+    """Like `task_map`, a few tasks at a time, in memory that does not grow with their number.
 
-    Nothing inside the function is kept for the gradient: `backward` computes each chunk anew.
+    Nothing inside the function is kept for the gradient: `backward` computes each chunk again.
 
     Args:
         function: see `task_map`.
@@ -159,7 +159,7 @@ class _TaskByTask(torch.autograd.Function):
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function whose inside is computed anew for the gradient; PyTorch's own refuses `torch.func.grad`."""
+    """A function that is computed again for its gradient; PyTorch's own refuses `torch.func.grad`."""
 
     @staticmethod
     def forward(
@@ -199,7 +199,7 @@ class _Recomputed(torch.autograd.Function):
 
 
 def check_batching(batching: Batching) -> None:
-    """Refuse anything that is not a way to batch.
+    """Raise `MetaLensError` for anything that is not a way to batch.
 
     >>> check_batching("fast")
     Traceback (most recent call last):
@@ -211,7 +211,7 @@ def check_batching(batching: Batching) -> None:
 
 
 def check_chunk(chunk: Chunk) -> None:
-    """Refuse anything that is not a number of tasks to compute at a time.
+    """Raise `MetaLensError` for anything that is not a number of tasks to compute at a time.
 
     >>> check_chunk(0)
     Traceback (most recent call last):

@@ -23,7 +23,7 @@ from metalens.tasks import place
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK = 50  # tasks at a time, at most; bounds memory, and does not change the scores
+MAX_CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
 
 
 def evaluate(
@@ -42,12 +42,12 @@ def evaluate(
         tasks: the distribution of held-out tasks.
         n_tasks: how many tasks, numbers `0 ... n_tasks - 1`.
         batching: how the learner is mapped over tasks.
-        chunk: tasks that are computed at a time, at most 50. It decides the memory, and not the scores.
+        chunk: tasks that are computed at a time, at most 50. It changes memory, not scores.
         processes: those that divide the chunks among them, and all get all rows; by default this one alone.
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `loss` (cross-entropy, nats); regression has `mse` (in squared units of y), and those of
+        and `cross_entropy` (nats); regression has `mse` (in squared units of y), and those of
         `EXTRA_METRICS` that the distribution names in `extra_metrics`: `pearson_r2` (squared correlation),
         `pearson_r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in
         units of y). The distribution's own `extra_scores` follow. A task on which adaptation diverged has a
@@ -65,7 +65,7 @@ def evaluate(
     check_chunk(chunk)
     import pandas as pd  # takes as long to import as all of MetaLens
 
-    at_a_time = min(chunk, CHUNK) if isinstance(chunk, int) else CHUNK
+    at_a_time = min(chunk, MAX_CHUNK) if isinstance(chunk, int) else MAX_CHUNK
     if not tasks.equal_sizes:
         at_a_time = 1
     frames = []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.batching import Batching, Chunk, check_chunk
+from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, NetworkLearner
 from metalens.processes import ALONE, Processes
@@ -61,16 +61,17 @@ class Objective(nn.Module):
     Args:
         learner: the learner to train.
         regularizers: any number of them; they act in the given order.
-        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`.
-        chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
-            computes them anew), or `None` for all. `"auto"` is all, until `fit` finds that they do not fit.
 
     Attributes:
+        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`; `fit` sets it as its
+            `Machine` says.
+        chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
+            computes them again), or `None` for all; `fit` sets it as its `Machine` says.
         processes: those that share each batch, of which `forward` gets this process's tasks; this one alone
             unless `fit` trains on several.
 
     Raises:
-        MetaLensError: a regularizer cannot act on the learner, or batching is impossible.
+        MetaLensError: a regularizer cannot act on the learner.
 
     >>> from metalens import MAML, Objective, Sinusoid, TRLearner, mlp
     >>> objective = Objective(MAML(mlp()), [TRLearner(weight=0.1)])
@@ -82,12 +83,8 @@ class Objective(nn.Module):
         self,
         learner: Learner,
         regularizers: Sequence[Regularizer] = (),
-        *,
-        batching: Batching = "auto",
-        chunk: Chunk = "auto",
     ) -> None:
         super().__init__()
-        check_chunk(chunk)
         for regularizer in regularizers:
             if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:
                 raise MetaLensError(
@@ -99,11 +96,10 @@ class Objective(nn.Module):
             network = regularizer.wrap_network(learner.network)
             if network is not learner.network or _parameters(learner) != before:
                 learner.set_network(network)
-        learner.plan(batching)  # refuses what is impossible, now
         self.learner = learner
         self.regularizers = nn.ModuleList(regularizers)
-        self.batching: Batching = batching
-        self.chunk: Chunk = chunk
+        self.batching: Batching = "auto"
+        self.chunk: int | None = None
         self.processes: Processes = ALONE
 
     @property
@@ -162,7 +158,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def diagnostics(self, tasks: Task) -> dict[str, float]:
-        """Return what the regularizers tell of a batch by name; the random stream stays where it is."""
+        """Return the regularizers' diagnostics of a batch by name; the random stream is left unchanged."""
         if not self.regularizers:
             return {}
         with torch.random.fork_rng():
@@ -175,7 +171,7 @@ class Objective(nn.Module):
             self.learner,
             tasks,
             self.batching,
-            chunk=None if self.chunk == "auto" else self.chunk,
+            chunk=self.chunk,
             parameters=self.parameters(),
             processes=self.processes,
             weights=weights,
@@ -191,5 +187,5 @@ class Objective(nn.Module):
 
 
 def _parameters(learner: NetworkLearner) -> list[tuple[str, int]]:
-    """Return what tells whether a network was changed: the names and identities of its parameters."""
+    """Return the names and identities of a network's parameters, which differ once it was changed."""
     return [(name, id(parameter)) for name, parameter in learner.network.named_parameters()]

@@ -1,4 +1,4 @@
-"""The processes that share the tasks of every outer step, and what they tell each other."""
+"""Data-parallel processes: rank, number and collectives."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ class Processes:
         if len(items) % self.world_size:
             raise MetaLensError(
                 f"{self.world_size} processes cannot share {len(items)} tasks equally; give a "
-                "meta_batch_size that is "
-                "a multiple of the number of processes."
+                "meta_batch_size that is a multiple of the number of processes."
             )
         size = len(items) // self.world_size
         return items[self.rank * size : (self.rank + 1) * size]
@@ -80,12 +79,12 @@ class Processes:
         return pytree.tree_unflatten(list(total / self.world_size), structure)
 
     def all_reduce_min(self, value: float) -> float:
-        """Return the smallest of a number that each process has, so that all decide alike."""
+        """Return the smallest of the values of all processes, so that all decide alike."""
         if self.world_size == 1:
             return value
-        hands: list[Any] = [None] * self.world_size
-        dist.all_gather_object(hands, value)
-        return min(hands)
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, value)
+        return min(parts)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Return the first process's tensor, where all have drawn one of the same shape."""
@@ -102,14 +101,14 @@ class Processes:
         return items[self.rank :: self.world_size]
 
     def gather_objects(self, results: list[Item]) -> list[Item]:
-        """Return the results of all items that were dealt, in the order of the items."""
+        """Return the results of all items of `scatter`, in the order of the items."""
         if self.world_size == 1:
             return results
-        hands: list[Any] = [None] * self.world_size
-        dist.all_gather_object(hands, results)
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, results)
         return [
-            hands[number % self.world_size][number // self.world_size]
-            for number in range(sum(map(len, hands)))
+            parts[number % self.world_size][number // self.world_size]
+            for number in range(sum(map(len, parts)))
         ]
 
 

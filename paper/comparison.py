@@ -101,15 +101,15 @@ def in_words(row: pd.Series) -> str:
     word = "higher" if values[0] > 0 else "lower"
     if values[0] <= 0:
         values = [-values[0], -values[2], -values[1]]
-    digits = decimals(values[2] - values[1])
+    digits = width_decimals(values[2] - values[1])
     center, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in values)
     return f"{row['metric']} {word} by {center}{unit} (95% interval {low} to {high})"
 
 
-def decimals(width: float) -> int:
+def width_decimals(width: float) -> int:
     """Return the decimals that show two to three digits of an interval's width.
 
-    >>> decimals(0.15), decimals(12.0), decimals(0.0)
+    >>> width_decimals(0.15), width_decimals(12.0), width_decimals(0.0)
     (3, 1, 3)
     """
     return 3 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 9)

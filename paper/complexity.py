@@ -28,15 +28,15 @@ from metalens.learners import GradientLearner, Learner
 from metalens.metrics import FRACTIONS
 from metalens.reports.figures import COLORS, STYLE, WIDTH
 from metalens.training.fit import train
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
 from paper.arms import ArmStudy, Point
 from paper.comparison import (
     agreement,
     compare,
-    decimals,
     is_lower_better,
     mean_interval,
     outcome,
+    width_decimals,
 )
 from paper.drawing import GRID
 from paper.study import Drawing, Tables
@@ -153,7 +153,7 @@ class ComplexityStudy(ArmStudy):
         return ", ".join(f"{_with_interval(gap, metric)} in {group}" for group, gap in gaps.items())
 
     def _train(
-        self, part: Recipe, cells: Sequence[Cell], runs: list[Run], names: list[str], watcher: Watcher
+        self, part: Recipe, cells: Sequence[Cell], runs: list[TrainingRun], names: list[str], watcher: Watcher
     ) -> pd.DataFrame:
         """Train runs side by side, and return the scores of all tasks at every observation."""
         frames: list[pd.DataFrame] = []
@@ -173,9 +173,8 @@ class ComplexityStudy(ArmStudy):
                         frames.append(rows.assign(series=name, seed=cell.seed, step=step, split=split))
 
         watcher.start_training(cells, part.steps)
-        loop = part.outer_loop()
-        fabric, seed = part.machine.fabric(), cells[0].seed
-        train(runs, loop, compile=part.machine.compile, seed=seed, fabric=fabric, progress=observe)
+        settings, fabric = part.training(cells[0].seed), part.machine.fabric()
+        train(runs, settings, part.machine, fabric, progress=observe)
         return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:
@@ -255,7 +254,7 @@ def _with_interval(values: np.ndarray, metric: str) -> str:
     numbers = [number * (100 if metric in FRACTIONS else 1) for number in mean_interval(values)]
     if not np.isfinite(numbers).all():
         return "n/a"
-    digits = decimals(numbers[2] - numbers[1])
+    digits = width_decimals(numbers[2] - numbers[1])
     mean, low, high = (f"{number:+.{digits}f}".replace("-", "−") for number in numbers)
     return f"{mean} [{low}, {high}]"
 

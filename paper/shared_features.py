@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.experiments.experiment import Watcher
-from paper.comparison import agreement, compare, decimals, in_words, mean_interval
+from paper.comparison import agreement, compare, in_words, mean_interval, width_decimals
 from paper.drawing import against_setting
 from paper.study import Drawing, Study, Tables
 
@@ -93,7 +93,7 @@ class SharedFeatureStudy(Study):
         most = panel[(panel["series"] == OTHER) & (panel["setting"] == panel["setting"].max())].iloc[0]
         random = panel[(panel["series"] == RANDOM) & (panel["setting"] == panel["setting"].max())].iloc[0]
         mean, low, high = mean_interval(self._slopes(tables["results"]))
-        digits = decimals((high - low) * 100)
+        digits = width_decimals((high - low) * 100)
         claim = "another task's features help, and the more so the more similar it is"
         holds = None
         if low > 0 and most["verdict"] == "better":

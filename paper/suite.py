@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict
@@ -63,8 +62,8 @@ def read_suite(name: str, size: str) -> dict[str, Study]:
 def _with_settings(study: Study, settings: dict[str, Any]) -> Study:
     try:
         return changed(study, settings)
-    except (ArgumentError, TypeError) as error:
-        raise MetaLensError(f"{study.name}: {' '.join(str(error).split())}") from None
+    except MetaLensError as error:
+        raise MetaLensError(f"{study.name}: {error}") from None
 
 
 def run_suite(

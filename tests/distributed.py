@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +23,7 @@ from metalens import (
     MAML,
     CrossTaskConfidencePenalty,
     Learner,
+    Machine,
     MetaLensError,
     MetaSGD,
     Objective,
@@ -37,7 +38,7 @@ from metalens import (
 from metalens.processes import Processes
 from metalens.relations import Cosine, Known, Relation, Shuffled, Uniform
 from metalens.tasks import Examples
-from metalens.training.fit import OuterOptimizer
+from metalens.training.settings import OuterOptimizer
 
 STEPS, META_BATCH = 4, 6
 
@@ -74,14 +75,15 @@ class Case:
     def objective(self) -> Objective:
         torch.manual_seed(0)
         learner = self.learner(mlp(1, 2 if self.classes else 1, hidden=[8, 8]))
-        return Objective(learner, self.regularizers(learner), chunk=self.chunk).double()
+        return Objective(learner, self.regularizers(learner)).double()
 
-    def train(self, fabric: Fabric) -> list[float]:
+    def train(self, machine: Machine) -> list[float]:
         """Return the learning curve and the weights."""
         objective = self.objective()
         curve = fit(
             objective, self.tasks, steps=STEPS, meta_batch_size=META_BATCH, outer_lr=0.05,
-            outer_optimizer=self.outer_optimizer, clip_norm=self.clip_norm, fabric=fabric,
+            outer_optimizer=self.outer_optimizer, clip_norm=self.clip_norm,
+            machine=replace(machine, chunk=self.chunk),
             validation=Validation(self.tasks, n_tasks=120, every=2),
         )  # fmt: skip
         weights = nn.utils.parameters_to_vector(objective.parameters())
@@ -112,20 +114,20 @@ CASES = {
 }
 
 
-def diverge(fabric: Fabric) -> str:
+def diverge(machine: Machine) -> str:
     """Return what a process says whose loss is finite, where that of another is not."""
     tasks = Doubles("train")
     broken = tasks.batch(range(META_BATCH))
     broken.query.y[-1] = torch.inf
     tasks.batch = lambda numbers: pytree.tree_map(lambda tensor: tensor[list(numbers)], broken)
     try:
-        fit(CASES["literal"].objective(), tasks, steps=1, meta_batch_size=META_BATCH, fabric=fabric)
+        fit(CASES["literal"].objective(), tasks, steps=1, meta_batch_size=META_BATCH, machine=machine)
     except MetaLensError as error:
         return str(error)
     return ""
 
 
-def resumed(fabric: Fabric) -> list[bool]:
+def resumed(machine: Machine, fabric: Fabric) -> list[bool]:
     """Return whether a training that was ended goes on to the same weights in this process."""
 
     def kill(step: int, loss: float) -> None:
@@ -139,8 +141,8 @@ def resumed(fabric: Fabric) -> list[bool]:
             objective = case.objective()
             with suppress(KeyboardInterrupt):
                 fit(
-                    objective, case.tasks, steps=20, meta_batch_size=META_BATCH, outer_lr=0.05, fabric=fabric,
-                    out=places[out], checkpoint_every=0, resume=resume, progress=progress,
+                    objective, case.tasks, steps=20, meta_batch_size=META_BATCH, outer_lr=0.05,
+                    machine=machine, out=places[out], checkpoint_every=0, resume=resume, progress=progress,
                 )  # fmt: skip
             weights.append(nn.utils.parameters_to_vector(objective.parameters()))
         fabric.barrier()
@@ -158,15 +160,14 @@ def gathered(processes: Processes) -> list[Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
+    machine = Machine(accelerator="cpu", devices=2, strategy="ddp")
+    fabric = machine.fabric()
     processes = Processes(fabric.global_rank, fabric.world_size)
-    results = {name: case.train(fabric) for name, case in CASES.items()}
-    parts = {"diverged": diverge(fabric), "gathered": gathered(processes)}
-    parts["resumed"] = processes.gather_objects([resumed(fabric)])
+    results = {name: case.train(machine) for name, case in CASES.items()}
+    parts = {"diverged": diverge(machine), "gathered": gathered(processes)}
+    parts["resumed"] = processes.gather_objects([resumed(machine, fabric)])
     if fabric.is_global_zero:
         torch.save({"trained": results, **parts}, sys.argv[1])
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

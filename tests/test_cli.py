@@ -273,6 +273,21 @@ def test_a_note_is_said_once(capsys):
     assert capsys.readouterr().err.splitlines() == ["metalens: note: few rows", "metalens: note: few columns"]
 
 
+def test_a_missing_package_is_one_sentence(metalens_here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    done = metalens_here("list")
+    assert_one_sentence(done, "jsonargparse is not installed: pip install 'metalens[all]'.")
+
+
+def test_a_part_of_the_machine_keeps_the_rest(metalens_here, tmp_path):
+    (tmp_path / "mine.yaml").write_text("machine: {threads: 2}")
+    told = metalens_here(
+        "run", "demo", "--config", "mine.yaml", "--machine.together", "false", "--print_config"
+    )
+    for line in ("  threads: 2", "  together: false", "  profile: true", "  keep_freed_memory: true"):
+        assert line in told.stdout.splitlines()
+
+
 # Data sets
 
 

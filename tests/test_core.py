@@ -24,6 +24,7 @@ from metalens import (
     FromScratch,
     Harmonic,
     LinearProbe,
+    Machine,
     MAMLPlusPlus,
     MetaLensError,
     Network,
@@ -297,7 +298,7 @@ def test_wrong_training_settings_are_refused_before_training(settings, words):
 @pytest.mark.parametrize("batching", [0, -1, True, "fast"])
 def test_wrong_batching_is_refused(batching):
     with pytest.raises(MetaLensError, match="batching must be"):
-        Objective(MAML(mlp()), batching=batching)
+        Machine(batching=batching)
 
 
 class Replace(Regularizer):

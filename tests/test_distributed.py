@@ -11,12 +11,11 @@ import distributed
 import pandas as pd
 import pytest
 import torch
-from lightning_fabric import Fabric
 
-from metalens import MAML, MLTI, MetaLensError, Objective, Sinusoid, TRLearner, mlp
+from metalens import MAML, MLTI, Machine, MetaLensError, Objective, Sinusoid, TRLearner, mlp
 from metalens.cli.run import _rank
 from metalens.execution.compiling import compile_refusal
-from metalens.execution.plan import prepare
+from metalens.execution.plan import executable
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import explain, run
 from metalens.processes import Processes
@@ -61,7 +60,7 @@ def two_processes(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", distributed.CASES)
 def test_two_processes_train_as_one(two_processes, name):
-    alone = distributed.CASES[name].train(Fabric(accelerator="cpu", devices=1))
+    alone = distributed.CASES[name].train(Machine(accelerator="cpu"))
     torch.testing.assert_close(
         torch.tensor(two_processes["trained"][name], dtype=torch.float64),
         torch.tensor(alone, dtype=torch.float64),
@@ -119,9 +118,10 @@ def test_steps_that_communicate_are_not_compiled():
 
 
 def test_all_processes_follow_the_rule():
-    objective = Objective(MAML(mlp()), chunk=None)
+    objective = Objective(MAML(mlp()))
     objective.processes = Processes(world_size=2)
-    _, execution = prepare(objective, Sinusoid().batch(range(4)), steps=10_000)
+    machine = Machine(profile=True, chunk=None)
+    _, execution = executable(objective, Sinusoid().batch(range(4)), machine, steps=10_000)
     assert str(execution) == "vmap (by rule, the same in all processes)"
     with pytest.raises(MetaLensError, match="Several processes follow the rule"):
         next(explain(changed(RECIPES["demo"], {"machine": {"devices": 2}})))
@@ -166,5 +166,5 @@ def test_the_number_of_processes_must_be_that_of_devices(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert _rank(2) == 1
-    with pytest.raises(MetaLensError, match=r"devices is 1, and 2 processes were started .* --devices 2"):
+    with pytest.raises(MetaLensError, match=r"devices is 1, and 2 processes were .*--machine.devices 2"):
         _rank(1)

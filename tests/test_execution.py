@@ -6,21 +6,24 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mapping import mapped
 
 from metalens import (
     MAML,
     FromScratch,
+    Machine,
     MAMLPlusPlus,
     MetaLensError,
     Objective,
     Regularizer,
     Sinusoid,
     conv4,
-    execution,
     fit,
     mlp,
 )
+from metalens.execution import plan
 from metalens.execution.compiling import CompiledObjective
+from metalens.execution.plan import Execution, executable
 
 TASKS = Sinusoid().batch(range(4))
 
@@ -29,27 +32,31 @@ TASKS = Sinusoid().batch(range(4))
 def timings(monkeypatch, tmp_path):
     """Let steps take what the test says, and count the measurements."""
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path))
-    monkeypatch.setattr(execution, "CompiledObjective", partial(CompiledObjective, backend=None))
+    monkeypatch.setattr(plan, "CompiledObjective", partial(CompiledObjective, backend=None))
     taken = {"vmap": 1.0, "loop": 1.0, "compiled": 1.0, "measured": 0}
 
     def seconds(module, tasks):
         taken["measured"] += 1
         return taken["compiled" if isinstance(module, CompiledObjective) else module.batching]
 
-    monkeypatch.setattr(execution, "_seconds", seconds)
+    monkeypatch.setattr(plan, "_seconds", seconds)
     return taken
+
+
+def profiling(**settings):
+    return Machine(profile=True, **settings)
 
 
 def prepared(steps=1000, **settings):
     objective = Objective(MAML(mlp(hidden=[4])))
-    module, chosen = execution.prepare(objective, TASKS, steps=steps, **settings)
+    module, chosen = executable(objective, TASKS, profiling(**settings), steps=steps)
     assert objective.batching == chosen.batching
     assert isinstance(module, CompiledObjective) == chosen.compiled
     return chosen
 
 
 def test_a_short_run_follows_the_rule_unmeasured(timings):
-    assert prepared(steps=99) == execution.Execution("vmap", False, "by rule, as the run is short", {})
+    assert prepared(steps=99) == Execution("vmap", False, "by rule, as the run is short", {})
     assert timings["measured"] == 0
 
 
@@ -71,11 +78,11 @@ def test_a_long_run_is_compiled_and_stays_so_where_clearly_faster(timings, vmap,
 
 def test_what_hangs_on_nothing_is_not_measured(timings):
     assert prepared(steps=1000, compile=True).reason == "as asked"
-    objective = Objective(MAML(mlp(hidden=[4])), batching="loop")
-    _, chosen = execution.prepare(objective, TASKS, steps=1000, compile=False)
-    assert chosen == execution.Execution("loop", False, "as asked", {})
+    objective = mapped(Objective(MAML(mlp(hidden=[4]))), "loop")
+    _, chosen = executable(objective, TASKS, profiling(batching="loop", compile=False), steps=1000)
+    assert chosen == Execution("loop", False, "as asked", {})
     frozen = Objective(FromScratch(mlp(hidden=[4])))
-    _, chosen = execution.prepare(frozen, TASKS, steps=1000)
+    _, chosen = executable(frozen, TASKS, profiling(), steps=1000)
     assert chosen.reason == "nothing is trained"
     assert timings["measured"] == 0
 
@@ -101,10 +108,57 @@ def test_choosing_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path))
     objective = Objective(MAML(mlp(hidden=[4])))
     state = torch.get_rng_state()
-    execution.prepare(objective.eval(), TASKS, steps=100)
+    executable(objective.eval(), TASKS, profiling(), steps=100)
     assert torch.equal(torch.get_rng_state(), state)
     assert not objective.training
     assert all(p.grad is None for p in objective.parameters())
+
+
+def test_nothing_is_tried_kept_or_changed_unasked(timings, tmp_path, monkeypatch):
+    def refuse():
+        raise AssertionError
+
+    monkeypatch.setattr("metalens.training.fit.keep_freed_memory", refuse)
+    chosen = []
+    settings = {"steps": 150, "meta_batch_size": 3, "on_execution": chosen.append}
+    fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), **settings)
+    assert str(chosen[0]) == "vmap (by rule)"
+    assert timings["measured"] == 0
+    assert not list(tmp_path.iterdir())
+    fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), machine=Machine(profile=True), **settings)
+    assert chosen[1].reason == "measured"
+    assert len(list((tmp_path / "executions").iterdir())) == 1
+    with pytest.raises(AssertionError):
+        fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), machine=Machine(keep_freed_memory=True), **settings)
+
+
+def test_the_machine_decides_threads_batching_and_chunks():
+    before, seen = torch.get_num_threads(), []
+    objective = Objective(MAML(mlp(hidden=[4])))
+    machine = Machine(threads=before + 1, batching="loop", chunk=2)
+    fit(
+        objective, Sinusoid(), steps=1, meta_batch_size=4, machine=machine,
+        progress=lambda step, loss: seen.append(torch.get_num_threads()),
+    )  # fmt: skip
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+    assert (objective.batching, objective.chunk) == ("loop", 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"devices": 0}, "devices must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1, or ray"),
+        ({"workers": 2, "devices": 2}, "Only one of workers and devices"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"strategy": "fsdp"}, "strategy must be one of auto, ddp"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+    ],
+)
+def test_wrong_machines_are_refused(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        Machine(**settings)
 
 
 def test_training_is_the_same_compiled(timings):
@@ -112,7 +166,8 @@ def test_training_is_the_same_compiled(timings):
     for compiled in (False, True):
         torch.manual_seed(0)
         objective = Objective(MAML(mlp()))
-        curves.append(fit(objective, Sinusoid(), steps=20, meta_batch_size=4, compile=compiled))
+        machine = Machine(compile=compiled)
+        curves.append(fit(objective, Sinusoid(), steps=20, meta_batch_size=4, machine=machine))
         weights.append(objective.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(curves[0].value, curves[1].value, rtol=1e-4)
@@ -123,9 +178,9 @@ def test_training_is_the_same_compiled(timings):
 def test_training_with_the_compiler():
     torch.manual_seed(0)
     objective = Objective(MAML(mlp(hidden=[4])))
-    curve = fit(objective, Sinusoid(), steps=2, meta_batch_size=4, compile=True)
+    curve = fit(objective, Sinusoid(), steps=2, meta_batch_size=4, machine=Machine(compile=True))
     torch.manual_seed(0)
-    plain = fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), steps=2, meta_batch_size=4, compile=False)
+    plain = fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), steps=2, meta_batch_size=4)
     np.testing.assert_allclose(curve.value, plain.value, rtol=1e-4)
 
 
@@ -160,8 +215,8 @@ def test_what_cannot_be_compiled_is_said():
         CompiledObjective(Objective(MAML(mlp()), [Coin()]), backend=None)(TASKS)
     for objective, words in (
         (Objective(MAML(conv4())), "looped over"),
-        (Objective(MAML(mlp()), chunk=2), "in chunks"),
+        (mapped(Objective(MAML(mlp())), chunk=2), "in chunks"),
         (Objective(Unsettled(mlp())), "Unsettled follows a schedule"),
     ):
         with pytest.raises(MetaLensError, match=rf"^compile=True is not possible: .*{words}"):
-            execution.prepare(objective, TASKS, steps=10, compile=True)
+            executable(objective, TASKS, Machine(compile=True, chunk=objective.chunk), steps=10)

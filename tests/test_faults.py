@@ -12,6 +12,7 @@ from metalens import (
     MAML,
     DivergenceError,
     HardMining,
+    Machine,
     Objective,
     Regularizer,
     Sinusoid,
@@ -64,9 +65,9 @@ def train(objective, tasks, **settings):
 @pytest.mark.parametrize("part", ["support.x", "support.y", "query.x", "query.y"])
 @pytest.mark.parametrize("batching", ["vmap", "loop"])
 def test_faulty_data_name_the_step_and_the_task(part, batching):
-    words = rf"The loss is nan at step 3 \(tasks 8 to 11\): {part} of task 9 is not finite; mend the data\."
+    words = rf"The loss is nan at step 3 \(tasks 8 to 11\): {part} of task 9 is not finite; fix the data\."
     with pytest.raises(DivergenceError, match=words):
-        train(Objective(maml(), batching=batching), Faulty(part=part))
+        train(Objective(maml()), Faulty(part=part), machine=Machine(batching=batching))
 
 
 def test_a_sampler_knows_the_number_of_the_task():

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mapping import mapped
 
 from metalens import (
     ANIL,
     MAML,
     Examples,
     FromScratch,
+    Machine,
     MAMLPlusPlus,
     MetaLensError,
     Objective,
@@ -25,9 +27,9 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.execution import memory
-from metalens.execution import plan as execution
+from metalens.execution import memory, plan
 from metalens.execution.memory import available_bytes, fitting_chunk, peak_bytes, step_bytes
+from metalens.execution.plan import executable
 
 CURVES = Sinusoid().batch(range(12))
 
@@ -53,7 +55,7 @@ CASES = {
     "neighbors": (lambda: with_trlearner(MAML(mlp()), neighbors=2), CURVES),
     "images": (lambda: with_trlearner(MAML(small_conv4(), inner_steps=2)), images(6)),
     "features": (lambda: with_trlearner(ANIL(small_conv4())), images(6)),
-    "nothing adapts": (lambda: Objective(ProtoNet(small_conv4()), batching="vmap"), images(6)),
+    "nothing adapts": (lambda: mapped(Objective(ProtoNet(small_conv4())), "vmap"), images(6)),
 }
 
 
@@ -128,42 +130,54 @@ def test_what_cannot_be_followed_is_not_chunked(available, monkeypatch):
 
 
 def test_auto_is_decided_before_training(available):
+    def chosen_for(objective, **settings):
+        steps = settings.pop("steps", 10)
+        return executable(objective, CURVES, Machine(profile=True, **settings), steps=steps)[1]
+
     available(math.inf)
     objective = Objective(MAML(mlp()))
-    assert objective.chunk == "auto"
-    assert execution.prepare(objective, CURVES, steps=10)[1].chunk is None
+    assert chosen_for(objective).chunk is None
     assert objective.chunk is None
 
     available(0)
     for steps in (10, 100):
-        objective = Objective(MAML(mlp()), batching="vmap")
-        _, chosen = execution.prepare(objective, CURVES, steps=steps)
+        objective = mapped(Objective(MAML(mlp())), "vmap")
+        chosen = chosen_for(objective, steps=steps)
         assert objective.chunk == chosen.chunk == 1
         assert not chosen.compiled
         assert str(chosen).startswith("vmap in chunks of 1 task (")
         assert all(p.grad is None for p in objective.parameters())
-    _, again = execution.prepare(Objective(MAML(mlp()), batching="vmap"), CURVES, steps=100)
-    assert again == chosen
+    assert chosen_for(mapped(Objective(MAML(mlp())), "vmap"), steps=100) == chosen
 
     for chunk in (None, 4):
-        objective = Objective(MAML(mlp()), chunk=chunk)
-        assert execution.prepare(objective, CURVES, steps=10)[1].chunk == objective.chunk == chunk
-    assert "in chunks of 4 tasks" in str(execution.prepare(objective, CURVES, steps=10)[1])
+        objective = mapped(Objective(MAML(mlp())), chunk=chunk)
+        assert chosen_for(objective, chunk=chunk).chunk == objective.chunk == chunk
+    assert "in chunks of 4 tasks" in str(chosen_for(objective, chunk=4))
 
 
 def test_what_is_compiled_by_request_or_not_trained_is_not_chunked(available, monkeypatch):
     available(0)
-    monkeypatch.setattr(execution, "CompiledObjective", lambda objective: objective)
-    assert execution.prepare(Objective(MAML(mlp())), CURVES, steps=10, compile=True)[1].chunk is None
-    assert execution.prepare(Objective(FromScratch(mlp())), CURVES, steps=10)[1].chunk is None
+    monkeypatch.setattr(plan, "CompiledObjective", lambda objective: objective)
+    compiled = Machine(compile=True)
+    assert executable(Objective(MAML(mlp())), CURVES, compiled, steps=10)[1].chunk is None
+    assert executable(Objective(FromScratch(mlp())), CURVES, Machine(), steps=10)[1].chunk is None
+
+
+def test_kept_memory_is_returned_where_tasks_do_not_fit(available, monkeypatch):
+    returned = []
+    monkeypatch.setattr(plan, "return_freed_memory", lambda: returned.append(True))
+    for room, keep in ((math.inf, True), (0, False), (0, True)):
+        available(room)
+        executable(Objective(MAML(mlp())), CURVES, Machine(keep_freed_memory=keep), steps=10)
+    assert returned == [True]
 
 
 @pytest.mark.parametrize(("loop", "tried"), [(None, True), (4, True), (2, False)])
 def test_a_way_that_needs_smaller_chunks_is_not_tried(available, monkeypatch, loop, tried):
     available(math.inf)
     chunks = {"vmap": 4, "loop": loop}
-    monkeypatch.setattr(execution, "fitting_chunk", lambda objective, tasks: chunks[objective.batching])
-    _, chosen = execution.prepare(Objective(MAML(mlp())), CURVES, steps=100)
+    monkeypatch.setattr(plan, "fitting_chunk", lambda objective, tasks: chunks[objective.batching])
+    _, chosen = executable(Objective(MAML(mlp())), CURVES, Machine(profile=True), steps=100)
     assert chosen.chunk == 4
     assert ("loop" in chosen.seconds) == tried
 
@@ -205,7 +219,7 @@ def test_a_chunk_of_no_tasks_is_refused():
     wrong: Any
     for wrong in (0, -1, 2.5, "all"):
         with pytest.raises(MetaLensError, match="chunk must be at least 1 task"):
-            Objective(MAML(mlp()), chunk=wrong)
+            Machine(chunk=wrong)
     with pytest.raises(MetaLensError, match="chunk must be at least 1 task"):
         evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3, chunk=0)
 
@@ -220,7 +234,7 @@ def test_a_chunk_of_no_tasks_is_refused():
 def test_the_limits_of_control_groups_count(tmp_path, monkeypatch, group, limit, used):
     (tmp_path / "own").write_text(f"1:name=systemd:/\n{group}\n")
     (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:      40 kB\n")
-    monkeypatch.setattr(memory, "freed_memory", lambda: 5)
+    monkeypatch.setattr(memory, "retained_bytes", lambda: 5)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(memory, "_GROUPS", ((tmp_path / "groups", limit, used),))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from catalogue import randomize
+from mapping import mapped
 from torch import nn
 
 from metalens import (
@@ -71,7 +72,7 @@ def tasks_for(name: str, n_tasks: int = 2) -> Task:
 def test_vmap_equals_loop(name):
     tasks, results = tasks_for(name), []
     for batching in ("loop", "vmap"):
-        objective = Objective(MAML(build(name), inner_lr=0.05, inner_steps=2), batching=batching)
+        objective = mapped(Objective(MAML(build(name), inner_lr=0.05, inner_steps=2)), batching)
         loss = objective(tasks)["query"]
         results.append((loss.detach(), torch.autograd.grad(loss, list(objective.parameters()))))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-12, atol=1e-12)
@@ -81,7 +82,7 @@ def test_vmap_equals_loop(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_meta_gradient_equals_finite_difference(name):
     """In steps so small that no maximum of a pool, or ReLU, changes sides."""
-    objective = Objective(MAML(build(name), inner_lr=0.05, inner_steps=2), batching="loop")
+    objective = mapped(Objective(MAML(build(name), inner_lr=0.05, inner_steps=2)), "loop")
     tasks, parameters = tasks_for(name), list(objective.parameters())
     gradients = torch.autograd.grad(objective(tasks)["query"], parameters)
     torch.manual_seed(2)

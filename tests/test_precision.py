@@ -3,12 +3,14 @@
 import pytest
 import torch
 from lightning_fabric import Fabric
+from mapping import mapped
 
 from metalens import (
     ANIL,
     MAML,
     R2D2,
     Examples,
+    Machine,
     MetaLensError,
     Objective,
     Sinusoid,
@@ -22,16 +24,17 @@ from metalens import (
 from metalens.execution.precision import in_precision
 
 
-def fabric(precision: str) -> Fabric:
-    return Fabric(accelerator="cpu", devices=1, precision=precision)
+def machine(precision: str, **settings) -> Machine:
+    return Machine(accelerator="cpu", precision=precision, **settings)
 
 
 def curves(precision: str, **settings) -> list[float]:
     torch.manual_seed(0)
-    objective = Objective(MAML(mlp(hidden=[8])), **settings)
+    objective = Objective(MAML(mlp(hidden=[8])))
     tasks = Sinusoid()
     validation = Validation(tasks, n_tasks=10, every=4)
-    curve = fit(objective, tasks, steps=4, meta_batch_size=4, validation=validation, fabric=fabric(precision))
+    how = machine(precision, **settings)
+    curve = fit(objective, tasks, steps=4, meta_batch_size=4, validation=validation, machine=how)
     assert objective.learner.dtype == torch.float32
     return curve["value"].tolist()
 
@@ -67,8 +70,9 @@ class Images(TaskDistribution):
     ],
 )
 def test_what_cannot_be_differentiated_is_refused_before_training(learner, precision, batching, words):
-    objective = Objective(learner(conv4(2, n_filters=4, image_size=16)), batching=batching)
-    with pytest.raises(MetaLensError, match=words), in_precision(fabric(precision), objective, Images(), 4):
+    objective = mapped(Objective(learner(conv4(2, n_filters=4, image_size=16))), batching)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    with pytest.raises(MetaLensError, match=words), in_precision(fabric, objective, Images(), 4):
         pass
     assert objective.learner.dtype == torch.float32
 
@@ -78,6 +82,6 @@ def test_a_gradient_that_is_all_error_is_refused():
     objective = Objective(MAML(network, inner_lr=1e3, inner_steps=8))
     with (
         pytest.raises(MetaLensError, match="the error of its gradient is"),
-        in_precision(fabric("bf16-true"), objective, Sinusoid(), 4),
+        in_precision(machine("bf16-true").fabric(), objective, Sinusoid(), 4),
     ):
         pass

@@ -14,10 +14,13 @@ from metalens.data.catalog.datasets import DATASETS
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
+from metalens.experiments.loading import arm_of, recipe_of
 from metalens.experiments.recipe import ONE_THREAD
+from metalens.experiments.store import Store
 from metalens.relations import Cosine, Shuffled, Uniform
 from metalens.reports import write_report
 from metalens.specs.calls import LEARNERS, REGULARIZERS, build_learner, build_regularizers, parse_calls
+from metalens.specs.settings import changed
 from metalens.statistics.arms import ARM
 
 TABLES = ("drug-kiba", "drug-chembl", "parkinsons")
@@ -277,3 +280,70 @@ def test_every_catalogued_class_has_a_one_line_description():
 def test_wrong_fields_are_refused(changes, words):
     with pytest.raises(MetaLensError, match=words):
         replace(RECIPES["demo"], **changes)
+
+
+def test_an_objective_is_built_once_for_each_arm_and_seed(tmp_path, monkeypatch):
+    built, build = [], Arm.build
+
+    def noting(arm, recipe, seed):
+        built.append((arm, seed))
+        return build(arm, recipe, seed)
+
+    monkeypatch.setattr(Arm, "build", noting)
+    recipe = replace(RECIPES["demo"], **TINY, sampler=["Uniform", "HardMining"])
+    run(recipe, tmp_path)
+    assert sorted(built) == sorted((arm, seed) for arm in arms_of(recipe) for seed in recipe.seeds)
+
+
+def test_the_machine_is_apart_from_what_defines_the_result(tmp_path):
+    recipe = changed(RECIPES["demo"], {**TINY, "seeds": [0], "machine": {"accelerator": "cpu"}})
+    run(recipe, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    machine = manifest["machine"]
+    assert (machine["accelerator"], machine["threads"]) == ("cpu", 1)
+    assert machine["profile"]
+    assert machine["keep_freed_memory"]
+    assert not machine.keys() & manifest["configuration"].keys()
+    assert recipe_of(manifest) == recipe
+    assert Store(tmp_path, arms_of(recipe)).is_complete(recipe)
+    with pytest.raises(MetaLensError, match=r"of another run: machine\.threads was 1 and is 2;"):
+        Store(tmp_path, []).is_complete(changed(recipe, {"machine": {"threads": 2}}))
+
+
+def test_an_arm_is_named_with_its_sampler():
+    recipe = replace(RECIPES["demo"], regularizers=["none", "TRLearner"], sampler=["Uniform", "HardMining"])
+    texts = ("0", "MAML", "none", "HardMining", "TRLearner", "MAML + TRLearner+HardMining")
+    found = [arms_of(recipe).index(arm_of(recipe, text)) for text in texts]
+    assert found == [0, 0, 0, 1, 2, 3]
+    with pytest.raises(MetaLensError, match=r"the run has 0: MAML; 1: MAML \+ HardMining; 2: "):
+        arm_of(recipe, "Related")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 1.5}, "SinusoidRecipe: steps must be a whole number, got 1.5"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": None}, "steps must have a value, got null"),
+        ({"outer_lr": "fast"}, "outer_lr must be a number, got 'fast'"),
+        ({"clip_norm": [1]}, "clip_norm must be a number or null"),
+        ({"schedule": "step"}, "schedule must be constant or linear or cosine, got 'step'"),
+        ({"seeds": [0, "one"]}, "seeds must be a list"),
+        ({"hidden": 4}, "hidden must be a list, got 4"),
+        ({"machine": {"speed": 3}}, "Machine has no setting 'speed'; it has accelerator, "),
+        ({"machine": {"threads": "many"}}, "Machine: threads must be a whole number or null"),
+        ({"machine": {"compile": "maybe"}}, "Machine: compile must be auto or true or false"),
+        ({"machine": 3}, "machine must be settings by name, got 3"),
+        ({"speed": 3}, "SinusoidRecipe has no setting 'speed'"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_one_sentence(settings, words):
+    with pytest.raises(MetaLensError, match=words):
+        changed(RECIPES["demo"], settings)
+
+
+def test_settings_as_text_get_their_types():
+    settings = {"outer_lr": "1e-3", "clip_norm": 1, "steps": "7", "n_train_tasks": "null"}
+    recipe = changed(RECIPES["demo"], {**settings, "machine": {"compile": "false", "chunk": "3"}})
+    assert (recipe.outer_lr, recipe.clip_norm, recipe.steps, recipe.n_train_tasks) == (0.001, 1.0, 7, None)
+    assert (type(recipe.clip_norm), recipe.machine.compile, recipe.machine.chunk) == (float, False, 3)

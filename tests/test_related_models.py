@@ -130,7 +130,7 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
     torch.manual_seed(1)
     learner = MAML(mlp(), inner_steps=3)
     tasks = {split: Sinusoid(split, k_shot=5) for split in ("train", "val", "test")}
-    fit(Objective(learner), tasks["train"], steps=400, meta_batch_size=8, outer_lr=0.01, compile=False)
+    fit(Objective(learner), tasks["train"], steps=400, meta_batch_size=8, outer_lr=0.01)
     scores = {}
     for kind in ("predictions", "shuffled"):
         related = RelatedModels(learner, tasks["train"], n_tasks=100, related_by=kind, share=0.0)

@@ -258,7 +258,7 @@ def test_learned_relations_find_planted_groups():
         return adjusted_rand_score(groups, relation_map(found.matrix, found.names, 4).groups)
 
     untrained = [recovered(plain_relation(vector)) for vector in get_args(TaskVector)]
-    fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3, compile=False)
+    fit(objective, ClusteredSinusoid(), steps=400, meta_batch_size=16, outer_lr=3e-3)
     assert recovered(learned) >= 0.9
     assert max(untrained) < 0.6
     # The mean features of the support ignore its targets, so no training makes them tell.

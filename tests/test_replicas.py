@@ -17,6 +17,7 @@ from metalens import (
     AdaptedTasks,
     DivergenceError,
     FromScratch,
+    Machine,
     MAMLPlusPlus,
     MetaLensError,
     MetaSGD,
@@ -27,11 +28,11 @@ from metalens import (
     TRLearner,
     Validation,
     conv4,
-    execution,
     fit,
     fit_together,
     mlp,
 )
+from metalens.execution import plan
 from metalens.execution.compiling import CompiledObjective
 from metalens.execution.replicas import Replicas
 from metalens.experiments import RECIPES
@@ -109,12 +110,15 @@ def test_together_is_as_alone(make, settings):
 
 @pytest.mark.slow
 def test_together_compiled_is_as_alone(monkeypatch):
-    monkeypatch.setattr(execution, "CompiledObjective", lambda o: CompiledObjective(o, backend=None))
+    monkeypatch.setattr(plan, "CompiledObjective", lambda o: CompiledObjective(o, backend=None))
     alone, together = ([maml(seed, weight=0.1) for seed in range(2)] for _ in range(2))
     for objective, tasks in zip(alone, distributions(2), strict=True):
         fit(objective, tasks, **LOOP)
     chosen = []
-    fit_together(together, distributions(2), compile=True, clip_norm=1e9, on_execution=chosen.append, **LOOP)
+    machine = Machine(compile=True, profile=True)
+    fit_together(
+        together, distributions(2), machine=machine, clip_norm=1e9, on_execution=chosen.append, **LOOP
+    )
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
     assert str(chosen[0]) == "2 side by side, vmap, compiled (by rule, as the run is short)"
@@ -178,8 +182,6 @@ def with_regularizer(regularizer):
         (with_regularizer(Noise()), with_regularizer(Noise()), "random"),
         (with_regularizer(Branch(0.5)), with_regularizer(Branch(1.5)), "not possible"),
         (with_regularizer(Secret(0.5)), with_regularizer(Secret(1.5)), "differs from"),
-        (Objective(MAML(mlp()), chunk=2), Objective(MAML(mlp()), chunk=2), "chunks"),
-        (Objective(MAML(mlp()), batching="loop"), Objective(MAML(mlp()), batching="loop"), "looped"),
         (Objective(MAML(conv4())), Objective(MAML(conv4())), "looped"),
     ],
 )
@@ -191,6 +193,15 @@ def test_what_cannot_be_side_by_side_is_refused_and_unchanged(first, second, wor
     for objective, state, values in zip((first, second), before, settings, strict=True):
         torch.testing.assert_close(objective.state_dict(), state, rtol=0, atol=0)
         assert {m: dict(vars(m)) for m in objective.modules()} == values
+
+
+@pytest.mark.parametrize(("how", "words"), [({"chunk": 2}, "chunks"), ({"batching": "loop"}, "looped")])
+def test_chunks_and_loops_are_refused_side_by_side_and_leave_nothing(how, words):
+    objectives = [maml(), maml()]
+    before = [(objective.batching, objective.chunk) for objective in objectives]
+    with pytest.raises(ReplicationError, match=words):
+        fit_together(objectives, [Doubled()] * 2, steps=2, meta_batch_size=4, machine=Machine(**how))
+    assert [(objective.batching, objective.chunk) for objective in objectives] == before
 
 
 def test_each_objective_needs_its_tasks():

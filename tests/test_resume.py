@@ -21,6 +21,7 @@ from metalens import (
     ATS,
     MAML,
     ASr,
+    Machine,
     MAMLPlusPlus,
     MetaAug,
     MetaLensError,
@@ -31,7 +32,7 @@ from metalens import (
     fit,
     mlp,
 )
-from metalens.execution import plan as execution
+from metalens.execution import plan
 from metalens.execution.compiling import CompiledObjective
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import Watcher, run
@@ -115,12 +116,12 @@ def test_whatever_changes_in_training_is_resumed(make, settings, tmp_path):
 
 
 def test_the_execution_of_the_start_is_used_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "CompiledObjective", partial(CompiledObjective, backend=None))
+    monkeypatch.setattr(plan, "CompiledObjective", partial(CompiledObjective, backend=None))
     told = []
     with pytest.raises(Killed):
-        train(objective(), tmp_path, until=5, compile=True, on_execution=told.append)
-    monkeypatch.setattr(execution, "_prepare", None)  # nothing is decided any more
-    train(objective(), tmp_path, resume=True, compile=True, on_execution=told.append)
+        train(objective(), tmp_path, until=5, machine=Machine(compile=True), on_execution=told.append)
+    monkeypatch.setattr(plan, "_chosen", None)  # nothing is decided any more
+    train(objective(), tmp_path, resume=True, machine=Machine(compile=True), on_execution=told.append)
     assert told[0] == told[1]
     assert told[1].compiled
 
@@ -194,12 +195,12 @@ def test_a_checkpoint_with_a_pickle_is_refused_and_runs_nothing(kind, tmp_path):
     else:
         content = pickle.dumps({"weights": Payload(evil)})
     if kind == "inside":  # a valid file, whose header holds the pickle where JSON belongs
-        content = save({"a": torch.ones(1)}, {"content": content.decode("latin-1"), "identity": "{}"})
+        content = save({"a": torch.ones(1)}, {"content": content.decode("latin-1"), "fingerprint": "{}"})
     digest = hashlib.sha256(content).hexdigest()[:16]  # as if it had been written so
     (folder / f"step-3-{digest}.safetensors").write_bytes(content)
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(MetaLensError, match=r"Every checkpoint in .* is damaged; start anew"),
+        pytest.raises(MetaLensError, match=r"Every checkpoint in .* is damaged; start over"),
     ):
         train(objective(), tmp_path / "out", resume=True)
     assert not evil.exists()

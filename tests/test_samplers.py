@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from mapping import mapped
 
 from metalens import (
     ANIL,
@@ -16,6 +17,7 @@ from metalens import (
     ASr,
     Choice,
     HardMining,
+    Machine,
     MetaLensError,
     Objective,
     Related,
@@ -64,7 +66,7 @@ def sampler_of(call) -> TaskSampler:
 def objective_of(seed=0, learner=MAML, **settings):
     torch.manual_seed(seed)
     built = learner(mlp(hidden=[8]))
-    return Objective(built, [TRLearner(weight=0.1)], **settings)
+    return mapped(Objective(built, [TRLearner(weight=0.1)]), **settings)
 
 
 class Recorder(TaskSampler):
@@ -318,7 +320,14 @@ def test_who_asks_the_model_trains_alone():
 
 def test_who_weighs_is_not_compiled():
     with pytest.raises(MetaLensError, match="steps whose tasks are weighed are not compiled"):
-        fit(objective_of(), Sinusoid(), steps=1, meta_batch_size=T, sampler=Weighing(), compile=True)
+        fit(
+            objective_of(),
+            Sinusoid(),
+            steps=1,
+            meta_batch_size=T,
+            sampler=Weighing(),
+            machine=Machine(compile=True),
+        )
 
 
 def test_each_objective_needs_a_sampler():

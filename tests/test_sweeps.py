@@ -160,7 +160,6 @@ def test_the_score_is_the_mean_over_seeds_of_the_best_validation(together):
             meta_batch_size=4,
             outer_lr=0.05,
             validation=held_out,
-            compile=False,
             seed=seed,
         )
         curves.append(curve[(curve["split"] == "val") & (curve["metric"] == "mse")]["value"].to_numpy())

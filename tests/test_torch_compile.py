@@ -1,4 +1,4 @@
-"""`torch.compile(objective, fullgraph=True)`: one graph without a break, and the numbers of the plain one."""
+"""`torch.compile(objective, fullgraph=True)`: one graph, and the numbers of the plain step."""
 
 from functools import partial
 
@@ -53,7 +53,7 @@ def test_a_compiled_objective_has_the_plain_terms_and_gradients(learner, related
 
 
 def test_the_solver_of_imaml_breaks_the_graph():
-    """Its implicit gradient is a `torch.autograd.Function`, whose `vmap` rule PyTorch loses while tracing."""
+    """Its gradient is an `autograd.Function`, whose rule for `vmap` is lost when PyTorch traces it."""
     torch.compiler.reset()
     quick = partial(IMAML, inner_steps=1, cg_steps=1)
     compiled = torch.compile(objective(quick, CURVES, related=False), fullgraph=True, backend="eager")

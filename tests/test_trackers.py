@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
 
 import metalens as ml
@@ -54,12 +53,11 @@ def rows_of(curve):
 def fit(logger, **settings):
     objective = ml.Objective(ml.MAML(ml.mlp(hidden=[4])))
     validation = ml.Validation(ml.Sinusoid("val"), n_tasks=2, every=3)
-    fabric = Fabric(accelerator="cpu", devices=1, loggers=logger)
-    return ml.fit(objective, ml.Sinusoid(), steps=7, meta_batch_size=2, validation=validation, compile=False,
-                  fabric=fabric, **settings)  # fmt: skip
+    return ml.fit(objective, ml.Sinusoid(), steps=7, meta_batch_size=2, validation=validation,
+                  loggers=[logger], **settings)  # fmt: skip
 
 
-def test_loggers_of_fabric_are_told_the_learning_curve(tmp_path):
+def test_loggers_get_the_learning_curve(tmp_path):
     recorder = Recorder(tmp_path / "told.jsonl")
     assert rows_of(fit(recorder)) == recorder.told()
 
@@ -89,7 +87,7 @@ def test_a_training_that_diverges_tells_where(tmp_path):
             ml.Sinusoid(),
             steps=3,
             meta_batch_size=2,
-            fabric=Fabric(accelerator="cpu", devices=1, loggers=recorder),
+            loggers=[recorder],
         )
     assert (1, "train/diverged", 1.0) in recorder.told()
 

@@ -61,7 +61,7 @@ class Workload:
     def objective(self) -> Objective:
         torch.manual_seed(0)
         learner = MAML(conv4(N_WAY)) if self.images else MAML(mlp())
-        return Objective(learner, [TRLearner()], chunk=None)
+        return Objective(learner, [TRLearner()])
 
     def tasks(self, n: int) -> Task:
         if not self.images:

@@ -31,7 +31,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save
 
 import metalens as ml
@@ -66,7 +65,7 @@ def train_one(folder: Path) -> None:
         clip_norm=1.0,
         validation=ml.Validation(ml.Sinusoid("val"), n_tasks=5, every=4),
         sampler=ml.ATS(held_out=2),
-        fabric=Fabric(accelerator="cpu", devices=1),
+        machine=ml.Machine(accelerator="cpu"),
         out=folder / "fit",
         checkpoint_every=0.0,
         resume=True,
@@ -85,7 +84,7 @@ def train_together(folder: Path) -> None:
         meta_batch_size=4,
         clip_norm=1.0,
         validations=[ml.Validation(ml.Sinusoid("val"), n_tasks=5, every=4)] * 3,
-        fabric=Fabric(accelerator="cpu", devices=1),
+        machine=ml.Machine(accelerator="cpu"),
         out=folder / "together",
         checkpoint_every=0.0,
         resume=True,

@@ -34,6 +34,7 @@ from metalens import (
     conv4,
     mlp,
 )
+from metalens.batching import Batching
 from metalens.execution.compiling import CompiledObjective
 from metalens.io.provenance import commit
 from metalens.objective import outer_loss
@@ -63,11 +64,13 @@ def images(seed: int) -> Task:
 
 def curves(learner: Callable[..., Learner], related: bool = False, **settings) -> Objective:
     network = learner(mlp(), **settings)
-    return Objective(network, [TRLearner()] if related else [], chunk=None)
+    return Objective(network, [TRLearner()] if related else [])
 
 
-def pictures(learner: Callable[..., Learner], batching: str = "loop", **settings) -> Objective:
-    return Objective(learner(conv4(N_WAY, n_filters=FILTERS), **settings), batching=batching, chunk=None)
+def pictures(learner: Callable[..., Learner], batching: Batching = "loop", **settings) -> Objective:
+    objective = Objective(learner(conv4(N_WAY, n_filters=FILTERS), **settings))
+    objective.batching = batching
+    return objective
 
 
 class PlainMAML(nn.Module):

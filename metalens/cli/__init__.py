@@ -1,7 +1,7 @@
 """The command line.
 
 `metalens list`, `run RECIPE`, `suite NAME`, `sweep RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`,
-`data ACTION`; for people's own data `train`, `predict` and `evaluate`.
+`data ACTION`; for your own data `train`, `predict` and `evaluate`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -18,20 +18,20 @@ from importlib import import_module
 
 from metalens.errors import MetaLensError
 
-_LONGEST = 1000  # characters of a message
+MAX_LENGTH = 1000  # characters of a message
 
 COMMANDS = {
-    "list": ("metalens.cli.listing", "recipes, learners, regularizers, task samplers, networks"),
-    "run": ("metalens.cli.run", "train, test, compare, report"),
-    "suite": ("metalens.cli.suite", "run many recipes, such as those of a table of the paper"),
-    "sweep": ("metalens.cli.sweep", "search for good settings of a recipe, by validation tasks alone"),
-    "report": ("metalens.cli.report", "write a run's figures and report anew, or its table as text"),
-    "compare": ("metalens.cli.compare", "compare the arms of several runs on the same tasks"),
-    "relations": ("metalens.cli.relations", "show which tasks a trained model finds alike"),
-    "data": ("metalens.cli.data", "data sets: list them, check one, fetch one"),
-    "train": ("metalens.cli.train", "your own tasks: train a model that adapts to new ones, report"),
-    "predict": ("metalens.cli.predict", "your own tasks: predict rows of a new task from a few others"),
-    "evaluate": ("metalens.cli.evaluate", "your own tasks: score a trained model on further ones"),
+    "list": ("metalens.cli.listing", "list recipes, suites, learners, regularizers and task samplers"),
+    "run": ("metalens.cli.run", "train and test the arms of a recipe, and compare them in a report"),
+    "suite": ("metalens.cli.suite", "run several recipes, such as those of a table of the paper"),
+    "sweep": ("metalens.cli.sweep", "search for good settings of a recipe on validation tasks"),
+    "report": ("metalens.cli.report", "rewrite the report of a run, or write its table as text"),
+    "compare": ("metalens.cli.compare", "compare the arms of several runs"),
+    "relations": ("metalens.cli.relations", "show how a trained model relates tasks to each other"),
+    "data": ("metalens.cli.data", "list, check and fetch data sets"),
+    "train": ("metalens.cli.train", "train a model on tasks of your own, and report"),
+    "predict": ("metalens.cli.predict", "predict a new task of your own from a few examples"),
+    "evaluate": ("metalens.cli.evaluate", "score a trained model on further tasks of your own"),
 }
 
 
@@ -61,20 +61,26 @@ def main(
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
     except UnicodeDecodeError as error:
         _fail(f"a file is not UTF-8 text: {error}.", 2)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "metalens"):
+            raise
+        _fail(f"{missing} is not installed: pip install 'metalens[all]'.", 2)
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        signs = ("allocate", "Overflow", "too large")  # of PyTorch, NumPy and Python
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+        # PyTorch, NumPy and Python have no common class for this.
+        words = ("allocate", "Overflow", "too large")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt as interruption:
-        # `python -m` ends by the signal, whatever is raised here, if the interrupt met code made from text,
-        # as data classes are; further code made from text makes it forget that.
+        # If the interrupt met code that `exec` runs, as of dataclasses, Python remembers it, and `python -m`
+        # then ends by the signal whatever is raised here; running other such code makes it forget.
         exec("")
         _fail(f"interrupted; {str(interruption) or 'nothing was written'}.", 130)
 
 
 def _notes() -> Callable[..., None]:
-    """Return what shows a warning as a note, the same one once."""
+    """Return a handler that prints every warning once, as a note."""
     said = set()
 
     def note(message: Warning | str, *_: object) -> None:
@@ -91,16 +97,14 @@ def _fail(message: str, status: int) -> None:
 
 
 def _line(message: str) -> str:
-    """Return a message as one line that a terminal shows, whatever it quotes from a file.
+    """Return a message as one printable line, whatever it quotes from a file.
 
     >>> _line("Row 3 holds 'a\\x1b[31m\\nb'; correct it.")
     "Row 3 holds 'a\\\\x1b[31m b'; correct it."
     """
     words = " ".join(message.split())
-    if len(words) > _LONGEST:
-        words = (
-            f"{words[: _LONGEST // 2]} ... {words[-_LONGEST // 4 :]}"  # what to do about it stands at the end
-        )
+    if len(words) > MAX_LENGTH:
+        words = f"{words[: MAX_LENGTH // 2]} ... {words[-MAX_LENGTH // 4 :]}"  # the remedy is at the end
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 

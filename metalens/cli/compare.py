@@ -14,13 +14,13 @@ from metalens.errors import MetaLensError
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Compare the arms of several runs that were tested on the same tasks; others are refused. An arm "
-        "that several runs have is named after its folder."
+        "Compare the arms of several runs, which must have been tested on the same tasks. An arm that "
+        "several runs have is named after its folder."
     )
     parser.add_argument("folders", type=str, nargs="+", help="folders of finished runs, two or more")
     parser.add_argument(
         "--baseline", type=str | None, default=None,
-        help="The arm that the others are compared with, as the table names it; by default the first.",
+        help="Arm to compare the others with, by its name in the table; by default the first.",
     )  # fmt: skip
     parser.add_argument(
         "--format", type=Literal["md", "latex", "csv"] | None, default=None,
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Show the arms of all runs, and how they differ."""
-    from metalens.experiments.loading import check_same_tasks  # all slow to import
+    from metalens.experiments.loading import check_same_tasks  # slow to import, as the others
     from metalens.reports import FORMATS, arm_label, read_together, results_table
     from metalens.reports.reading import read_manifest
     from metalens.statistics.arms import ARM

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from metalens.experiments import RECIPES
 from metalens.experiments.suites import SUITES, description_of
-from metalens.specs.calls import LEARNERS, NETWORKS, REGULARIZERS, SAMPLERS
+from metalens.specs.calls import LEARNERS, REGULARIZERS, SAMPLERS
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -26,7 +26,6 @@ def execute(settings: Namespace, words: list[str]) -> None:
         ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
         ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
         ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),
-        ("Networks", {name: _first_line(build) for name, build in NETWORKS.items()}),
     ):
         show_list(title, rows)
 

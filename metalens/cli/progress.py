@@ -8,11 +8,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-REFRESH_RATE = 4  # times a second; showing progress takes time from what progresses
+REFRESH_RATE = 4  # times a second; more would slow down the training
 
 
 def progress_bars(console: Console) -> Progress:
-    """Return a display of bars that is gone when it ends."""
+    """Return a display of progress bars that disappears at its end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -35,12 +35,13 @@ class StepBar:
         self.bar = progress.add_task("training", total=steps, status="")
 
     def start(self, description: str, steps: int) -> Self:
-        """Begin anew, for another training."""
+        """Reset the bar for another training."""
         self.progress.reset(self.bar, total=steps, description=description, status="")
         self.next_update = 0.0
         return self
 
     def __call__(self, step: int, loss: float) -> None:
+        """Show a step, unless the bar was refreshed just before."""
         now = time.monotonic()
         (task,) = (task for task in self.progress.tasks if task.id == self.bar)
         if now < self.next_update and step < (task.total or 0):

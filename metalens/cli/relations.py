@@ -1,4 +1,4 @@
-"""`metalens relations DIR`: which tasks a trained model finds alike."""
+"""`metalens relations DIR`: how a trained model relates tasks to each other."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Show which tasks a trained model finds alike: nearest tasks, groups, a heat map with the tree of "
-        "tasks (PNG), and all relations as a table (CSV)."
+        "Show how a trained model relates tasks to each other: nearest tasks, groups, a heat map with the "
+        "tree of tasks (PNG), and all relations as a table (CSV)."
     )
     parser.add_argument("folder", type=str, help="folder of a finished run, or of a trained model")
     parser.add_argument(
         "--data", type=str | None, default=None,
-        help="For a trained model: tasks to relate; by default those that were held out. Of the other "
-        "settings, --groups and --out apply.",
+        help="For a trained model: tasks to relate; by default the held-out ones. Besides, only --groups and "
+        "--out apply.",
     )  # fmt: skip
     parser.add_argument(
         "--arm", type=str | None, default=None,
-        help="Arm by its name, its regularizers or its number; by default the first with TRLearner.",
+        help="Arm by its label or number; by default the first with TRLearner.",
     )  # fmt: skip
     parser.add_argument("--seed", type=int | None, default=None, help="Seed; by default the first.")
     parser.add_argument("--split", type=Literal["train", "val", "test"], default="test", help="Which tasks.")
-    parser.add_argument("--tasks", type=int, default=30, help="How many tasks, from number 0 on.")
+    parser.add_argument("--tasks", type=int, default=30, help="Number of tasks, from number 0 on.")
     parser.add_argument(
-        "--groups", type=int | None, default=None, help="How many groups; by default as many as are clear."
+        "--groups", type=int | None, default=None, help="Number of groups; by default as many as are clear."
     )
     parser.add_argument(
         "--by", type=Literal["features", "labeled", "adaptation", "predictions"] | None, default=None,
-        help="In place of the relations of the arm: plain cosine of these task vectors, or how well the "
+        help="Instead of the relations of the arm: plain cosine of these task vectors, or how well the "
         "models of two tasks predict each other's support sets.",
     )  # fmt: skip
     parser.add_argument(
@@ -66,7 +66,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         )
         return
     if settings.data is not None:
-        raise MetaLensError(f"{folder} is no folder of a trained model, which --data is for; leave it out.")
+        raise MetaLensError(f"{folder} is no folder of a trained model; leave out --data, which is for one.")
     recipe = recipe_of(read_manifest(folder))
     if settings.tasks < 3:
         raise MetaLensError(f"--tasks must be at least 3, got {settings.tasks}.")

@@ -97,10 +97,13 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     )
     parser.add_argument(
         "--tracker", type=TrackerName, nargs="*", default=[],
-        help="Trackers that get a run for each arm and seed; metrics.csv is always written.",
+        help="Experiment trackers, with a run for each arm and seed; metrics.csv is always written.",
     )  # fmt: skip
     parser.add_argument(
-        "--explain", action=ActionYesNo, default=False, help="Only show how training would be executed."
+        "--explain",
+        action=ActionYesNo,
+        default=False,
+        help="Only show how training would be executed, and end.",
     )
     add_settings(parser, recipe)
     return parser
@@ -174,7 +177,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     folder = new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
     with folder as staged, progress_bars(Console()) as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-        # Slow to import, so only under the progress bar; but before the run, lest it fails after hours.
+        # Slow to import, so under the progress bar; before the run, so that it does not fail after hours.
         from metalens.reports import write_report
 
         command = shlex.join(["metalens", *words])

@@ -83,7 +83,7 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
     'its tasks are looped over, and a program of all of them would be too long'
     """
     learner = objective.learner
-    if isinstance(objective.chunk, int):
+    if objective.chunk is not None:
         return "its tasks are computed in chunks, each of them twice"
     if learner.plan(objective.batching) != "vmap":
         return "its tasks are looped over, and a program of all of them would be too long"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -82,6 +82,11 @@ class Machine:
             raise MetaLensError(
                 f"Only one of workers and devices can be above 1, got workers={self.workers} and "
                 f"devices={self.devices}: each worker trains by itself."
+            )
+        if self.strategy not in get_args(Strategy):
+            raise MetaLensError(
+                f"strategy must be one of {', '.join(get_args(Strategy))}, got {self.strategy!r}: the inner "
+                "loop needs all parameters in each process."
             )
         if self.threads is not None and self.threads < 1:
             raise MetaLensError(f"threads must be at least 1, or null, got {self.threads}.")

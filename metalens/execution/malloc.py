@@ -1,4 +1,4 @@
-"""What the C library does with memory that PyTorch frees."""
+"""Control whether glibc returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
-_LARGE = 32 * 2**20  # bytes; the library itself raises the size of what it gives back at once up to this
+_MAX_KEPT_BYTES = 32 * 2**20  # the largest size to which the library raises its own threshold
 
 
 def keep_freed_memory() -> None:
@@ -17,7 +17,7 @@ def keep_freed_memory() -> None:
 
     By default that library gives large buffers back to the system when they are freed. The system clears
     each page before it hands it out again, at every step: with convolutions that can take a third of the
-    time. The whole process is concerned, until it ends; elsewhere nothing is done.
+    time. This changes the whole process until it ends; elsewhere it does nothing.
 
     >>> keep_freed_memory()
     """
@@ -27,16 +27,16 @@ def keep_freed_memory() -> None:
         c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # of which nothing is given back
 
 
-def give_back_freed_memory() -> None:
-    """Take that back, where memory is short: kept buffers leave holes, which can take more than the tensors.
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory`, where memory is short: kept buffers leave holes.
 
-    >>> give_back_freed_memory()
+    >>> return_freed_memory()
     """
     if platform.libc_ver()[0] == "glibc":
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_M_MMAP_MAX, 65536)
-        c_library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        c_library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+        c_library.mallopt(_M_MMAP_THRESHOLD, _MAX_KEPT_BYTES)
+        c_library.mallopt(_M_TRIM_THRESHOLD, 2 * _MAX_KEPT_BYTES)
         c_library.malloc_trim(0)
 
 
@@ -47,10 +47,10 @@ class _MallocInfo(ctypes.Structure):  # struct mallinfo2 of malloc.h
     )]  # fmt: skip
 
 
-def freed_memory() -> int:
-    """Return the bytes that the C library keeps for the next tensors, 0 where it does not tell.
+def retained_bytes() -> int:
+    """Return the bytes that the C library keeps for later tensors, 0 where that is unknown.
 
-    >>> freed_memory() >= 0
+    >>> retained_bytes() >= 0
     True
     """
     with suppress(AttributeError, OSError):  # another library, or one before version 2.33

@@ -1,4 +1,4 @@
-"""The memory that an outer step takes, and how many tasks at a time fit into what there is."""
+"""Peak memory of an outer step, and the largest chunk of tasks that fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metalens.execution.malloc import freed_memory, give_back_freed_memory
+from metalens.execution.malloc import retained_bytes
 from metalens.objective import Objective, outer_loss
 from metalens.tasks import Task, n_tasks
 
@@ -37,9 +37,8 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
     Steps are made and their tensors counted, first of as few tasks as possible. Memory grows at most in
     proportion to the tasks or, with regularizers, which may compute something for every pair, to their
     square; so the first count is mostly enough to know that all fit. Otherwise as many more tasks are taken
-    as fit for certain, at most twice as many, until it is known or can be extrapolated. Chunks, too, grow
-    from a single task by as much as fits for certain. Then, as memory is short, the process gives what it
-    frees back to the system; see `metalens.execution.malloc`.
+    as certainly fit, at most twice as many, until it is known or can be extrapolated. Chunks, too, grow
+    from a single task by as much as certainly fits.
 
     Args:
         objective: what is trained, on its device; its `chunk` changes in here and is put back.
@@ -62,7 +61,6 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
         first = step_bytes(objective, _first(few, tasks))
         if total == 1 or _all_fit(objective, tasks, limit, degree, (few, first)):
             return None
-        give_back_freed_memory()
         of_a_task = first / few * (total / few) ** (degree - 1)
         chunk, more = 0, 1
         while more > chunk:
@@ -83,7 +81,7 @@ def _own_share(objective: Objective) -> float:
 
 
 def _all_fit(objective: Objective, tasks: Task, limit: float, degree: int, first: tuple[int, float]) -> bool:
-    """Tell whether all tasks fit at once, from what the first few need."""
+    """Return whether all tasks fit at once, from what the first few need."""
     total, before, (n, peak) = n_tasks(tasks), None, first
     while peak * (total / n) ** degree > limit:
         more = min(total, 2 * n, int(n * (limit / peak) ** (1 / degree)))
@@ -138,7 +136,7 @@ def step_bytes(objective: Objective, tasks: Task) -> int:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the bytes of tensors that a function makes and holds at the same time, at most.
+    """Return the peak of the bytes of tensors that a function makes and holds at the same time.
 
     Workspaces inside of single operations are not seen.
 
@@ -178,7 +176,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return how much memory more this process can take, infinity where that is not known.
+    """Return how many more bytes this process can take, infinity where that is unknown.
 
     On a CPU that is what the system has, within the limits of containers and other control groups (Linux).
 
@@ -189,7 +187,7 @@ def available_bytes(device: torch.device) -> float:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "cpu":
-        return max(0.0, min([_system(), *_groups()])) + freed_memory()
+        return max(0.0, min([_system(), *_groups()])) + retained_bytes()
     return math.inf
 
 

@@ -1,4 +1,4 @@
-"""How the outer step of an objective is executed on this machine: chosen by a rule and a short trial."""
+"""How the outer step of an objective is executed on a machine: by a rule or, if asked, by a short trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -18,25 +17,26 @@ from torch.utils import _pytree as pytree
 from metalens.batching import Plan
 from metalens.errors import MetaLensError
 from metalens.execution.compiling import CompiledObjective, compile_refusal
+from metalens.execution.machine import Machine
+from metalens.execution.malloc import return_freed_memory
 from metalens.execution.memory import fitting_chunk
 from metalens.execution.replicas import Replicas
+from metalens.execution.settings import plain_settings
 from metalens.io.files import atomic_path, cache_folder
 from metalens.learners.base import module_mode
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.tasks import Task, n_tasks
 
-Compile = Literal["auto"] | bool
-
-# A trial must cost little beside the run, and a choice must not hang on the noise of its timings.
-TRIAL_FROM_STEPS = 100
+# A trial must cost little beside the training, and a choice must not depend on the noise of its timings.
+MIN_PROFILED_STEPS = 100
 CLEARLY_FASTER = 0.8
 # Compiling took 10 to 60 s on a processor, and made vectorized steps 2 to 5 times as fast.
-COMPILE_FROM_SECONDS = 90.0
+MIN_COMPILED_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The way a step is executed, and what it was chosen by.
+    """How a step is executed, and why.
 
     Attributes:
         batching: how tasks are mapped: `"vmap"` or `"loop"`.
@@ -63,36 +63,33 @@ class Execution:
         return f"{way} ({self.reason}{': ' if times else ''}{times})"
 
 
-def prepare(
+def executable(
     objective: Objective | Replicas,
     tasks: Task,
+    machine: Machine,
     *,
     steps: int,
-    compile: Compile = "auto",
-    chosen: Execution | None = None,
+    execution: Execution | None = None,
 ) -> tuple[nn.Module, Execution]:
-    """Choose how to execute the outer steps of a run, and return the module that does it.
+    """Choose how to execute the outer steps of a training, and return the module that does it.
 
-    What the objective and `compile` leave open (`"auto"`) is decided so: a run of fewer than 100 steps
-    follows the rule of `Learner.plan` and does not compile. For a longer one a few steps are timed by loop
-    and by `vmap`, and the rule is overruled where the other way is clearly faster. A run that would then
-    take more than 90 s in steps is compiled where that is possible, and stays so if the compiled step is
-    clearly faster. Several processes must all do the same, so they follow the rule, untimed. Nothing of the
-    objective changes except `batching` and `chunk`, which become what was chosen.
+    What the machine leaves open (`"auto"`) is chosen by rule: all tasks at once where they fit into memory
+    (see `metalens.execution.memory.fitting_chunk`), mapped as `Learner.plan` says, not compiled.
 
-    `chunk="auto"` is decided first, by `metalens.execution.memory.fitting_chunk`: all tasks at once where
-    they fit into memory, or where `compile=True` asks for it. The way that the rule does not take is only
-    tried if it needs no smaller chunks.
-
-    The choice is kept in the cache folder, for the same work on the same machine: repeating a run repeats
-    its execution, and so its results to the last bit.
+    With `machine.profile`, a training of at least 100 steps is tried: a few steps are timed by loop and by
+    `vmap`, and the rule is overruled where the other way is clearly faster and needs no smaller chunks. A
+    training that would then take more than 90 s in steps is compiled where that is possible, and stays so if
+    the compiled step is clearly faster. The choice is kept in the cache folder for the same work on the same
+    machine: repeating a training repeats its execution, and so its results to the last bit. Several processes
+    must all do the same, so they follow the rule, untimed.
 
     Args:
-        objective: what will be trained, on its device; replicas are always vectorized.
+        objective: what will be trained, on its device, with the machine's `batching` and, where it is a
+            number, `chunk`; both become what was chosen. Replicas are always vectorized.
         tasks: a batch as in training, on the same device.
-        steps: number of outer steps of the run.
-        compile: `True` compiles, `False` does not.
-        chosen: what was chosen before, where a training goes on: nothing is decided then.
+        machine: what is fixed, and what to choose.
+        steps: number of outer steps.
+        execution: what was chosen before, if a training is resumed: nothing is chosen then.
 
     Returns:
         The module `tasks -> loss terms`, and the choice.
@@ -100,81 +97,91 @@ def prepare(
     Raises:
         MetaLensError: `compile=True` is not possible.
 
-    >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> str(prepare(Objective(MAML(mlp())), Sinusoid().batch(range(4)), steps=10)[1])
-    'vmap (by rule, as the run is short)'
+    >>> from metalens import MAML, Machine, Objective, Sinusoid, mlp
+    >>> str(executable(Objective(MAML(mlp())), Sinusoid().batch(range(4)), Machine(), steps=10)[1])
+    'vmap (by rule)'
     """
-    if chosen is not None:
-        objective.batching, objective.chunk = chosen.batching, chosen.chunk
-        return CompiledObjective(objective) if chosen.compiled else objective, chosen
-    module, execution = _prepare(objective, tasks, steps, compile)
-    chunk = objective.chunk if isinstance(objective.chunk, int) else None
-    replicas = len(objective.objectives) if isinstance(objective, Replicas) else 1
-    return module, replace(execution, chunk=chunk, replicas=replicas)
+    if execution is None:
+        module, execution = _chosen(objective, tasks, machine, steps)
+    else:
+        objective.batching, objective.chunk = execution.batching, execution.chunk
+        module = CompiledObjective(objective) if execution.compiled else objective
+    n = len(objective.objectives) if isinstance(objective, Replicas) else 1
+    return module, replace(execution, chunk=objective.chunk, replicas=n)
 
 
-def _prepare(
-    objective: Objective | Replicas, tasks: Task, steps: int, compile: Compile
+def _chosen(
+    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int
 ) -> tuple[nn.Module, Execution]:
-    learner = objective.learner
-    rule = learner.plan(objective.batching)
+    rule = objective.learner.plan(objective.batching)
     if not is_trained(objective):
         return objective, Execution(rule, False, "nothing is trained", {})
-    if compile is True and (refusal := compile_refusal(objective)) is not None:
+    is_compiled = machine.compile is True
+    if is_compiled and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
-    two_ways = objective.batching == "auto" and learner.vmap_refusal is None
+    two_ways = objective.batching == "auto" and objective.learner.vmap_refusal is None
+    is_open = not is_compiled and (two_ways or machine.compile == "auto")
     several = objective.processes.world_size > 1
-    is_open = compile is not True and (two_ways or compile == "auto")
-    is_measured = steps >= TRIAL_FROM_STEPS and is_open and not several
+    is_profiled = machine.profile and steps >= MIN_PROFILED_STEPS and is_open and not several
     other: Plan = "loop" if rule == "vmap" else "vmap"
-    ways: list[Plan] = [rule, other] if two_ways and is_measured else [rule]
-    if isinstance(objective, Objective) and objective.chunk == "auto":
-        ways = _choose_chunk(objective, tasks, ways, compile)
-    if len(ways) == 1:
-        objective.batching = rule
-    if not is_measured:
-        reason = "by rule, as the run is short" if steps < TRIAL_FROM_STEPS else "as asked"
-        if several and is_open:
-            reason = "by rule, the same in all processes"
-        module = CompiledObjective(objective) if compile is True else objective
-        return module, Execution(rule, compile is True, reason, {})
-    memory = cache_folder() / "executions" / f"{_fingerprint(objective, tasks, steps, compile)}.json"
-    execution = _recall(memory)
-    if execution is None:
-        with _leaving_nothing(objective):
-            module, execution = _choose(objective, tasks, steps, ways, compile)
-        _remember(memory, execution)
-    else:
-        module = CompiledObjective(objective) if execution.compiled else objective
-    objective.batching = execution.batching
-    return module, execution
+    ways: list[Plan] = [rule, other] if two_ways and is_profiled else [rule]
+    if isinstance(objective, Objective) and machine.chunk == "auto" and not is_compiled:
+        ways = _fit_into_memory(objective, tasks, ways, machine)
+    if is_profiled:
+        return _profiled(objective, tasks, machine, steps, ways)
+    objective.batching = rule
+    reason = "by rule" if is_open else "as asked"
+    if machine.profile and steps < MIN_PROFILED_STEPS:
+        reason = "by rule, as the run is short"
+    if several and is_open:
+        reason = "by rule, the same in all processes"
+    return CompiledObjective(objective) if is_compiled else objective, Execution(
+        rule, is_compiled, reason, {}
+    )
 
 
 def is_trained(module: nn.Module) -> bool:
-    """Tell whether a module has anything to train."""
+    """Return whether a module has anything to train."""
     return bool(trained_parameters(module))
 
 
-def _choose_chunk(objective: Objective, tasks: Task, ways: list[Plan], compile: Compile) -> list[Plan]:
+def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machine: Machine) -> list[Plan]:
     """Give the objective the chunk of the first way, and return the ways that need no smaller one."""
-    if compile is True:
-        objective.chunk = None  # a program computes all tasks at once
-        return ways
     batching, chunks = objective.batching, {}
     try:
-        with _leaving_nothing(objective):
+        with _leaving_no_trace(objective):
             for way in ways:
                 objective.batching = way
                 chunks[way] = fitting_chunk(objective, tasks)
     finally:
         objective.batching = batching
     objective.chunk = chunks[ways[0]]
+    if objective.chunk is not None and machine.keep_freed_memory:
+        return_freed_memory()  # as memory is short
     sizes = {way: n_tasks(tasks) if chunk is None else chunk for way, chunk in chunks.items()}
     return [way for way in ways if sizes[way] >= sizes[ways[0]]]
 
 
-def _choose(
-    objective: Objective | Replicas, tasks: Task, steps: int, ways: list[Plan], compile: Compile
+def _profiled(
+    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
+) -> tuple[nn.Module, Execution]:
+    """Return what the cache or else a trial says."""
+    if len(ways) == 1:
+        objective.batching = ways[0]
+    path = cache_folder() / "executions" / f"{_work_name(objective, tasks, steps, machine)}.json"
+    execution = _read(path)
+    if execution is None:
+        with _leaving_no_trace(objective):
+            module, execution = _tried(objective, tasks, machine, steps, ways)
+        _write(path, execution)
+    else:
+        module = CompiledObjective(objective) if execution.compiled else objective
+    objective.batching = execution.batching
+    return module, execution
+
+
+def _tried(
+    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
 ) -> tuple[nn.Module, Execution]:
     """Measure the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
@@ -183,8 +190,8 @@ def _choose(
         seconds[way] = _seconds(objective, tasks)
     best = ways[-1] if seconds[ways[-1]] < CLEARLY_FASTER * seconds[ways[0]] else ways[0]
     objective.batching = best
-    is_long = steps * seconds[best] > COMPILE_FROM_SECONDS
-    if compile is False or not is_long or compile_refusal(objective) is not None:
+    is_long = steps * seconds[best] > MIN_COMPILED_SECONDS
+    if machine.compile is False or not is_long or compile_refusal(objective) is not None:
         return objective, Execution(best, False, "measured", seconds)
     try:
         module = CompiledObjective(objective)
@@ -209,8 +216,8 @@ def _seconds(module: nn.Module, tasks: Task) -> float:
 
 
 @contextmanager
-def _leaving_nothing(objective: nn.Module) -> Iterator[None]:
-    """Let steps be made in training mode that leave no gradient, and nothing of the random stream, behind."""
+def _leaving_no_trace(objective: nn.Module) -> Iterator[None]:
+    """Put the objective into training mode; restore gradients, mode and random streams afterwards."""
     devices = range(torch.cuda.device_count())
     try:
         with module_mode(objective, training=True), torch.random.fork_rng(devices=devices):
@@ -219,29 +226,26 @@ def _leaving_nothing(objective: nn.Module) -> Iterator[None]:
         objective.zero_grad()
 
 
-def _fingerprint(objective: Objective | Replicas, tasks: Task, steps: int, compile: Compile) -> str:
+def _work_name(objective: Objective | Replicas, tasks: Task, steps: int, machine: Machine) -> str:
     """Return a name for this work on this machine."""
     if isinstance(objective, Replicas):
         objective = objective.objectives[0]  # their number is an axis of the tasks
-    settings = [
-        {name: repr(v) for name, v in vars(module).items() if name[0] != "_" and not callable(v)}
-        for module in objective.modules()
-    ]
-    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    settings = [plain_settings(module) for module in objective.modules()]
+    here = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     shapes = [(leaf.shape, leaf.dtype, leaf.device) for leaf in pytree.tree_leaves(tasks)]
-    work = (objective, settings, shapes, steps, compile, machine, torch.__version__)
+    work = (objective, settings, shapes, steps, machine.compile, here, torch.__version__)
     return hashlib.sha256(repr(work).encode()).hexdigest()[:32]
 
 
-def _recall(path: Path) -> Execution | None:
+def _read(path: Path) -> Execution | None:
     try:
         return Execution(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None  # not there, or damaged: measured again
 
 
-def _remember(path: Path, execution: Execution) -> None:
-    with suppress(OSError):  # without a memory the next run measures again
+def _write(path: Path, execution: Execution) -> None:
+    with suppress(OSError):  # without it the next training measures again
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:
             partial.write_text(json.dumps(asdict(execution)), encoding="utf-8")

@@ -28,7 +28,7 @@ MIXED = ("bf16-mixed", "16-mixed")
 def in_precision(
     fabric: Fabric, objective: Objective, tasks: TaskDistribution, meta_batch_size: int
 ) -> Iterator[None]:
-    """Let the objective's weights have the precision of a Fabric, and what they had before afterwards.
+    """Cast the weights to the Fabric's precision within the block.
 
     A lower precision than 32 bits is tried on a few tasks first, by each process alone: the gradient may
     be less precise, not wrong.

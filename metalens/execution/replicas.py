@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
+from metalens.execution.settings import settings_of
 from metalens.learners import Learner
 from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.processes import ALONE, Processes
@@ -55,7 +56,7 @@ class Replicas(nn.Module):
         super().__init__()
         self.objectives = tuple(objectives)  # no list of modules, lest the parameters of each become ours
         first = self.objectives[0]
-        if isinstance(first.chunk, int) or first.learner.plan(first.batching) != "vmap":
+        if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
         self._numbers = differing_numbers(self.objectives)
         self._own_names: dict[str, str] = {}
@@ -141,7 +142,7 @@ class Replicas(nn.Module):
 
     @contextmanager
     def _at(self, numbers: list[Tensor]) -> Iterator[None]:
-        """Let the first objective, through which all are computed, have these numbers."""
+        """Temporarily set the differing settings on the first objective."""
         places = [(owner, name) for owner, name, _ in self._numbers]
         before = [getattr(owner, name) for owner, name in places]
         try:
@@ -173,7 +174,7 @@ def differing_numbers(objectives: Sequence[Objective]) -> list[tuple[nn.Module, 
     for modules in zip_longest(*(objective.modules() for objective in objectives)):
         if len({type(module).__name__ for module in modules}) > 1:
             raise ReplicationError("Side by side, all objectives must be made of the same modules.")
-        for name in _settings(modules[0]):
+        for name in settings_of(modules[0]):
             values = [getattr(module, name, None) for module in modules]
             if len(set(map(repr, values))) == 1:
                 continue
@@ -186,7 +187,3 @@ def differing_numbers(objectives: Sequence[Objective]) -> list[tuple[nn.Module, 
                 )
             numbers.append((modules[0], name, values))
     return numbers
-
-
-def _settings(module: nn.Module) -> list[str]:
-    return [name for name in vars(module) if name[0] != "_" and name != "training"]

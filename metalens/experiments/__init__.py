@@ -1,4 +1,4 @@
-"""Benchmarks: recipes that anyone can run, and the code that runs them."""
+"""Recipes, which anyone can run, and the code that runs them."""
 
 from metalens.experiments.recipe import Recipe
 from metalens.experiments.recipes.curves import CURVE_RECIPES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,8 +23,8 @@ from metalens.specs.calls import (
     sampler_call,
 )
 from metalens.statistics.arms import arm_label
-from metalens.training.fit import prepared, training_tasks
-from metalens.training.run import Run
+from metalens.training.fit import assembled, training_tasks
+from metalens.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,8 +52,8 @@ class Arm(NamedTuple):
             torch.manual_seed(seed)
             learner = build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = build_regularizers(self.regularizers)
-            machine = recipe.machine
-            return Objective(learner, regularizers, batching=machine.batching, chunk=machine.chunk)
+            learner.plan(recipe.machine.batching)  # refuses what is impossible, now
+            return Objective(learner, regularizers)
 
 
 class Cell(NamedTuple):
@@ -119,7 +120,7 @@ def groups_of(recipe: Recipe, fabric: Fabric, objectives: Objectives | None = No
     return groups
 
 
-def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None = None) -> list[Run]:
+def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None = None) -> list[TrainingRun]:
     """Return the untrained runs of cells: their objectives, tasks and samplers.
 
     Args:
@@ -138,7 +139,7 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None
             held_out = recipe.distribution("val", cell.seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
         tasks = training_tasks(objective.learner, recipe.distribution("train", cell.seed))
-        runs.append(Run(objective, tasks, validation, build_sampler(cell.arm.sampler)))
+        runs.append(TrainingRun(objective, tasks, validation, build_sampler(cell.arm.sampler)))
     return runs
 
 
@@ -163,8 +164,9 @@ def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric, objectives: Object
     if len(cells) == 1:
         return [cells]
     before = [{name: t.clone() for name, t in objectives[cell].state_dict().items()} for cell in cells]
+    settings, machine = replace(recipe.training(seed=0), steps=1), replace(recipe.machine, compile=False)
     try:
-        with prepared(runs_of(recipe, cells, objectives), 1, recipe.meta_batch_size, False, fabric):
+        with assembled(runs_of(recipe, cells, objectives), settings, machine, fabric):
             return [cells]
     except ReplicationError:
         if recipe.machine.together is True:

@@ -28,7 +28,7 @@ from metalens.io.provenance import commit
 from metalens.objective import Objective
 from metalens.specs.calls import build_sampler, learner_call
 from metalens.training.fingerprint import source_digest
-from metalens.training.fit import CHECKPOINT_EVERY, prepared, processes_of, training_tasks
+from metalens.training.fit import CHECKPOINT_EVERY, assembled, processes_of, training_tasks
 
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 
@@ -65,7 +65,7 @@ class Experiment:
         of_first = processes_of(self._fabric).gather_objects  # what the first process says
         if of_first([self._store is not None and self._store.is_complete(recipe)])[0]:
             return
-        # Now, lest missing or damaged test data are found after hours.
+        # Now, so that missing or damaged test data are not found after hours.
         self._data = {
             split: recipe.distribution(split, recipe.seeds[0]).metadata() for split in get_args(Split)
         }
@@ -202,7 +202,7 @@ def run(
             `manifest.json`, `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`;
             `None` in all but the first of several processes, which alone writes.
         command: the command that repeats the run, for the manifest.
-        watcher: told about progress.
+        watcher: its callbacks are called with the progress.
         checkpoint_every: seconds between two checkpoints of a training, and between two reports to trackers.
         trackers: get a run for each cell, see `Trackers`.
 
@@ -236,8 +236,8 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
         for group in groups_of(recipe, fabric, objectives):
             arms = [arm for arm in dict.fromkeys(cell.arm for cell in group) if arm not in explained]
             if arms:
-                settings = (recipe.steps, recipe.meta_batch_size, machine.compile)
-                with prepared(runs_of(recipe, group, objectives), *settings, fabric) as (_, execution):
+                runs, settings = runs_of(recipe, group, objectives), recipe.training(seed=0)
+                with assembled(runs, settings, machine, fabric) as (_, execution):
                     yield from ((arm, execution) for arm in arms)
             explained.update(arms)
 

@@ -69,7 +69,7 @@ class Runner:
 
     Args:
         recipe: what is trained and tested.
-        watcher: told about progress; in workers, nobody is.
+        watcher: its callbacks are called with the progress; not by workers.
         checkpoint_every: seconds between two checkpoints of a training.
         trackers: log every cell.
     """
@@ -101,7 +101,7 @@ class Runner:
         for cell, run in zip(cells, runs, strict=True):
             del objectives[cell]  # they are trained in place
             if self.trackers is not None and cell in job.left:
-                run.listeners.loggers = self.trackers.open(cell)
+                run.curve.loggers = self.trackers.open(cell)
         checkpoints = None
         if recipe.machine.workers != "ray":  # other machines of a cluster lack the folder
             checkpoints = Checkpoints(job.checkpoints, every=self.checkpoint_every, resume=True)
@@ -113,17 +113,15 @@ class Runner:
 
         begin = time.perf_counter()
         with suppress(DivergenceError):  # the runs record it
-            train(
-                runs, recipe.outer_loop(), compile=recipe.machine.compile, seed=cells[0].seed,
-                checkpoints=checkpoints, fabric=fabric, progress=self.watcher.step, on_execution=note,
-            )  # fmt: skip
+            settings = recipe.training(cells[0].seed)
+            train(runs, settings, recipe.machine, fabric, checkpoints, self.watcher.step, note)
         seconds = time.perf_counter() - begin + (0.0 if checkpoints is None else checkpoints.seconds)
         facts["train_seconds"] = seconds / len(cells)
         for cell, run in zip(cells, runs, strict=True):
             if cell in job.left:
                 result = score(recipe, cell, run, {**facts, "diverged": run.diverged}, fabric)
                 if self.trackers is not None:
-                    self.trackers.close(run.listeners.loggers, cell, result.scores)
+                    self.trackers.close(run.curve.loggers, cell, result.scores)
                 yield result
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from metalens.data import Split, TaskDistribution
@@ -12,8 +11,7 @@ from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
 from metalens.networks import Network
 from metalens.processes import Processes
-from metalens.training.nonfinite import OnNonfinite
-from metalens.training.outer_loop import OuterLoop, OuterOptimizer, Schedule
+from metalens.training.settings import OuterSettings, TrainingSettings
 
 Settings = dict[str, Any]
 
@@ -24,7 +22,7 @@ ONE_THREAD = replace(MACHINE, threads=1)  # for networks so small that more thre
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ABC):
+class Recipe(OuterSettings, ABC):
     """An experiment: arms (learner, regularizers and task sampler) compared on the same tasks.
 
     Each seed is one complete replication: its own initialization, training, validation and test tasks,
@@ -39,14 +37,6 @@ class Recipe(ABC):
             joined by + they act together.
         sampler: task samplers to compare, each with every arm: Uniform, Related(anchors=2, neighbors=3).
         seeds: one replication each.
-        steps: outer steps.
-        meta_batch_size: tasks per outer step.
-        outer_lr: step size of the outer loop.
-        outer_optimizer: adam or sgd.
-        schedule: of the outer step size: constant, or linear or cosine down to 0.
-        clip_norm: largest norm of the outer gradient; null for no limit.
-        on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is skipped (skip), or
-            is made without those entries of the gradient (clip).
         k_shot: support examples (per class in classification).
         n_query: query examples (per class in classification), in training and testing.
         n_val_tasks: validation tasks, which decide the weights that are kept; 0 keeps the last weights.
@@ -63,11 +53,6 @@ class Recipe(ABC):
     seeds: list[int] = field(default_factory=lambda: [0])
     steps: int = 2000
     meta_batch_size: int = 25
-    outer_lr: float = 1e-3
-    outer_optimizer: OuterOptimizer = "adam"
-    schedule: Schedule = "constant"
-    clip_norm: float | None = None
-    on_nonfinite: OnNonfinite = "raise"
     k_shot: int = 5
     n_query: int = 15
     n_val_tasks: int = 200
@@ -76,11 +61,12 @@ class Recipe(ABC):
     machine: Machine = MACHINE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("learner", "regularizers", "sampler", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise MetaLensError(f"{name} must name at least one, each once, got {values}.")
-        for name in ("steps", "meta_batch_size", "n_test_tasks", "validate_every"):
+        for name in ("n_test_tasks", "validate_every"):
             if getattr(self, name) < 1:
                 raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
         Processes(world_size=self.machine.devices).shard(range(self.meta_batch_size))  # raises if unequal
@@ -88,10 +74,6 @@ class Recipe(ABC):
             raise MetaLensError(f"n_val_tasks must be 0 or more, got {self.n_val_tasks}.")
         if not all(0 <= seed < 2**63 for seed in self.seeds):
             raise MetaLensError(f"seeds must be 0 or more and below 2^63, got {self.seeds}.")
-        for name in ("outer_lr", "clip_norm"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
     @property
     def configuration(self) -> Settings:
@@ -108,17 +90,10 @@ class Recipe(ABC):
         """Return the settings of a learner for this recipe, used where a call does not set them."""
         return {}
 
-    def outer_loop(self) -> OuterLoop:
-        """Return the outer loop by which every arm is trained."""
-        return OuterLoop(
-            steps=self.steps,
-            meta_batch_size=self.meta_batch_size,
-            outer_lr=self.outer_lr,
-            outer_optimizer=self.outer_optimizer,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
-            on_nonfinite=self.on_nonfinite,
-        )
+    def training(self, seed: int) -> TrainingSettings:
+        """Return the settings by which every arm is trained."""
+        shared = {field.name: getattr(self, field.name) for field in fields(OuterSettings)}
+        return TrainingSettings(**shared, seed=seed)
 
     @abstractmethod
     def distribution(self, split: Split, seed: int) -> TaskDistribution:

@@ -19,7 +19,7 @@ from metalens.objective import Objective
 from metalens.relations.relate import relate
 from metalens.statistics.arms import ARM
 from metalens.training.fit import processes_of
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,7 +31,7 @@ RESULTS = ["recipe", *ARM, "seed", "split", "domain", "task", "source", "metric"
 METRICS = [*ARM, "seed", "step", "split", "metric", "value"]
 
 
-def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: Fabric) -> CellResult:
+def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], fabric: Fabric) -> CellResult:
     """Score what was trained on the test tasks; with the first seed, also draw its curves and relations.
 
     Args:
@@ -61,7 +61,7 @@ def score(recipe: Recipe, cell: Cell, run: Run, facts: dict[str, Any], fabric: F
     relations = _relations(objective, recipe, seed) if is_described else []
     tables = {
         "results": _results(scores.assign(recipe=recipe.name, **labels), test).to_csv(index=False),
-        "metrics": run.curve().assign(**labels)[METRICS].to_csv(index=False),
+        "metrics": run.curve.table().assign(**labels)[METRICS].to_csv(index=False),
         "curves": _as_csv(frame.assign(**labels) for frame in curves),
         "relations": _as_csv(frame.assign(**labels) for frame in relations),
     }

@@ -187,6 +187,5 @@ def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]
     """
     learner = objective.learner
     batch = place(tasks.batch(numbers), learner.device, learner.dtype)
-    chunk = None if objective.chunk == "auto" else objective.chunk
     with torch.no_grad(), torch.random.fork_rng():
-        yield AdaptedTasks(learner, batch, objective.batching, chunk=chunk)
+        yield AdaptedTasks(learner, batch, objective.batching, chunk=objective.chunk)

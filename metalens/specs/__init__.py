@@ -1,1 +1,1 @@
-"""Methods as text, such as MAML(inner_lr=0.1), and their usual settings on each kind of data."""
+"""Methods as text, such as MAML(inner_lr=0.1), types of settings, and presets for each kind of data."""

@@ -83,7 +83,7 @@ def estimate(values: np.ndarray) -> Estimate:
 
 
 def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Return the limits of the 95% interval of the mean by drawing seeds and tasks anew, independently.
+    """Return the limits of the 95% interval of the mean by resampling seeds and tasks independently.
 
     Bootstrap-t: of each resample `(mean* - mean) / error*` is taken with the error of `estimate`, and its
     quantiles replace Student's. Unlike his they may be skewed, as scores often are. The limits of resampled

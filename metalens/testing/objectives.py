@@ -51,8 +51,9 @@ class Subject:
         """Return a new objective in double precision, with the same parameters every time."""
         torch.manual_seed(2)
         learner = self.build()
-        batching = batching or self.batching
-        return Objective(learner, self.regularize(learner), batching=batching, chunk=chunk).double()
+        objective = Objective(learner, self.regularize(learner)).double()
+        objective.batching, objective.chunk = batching or self.batching, chunk
+        return objective
 
     def adapted(self, learner: Learner, tasks: Task) -> AdaptedTasks:
         """Return the tasks with the models adapted to them."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training in files, from which it goes on to the last bit."""
+"""Checkpoints: the state of a training in files, from which it resumes to the last bit."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from metalens.io.files import atomic_path, remove_partials
 from metalens.processes import ALONE, Processes
 
 State = dict[str, Any]  # a tree of dictionaries, lists, tensors and plain values
-Identity = Mapping[str, Any]  # plain values by name: which training it is
+Fingerprint = Mapping[str, Any]  # plain values by name, see `metalens.training.fingerprint`
 
-KEPT = 2
-_LOOK_EVERY = 10  # steps between two looks at the clock that several processes agree on
-_MOST_SHOWN = 5  # differences
+MAX_KEPT = 2
+_CLOCK_EVERY = 10  # steps between two readings of the clock by several processes
+MAX_DIFFERENCES = 5  # in a message
 _TENSOR = "$tensor"  # in JSON, the key of a tensor's name
 _NUMBER = "$number "  # in JSON, how a key that is a whole number begins
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
@@ -45,12 +45,11 @@ class Checkpoints:
     Args:
         folder: where the files are; `None` in a process that does not write.
         every: seconds between two checkpoints; 0 writes one after every step, infinity none.
-        resume: go on from the newest checkpoint, if there is one; otherwise those of earlier trainings are
+        resume: resume from the newest checkpoint, if there is one; otherwise those of earlier trainings are
             deleted.
 
     Attributes:
-        fixed: what every checkpoint has beside the state after its step.
-        seconds: how long the training took up to the checkpoint that it goes on from.
+        seconds: how long the training took up to the checkpoint from which it resumes.
 
     Raises:
         MetaLensError: `every` is negative or not a number.
@@ -66,30 +65,29 @@ class Checkpoints:
     Traceback (most recent call last):
     ...
     metalens.errors.MetaLensError: The checkpoints in ... are of another training: seed was 0 and is 1; make
-    both alike, or start anew without resuming.
+    both alike, or start over without resuming.
     """
 
     def __init__(self, folder: Path | None, *, every: float = 60.0, resume: bool = False) -> None:
         if not every >= 0:
             raise MetaLensError(f"checkpoint_every must be 0 seconds or more, got {every}.")
         self.folder, self.every, self.resume = folder, every, resume
-        self.fixed: State = {}
         self.seconds = 0.0
-        self._identity: Identity = {}
+        self._fingerprint: Fingerprint = {}
         self._begin = self._next = math.inf
 
-    def begin(self, identity: Identity, processes: Processes = ALONE) -> State | None:
-        """Return the state from which the training goes on, the same in all processes; `None` at a start.
+    def begin(self, fingerprint: Fingerprint, processes: Processes = ALONE) -> State | None:
+        """Return the state from which to resume, the same in all processes; `None` to start over.
 
         Raises:
             MetaLensError: the checkpoints are of another training, or all of them are damaged.
         """
-        found, self._identity = None, identity
+        found, self._fingerprint = None, fingerprint
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear()
             if self.resume:
-                found = self._newest(identity)
+                found = self._newest(fingerprint)
             else:
                 for path in _files(self.folder):
                     path.unlink()
@@ -100,8 +98,8 @@ class Checkpoints:
         return found["state"] if found else None
 
     def is_due(self, step: int, processes: Processes = ALONE) -> bool:
-        """Tell whether it is time for a checkpoint, the same in all processes."""
-        if processes.world_size > 1 and step % _LOOK_EVERY:
+        """Return whether a checkpoint is due, the same in all processes."""
+        if processes.world_size > 1 and step % _CLOCK_EVERY:
             return False
         return processes.all_reduce_min(self._next - time.monotonic()) <= 0
 
@@ -114,8 +112,8 @@ class Checkpoints:
         if self.folder is not None:
             tensors: dict[str, Tensor] = {}
             seconds = self.seconds + time.monotonic() - self._begin
-            plain = _without_tensors({"state": {**self.fixed, **state}, "seconds": seconds}, "", tensors)
-            header = {"content": json.dumps(plain), "identity": json.dumps(dict(self._identity))}
+            plain = _without_tensors({"state": state, "seconds": seconds}, "", tensors)
+            header = {"content": json.dumps(plain), "fingerprint": json.dumps(dict(self._fingerprint))}
             content = save(tensors, header)
             name = f"step-{step}-{_digest(content)}.safetensors"
             with atomic_path(self.folder / name) as path:
@@ -127,10 +125,10 @@ class Checkpoints:
         """Delete all but the newest files."""
         assert self.folder is not None
         remove_partials(self.folder)
-        for old in _files(self.folder)[KEPT:]:
+        for old in _files(self.folder)[MAX_KEPT:]:
             old.unlink()
 
-    def _newest(self, identity: Identity) -> State | None:
+    def _newest(self, fingerprint: Fingerprint) -> State | None:
         """Return the content of the newest file that is not damaged."""
         assert self.folder is not None
         paths = _files(self.folder)
@@ -140,29 +138,29 @@ class Checkpoints:
             except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
                 warnings.warn(f"The checkpoint {path} is damaged ({error}) and is left out.", stacklevel=2)
                 continue
-            if changes := differences(own, identity):
+            if changes := differences(own, fingerprint):
                 raise MetaLensError(
                     f"The checkpoints in {self.folder} are of another training: {changes}; make both alike, "
-                    "or start anew without resuming."
+                    "or start over without resuming."
                 )
             return content
         if paths:
-            raise MetaLensError(f"Every checkpoint in {self.folder} is damaged; start anew without resuming.")
+            raise MetaLensError(f"Every checkpoint in {self.folder} is damaged; start over without resuming.")
         return None
 
 
-def taking_over() -> AbstractContextManager[None]:
-    """Say that the newest checkpoint is damaged where a training cannot take over what it holds.
+def restoring() -> AbstractContextManager[None]:
+    """Report a checkpoint whose content is not the state of this training.
 
     Raises:
         MetaLensError: the block failed.
     """
     said = "The newest checkpoint does not hold the state of this training"
-    return in_one_sentence(said, "delete it, or start anew without resuming")
+    return in_one_sentence(said, "delete it, or start over without resuming")
 
 
-def differences(before: Identity, now: Identity) -> str:
-    """Return in words what differs; nothing where nothing does.
+def differences(before: Fingerprint, now: Fingerprint) -> str:
+    """Return what differs, in words; an empty text if nothing does.
 
     >>> differences({"steps": 10, "seed": 0}, {"steps": 20, "seed": 0})
     'steps was 10 and is 20'
@@ -172,14 +170,14 @@ def differences(before: Identity, now: Identity) -> str:
     names = [name for name in {**before, **now} if before.get(name, absent) != now.get(name, absent)]
     shown = [
         f"{name} was {before.get(name, absent)} and is {now.get(name, absent)}"
-        for name in names[:_MOST_SHOWN]
+        for name in names[:MAX_DIFFERENCES]
     ]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f", and {rest} more differ" if rest else "")
 
 
 def random_streams(device: torch.device) -> State:
-    """Return where the random streams of PyTorch, on the processor and the device, NumPy and Python are."""
+    """Return the states of the random streams of PyTorch, on CPU and device, of NumPy and of Python."""
     words: Any = np.random.get_state()
     streams: State = {"torch": torch.get_rng_state(), "python": random.getstate()}
     streams["numpy"] = [words[0], words[1].tolist(), *words[2:]]
@@ -189,7 +187,7 @@ def random_streams(device: torch.device) -> State:
 
 
 def set_random_streams(streams: State, device: torch.device) -> None:
-    """Put the random streams where they were."""
+    """Restore the states of the random streams."""
     torch.set_rng_state(streams["torch"])
     kind, keys, *rest = streams["numpy"]
     np.random.set_state((kind, np.array(keys, np.uint32), *rest))
@@ -205,7 +203,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _read(path: Path) -> tuple[State, Identity]:
+def _read(path: Path) -> tuple[State, Fingerprint]:
     match = _NAME.fullmatch(path.name)
     if match is None or match[2] != _digest(path.read_bytes()):
         raise ValueError("its content is not what was written")
@@ -213,7 +211,7 @@ def _read(path: Path) -> tuple[State, Identity]:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # no dictionary
     content = _with_tensors(json.loads(header["content"]), tensors)
-    return {name: content[name] for name in ("state", "seconds")}, dict(json.loads(header["identity"]))
+    return {name: content[name] for name in ("state", "seconds")}, dict(json.loads(header["fingerprint"]))
 
 
 def _digest(content: bytes) -> str:

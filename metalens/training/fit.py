@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from safetensors.torch import save
@@ -15,8 +15,9 @@ from torch import nn
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.evaluation import Validation
+from metalens.execution.machine import Machine
 from metalens.execution.malloc import keep_freed_memory
-from metalens.execution.plan import Compile, Execution, is_trained, prepare
+from metalens.execution.plan import Execution, executable, is_trained
 from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
@@ -24,15 +25,17 @@ from metalens.learners import Learner, NetworkLearner
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
-from metalens.training.checkpoint import Checkpoints, taking_over
-from metalens.training.fingerprint import identity
-from metalens.training.nonfinite import OnNonfinite
-from metalens.training.outer_loop import OuterLoop, OuterOptimizer, Progress, Schedule, side_by_side
-from metalens.training.run import Run
+from metalens.training.checkpoint import Checkpoints, restoring
+from metalens.training.curve import LearningCurve
+from metalens.training.fingerprint import fingerprint
+from metalens.training.outer_loop import OuterLoop, Progress, side_by_side
+from metalens.training.run import TrainingRun
+from metalens.training.settings import TrainingOptions, TrainingSettings
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 CHECKPOINT_EVERY = 60.0  # seconds
 _SEEDS_APART = 1_000_003  # of processes, so that one seed's second process is not the next seed's first
@@ -42,62 +45,45 @@ def fit(
     objective: Objective,
     tasks: TaskDistribution,
     *,
-    steps: int,
-    meta_batch_size: int,
-    outer_lr: float = 1e-3,
-    outer_optimizer: OuterOptimizer = "adam",
-    schedule: Schedule = "constant",
-    clip_norm: float | None = None,
-    on_nonfinite: OnNonfinite = "raise",
     validation: Validation | None = None,
     sampler: TaskSampler | None = None,
-    compile: Compile = "auto",
-    seed: int = 0,
+    machine: Machine | None = None,
     out: str | Path | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
     resume: bool = False,
-    fabric: Fabric | None = None,
+    loggers: Sequence[Logger] = (),
     progress: Progress | None = None,
     on_execution: Callable[[Execution], None] | None = None,
+    **settings: Unpack[TrainingOptions],
 ) -> pd.DataFrame:
     """Train an objective on batches of tasks.
 
     Step n descends the gradient of the outer loss on tasks `n * meta_batch_size ... (n + 1) * meta_batch_size
-    - 1` of the distribution, so runs with the same settings see the same tasks in the same order; a sampler
-    may choose others. A learner that trains on all tasks as one problem gets `tasks.with_global_labels()`.
-    Without trainable parameters no step is made.
-    The process keeps the memory that training frees, unless it is short; see `metalens.execution.malloc`.
+    - 1` of the distribution, so trainings with the same settings see the same tasks in the same order; a
+    sampler may choose others. A learner that trains on all tasks as one problem gets
+    `tasks.with_global_labels()`. Without trainable parameters no step is made.
 
     Args:
         objective: what to train; its parameters are changed in place.
         tasks: the distribution of training tasks.
-        steps: number of outer steps.
-        meta_batch_size: tasks per step.
-        outer_lr: step size of the outer optimizer.
-        outer_optimizer: `"adam"`, or `"sgd"` for plain gradient descent.
-        schedule: of the outer step size: `"constant"`, or down to 0 at the end by `"linear"` or `"cosine"`.
-        clip_norm: largest norm of the outer gradient, or `None` for no limit.
-        on_nonfinite: what to do about a step whose loss or gradient is not finite: `"raise"` ends training,
-            `"skip"` leaves the step out, `"clip"` makes it without those entries of the gradient. The curve
-            has a row `skipped` or `clipped` for each such step, and a warning tells of the first.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
-        sampler: which tasks make each batch; by default `Uniform`. One that learns goes on from where it is.
-        compile: whether the outer step becomes one compiled program; `"auto"` decides by a short trial where
-            the run is long, see `metalens.execution.plan.prepare`.
-        seed: of everything random inside training (dropout, regularizers); the tasks have their own.
+        sampler: chooses the tasks of each batch; by default `Uniform`. One that learns continues from its
+            present state.
+        machine: how the training runs; by default on one device, which Lightning Fabric chooses, and with
+            nothing of `Machine` that changes the process or takes a trial. Each of several processes takes an
+            equal share of the tasks of a step, and the first of them writes files.
         out: folder for `metrics.csv`, `weights.safetensors` and, in `checkpoints`, the newest two states of
             the training; nothing is written by default.
         checkpoint_every: seconds between two checkpoints; one more follows the last step. 0 writes one after
             every step, infinity none.
-        resume: go on from the newest checkpoint in `out`, as if training had not been interrupted: the result
-            is the same to the last bit where machine, versions and threads are the same. Without a
-            checkpoint, training begins; without `resume`, checkpoints of earlier trainings are deleted.
-        fabric: devices, strategy and precision; by default Lightning Fabric's automatic choice of one device.
-            Each of several processes, which must have been launched, takes an equal share of the tasks of a
-            step, and the first of them writes files. Its loggers are told the curve, see `Listeners`.
+        resume: resume from the newest checkpoint in `out`, as if training had not been interrupted: the
+            result is the same to the last bit where machine, versions and threads are the same. Without a
+            checkpoint, training starts over; without `resume`, checkpoints of earlier trainings are deleted.
+        loggers: of Lightning Fabric; they get the learning curve while it grows, see `LearningCurve`.
         progress: called with the step's number and its loss, that of all processes, after every step.
         on_execution: called with the way the steps are executed, before the first one.
+        **settings: `steps`, `meta_batch_size` and the other fields of `TrainingSettings`.
 
     Returns:
         The learning curve: rows `step, split, metric, value`, the training terms being means over the
@@ -105,37 +91,27 @@ def fit(
 
     Raises:
         MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
-            shared equally, the Fabric cannot be used, or the checkpoints are of another training.
-        DivergenceError: loss or gradient are not finite, of which task and for what reason it says; the
-            objective has the best weights so far if there was a validation.
+            shared equally, the machine lacks something, or the checkpoints are of another training.
+        DivergenceError: loss or gradient are not finite; it names the task and the reason. The objective has
+            the best weights so far if there was a validation.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
     >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch_size=4)
     >>> curve.metric.unique().tolist()
     ['query']
     """
-    folder = writable_folder(out) if out is not None and _is_first(fabric) else None
-    (curve,) = fit_together(
-        [objective],
-        [tasks],
-        steps=steps,
-        meta_batch_size=meta_batch_size,
-        outer_lr=outer_lr,
-        outer_optimizer=outer_optimizer,
-        schedule=schedule,
-        clip_norm=clip_norm,
-        on_nonfinite=on_nonfinite,
-        validations=None if validation is None else [validation],
-        samplers=None if sampler is None else [sampler],
-        compile=compile,
-        seed=seed,
-        out=out,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        fabric=fabric,
-        progress=progress,
-        on_execution=on_execution,
+    training, machine = TrainingSettings(**settings), machine or Machine()
+    fabric = machine.fabric()
+    folder = writable_folder(out) if out is not None and fabric.is_global_zero else None
+    run = TrainingRun(
+        objective,
+        training_tasks(objective.learner, tasks),
+        validation,
+        sampler or Uniform(),
+        LearningCurve(loggers=loggers),
     )
+    checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
+    (curve,) = train([run], training, machine, fabric, checkpoints, progress, on_execution)
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
@@ -149,51 +125,36 @@ def fit_together(
     objectives: Sequence[Objective],
     tasks: Sequence[TaskDistribution],
     *,
-    steps: int,
-    meta_batch_size: int,
-    outer_lr: float = 1e-3,
-    outer_optimizer: OuterOptimizer = "adam",
-    schedule: Schedule = "constant",
-    clip_norm: float | None = None,
-    on_nonfinite: OnNonfinite = "raise",
     validations: Sequence[Validation] | None = None,
     samplers: Sequence[TaskSampler] | None = None,
-    compile: Compile = "auto",
-    seed: int = 0,
+    machine: Machine | None = None,
     out: str | Path | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
     resume: bool = False,
-    fabric: Fabric | None = None,
     progress: Progress | None = None,
     on_execution: Callable[[Execution], None] | None = None,
+    **settings: Unpack[TrainingOptions],
 ) -> list[pd.DataFrame]:
     """Train several objectives side by side, each on its own tasks, in one vectorized step.
 
     Each ends as `fit` would leave it, up to the rounding of numbers; together they take little more time than
     one, as long as the networks are small. They may differ in weights and in settings that are real numbers:
     seeds, inner step sizes, strengths of regularizers. One whose loss is no longer finite ends there, and the
-    others go on; the last row of its curve is `diverged`.
+    others continue; the last row of its curve is `diverged`.
 
     Args:
         objectives: R objectives of equal structure, trained in place.
         tasks: the training tasks of each, of equal shapes.
-        steps: see `fit`, as the settings below.
-        meta_batch_size: tasks per step of each objective.
-        outer_lr: step size of the outer optimizer.
-        outer_optimizer: `"adam"` or `"sgd"`.
-        schedule: of the outer step size.
-        clip_norm: largest norm of the outer gradient of each objective.
-        on_nonfinite: several objectives need `"raise"`.
         validations: held-out tasks of each objective; each keeps its own best weights.
         samplers: the task sampler of each objective; several objectives need samplers that ask no model.
-        compile: whether the step of all becomes one compiled program.
-        seed: of everything random inside training; several objectives draw nothing there.
+        machine: see `fit`; several objectives need a single process.
         out: folder for `checkpoints`; weights and curves are left to the caller.
         checkpoint_every: see `fit`.
         resume: see `fit`.
-        fabric: device and precision, for a single process.
         progress: called with the step's number and the mean loss after every step.
         on_execution: called with the way the steps are executed, before the first one.
+        **settings: the fields of `TrainingSettings`, the same for all; several objectives need
+            `on_nonfinite="raise"`, and draw nothing by `seed`.
 
     Returns:
         The R learning curves.
@@ -211,15 +172,7 @@ def fit_together(
     >>> len(curves)
     3
     """
-    loop = OuterLoop(
-        steps=steps,
-        meta_batch_size=meta_batch_size,
-        outer_lr=outer_lr,
-        outer_optimizer=outer_optimizer,
-        schedule=schedule,
-        clip_norm=clip_norm,
-        on_nonfinite=on_nonfinite,
-    )
+    training, machine = TrainingSettings(**settings), machine or Machine()
     held_out = [None] * len(objectives) if validations is None else validations
     choosers = [Uniform() for _ in objectives] if samplers is None else samplers
     if not len(objectives) == len(tasks) == len(held_out) == len(choosers) >= 1:
@@ -229,126 +182,145 @@ def fit_together(
             f"and {len(choosers)} samplers."
         )
     runs = [
-        Run(objective, training_tasks(objective.learner, of_one), validation, sampler)
+        TrainingRun(objective, training_tasks(objective.learner, of_one), validation, sampler)
         for objective, of_one, validation, sampler in zip(objectives, tasks, held_out, choosers, strict=True)
     ]
-    checkpoints = None
-    if out is not None:
-        folder = writable_folder(Path(out) / "checkpoints") if _is_first(fabric) else None
-        checkpoints = Checkpoints(folder, every=checkpoint_every, resume=resume)
-    elif resume:
-        raise MetaLensError("resume=True needs the folder of the interrupted training; give out.")
-    return train(
-        runs,
-        loop,
-        compile=compile,
-        seed=seed,
-        checkpoints=checkpoints,
-        fabric=fabric,
-        progress=progress,
-        on_execution=on_execution,
-    )
+    fabric = machine.fabric()
+    checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
+    return train(runs, training, machine, fabric, checkpoints, progress, on_execution)
 
 
 def train(
-    runs: Sequence[Run],
-    loop: OuterLoop,
-    *,
-    compile: Compile = "auto",
-    seed: int = 0,
+    runs: Sequence[TrainingRun],
+    settings: TrainingSettings,
+    machine: Machine,
+    fabric: Fabric,
     checkpoints: Checkpoints | None = None,
-    fabric: Fabric | None = None,
     progress: Progress | None = None,
     on_execution: Callable[[Execution], None] | None = None,
 ) -> list[pd.DataFrame]:
-    """Do as `fit_together`, with the objectives as runs and the settings of the outer loop as one.
+    """Train one run, or several side by side: the core of `fit` and `fit_together`.
 
-    >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> loop = OuterLoop(steps=3, meta_batch_size=4)
-    >>> (curve,) = train([Run(Objective(MAML(mlp())), Sinusoid())], loop)
-    >>> curve.step.tolist()
+    Args:
+        runs: changed in place.
+        settings: of the outer loop.
+        machine: how the training runs.
+        fabric: the machine's, launched.
+        checkpoints: where the state is kept; nowhere by default.
+        progress: see `fit`.
+        on_execution: see `fit`.
+
+    >>> from metalens import MAML, Machine, Objective, Sinusoid, mlp
+    >>> settings, machine = TrainingSettings(steps=3, meta_batch_size=4), Machine(accelerator="cpu")
+    >>> runs = [TrainingRun(Objective(MAML(mlp())), Sinusoid())]
+    >>> train(runs, settings, machine, machine.fabric())[0].step.tolist()
     [1, 2, 3]
     """
     for run in runs:
         run.objective.learner.prepare(run.tasks)
-        run.objective.check_meta_batch_size(loop.meta_batch_size, 1 if fabric is None else fabric.world_size)
-    if fabric is None:
-        from lightning_fabric import Fabric  # its import takes seconds, so only who trains waits for it
-
-        fabric = Fabric(accelerator="auto", devices=1)
-    _check_strategy(fabric)
-    processes = processes_of(fabric)
-    if processes.world_size > 1 and len(runs) > 1:
-        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
-    if loop.on_nonfinite != "raise" and len(runs) > 1:
-        raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
-    saved = None
-    if checkpoints is not None and is_trained(runs[0].objective):
-        saved = checkpoints.begin(identity(runs, loop, compile, seed, fabric), processes)
-    with taking_over():
-        chosen = None if saved is None else Execution(**saved["execution"])
-    keep_freed_memory()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + _SEEDS_APART * processes.rank)
-        settings = (loop.steps, loop.meta_batch_size, compile, fabric, processes, chosen)
-        with prepared(runs, *settings) as (module, execution):
-            if checkpoints is not None:
-                checkpoints.fixed = {"execution": asdict(execution)}
+        run.objective.check_meta_batch_size(settings.meta_batch_size, fabric.world_size)
+    _check(runs, settings, fabric)
+    processes, saved, execution = processes_of(fabric), None, None
+    with machine.set_threads(), torch.random.fork_rng():
+        if checkpoints is not None and is_trained(runs[0].objective):
+            saved = checkpoints.begin(fingerprint(runs, settings, machine, fabric), processes)
+        if saved is not None:
+            with restoring():
+                execution = Execution(**saved["execution"])
+        if machine.keep_freed_memory:
+            keep_freed_memory()
+        torch.manual_seed(settings.seed + _SEEDS_APART * processes.rank)
+        with assembled(runs, settings, machine, fabric, execution) as (module, execution):
             if on_execution is not None:
                 on_execution(execution)
             if is_trained(module):
-                with _every_gradient_needed():
-                    loop.descend(module, runs, fabric, progress, checkpoints, saved)
-    return [run.curve() for run in runs]
+                with _reporting_unused_parameters():
+                    OuterLoop(settings, module, runs, fabric, execution).run(progress, checkpoints, saved)
+    return [run.curve.table() for run in runs]
 
 
 @contextmanager
-def prepared(
-    runs: Sequence[Run],
-    steps: int,
-    meta_batch_size: int,
-    compile: Compile,
+def assembled(
+    runs: Sequence[TrainingRun],
+    settings: TrainingSettings,
+    machine: Machine,
     fabric: Fabric,
-    processes: Processes = ALONE,
-    chosen: Execution | None = None,
+    execution: Execution | None = None,
 ) -> Iterator[tuple[nn.Module, Execution]]:
-    """Yield a module that computes the outer steps of the runs, and how; see
-    `metalens.execution.plan.prepare`.
+    """Yield the module that computes the outer steps of the runs, and how it does; see `executable`.
 
     The objectives are moved to the device of the Fabric, and within the block have its precision and share
     each batch with its processes. Several runs are computed side by side.
 
+    Args:
+        runs: objectives with their tasks.
+        settings: of the outer loop.
+        machine: how the training runs.
+        fabric: the machine's, launched.
+        execution: that of a training that is resumed.
+
     Raises:
         ReplicationError: several runs cannot be computed side by side.
-        MetaLensError: `compile=True`, the precision or a sampler is not possible.
+        MetaLensError: `compile=True`, the batching, the precision or a sampler is not possible.
     """
-    weighed = any(run.sampler.weighs for run in runs)
-    if weighed and compile is True:
-        raise MetaLensError("compile=True is not possible: steps whose tasks are weighed are not compiled.")
-    if len(runs) > 1 and any(run.sampler.asks_model for run in runs):
-        raise ReplicationError("Side by side, objectives need task samplers that do not ask the model.")
-    replicas = None
+    machine = _for_samplers(runs, machine)
+    processes, n = processes_of(fabric), settings.meta_batch_size
     with ExitStack() as stack:
+        on_failure = stack.enter_context(ExitStack())  # what a refusal must not leave behind
         for run in runs:
-            fabric.to_device(run.objective)
-            stack.enter_context(in_precision(fabric, run.objective, run.tasks, meta_batch_size))
-            stack.callback(run.objective.learner.set_progress, 1.0)
-            stack.callback(setattr, run.objective, "processes", ALONE)
-            run.objective.processes = processes
-            run.sampler.check(run.objective, run.tasks, meta_batch_size)
-        if len(runs) > 1 and is_trained(runs[0].objective):
-            replicas = Replicas([run.objective for run in runs])
-            stack.callback(replicas.release)
+            objective = run.objective
+            fabric.to_device(objective)
+            on_failure.callback(setattr, objective, "batching", objective.batching)
+            on_failure.callback(setattr, objective, "chunk", objective.chunk)
+            objective.batching = machine.batching
+            objective.chunk = machine.chunk if isinstance(machine.chunk, int) else None
+            objective.learner.plan(machine.batching)  # refuses what is impossible
+            stack.enter_context(in_precision(fabric, objective, run.tasks, n))
+            stack.callback(objective.learner.set_progress, 1.0)
+            stack.callback(setattr, objective, "processes", ALONE)
+            objective.processes = processes
+            run.sampler.check(objective, run.tasks, n)
+        module: Objective | Replicas = runs[0].objective
+        if len(runs) > 1 and is_trained(module):
+            module = Replicas([run.objective for run in runs])
+            stack.callback(module.release)
         with fabric.autocast():
-            numbers = processes.shard(range(meta_batch_size))
+            numbers = processes.shard(range(n))
             batch = fabric.to_device(side_by_side([run.tasks.batch(numbers) for run in runs]))
             batch = fabric.strategy.precision.convert_input(batch)
-            if replicas is not None:
-                replicas.check(batch)
-            module = replicas or runs[0].objective
-            may_compile = False if weighed else compile
-            choice = prepare(module, batch, steps=steps, compile=may_compile, chosen=chosen)
-        yield choice
+            if isinstance(module, Replicas):
+                module.check(batch)
+            found = executable(module, batch, machine, steps=settings.steps, execution=execution)
+        on_failure.pop_all()
+        yield found
+
+
+def _for_samplers(runs: Sequence[TrainingRun], machine: Machine) -> Machine:
+    """Return the machine as the samplers of the runs allow it."""
+    if len(runs) > 1 and any(run.sampler.asks_model for run in runs):
+        raise ReplicationError("Side by side, objectives need task samplers that do not ask the model.")
+    if not any(run.sampler.weighs for run in runs):
+        return machine
+    if machine.compile is True:
+        raise MetaLensError("compile=True is not possible: steps whose tasks are weighed are not compiled.")
+    return replace(machine, compile=False)
+
+
+def _check(runs: Sequence[TrainingRun], settings: TrainingSettings, fabric: Fabric) -> None:
+    """Raise `MetaLensError` for what cannot be trained together."""
+    if len(runs) > 1 and fabric.world_size > 1:
+        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
+    if len(runs) > 1 and settings.on_nonfinite != "raise":
+        raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
+
+
+def _checkpoints(out: str | Path | None, fabric: Fabric, *, every: float, resume: bool) -> Checkpoints | None:
+    if out is None:
+        if resume:
+            raise MetaLensError("resume=True needs the folder of the interrupted training; give out.")
+        return None
+    folder = writable_folder(Path(out) / "checkpoints") if fabric.is_global_zero else None
+    return Checkpoints(folder, every=every, resume=resume)
 
 
 def processes_of(fabric: Fabric) -> Processes:
@@ -356,25 +328,9 @@ def processes_of(fabric: Fabric) -> Processes:
     return Processes(fabric.global_rank, fabric.world_size)
 
 
-def _is_first(fabric: Fabric | None) -> bool:
-    """Tell whether this is the process that writes."""
-    return fabric is None or fabric.is_global_zero
-
-
-def _check_strategy(fabric: Fabric) -> None:
-    from lightning_fabric.strategies.ddp import DDPStrategy
-    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-
-    if not isinstance(fabric.strategy, DDPStrategy | SingleDeviceStrategy):
-        raise MetaLensError(
-            f"fit needs a Fabric with one device or strategy='ddp', got {type(fabric.strategy).__name__}: "
-            "the inner loop needs all parameters in each process."
-        )
-
-
 @contextmanager
-def _every_gradient_needed() -> Iterator[None]:
-    """Say what is meant where processes wait for the gradient of a parameter that gets none."""
+def _reporting_unused_parameters() -> Iterator[None]:
+    """Report parameters for whose gradient the processes wait in vain as `MetaLensError`."""
     try:
         yield
     except RuntimeError as error:
@@ -387,10 +343,10 @@ def _every_gradient_needed() -> Iterator[None]:
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
-    """Return the tasks as a learner is trained on them: with global labels if it needs these.
+    """Return the tasks as a learner trains on them: with global labels if it needs these.
 
     Raises:
-        MetaLensError: the tasks together have another number of classes than the learner's head has outputs.
+        MetaLensError: they have another number of classes than the learner's head has outputs.
     """
     if not isinstance(learner, NetworkLearner) or not learner.needs_global_labels:
         return tasks

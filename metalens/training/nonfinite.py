@@ -1,11 +1,9 @@
-"""What was not finite in an outer step: data, loss or gradient; of which task, and what can be done."""
+"""Losses and gradients that are not finite: their cause, and clipping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,49 +11,37 @@ from torch.utils import _pytree as pytree
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.objective import Objective, trained_parameters
-from metalens.samplers import Choice
 from metalens.tasks import TENSORS, Task, place
+from metalens.training.settings import OnNonfinite
+from metalens.training.step import OuterStep
 
-OnNonfinite = Literal["raise", "skip", "clip"]
 FAULTS = {"skip": "skipped", "clip": "clipped"}  # the rows of a learning curve that count such steps
 
 
-@dataclass(frozen=True)
-class TriedStep:
-    """An outer step that was computed, of one objective or of several side by side.
-
-    Attributes:
-        number: of the step.
-        choices: the tasks of each objective.
-        batches: this process's share of them.
-        terms: loss terms, scalars or `(R,)`.
-    """
-
-    number: int
-    choices: Sequence[Choice]
-    batches: Sequence[Task]
-    terms: Mapping[str, Tensor]
-
-    def terms_of(self, objective: int) -> dict[str, float]:
-        """Return the loss terms of an objective, by its number."""
-        return {name: term.flatten()[objective].item() for name, term in self.terms.items()}
-
-    def fault(self, objective: Objective, number: int, what: str, values: Sequence[float]) -> str:
-        """Return in words what is not finite for an objective, which has this number, and the remedy."""
-        tasks = self.choices[number].numbers
-        words = fault_in_words(objective, self.batches[number], tasks, self.terms_of(number))
-        return (
-            f"The {what} is {', '.join(map(str, values))} at step {self.number} (tasks {min(tasks)} to "
-            f"{max(tasks)}): {words}"
-        )
-
-
-def fault_in_words(
-    objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]
+def describe_nonfinite(
+    step: OuterStep, objective: Objective, place: int, what: str, values: Sequence[float]
 ) -> str:
+    """Return a sentence on what is not finite in a step, for which reason, and the remedy.
+
+    Args:
+        step: as it was computed.
+        objective: as it was before the step.
+        place: its place among the objectives of the step.
+        what: the value that is not finite.
+        values: of all objectives.
+    """
+    tasks = step.choices[place].numbers
+    cause = find_cause(objective, step.batches[place], tasks, step.terms_of(place))
+    return (
+        f"The {what} is {', '.join(map(str, values))} at step {step.number} (tasks {min(tasks)} to "
+        f"{max(tasks)}): {cause}"
+    )
+
+
+def find_cause(objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]) -> str:
     """Return what is not finite in a step, and the likely remedy.
 
-    Tasks are looked at one by one, as the distribution has them; the random stream stays where it is.
+    Tasks are examined one by one, as the distribution has them; the random stream is left unchanged.
 
     Args:
         objective: as it was before the step.
@@ -66,11 +52,11 @@ def fault_in_words(
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> tasks = Sinusoid().batch(range(2))
     >>> tasks.query.y[1, 0] = torch.nan
-    >>> fault_in_words(Objective(MAML(mlp())), tasks, range(2), {"query": torch.nan})
-    'query.y of task 1 is not finite; mend the data'
+    >>> find_cause(Objective(MAML(mlp())), tasks, range(2), {"query": torch.nan})
+    'query.y of task 1 is not finite; fix the data'
     """
     processes = objective.processes
-    found = processes.gather_objects([_fault(objective, tasks, processes.shard(numbers))])
+    found = processes.gather_objects([_task_cause(objective, tasks, processes.shard(numbers))])
     if known := [words for words in found if words is not None]:
         return known[0]
     broken = [name for name, value in terms.items() if name != "query" and not abs(value) < torch.inf]
@@ -79,20 +65,19 @@ def fault_in_words(
     return "training diverged, on no task by itself; lower inner_lr or outer_lr, or set clip_norm"
 
 
-def _fault(objective: Objective, tasks: Task, numbers: Sequence[int]) -> str | None:
-    """Return the fault of the first task that has one by itself."""
+def _task_cause(objective: Objective, tasks: Task, numbers: Sequence[int]) -> str | None:
+    """Return the cause in the first task that has one by itself."""
     learner, weights = objective.learner, trained_parameters(objective.learner)
     if not all(weight.isfinite().all() for weight in weights):
         return "training diverged, as its weights are no longer finite; lower outer_lr, or set clip_norm"
-    chunk = objective.chunk if isinstance(objective.chunk, int) else None
     with torch.random.fork_rng():
         for row, number in enumerate(numbers):
             task = pytree.tree_map(lambda tensor, row=row: tensor[row : row + 1], tasks)
             for name, tensor in zip(TENSORS, task.tensors, strict=False):
                 if not tensor.isfinite().all():
-                    return f"{name} of task {number} is not finite; mend the data"
+                    return f"{name} of task {number} is not finite; fix the data"
             placed = place(task, learner.device, learner.dtype)
-            loss = AdaptedTasks(learner, placed, objective.batching, chunk=chunk).last_outer_loss()
+            loss = AdaptedTasks(learner, placed, objective.batching, chunk=objective.chunk).last_outer_loss()
             if not loss.isfinite():
                 return (
                     f"training diverged, on task {number} before others; lower inner_lr or outer_lr, or set "
@@ -122,57 +107,46 @@ def gradient_norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
     return torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
 
 
-def clip(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
-    """Scale the gradient of each replica to at most this norm, as PyTorch does for one objective.
-
-    Args:
-        gradients: of the parameters, changed in place.
-        norms: see `gradient_norms`.
-        max_norm: largest norm.
-
-    >>> gradient = torch.tensor([3.0, 4.0])
-    >>> clip([gradient], torch.tensor([5.0]), 1.0)
-    >>> gradient
-    tensor([0.6000, 0.8000])
-    """
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        # A single objective has no axis of its own, and may have numbers without any axis.
-        alone = len(factors) == 1
-        gradient.mul_(factors[0] if alone else factors.view(-1, *[1] * (gradient.dim() - 1)))
-
-
-def limit(
+def clip_gradients(
     weights: Sequence[Tensor],
     n_replicas: int,
     max_norm: float | None,
     on_nonfinite: OnNonfinite,
     *,
-    looks: bool,
+    return_norms: bool,
 ) -> list[float]:
-    """Clip the gradient of each replica, and return the norm that it had; nothing where nobody looks.
+    """Clip the gradient of each replica in place; return the norms before, if `return_norms`.
 
     Args:
-        weights: parameters, whose gradients are changed in place.
-        n_replicas: how many there are side by side, 1 for a single objective.
+        weights: parameters with their gradients.
+        n_replicas: how many objectives there are side by side, 1 for a single one.
         max_norm: largest norm, or `None` for no limit.
         on_nonfinite: with `"clip"`, entries that are not finite become 0.
-        looks: whether to wait for the norms.
+        return_norms: whether to wait for the norms.
 
     >>> weight = torch.zeros(2, requires_grad=True)
     >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> limit([weight], 1, 2.5, "raise", looks=True), weight.grad
+    >>> clip_gradients([weight], 1, 2.5, "raise", return_norms=True), weight.grad
     ([5.0], tensor([1.5000, 2.0000]))
     """
-    if max_norm is None and not looks:
+    if max_norm is None and not return_norms:
         return []
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norms = gradient_norms(gradients, n_replicas)
-    found = norms.tolist() if looks else []
+    found = norms.tolist() if return_norms else []
     if on_nonfinite == "clip" and not all(map(math.isfinite, found)):
         for gradient in gradients:
             gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         norms = gradient_norms(gradients, n_replicas)
     if max_norm is not None:
-        clip(gradients, norms, max_norm)
+        _scale_to_norm(gradients, norms, max_norm)
     return found
+
+
+def _scale_to_norm(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
+    """Scale the gradient of each replica to at most a norm, as PyTorch does for one objective."""
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        # A single objective has no axis of its own, and may have numbers without any axis.
+        alone = len(factors) == 1
+        gradient.mul_(factors[0] if alone else factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -1,4 +1,4 @@
-"""One objective in training: its learning curve, validation and best weights."""
+"""One training: an objective with its tasks, learning curve and best weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import index
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,27 +16,23 @@ from metalens.metrics import HIGHER_IS_BETTER
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
-from metalens.training.checkpoint import (
-    State,
-)
-from metalens.training.loggers import Listeners
-from metalens.training.nonfinite import FAULTS, OnNonfinite, TriedStep
-
-if TYPE_CHECKING:
-    import pandas as pd
+from metalens.training.checkpoint import State
+from metalens.training.curve import LearningCurve
+from metalens.training.nonfinite import FAULTS, describe_nonfinite
+from metalens.training.settings import OnNonfinite
+from metalens.training.step import OuterStep
 
 
 @dataclass
-class Run:
-    """One objective in training.
+class TrainingRun:
+    """One objective in training, with everything of its own: several share the steps of an outer loop.
 
     Attributes:
         objective: what is trained.
         tasks: its training tasks.
         validation: held-out tasks; with them the best weights are kept.
-        sampler: which of the training tasks make each batch.
-        listeners: who is told the learning curve.
-        rows: its learning curve: step, split, metric, value.
+        sampler: chooses the training tasks of each batch.
+        curve: its learning curve.
         diverged: the step whose loss was not finite, with which training ended; `None` otherwise.
     """
 
@@ -45,8 +40,7 @@ class Run:
     tasks: TaskDistribution
     validation: Validation | None = None
     sampler: TaskSampler = field(default_factory=Uniform)
-    listeners: Listeners = field(default_factory=Listeners)
-    rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+    curve: LearningCurve = field(default_factory=LearningCurve)
     diverged: int | None = None
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
@@ -60,56 +54,46 @@ class Run:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are weights to be used: not after a divergence before any validation."""
+        """Whether there are usable weights: not after a divergence before any validation."""
         return self.diverged is None or self._best_weights is not None
-
-    def curve(self) -> pd.DataFrame:
-        """Return the learning curve."""
-        import pandas as pd  # takes as long to import as all of MetaLens
-
-        types = {"step": int, "split": str, "metric": str, "value": float}  # also where there are no rows
-        return pd.DataFrame(self.rows, columns=list(types)).astype(types)
 
     def choose(self, step: int, meta_batch_size: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""
         return self.sampler.choose(self.objective, self.tasks, step, meta_batch_size)
 
     def is_diagnosed(self, step: int, steps: int) -> bool:
-        """Tell whether it is time for diagnostics: when a validation is, else ten times in a training."""
+        """Return whether diagnostics are due: with each validation, else ten times in a training."""
         every = max(1, steps // 10) if self.validation is None else self.validation.every
         return step % every == 0 or step == steps
 
     def diagnose(self, step: int, tasks: Task, shares: dict[str, Tensor]) -> None:
-        """Note what the regularizers tell of a batch, and the shares of all terms in the outer loss."""
+        """Log the regularizers' diagnostics of a batch, and the shares of all terms in the outer loss."""
         learner = self.objective.learner
         found = self.objective.diagnostics(place(tasks, learner.device, learner.dtype))
         if len(shares) > 1:
             found |= {f"{name}_share": share.item() for name, share in shares.items()}
-        self.note(step, found)
+        self.curve.add(step, "train", found)
 
-    def meet_fault(
-        self, tried: TriedStep, number: int, what: str, values: Sequence[float], on_nonfinite: OnNonfinite
+    def record_nonfinite(
+        self, step: OuterStep, place: int, what: str, values: Sequence[float], on_nonfinite: OnNonfinite
     ) -> None:
-        """Note that a step of this run, which has this number, is not finite."""
+        """Record that a step of this run is not finite; its first such step gives a warning."""
+        before = step.number - 1
         if on_nonfinite == "raise":
-            self.diverged = tried.number
-            self.note(tried.number, {**tried.terms_of(number), "diverged": 1.0})
-        elif not self.n_faults(tried.number - 1):
-            if not self.n_faults(0):
-                words = tried.fault(self.objective, number, what, values)
+            self.diverged = step.number
+            self.curve.add(step.number, "train", {**step.terms_of(place), "diverged": 1.0})
+        elif not self.n_nonfinite(after=before):
+            if not self.n_nonfinite(after=0):
+                words = describe_nonfinite(step, self.objective, place, what, values)
                 warnings.warn(f"{words}; the step is {FAULTS[on_nonfinite]}, like all such.", stacklevel=2)
-            self.note(tried.number, {FAULTS[on_nonfinite]: 1.0})
+            self.curve.add(step.number, "train", {FAULTS[on_nonfinite]: 1.0})
 
-    def n_faults(self, after: int) -> int:
+    def n_nonfinite(self, after: int) -> int:
         """Return how many steps after one were skipped or clipped."""
-        return sum(step > after and name in FAULTS.values() for step, _, name, _ in self.rows)
-
-    def note(self, step: int, values: dict[str, float]) -> None:
-        """Write values of training into the learning curve."""
-        self.rows += [(step, "train", name, value) for name, value in values.items()]
+        return sum(step > after and name in FAULTS.values() for step, _, name, _ in self.curve.rows)
 
     def validate(self, step: int, *, is_last: bool) -> None:
-        """Score the objective on its held-out tasks where that is due, and remember the best weights."""
+        """Score the objective on its held-out tasks if that is due, and remember the best weights."""
         if self.validation is None or not (is_last or step % self.validation.every == 0):
             return
         rows = evaluate(
@@ -121,7 +105,7 @@ class Run:
             processes=self.objective.processes,
         )
         means = mean_scores(rows)
-        self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
+        self.curve.add(step, "val", means)
         metric, mean = next(iter(means.items()))
         if not math.isfinite(mean):
             lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
@@ -137,30 +121,30 @@ class Run:
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
 
     def state(self) -> State:
-        """Return everything of it that training changes."""
+        """Return everything that training changes."""
         return {
             "weights": self.objective.state_dict(),
             "sampler": self.sampler.state_dict(),
-            "rows": self.rows,
+            "rows": self.curve.rows,
             "diverged": self.diverged,
             "best_score": self._best_score,
             "n_worse": self._n_worse,
-            "n_told": self.listeners.n_told,
+            "n_logged": self.curve.n_logged,
             "best_weights": self._best_weights,
         }
 
     def load(self, state: State) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         if state["best_weights"] is not None:  # taken at the end, when damage would be found too late
             self.objective.load_state_dict(state["best_weights"])
         self.objective.load_state_dict(state["weights"])
         self.sampler.load_state_dict(state["sampler"])
-        self.rows[:] = [tuple(row) for row in state["rows"]]
+        self.curve.rows[:] = [tuple(row) for row in state["rows"]]
         self.diverged, self._best_score = state["diverged"], float(state["best_score"])
         self._n_worse, self._best_weights = index(state["n_worse"]), state["best_weights"]
-        self.listeners.n_told = index(state["n_told"])
+        self.curve.n_logged = index(state["n_logged"])
 
     def keep_best(self) -> None:
-        """Return to the best weights, where there was a validation."""
+        """Return to the best weights, if there was a validation."""
         if self._best_weights is not None:
             self.objective.load_state_dict(self._best_weights)

@@ -215,7 +215,7 @@ def test_device_and_precision_are_those_it_was_moved_to():
 
 def test_wrong_uses_are_refused():
     with pytest.raises(MetaLensError, match="batching='vmap' is not possible: Ridge is a model of scikit"):
-        Objective(Ridge(n_outputs=1), batching="vmap")
+        Ridge(n_outputs=1).plan("vmap")
     with pytest.raises(MetaLensError, match="batching must be"):
         Ridge(n_outputs=1).plan("fast")
     with pytest.raises(MetaLensError, match="n_neighbors must be at least 1, or None, got 0"):

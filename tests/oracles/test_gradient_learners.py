@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from catalogue import N_TASKS, N_WAY, classification_tasks, regression_tasks
+from mapping import mapped
 from torch import Tensor, nn
 
 from metalens import (
@@ -92,7 +93,7 @@ def steps(
 
 def assert_same(learner: Learner, tasks: Task, reference: Callable[[int], Tensor]) -> None:
     """The outer loss and all its derivatives equal those of a sum over tasks of the reference."""
-    own = Objective(learner, batching="vmap")(tasks)["query"]
+    own = mapped(Objective(learner), "vmap")(tasks)["query"]
     expected = sum(reference(i) for i in range(N_TASKS)) / N_TASKS
     torch.testing.assert_close(own, expected, rtol=1e-10, atol=0)
     parameters = list(learner.parameters())

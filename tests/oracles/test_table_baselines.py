@@ -13,6 +13,7 @@ from metalens import (
     Examples,
     GaussianProcess,
     JointModel,
+    Machine,
     MeanPredictor,
     MetaLensError,
     Objective,
@@ -178,7 +179,12 @@ def test_a_global_model_is_trained_and_ignores_the_support(compiled):
     learner = JointModel(mlp(1, 1, [16]))
     validation = Validation(Sinusoid("val"), n_tasks=5, every=10)
     curve = fit(
-        Objective(learner), Sinusoid(), steps=20, meta_batch_size=4, validation=validation, compile=compiled
+        Objective(learner),
+        Sinusoid(),
+        steps=20,
+        meta_batch_size=4,
+        validation=validation,
+        machine=Machine(compile=compiled),
     )
     assert {"query", "mse"} == set(curve.metric)
     task = Sinusoid("test")[0]

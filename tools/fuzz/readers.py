@@ -20,7 +20,6 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser
-from lightning_fabric import Fabric
 from PIL import Image
 
 import metalens as ml
@@ -82,7 +81,7 @@ def _read_configuration(folder: Path, changed: str) -> None:
     path = str(folder / changed)
     run_command.check_config(["run", "demo", "--config", path], RECIPES["demo"], run_command.OWN)
     recipe = run_command.with_settings(RECIPES["demo"], _parser().parse_args(["--config", path]))
-    recipe.outer_loop()
+    recipe.training(seed=0)
     for arm in arms_of(recipe):
         describe(arm, recipe, arm.build(recipe, recipe.seeds[0]))
 
@@ -199,17 +198,12 @@ def _read_arrays(folder: Path, changed: str) -> None:
         ml.ArrayTasks(folder / changed, "train", k_shot=2, n_query=2).batch(range(2))
 
 
-@cache
-def _fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
-
-
 def _fit(folder: Path, steps: int) -> None:
     objective = ml.Objective(ml.MAML(ml.mlp(hidden=[4])), [ml.MRMAML(beta=0.1)])
     ml.fit(
         objective, ml.Sinusoid(), steps=steps, meta_batch_size=2, sampler=ml.HardMining(),
         validation=ml.Validation(ml.Sinusoid("val"), n_tasks=2, every=1),
-        compile=False, fabric=_fabric(), out=folder, checkpoint_every=0.0, resume=True,
+        machine=ml.Machine(accelerator="cpu"), out=folder, checkpoint_every=0.0, resume=True,
     )  # fmt: skip
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from metalens import Objective
+from metalens.batching import Batching
 from metalens.execution.compiling import CompiledObjective
 from tools.speed.implementation import BackwardImplementation
 from tools.speed.workloads import Workload
@@ -15,10 +14,15 @@ from tools.speed.workloads import Workload
 class Loop(BackwardImplementation):
     """Task by task."""
 
-    settings: ClassVar = {"batching": "loop"}
+    batching: Batching = "loop"
+
+    def make_objective(self) -> Objective:
+        objective = Objective(self.workload.learner())
+        objective.batching = self.batching
+        return objective
 
     def make_module(self) -> nn.Module:
-        return Objective(self.workload.learner(), **self.settings)
+        return self.make_objective()
 
     def backward(self) -> Tensor:
         loss = self.module(self.tasks)["query"]
@@ -29,10 +33,10 @@ class Loop(BackwardImplementation):
 class Vmap(Loop):
     """All tasks in one vectorized call."""
 
-    settings: ClassVar = {"batching": "vmap"}
+    batching = "vmap"
 
 
-class Compiled(Loop):
+class Compiled(Vmap):
     """Losses and gradient as one compiled program."""
 
     @classmethod
@@ -40,4 +44,4 @@ class Compiled(Loop):
         return "a loop over tasks is the better way for convolutions here" if workload.images else None
 
     def make_module(self) -> nn.Module:
-        return CompiledObjective(Objective(self.workload.learner(), batching="vmap"))
+        return CompiledObjective(self.make_objective())

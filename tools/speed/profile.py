@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from metalens import AdaptedTasks, MetaLensError, Objective, TaskDistribution, fit
+from metalens import AdaptedTasks, Machine, MetaLensError, Objective, TaskDistribution, fit
 from metalens.cli.progress import REFRESH_RATE
 from metalens.cli.run import LiveProgress
 from metalens.execution.compiling import CompiledObjective
@@ -100,7 +100,7 @@ def measure_arm(arm: Arm, profiled: Profiled, rounds: int, seconds: float) -> Se
             tasks,
             steps=steps,
             meta_batch_size=meta_batch_size,
-            compile=profiled.compiled,
+            machine=Machine(compile=profiled.compiled),
             progress=progress,
         )
     return {name: of[1:] for name, of in times.items()}  # the first round had what precedes the first step

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from metalens import Objective, Sinusoid
+from metalens.execution.machine import Machine
 from metalens.execution.malloc import keep_freed_memory
-from metalens.training.fit import prepared
+from metalens.execution.plan import Execution
+from metalens.training.fit import assembled
 from metalens.training.outer_loop import OuterLoop
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
+from metalens.training.settings import TrainingSettings
 from tools.speed.timing import interleaved
 from tools.speed.workloads import OUTER_LR, WORKLOADS, Workload
 
@@ -34,31 +38,35 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
 
 def measure_one(workload: Workload, *, compiled: bool, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Return the seconds of a step of training with one seed and with several."""
-    fabric = Fabric(accelerator="cpu", devices=1)
+    machine = Machine(accelerator="cpu", compile=compiled)
+    fabric = machine.fabric()
     with ExitStack() as stack:
         functions = {}
         for n in SEEDS:
             runs = [_run(workload, seed) for seed in range(n)]
-            steps = prepared(runs, 1, workload.n_tasks, compiled, fabric)
-            module, _ = stack.enter_context(steps)
+            settings = TrainingSettings(steps=1, meta_batch_size=workload.n_tasks, outer_lr=OUTER_LR)
+            module, execution = stack.enter_context(assembled(runs, settings, machine, fabric))
             functions["1 seed" if n == 1 else f"{n} seeds, side by side"] = training(
-                module, runs, workload.n_tasks, fabric
+                settings, module, runs, fabric, execution
             )
         return interleaved(functions, rounds=rounds, seconds=seconds)
 
 
 def training(
-    module: nn.Module, runs: list[Run], meta_batch_size: int, fabric: Fabric
+    settings: TrainingSettings,
+    module: nn.Module,
+    runs: list[TrainingRun],
+    fabric: Fabric,
+    execution: Execution,
 ) -> Callable[[int], None]:
     """Return a function that makes n steps of the outer loop."""
 
     def run(n: int) -> None:
-        loop = OuterLoop(steps=n, meta_batch_size=meta_batch_size, outer_lr=OUTER_LR)
-        loop.descend(module, runs, fabric, None)
+        OuterLoop(replace(settings, steps=n), module, runs, fabric, execution).run()
 
     return run
 
 
-def _run(workload: Workload, seed: int) -> Run:
+def _run(workload: Workload, seed: int) -> TrainingRun:
     torch.manual_seed(seed)
-    return Run(Objective(workload.learner()), Sinusoid(k_shot=10, n_query=10, seed=seed))
+    return TrainingRun(Objective(workload.learner()), Sinusoid(k_shot=10, n_query=10, seed=seed))

@@ -151,8 +151,8 @@ class _Running:
             self.queue.append(Step("plan", entry))
 
     def _recipe(self, entry: Entry) -> Recipe:
-        machine = replace(entry.recipe.machine, threads=entry.recipe.machine.threads or self.threads)
-        return replace(entry.recipe, machine=machine)
+        machine = entry.recipe.machine
+        return replace(entry.recipe, machine=replace(machine, threads=machine.threads or self.threads))
 
     def _call(self, step: Step) -> tuple[Any, ...]:
         """Return the function of a step with its arguments."""

@@ -19,7 +19,7 @@ from metalens.experiments.recipe import Recipe
 from metalens.metrics import HIGHER_IS_BETTER
 from metalens.training.fit import train
 from metalens.training.outer_loop import Progress
-from metalens.training.run import Run
+from metalens.training.run import TrainingRun
 
 R = TypeVar("R", bound=Recipe)
 
@@ -77,10 +77,8 @@ def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
         runs = runs_of(recipe, cells, objectives)
         judge = _Judge(trial, recipe, runs, best, progress)
         try:
-            train(
-                runs, recipe.outer_loop(), compile=recipe.machine.compile, seed=cells[0].seed, fabric=fabric,
-                progress=judge.look,
-            )  # fmt: skip
+            settings = recipe.training(cells[0].seed)
+            train(runs, settings, recipe.machine, fabric, progress=judge.look)
         except DivergenceError:
             trial.report(math.nan, judge.begin + max(run.diverged or 0 for run in runs))
             raise
@@ -99,7 +97,7 @@ class _Judge:
 
     trial: Trial
     recipe: Recipe
-    runs: Sequence[Run]
+    runs: Sequence[TrainingRun]
     earlier: Sequence[float]
     progress: Progress
 
@@ -118,7 +116,7 @@ class _Judge:
         self.progress(step, loss)
         if diverged := [run for run in self.runs if run.diverged is not None]:
             raise DivergenceError(f"{len(diverged)} of {len(self.runs)} seeds diverged at step {step}.")
-        if self.runs[0].rows[-1:] and self.runs[0].rows[-1][:2] == (step, "val"):
+        if self.runs[0].curve.rows[-1:] and self.runs[0].curve.rows[-1][:2] == (step, "val"):
             scores = [_scores(run)[-1] for run in self.runs]
             self.trial.report(fmean([*self.earlier, *scores]), self.begin + step)
             is_last = step == self.recipe.steps and len(self.earlier) + len(scores) == len(self.recipe.seeds)
@@ -126,13 +124,13 @@ class _Judge:
                 raise TrialPruned
 
 
-def _scores(run: Run) -> list[float]:
+def _scores(run: TrainingRun) -> list[float]:
     """Return the scores of all validations in the primary metric."""
-    rows = [row for row in run.rows if row[1] == "val"]
+    rows = [row for row in run.curve.rows if row[1] == "val"]
     return [value for _, _, metric, value in rows if metric == rows[0][2]]
 
 
-def _best(run: Run) -> float:
-    metric = next(metric for _, split, metric, _ in run.rows if split == "val")
+def _best(run: TrainingRun) -> float:
+    metric = next(metric for _, split, metric, _ in run.curve.rows if split == "val")
     best = max if metric in HIGHER_IS_BETTER else min
     return best(filter(math.isfinite, _scores(run)), default=math.nan)

@@ -39,7 +39,7 @@ _N_HEARTBEATS = 6  # in the time after which a process counts as lost
 _TIMEOUT = 60.0  # seconds to wait for another process that writes
 _LAYOUT = {
     **dict.fromkeys(("metalens", "recipe", "pruner", "metric", "command", "started"), str),
-    **dict.fromkeys(("configuration", "space", "versions"), dict),
+    **dict.fromkeys(("configuration", "machine", "space", "versions"), dict),
     "commit": (str, type(None)),
 }
 

@@ -1,0 +1,88 @@
+"""The settings of a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Required, TypedDict, get_args
+
+from metalens.errors import MetaLensError
+
+OuterOptimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "linear", "cosine"]
+OnNonfinite = Literal["raise", "skip", "clip"]
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `TrainingSettings`, as keyword arguments of `fit` and `fit_together`."""
+
+    steps: Required[int]
+    meta_batch_size: Required[int]
+    outer_lr: float
+    outer_optimizer: OuterOptimizer
+    schedule: Schedule
+    clip_norm: float | None
+    on_nonfinite: OnNonfinite
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterSettings:
+    """What defines a training beside its objective, its tasks and its seed; recipes have these settings, too.
+
+    Args:
+        steps: number of outer steps.
+        meta_batch_size: tasks per step, of each objective.
+        outer_lr: step size of the outer optimizer.
+        outer_optimizer: adam, or sgd for plain gradient descent.
+        schedule: of the outer step size: constant, or down to 0 at the end by linear or cosine.
+        clip_norm: largest norm of the outer gradient of each objective; no limit by default.
+        on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is left out (skip),
+            or is made without those entries of the gradient (clip). The curve has a row skipped or clipped
+            for each such step, and the first one gives a warning.
+
+    Raises:
+        MetaLensError: a setting is out of range.
+
+    >>> OuterSettings(steps=0, meta_batch_size=4)
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: steps must be at least 1, got 0.
+    """
+
+    steps: int
+    meta_batch_size: int
+    outer_lr: float = 1e-3
+    outer_optimizer: OuterOptimizer = "adam"
+    schedule: Schedule = "constant"
+    clip_norm: float | None = None
+    on_nonfinite: OnNonfinite = "raise"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "meta_batch_size"):
+            if getattr(self, name) < 1:
+                raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        allowed = {"outer_optimizer": OuterOptimizer, "schedule": Schedule, "on_nonfinite": OnNonfinite}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in get_args(choices):
+                raise MetaLensError(
+                    f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}."
+                )
+        for name in ("outer_lr", "clip_norm"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(OuterSettings):
+    """What defines a training beside its objective and tasks.
+
+    Args:
+        seed: of everything random inside training (dropout, regularizers); the tasks have their own.
+
+    >>> TrainingSettings(steps=3, meta_batch_size=4, seed=1).outer_lr
+    0.001
+    """
+
+    seed: int = 0
