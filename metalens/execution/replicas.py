@@ -54,7 +54,7 @@ class Replicas(nn.Module):
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()
-        self.objectives = tuple(objectives)  # no list of modules, which would add the parameters of each to ours
+        self.objectives = tuple(objectives)  # no list of modules: their parameters are not ours
         first = self.objectives[0]
         if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
