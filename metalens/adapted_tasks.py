@@ -78,11 +78,11 @@ class AdaptedTasks:
         self._plan: Plan = learner.plan(batching)
         if weights is not None and weights.shape != (self.n_tasks,):
             raise MetaLensError(
-                f"An episode needs a weight for each of its {self.n_tasks} tasks, got {tuple(weights.shape)}."
+                f"A batch needs a weight for each of its {self.n_tasks} tasks, got {tuple(weights.shape)}."
             )
 
     def map(self, function: Any, *trees: Any) -> Any:
-        """Apply a function of one task to every task of the adapted."""
+        """Apply a function of one task to every task of the batch."""
         if self.chunk is None or self.chunk >= self.n_tasks:
             return task_map(function, *trees, plan=self._plan)
         return chunked_task_map(
@@ -119,7 +119,7 @@ class AdaptedTasks:
         return self.processes.all_gather(self.states)
 
     def own(self, tensor: Tensor, dim: int = 0) -> Tensor:
-        """Return the part that is of this episode's tasks, of a tensor with an axis for all tasks."""
+        """Return the part of this process's tasks, of a tensor with an axis for all tasks."""
         if self.processes.world_size == 1:
             return tensor
         return tensor.narrow(dim, self.processes.rank * self.n_tasks, self.n_tasks)
@@ -190,9 +190,9 @@ class AdaptedTasks:
         return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
 
     def last_outer_losses(self) -> Tensor:
-        """Return `outer_losses`, as the last that are asked of the adapted.
+        """Return `outer_losses`, as the last that are asked of the batch.
 
-        Where nobody has asked for anything that it takes, every task is adapted and scored in one go: in
+        As long as nothing of it was asked for, every task is adapted and scored in one go: in
         less time, and without the features and adapted parameters of all tasks in memory.
         """
         if self._is_begun:
@@ -201,7 +201,7 @@ class AdaptedTasks:
 
     @property
     def _is_begun(self) -> bool:
-        """Whether somebody has asked for a part of what the outer loss takes."""
+        """Whether a part of the outer loss was computed before."""
         return "states" in self._views or (self.learner.head_only and "support_encoding" in self._views)
 
     def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 class _Count(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, until nobody holds them."""
+    """Counts the bytes of the storages that operations make and that are still held."""
 
     def __init__(self) -> None:
         super().__init__()

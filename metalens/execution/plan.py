@@ -206,7 +206,7 @@ def _tried(
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
     """Return the time of a step's losses and their gradient, a median."""
-    from torch.utils.benchmark import Timer  # imports setuptools, so only who measures waits for it
+    from torch.utils.benchmark import Timer  # imports setuptools, so only measuring waits for it
 
     def step() -> None:
         outer_loss(module(tasks)).sum().backward()

@@ -1,4 +1,4 @@
-"""Several objectives that differ in numbers only, computed side by side as one."""
+"""Several objectives that differ in numbers only, computed as one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Replicas(nn.Module):
 
     `terms[r] = objectives[r](tasks[r])`. The objectives may differ in their weights and in settings that are
     real numbers: step sizes, strengths of regularizers. The parameters are the stacked ones, `(R, ...)`, and
-    until `release` those of the objectives are views of them: who trains the replicas trains the objectives.
+    until `release` those of the objectives are views of them: training the replicas trains the objectives.
     The gradient of the sum of the terms is that of each objective, so that optimizers that treat every
     number by itself (SGD, Adam) take the steps that they would take with each alone.
 
@@ -54,7 +54,7 @@ class Replicas(nn.Module):
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()
-        self.objectives = tuple(objectives)  # no list of modules, lest the parameters of each become ours
+        self.objectives = tuple(objectives)  # no list of modules: their parameters are not ours
         first = self.objectives[0]
         if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")

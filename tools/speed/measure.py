@@ -26,7 +26,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return the times by workload and implementation, and what goes with them."""
     limit_threads(threads)
-    keep_freed_memory()  # as `fit` does; everybody has it
+    keep_freed_memory()  # as `metalens run` does; everybody has it
     rate_before = matmul_rate()
     workloads = {name: measure_workload(name, rounds, seconds, without) for name in names}
     return {"threads": threads, "matmul_rate": max(rate_before, matmul_rate()), "workloads": workloads}
