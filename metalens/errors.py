@@ -55,3 +55,19 @@ def in_one_sentence(said: str, remedy: str, kinds: tuple[type[Exception], ...] =
     except kinds as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise MetaLensError(f"{said} ({reason}); {remedy}.") from error
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Raise a `MetaLensError` that names the extra to install if an import in the block fails.
+
+    >>> with extra("chem"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: no_such_package is not installed; run pip install 'metalens[chem]'.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MetaLensError(f"{error.name} is not installed; run pip install 'metalens[{name}]'.") from error
