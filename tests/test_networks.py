@@ -160,8 +160,8 @@ def test_conv4_with_group_normalization_sees_each_image_by_itself():
     torch.manual_seed(0)
     network, x = conv4(3, n_filters=16, in_channels=2, image_size=16, norm="group"), torch.randn(4, 2, 16, 16)
     torch.testing.assert_close(network(x)[:1], network(x[:1]))
-    with pytest.raises(MetaLensError, match="norm must be one of task, group, got 'batch'"):
-        conv4(norm="batch")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(MetaLensError, match="norm must be one of batch, group, got 'task'"):
+        conv4(norm="task")  # pyright: ignore[reportArgumentType]
 
 
 def test_activations_of_adapted_conv4_have_channels_last():

@@ -1,6 +1,7 @@
 """Task samplers: which tasks make a batch, what they count, and what is refused."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -36,7 +37,7 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
 from metalens.processes import Processes
-from metalens.samplers.base import asking, window
+from metalens.samplers.base import adapted_candidates, window
 from metalens.samplers.contrib import ats
 from metalens.samplers.contrib.gradients import task_gradients, task_losses, weights_of
 from metalens.specs.calls import SAMPLERS, build_sampler
@@ -318,6 +319,13 @@ def test_who_asks_the_model_trains_alone():
         )
 
 
+def test_dpp_without_its_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dppy.finite_dpps", None)
+    words = r"dppy.finite_dpps is not installed; run pip install 'metalens\[samplers\]'"
+    with pytest.raises(MetaLensError, match=words):
+        DPP(vectors="descriptors").check(objective_of(), Sinusoid(), T)
+
+
 def test_who_weighs_is_not_compiled():
     with pytest.raises(MetaLensError, match="steps whose tasks are weighed are not compiled"):
         fit(
@@ -360,8 +368,8 @@ def test_weights_are_learned_that_help_held_out_tasks():
 
     def loss_ahead(weights):
         with (
-            asking(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted,
-            asking(objective, tasks, sampler.held_out_tasks(tasks, 0, T)) as held_out,
+            adapted_candidates(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted,
+            adapted_candidates(objective, tasks, sampler.held_out_tasks(tasks, 0, T)) as held_out,
         ):
             gradient = weights @ task_gradients(adapted, adapted_loss)
             return task_losses(held_out, adapted_loss, weights_of(objective.learner) - eta * gradient).mean()
@@ -379,7 +387,7 @@ def test_the_scheduler_prefers_what_brings_more_than_usual(monkeypatch, usual):
     sampler = ATS(lr=0.01)
     sampler._usual_reward = usual
     assert sampler.choose(objective, tasks, 0, T).numbers == [1, 2, 5, 7]
-    with asking(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted:
+    with adapted_candidates(objective, tasks, sampler.candidates(tasks, 0, T)) as adapted:
         logits = sampler.weighting(ats.scheduler_scores(adapted)).detach()
     now, before = (ats.log_probability(each, order) for each in (logits, torch.zeros(4 * T)))
     assert (now > before) == (usual < 0)

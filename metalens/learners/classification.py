@@ -1,4 +1,4 @@
-"""What learners do with class targets."""
+"""Class targets: indicators, class means and absent classes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def one_hot(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
-    """Return `indicator_targets` for a classifier, which has no use for real targets.
+    """Return `indicator_targets` for a classifier, which refuses real targets.
 
     Raises:
         MetaLensError: real targets, named with the learner; see also `indicator_targets`.

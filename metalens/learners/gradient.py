@@ -1,4 +1,4 @@
-"""The gradient loop that MAML and its kin share: one meta-layer is one gradient step."""
+"""The inner loop of MAML and its variants: one meta-layer is one gradient step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ StepSizes = Mapping[str, Tensor | float]
 
 
 class InnerSettings(TypedDict, total=False):
-    """The settings of `GradientLearner`, for subclasses that add their own and hand these on."""
+    """The settings of `GradientLearner`, for subclasses that add their own and pass these on."""
 
     inner_lr: float
     inner_steps: int
@@ -48,7 +48,7 @@ class GradientLearner(NetworkLearner):
         test_inner_steps: the same at test time; by default as in training.
         first_order: treat inner gradients as constants in the outer gradient (cheaper, approximate).
         inner_optimizer: `"sgd"` or `"adam"`, see `InnerOptimizer`.
-        inner_momentum: share of the last direction that is kept; beta_1 of Adam.
+        inner_momentum: momentum of the inner optimizer; beta_1 of Adam.
         inner_clip: largest norm of the inner gradient, or `None` for no limit.
         loss: see `Learner`.
 
@@ -90,7 +90,7 @@ class GradientLearner(NetworkLearner):
 
     @property
     def detaches_gradients(self) -> bool:
-        """Whether inner gradients count as constants now."""
+        """Whether inner gradients are currently treated as constants."""
         return self.first_order
 
     @abstractmethod
@@ -115,7 +115,7 @@ class GradientLearner(NetworkLearner):
         yield state
         n_steps = self.inner_steps if self.training else self.test_inner_steps
         for step, sizes in enumerate(self.step_sizes(state, n_steps)):
-            # As constants, gradients leave nothing behind for the outer one, which saves time and memory.
+            # Constant gradients need no graph for the outer gradient, which saves time and memory.
             with torch.no_grad() if self.detaches_gradients else nullcontext():
                 gradients = grad(self.support_loss)(state, z, y)
             directions, memory = self.inner_optimizer(gradients, memory, step)
@@ -144,7 +144,7 @@ class GradientLearner(NetworkLearner):
 
 
 def last(states: Iterable[State]) -> State:
-    """Return the last state; the earlier ones are not kept.
+    """Return the last state without keeping the earlier ones.
 
     >>> last([{}, {"w": 1}])
     {'w': 1}
@@ -154,7 +154,7 @@ def last(states: Iterable[State]) -> State:
 
 
 def refuse_shared_stages(learner: str, network: Network) -> None:
-    """Raise `MetaLensError` for a learner whose outer gradient reaches nothing but what adapts."""
+    """Raise `MetaLensError` for shared stages, if the outer gradient reaches only what adapts."""
     if network.n_shared > 0:
         raise MetaLensError(
             f"{learner} cannot train the {network.n_shared} stages that all tasks share: its outer gradient "

@@ -132,7 +132,7 @@ def _conjugate_gradients(
 ) -> list[Tensor]:
     """Return u with `product(u) = v` for a symmetric product, starting from v.
 
-    A task stops, and keeps what it has, at a direction along which the product is not positive.
+    A task stops with its current u at a direction along which the product is not positive.
     """
     u = v
     residual = direction = _add(v, product(v), -1.0)

@@ -1,4 +1,4 @@
-"""How gradients of the support loss become steps of the inner loop."""
+"""Differentiable optimizers of the inner loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InnerOptimizer:
 
     Args:
         name: `"sgd"` or `"adam"`.
-        momentum: mu, from 0 up to and without 1.
+        momentum: mu, from 0 to below 1.
         clip: largest norm of the gradient over all parameters, or `None` for no limit.
 
     Raises:
@@ -58,11 +58,11 @@ class InnerOptimizer:
     def __call__(
         self, gradients: Gradients, memory: dict[str, Gradients], step: int
     ) -> tuple[Gradients, dict[str, Gradients]]:
-        """Return the directions to descend along, and what the next step must remember.
+        """Return the descent directions and the optimizer state for the next step.
 
         Args:
             gradients: by name of the parameter.
-            memory: what the step before returned; `{}` at first.
+            memory: the state that the step before returned; `{}` at first.
             step: number of the step, from 0.
         """
         if self.clip is not None:

@@ -16,7 +16,7 @@ from metalens.networks import Network
 
 
 class MAMLPlusPlus(MAML):
-    """MAML with three of the options that make it more stable.
+    """MAML with three of the MAML++ options, which make it more stable.
 
     - Step sizes `inner_lr * a[p, t]`, one for each parameter tensor p and step t. The factors a, at first 1,
       are learned in the outer loop.
@@ -25,7 +25,7 @@ class MAMLPlusPlus(MAML):
       shrink linearly in favor of the last step.
     - Derivative order: inner gradients are constants while progress is below `first_order_until`.
 
-    Progress is the share of outer steps already made. In evaluation the last step alone counts.
+    Progress is the fraction of training completed. In evaluation the last step alone counts.
 
     Args:
         network: see `GradientLearner`.
@@ -71,14 +71,14 @@ class MAMLPlusPlus(MAML):
         self.rates = nn.Parameter(example.new_ones(len(self.adapted_parameters()), self.inner_steps))
 
     def set_progress(self, progress: float) -> None:
-        self._settled = progress >= max(self.multi_step_until, self.first_order_until)
+        self._finished = progress >= max(self.multi_step_until, self.first_order_until)
         self._detaches = progress < self.first_order_until
         remaining = 1 - progress / self.multi_step_until if progress < self.multi_step_until else 0.0
         self._weight_of_early_steps = remaining / self.inner_steps
 
     @property
     def schedule_finished(self) -> bool:
-        return self._settled
+        return self._finished
 
     @property
     def detaches_gradients(self) -> bool:

@@ -1,4 +1,4 @@
-"""T-Net that also learns which units adapt."""
+"""T-Net with a learned mask of the units that adapt."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from metalens.networks import Network
 
 
 class Reptile(MAML):
-    """Move the initialization toward the weights that each task's data lead to.
+    """Move the initialization toward the weights adapted to each task's data.
 
     `theta <- theta + epsilon (theta~ - theta)`, theta~ being theta after k steps on the support set and k
     more on the query set. There is no outer loss: `outer_loss` is `||theta - theta~||^2 / 2` with theta~ held
@@ -39,7 +39,7 @@ class Reptile(MAML):
 
     Source: A. Nichol, J. Achiam, J. Schulman, "On First-Order Meta-Learning Algorithms", 2018,
     arXiv 1803.02999. Deviation: the mini-batches of the inner loop are the support set, then the query set,
-    not random draws from all data of the task; Adam's memory starts anew between the two.
+    not random draws from all data of the task; Adam's state is reset between the two.
     """
 
     regularizer_refusal = (

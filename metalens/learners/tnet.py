@@ -1,4 +1,4 @@
-"""Layers with a learned transformation that the inner loop leaves alone."""
+"""Layers with a learned transformation that does not adapt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A convolution in the memory layout that processors work on fastest."""
+"""A convolution in the memory layout that is fastest on CPUs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from metalens.batching import is_transformed
 
 
 class ChannelsLastConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` that lays its input out with channels last, on a CPU.
+    """`torch.nn.Conv2d` that uses the channels-last memory layout on a CPU.
 
-    The values are the same. The output, and what normalization, activations and pooling make of it, keep the
-    layout; max-pooling above all is many times faster in it. Inside of inner loops the layout stays as it is:
-    second derivatives of normalization are slower with channels last.
+    The values are the same. The output and the results of normalization, activations and pooling keep the
+    layout; max-pooling above all is many times faster in it. Inner loops keep the usual layout: second
+    derivatives of normalization are slower with channels last.
 
     Args: see `torch.nn.Conv2d`.
 

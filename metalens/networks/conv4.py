@@ -12,7 +12,7 @@ from metalens.networks.base import Network
 from metalens.networks.conv import ChannelsLastConv2d
 from metalens.networks.norm import TransductiveBatchNorm
 
-Conv4Norm = Literal["task", "group"]
+Conv4Norm = Literal["batch", "group"]
 
 _GROUPS = 8
 
@@ -23,7 +23,7 @@ def conv4(
     n_filters: int = 64,
     in_channels: int = 1,
     image_size: int = 28,
-    norm: Conv4Norm = "task",
+    norm: Conv4Norm = "batch",
 ) -> Network:
     """Build Conv4: four blocks of 3x3 convolution, normalization, max-pooling and ReLU, and a linear head.
 
@@ -32,8 +32,8 @@ def conv4(
         n_filters: channels of every block: 64, or 32 as MAML uses for miniImagenet.
         in_channels: 1 for grey images, 3 for color.
         image_size: height and width of the input, at least 16 pixels.
-        norm: `"task"` for `TransductiveBatchNorm`, by the set at hand; `"group"` for each image by itself, in
-            groups of channels, so that what is predicted for it does not depend on the others.
+        norm: `"batch"` for `TransductiveBatchNorm`, by the current set; `"group"` for group normalization of
+            each image, whose predictions then do not depend on the other images.
 
     Returns:
         A `Network` with `(n, in_channels, image_size, image_size) -> (n, n_way)`.
@@ -46,7 +46,7 @@ def conv4(
     torch.Size([5, 5])
 
     Source: O. Vinyals and others, "Matching Networks for One Shot Learning", 2016, arXiv 1606.04080.
-    Deviations: statistics of the set at hand (`TransductiveBatchNorm`) or of each image (Y. Wu, K. He, "Group
+    Deviations: statistics of the current set (`TransductiveBatchNorm`) or of each image (Y. Wu, K. He, "Group
     Normalization", 2018, arXiv 1803.08494), PyTorch's default initialization; pooling before ReLU, which is
     the same function on a quarter of the values.
     """
@@ -63,7 +63,7 @@ def conv4(
         nn.Sequential(
             ChannelsLastConv2d(in_channels if block == 0 else n_filters, n_filters, 3, padding=1),
             TransductiveBatchNorm(n_filters)
-            if norm == "task"
+            if norm == "batch"
             else nn.GroupNorm(math.gcd(_GROUPS, n_filters), n_filters),
             nn.MaxPool2d(2),
             nn.ReLU(),

@@ -1,4 +1,4 @@
-"""A perceptron for forecasts that starts from the seasonal naive one."""
+"""A perceptron for forecasts that starts as the seasonal naive forecast."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def forecast_mlp(
 
     `f(x)_h = w_h . g(x) + v_h . s(x) + b_h`, with g the hidden layers of a perceptron and `s(x)_h =
     x_{n - m + (h mod m)}` the seasonal naive forecast of a window of n values. At the start v is the
-    identity, w and b are 0. So training begins at a forecast that is hard to beat, and a method has to
-    learn only what differs from it.
+    identity, w and b are 0. So training starts from a forecast that is hard to beat, and a method learns
+    corrections to it.
 
     Args:
         length: n, values of a window.
-        horizon: how many values are predicted.
-        season: m, after how many values the naive forecast repeats itself; 1 repeats the last value.
+        horizon: number of values to predict.
+        season: m, the period of the naive forecast; 1 repeats the last value.
         hidden: sizes of the hidden layers.
         activation: makes the non-linearity.
 

@@ -19,11 +19,13 @@ from metalens.errors import MetaLensError
 
 
 class TransductiveBatchNorm(nn.Module):
-    """Batch normalization by the statistics of the set at hand: support or query, one task at a time.
+    """Batch normalization with the statistics of the current set, support or query, of one task.
 
     `y = w (x - mean) / sqrt(var + eps) + b`, mean and (biased) variance over the set and all positions.
-    No running statistics: training and testing are the same function, as in the published MAML protocol
-    ("transductive" on the query set).
+    There are no running statistics: training and testing are the same function, as in the published MAML
+    protocol. Predictions for a query set are transductive: they depend on the whole set. This is not
+    "TaskNorm" (J. Bronskill and others, ICML 2020, arXiv 2003.03284), which normalizes support and query by
+    the moments of the support, blended with those of each example by a learned weight.
 
     Args:
         n_channels: size d of axis 1 of the input.
@@ -79,7 +81,7 @@ _SAFE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def is_unsafe_norm(layer: nn.Module) -> bool:
-    """Tell whether a layer is a stock normalization, or derived from one, and not made safe.
+    """Return whether a layer is a stock normalization, or derived from one, and was not made safe.
 
     >>> is_unsafe_norm(nn.LayerNorm(4)), is_unsafe_norm(nn.GroupNorm(2, 4))
     (True, False)
@@ -89,11 +91,10 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
 
 
 def make_norms_safe(module: nn.Module) -> None:
-    """Give every stock normalization layer of a module, in place, a form that is right when adapted.
+    """Replace every stock normalization layer of a module, in place, by one that is right when adapted.
 
-    Parameters, their names and all attributes stay. Batch and instance normalization, and what derives from
-    them, lose their running statistics and use those of the set at hand; apart from that they compute what
-    they computed.
+    Parameters, their names and all attributes stay. Batch and instance normalization, and layers derived from
+    them, lose their running statistics and use those of the current set; otherwise they compute the same.
 
     >>> module = nn.Sequential(nn.BatchNorm1d(4))
     >>> make_norms_safe(module)

@@ -45,7 +45,7 @@ def resnet12(
     Source: B. Oreshkin, P. Rodriguez, A. Lacoste, "TADAM: Task dependent adaptive metric for improved
     few-shot learning", 2018, arXiv 1805.10123; with these widths and LeakyReLU K. Lee, S. Maji,
     A. Ravichandran, S. Soatto, "Meta-Learning with Differentiable Convex Optimization", 2019, arXiv
-    1904.03758. Deviations: statistics of the set at hand (`TransductiveBatchNorm`), no DropBlock or dropout,
+    1904.03758. Deviations: statistics of the current set (`TransductiveBatchNorm`), no DropBlock or dropout,
     average pooling over all positions where the released code of the latter flattens the last map, PyTorch's
     default initialization.
     """

@@ -43,7 +43,7 @@ def timm_model(
     512
 
     Source: R. Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
-    Deviation: batch normalization uses the statistics of the set at hand, also with pretrained weights.
+    Deviation: batch normalization uses the statistics of the current set, also with pretrained weights.
     """
     if n_way < 2:
         raise MetaLensError(f"n_way must be at least 2, got {n_way}.")

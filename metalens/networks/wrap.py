@@ -1,9 +1,9 @@
-"""Make any `nn.Module` with a named head usable by every learner, or say by name why it is not.
+"""Make any `nn.Module` with a named head usable by every learner, or explain why it is not.
 
 PyTorch has three traps for anyone who differentiates twice or maps over tasks: fused normalization layers
 (silently wrong under `torch.vmap`), recurrent layers (no `vmap` rule) and fused attention (no second
-derivative). `wrap` exchanges the first, runs the second task by task, switches the third to its plain
-form, and then *measures* on an example that the gradients agree, so that a custom layer cannot hide one.
+derivative). `wrap` replaces the first, loops over tasks for the second, uses the unfused form of the third,
+and then *measures* on an example that the gradients agree, so that no custom layer can hide such a trap.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WrappedNetwork(Network):
 
 
 def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
-    """Turn a module into a `Network`; the module itself is left as it was.
+    """Turn a copy of a module into a `Network`.
 
     Args:
         module: any module with `(n, *input_shape) -> (n, c)`, whose last operation is its head.
@@ -48,9 +48,9 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
         example: two or more inputs, `(n, *input_shape)`, used to check the result; any values.
 
     Returns:
-        A `Network` on a copy of the module. Batch, layer and instance normalization are exchanged for
+        A `Network` on a copy of the module. Batch, layer and instance normalization are replaced by
         equivalents with the same parameters whose meta-gradients are right; batch normalization then uses
-        the statistics of the set at hand and no running ones. Layers without a vectorized form (recurrent
+        the statistics of the current set and no running ones. Layers without a vectorized form (recurrent
         ones) make learners loop over tasks, with one warning that names them.
 
     Raises:
@@ -127,7 +127,7 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
     """Measure one-step meta-gradients by finite differences, by loop and by `vmap`.
 
     Returns:
-        Why `vmap` is unfit, and why the gradients are doubtful altogether; `None` for no.
+        Why `vmap` cannot be used, and why the gradients are doubtful; each `None` if there is no reason.
     """
     twin = _moved(copy.deepcopy(network).double().eval())
     x = example.detach()
@@ -165,7 +165,7 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
 
 @torch.no_grad()
 def _moved(network: Network) -> Network:
-    """Move what is trained: a scale of 0 puts ReLUs at their kinks, where differences say nothing."""
+    """Perturb what is trained: a scale of 0 puts ReLUs at their kinks, where differences are meaningless."""
     for parameter in network.parameters():
         if parameter.requires_grad:
             steps = torch.arange(parameter.numel(), device=parameter.device)

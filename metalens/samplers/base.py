@@ -1,4 +1,4 @@
-"""Which tasks make the batch of an outer step, and what each of them counts."""
+"""Task samplers choose the batch of an outer step, and may weight its tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
 
     Attributes:
         numbers: T task numbers of the distribution.
-        weights: what each task counts in the outer loss, `(T,)`, adding up to 1; `None` for all the same.
+        weights: of the tasks in the outer loss, `(T,)`, adding up to 1; `None` for equal weights.
         queries: which query examples of each task are used, `(T, n)` indices; `None` for all.
     """
 
@@ -33,7 +33,7 @@ class Choice(NamedTuple):
     queries: Tensor | None = None
 
     def batch(self, tasks: TaskDistribution, processes: Processes = ALONE) -> Task:
-        """Return the chosen tasks, of several processes those that are this one's share."""
+        """Return the chosen tasks; with several processes, the shard of this one."""
         batch = tasks.batch(processes.shard(self.numbers))
         if self.queries is None:
             return batch
@@ -43,25 +43,25 @@ class Choice(NamedTuple):
 
 
 class TaskSampler(ABC):
-    """Decides which tasks make the batch of each outer step.
+    """Base of task samplers: chooses the batch of each outer step.
 
-    A choice depends on the step, the distribution with its seed, and, for a sampler that asks the model, on
-    the training so far: on no global random state, and it leaves that as it was.
+    A choice depends on the step, on the distribution with its seed and, for a sampler that uses the model, on
+    the training so far. It neither reads nor changes the global random state.
 
     Attributes:
-        asks_model: it looks at what the objective makes of candidate tasks. Such a sampler trains one
-            objective in one process.
-        weighs: it says what each task counts. Such steps are not compiled.
+        asks_model: it evaluates the model on candidate tasks. Such a sampler trains one objective in one
+            process.
+        weighs: it weights tasks. Such steps are not compiled.
     """
 
     asks_model: bool = False
     weighs: bool = False
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
-        """Raise `MetaLensError` with the reason where it cannot make batches of these tasks."""
+        """Raise `MetaLensError` if it cannot make batches of these tasks."""
         if self.asks_model and objective.processes.world_size > 1:
             raise MetaLensError(
-                f"{type(self).__name__} asks the model at each step, which one process does; use devices=1."
+                f"{type(self).__name__} asks the model at each step, in a single process; use devices=1."
             )
 
     @abstractmethod
@@ -78,33 +78,32 @@ class TaskSampler(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it has learned, as a tree of tensors and plain values: what a checkpoint keeps of it.
+        """Return its state for checkpoints, as a tree of tensors and plain values.
 
         A sampler whose choices depend on earlier ones overrides this and `load_state_dict`.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         if state:
-            raise NotImplementedError(f"{type(self).__name__} has a state_dict, and no load_state_dict.")
+            raise NotImplementedError(f"{type(self).__name__} has a state_dict but no load_state_dict.")
 
 
 class CandidateSampler(TaskSampler):
-    """Base of samplers that choose each batch among more tasks than it has.
+    """Base of samplers that choose each batch from a larger set of candidates.
 
-    Step n has candidates of its own, the next ones of the distribution. Of a fixed pool of training tasks no
+    The candidates of a step are the next tasks of the distribution. In a fixed pool of training tasks, no
     task is a candidate twice in one step.
 
     Args:
-        oversampling: candidates for each task of the batch; of a small pool, as many as there are.
+        oversampling: candidates per task of the batch; fewer if the pool is small.
 
     Attributes:
         held_out: number of further tasks of each step, which are not candidates.
 
     Raises:
-        MetaLensError: there is less than one candidate for a task of the batch; the pool has fewer tasks than
-            are needed at a step.
+        MetaLensError: `oversampling` is below 1, or the pool has fewer tasks than a step needs.
     """
 
     held_out: int = 0
@@ -122,8 +121,7 @@ class CandidateSampler(TaskSampler):
         if pool is not None and pool < meta_batch_size + self.held_out:
             raise MetaLensError(
                 f"{type(self).__name__} needs {meta_batch_size + self.held_out} training tasks at a step, "
-                "got a "
-                f"pool of {pool}; lower meta_batch_size{' or held_out' if self.held_out else ''}."
+                f"got a pool of {pool}; lower meta_batch_size{' or held_out' if self.held_out else ''}."
             )
 
     def candidates(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
@@ -132,7 +130,7 @@ class CandidateSampler(TaskSampler):
         return numbers[: len(numbers) - self.held_out]
 
     def held_out_tasks(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
-        """Return the numbers of the tasks that are held out at a step."""
+        """Return the numbers of a step's held-out tasks."""
         numbers = self._window(tasks, step, meta_batch_size)
         return numbers[len(numbers) - self.held_out :]
 
@@ -143,9 +141,9 @@ class CandidateSampler(TaskSampler):
 def window(tasks: TaskDistribution, step: int, size: int) -> range:
     """Return the numbers of the next tasks at a step, without repetition.
 
-    They are numbers `step * size ... (step + 1) * size - 1` of an unlimited stream. A pool of P tasks is
-    gone through in rounds, each in a random order of its own: a window is the next `min(size, P)` tasks of a
-    round, and a rest of a round that is too short for a window is left out.
+    They are numbers `step * size ... (step + 1) * size - 1` of an unlimited stream. A pool of P tasks is used
+    in rounds, each in its own random order: a window is the next `min(size, P)` tasks of a round, and the
+    remainder of a round that is too short for a window is skipped.
 
     >>> from metalens import Sinusoid
     >>> window(Sinusoid(n_train_tasks=10), 3, 4)
@@ -161,7 +159,7 @@ def window(tasks: TaskDistribution, step: int, size: int) -> range:
 
 
 def generator_of(tasks: TaskDistribution, step: int) -> np.random.Generator:
-    """Return the source of random numbers for a step."""
+    """Return the random generator of a step."""
     return np.random.default_rng([tasks.seed, step])
 
 
@@ -180,10 +178,12 @@ def descriptors_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def asking(objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]) -> Iterator[AdaptedTasks]:
-    """Yield an episode of candidates; asking it leaves no gradient, and the random stream as it was.
+def adapted_candidates(
+    objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]
+) -> Iterator[AdaptedTasks]:
+    """Yield the adapted tasks of these numbers, without gradients; restore the random stream afterwards.
 
-    The tasks are as the distribution has them, before any regularizer changes them.
+    The tasks are those of the distribution, before regularizers change them.
     """
     learner = objective.learner
     batch = place(tasks.batch(numbers), learner.device, learner.dtype)

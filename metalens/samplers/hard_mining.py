@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from metalens.data import TaskDistribution
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, asking
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates
 
 
 class HardMining(CandidateSampler):
-    """The hardest of the candidates, by the outer loss that the learner has on them now.
+    """Choose the hardest candidates: those with the largest outer loss under the current weights.
 
         batch = the T candidates i with the largest L(query_i; F(support_i))
 
-    It costs one more adaptation and prediction of every candidate, without a gradient.
+    It costs one more adaptation and prediction per candidate, without a gradient.
 
     Args:
-        oversampling: candidates for each task of the batch.
+        oversampling: candidates per task of the batch.
 
     Raises:
         MetaLensError: see `CandidateSampler`.
@@ -28,7 +28,7 @@ class HardMining(CandidateSampler):
     Source: A. Shrivastava and others, "Training Region-based Object Detectors with Online Hard Example
     Mining", CVPR 2016, arXiv 1604.03540, for examples; for tasks R. Kumar and others, "The Effect of
     Diversity in Meta-Learning", AAAI 2023, arXiv 2201.11775. Deviation from the latter: the losses are those
-    of fresh candidates under the weights of now, not of the tasks seen last.
+    of new candidates under the current weights, not of the tasks seen last.
     """
 
     asks_model = True
@@ -37,6 +37,6 @@ class HardMining(CandidateSampler):
         self, objective: Objective, tasks: TaskDistribution, step: int, meta_batch_size: int
     ) -> Choice:
         numbers = self.candidates(tasks, step, meta_batch_size)
-        with asking(objective, tasks, numbers) as adapted:
+        with adapted_candidates(objective, tasks, numbers) as adapted:
             hardest = adapted.last_outer_losses().topk(meta_batch_size).indices
         return Choice([numbers[place] for place in sorted(hardest.tolist())])

@@ -1,4 +1,4 @@
-"""Batches in which related tasks meet."""
+"""Batches of related tasks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, asking, descriptors_of
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of
 
 RelatedBy = Literal["descriptors", "relations"]
 
 
 class Related(CandidateSampler):
-    """Anchors, each with the tasks that are most related to it.
+    """Build batches from anchor tasks, each with the tasks that are most related to it.
 
     The first candidate that is not in the batch yet is an anchor; of those left, the `neighbors` most related
     to it follow; and so on until the batch is full:
@@ -24,13 +24,12 @@ class Related(CandidateSampler):
         batch = union over anchors a of {a, the k nearest to a of the candidates that are left}
 
     Args:
-        anchors: A, where the batch must have `A (k + 1)` tasks; by default as many as fill it, and the last
-            one may have fewer neighbors.
+        anchors: A; the batch must have `A (k + 1)` tasks. By default as many as fill the batch; the last one
+            may then have fewer neighbors.
         neighbors: k.
-        by: what says how related two tasks are. `"descriptors"`: small Euclidean distance of the descriptors
-            that the distribution knows of its tasks. `"relations"`: large m_ij of the
-            objective's relation, such as that of its TRLearner.
-        oversampling: candidates for each task of the batch; the more, the nearer are the neighbors.
+        by: the measure of relatedness: `"descriptors"`, small Euclidean distance between the tasks'
+            descriptors, or `"relations"`, large m_ij of the objective's relation, as of its TRLearner.
+        oversampling: candidates per task of the batch; the more candidates, the nearer the neighbors.
 
     Raises:
         MetaLensError: a setting is out of range; the batch has another number of tasks; the tasks have no
@@ -41,7 +40,7 @@ class Related(CandidateSampler):
     >>> related_order(distances, neighbors=1, size=4)
     [0, 2, 1, 3]
 
-    Source: none; ours. In batches of random tasks hardly any two are alike, and relations say nothing.
+    Source: none; ours. In random batches hardly any two tasks are related, so relations say nothing.
     """
 
     def __init__(
@@ -87,19 +86,19 @@ class Related(CandidateSampler):
             distances = torch.cdist(descriptors, descriptors)
         else:
             assert objective.relation is not None  # by `check`
-            with asking(objective, tasks, numbers) as adapted:
+            with adapted_candidates(objective, tasks, numbers) as adapted:
                 distances = -objective.relation(adapted)
         order = related_order(distances, self.neighbors, meta_batch_size)
         return Choice([numbers[place] for place in order])
 
 
 def related_order(distances: Tensor, neighbors: int, size: int) -> list[int]:
-    """Return some of n tasks: the first one that is left, then the nearest to it that are left, and so on.
+    """Return some of n tasks: the first remaining one, then its nearest remaining neighbors, and so on.
 
     Args:
-        distances: `(n, n)`; of equal distances the first one is the nearest.
+        distances: `(n, n)`; ties go to the first.
         neighbors: how many follow an anchor.
-        size: how many tasks are returned, at most n.
+        size: number of tasks to return, at most n.
     """
     left, order = list(range(len(distances))), []
     while len(order) < size:

@@ -1,4 +1,4 @@
-"""Tasks as they come."""
+"""Uniform sampling of tasks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from metalens.samplers.base import Choice, TaskSampler
 
 
 class Uniform(TaskSampler):
-    """Every task of the distribution in turn, all counting the same; the default.
+    """Take the tasks of the distribution in turn, with equal weights; the default.
 
-    Step n has the tasks `n T ... (n + 1) T - 1` of the distribution, which are random already.
+    Step n has tasks `n T ... (n + 1) T - 1` of the distribution, whose order is already random.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> Uniform().choose(Objective(MAML(mlp())), Sinusoid(), step=2, meta_batch_size=4).numbers

@@ -1,1 +1,1 @@
-"""Baselines: classical models of single tasks, and models of all tasks as one."""
+"""Baselines: classical models of single tasks, and models trained on all tasks together."""

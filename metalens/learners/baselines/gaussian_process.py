@@ -62,7 +62,7 @@ class GaussianProcess(Baseline):
         similar = self.kernel == "tanimoto" or (self.kernel == "auto" and is_binary)
         kernel = Tanimoto() if similar else RBF(x.shape[1] ** 0.5)
         model = GaussianProcessRegressor(ConstantKernel() * kernel + WhiteKernel(), normalize_y=True)
-        with warnings.catch_warnings():  # few examples often lead to a bound: no noise, or nothing else
+        with warnings.catch_warnings():  # with few examples the noise often reaches a bound
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, targets)
         return np.asarray(model.predict(new_x)).reshape(len(new_x), -1)

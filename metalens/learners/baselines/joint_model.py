@@ -8,10 +8,10 @@ from metalens.learners.base import NetworkLearner, State
 
 
 class JointModel(NetworkLearner):
-    """One network trained on all tasks together, and used for new tasks as it is, without their support.
+    """One network trained on all tasks together, and applied to new tasks without their support.
 
-    `L(query; f(x))`. What does not beat it has learned nothing from the support of a new task. In
-    classification all tasks must mean the same by a class.
+    `L(query; f(x))`. A method that does not beat it gains nothing from the support of a new task. In
+    classification, classes must mean the same in all tasks.
 
     Settings: `loss`, see `Learner`.
 

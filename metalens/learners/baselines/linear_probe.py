@@ -18,7 +18,7 @@ class LinearProbe(GradientLearner):
     `L(query; w(g(x)))`. At test time w starts at 0 and is fitted, by Adam, to
     `L(support; w(g(x))) + (weight_decay / 2) ||w||^2`.
 
-    In classification all training tasks must mean the same by a class: train on
+    In classification, classes must mean the same in all training tasks: train on
     `distribution.with_global_labels()`, whose targets are numbers of classes of the whole training set.
 
     Args:

@@ -8,10 +8,10 @@ from metalens.learners.baselines.base import Baseline
 
 
 class MeanPredictor(Baseline):
-    """The classical baseline that looks at no input: the mean target of the support of each task alone.
+    """The classical baseline that ignores inputs: the mean target of the support of each task alone.
 
     For classes, the logarithm of their shares in the support (at least 1e-6): the most frequent one is
-    predicted. What does not beat it has learned nothing from inputs.
+    predicted. A method that does not beat it gains nothing from inputs.
 
     Nothing is learned across tasks; see `Baseline`.
 

@@ -1,4 +1,4 @@
-"""The forecast that every method for time series must beat: what came one season earlier comes again."""
+"""The forecast that every method for time series must beat: the values one season earlier."""
 
 from __future__ import annotations
 

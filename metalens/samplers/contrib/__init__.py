@@ -1,1 +1,1 @@
-"""Samplers that ask the model; none of them did better than uniform sampling in our runs."""
+"""Samplers that evaluate the model; none of them did better than uniform sampling in our experiments."""

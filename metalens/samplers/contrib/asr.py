@@ -1,4 +1,4 @@
-"""Adaptive sampler: what a task counts is learned from its diversity, entropy and difficulty."""
+"""Adaptive sampler: task weights are learned from diversity, entropy and difficulty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners.classification import one_hot
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, asking, generator_of
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
 from metalens.samplers.contrib.gradients import (
     example_losses,
     example_slopes,
@@ -32,30 +32,30 @@ SIGMA = EPSILON = 0.1  # distortions of the two coding rates
 
 
 class ASr(CandidateSampler):
-    """Tasks by learned weights, from three scores of each task.
+    """Weight or draw tasks by learned weights, from three scores of each task.
 
-    Z `(n, d)` are the features of the support set, rows of length 1, and C_c says who belongs to class c:
+    Z `(n, d)` are the features of the support set with rows of length 1, C_c is the indicator of class c:
 
         diversity  = 1/2 logdet(I + d / (n sigma^2) Z'Z)
         entropy    = sum_c n_c / (2n) logdet(I + d / (n_c epsilon^2) Z' C_c Z),   n_c = tr C_c
         difficulty = |grad L(support; theta)|^2
 
     with sigma = epsilon = 0.1. A small network phi maps the scores, standardized over the candidates, to
-    weights `w = softmax(phi(scores))`. It is trained one step ahead, on tasks that are held out at that step:
+    weights `w = softmax(phi(scores))`. It is trained one step ahead, on held-out tasks of that step:
 
         theta' = theta - eta sum_i w_i grad L_i(theta),   phi descends the mean of L_held_out(theta')
 
-    whose exact gradient by w_i is `-eta grad L_i(theta) . grad L_held_out(theta')`. Then the weights are
-    used: for what the tasks of the batch count, to draw the batch from more candidates, or to draw some
-    examples of each task.
+    whose exact gradient by w_i is `-eta grad L_i(theta) . grad L_held_out(theta')`. The weights are then used
+    as weights of the batch's tasks, to draw the batch from more candidates, or to draw some examples of each
+    task.
 
     Args:
-        use: `"weights"`: the tasks in turn, weighed by w. `"tasks"`: the batch is drawn from the candidates
-            without repetition, with probabilities w. `"examples"`: the tasks in turn, of each the
-            `n_query_hat` query examples that are drawn so by weights of examples.
-        oversampling: candidates for each task of the batch, with `use="tasks"`.
-        n_query_hat: how many query examples of each task stay, with `use="examples"`.
-        held_out: tasks for which phi is trained at each step; they are not candidates of the same step.
+        use: `"weights"`: tasks in turn, weighted by w. `"tasks"`: the batch is drawn from the candidates
+            without replacement, with probabilities w. `"examples"`: tasks in turn, with `n_query_hat` query
+            examples each, drawn in the same way by weights of examples.
+        oversampling: candidates per task of the batch, with `use="tasks"`.
+        n_query_hat: number of query examples of each task to keep, with `use="examples"`.
+        held_out: number of tasks on which phi is trained at each step; they are not candidates of that step.
         lookahead: eta, the size of the step ahead.
         lr: step size of phi.
         hidden: units of phi.
@@ -129,8 +129,10 @@ class ASr(CandidateSampler):
             self.weighting = Weighting(3, hidden=self.hidden, lr=self.lr, seed=tasks.seed)
         numbers = self.candidates(tasks, step, meta_batch_size)
         with (
-            asking(objective, tasks, numbers) as adapted,
-            asking(objective, tasks, self.held_out_tasks(tasks, step, meta_batch_size)) as held_out,
+            adapted_candidates(objective, tasks, numbers) as adapted,
+            adapted_candidates(
+                objective, tasks, self.held_out_tasks(tasks, step, meta_batch_size)
+            ) as held_out,
         ):
             score, slope = (
                 (example_scores, slopes_of_examples)
@@ -148,7 +150,7 @@ class ASr(CandidateSampler):
         rng = generator_of(tasks, step)
         if self.use == "tasks":
             return Choice([numbers[place] for place in sorted(drawn(logits, meta_batch_size, rng).tolist())])
-        assert self.n_query_hat is not None  # the constructor has seen to it
+        assert self.n_query_hat is not None  # checked by the constructor
         return Choice(numbers, queries=drawn(logits, self.n_query_hat, rng).sort(-1).values)
 
 
@@ -176,7 +178,7 @@ def example_scores(adapted: AdaptedTasks) -> Tensor:
     members = _members(y, kernel.dtype)
     n, d = kernel.shape[-1], features.shape[-1]
     diversity = _lost_logdet(d / (n * SIGMA**2) * kernel) / 2
-    same = members @ members.mT  # (T, q, q): who shares a class
+    same = members @ members.mT  # (T, q, q): pairs of one class
     size = same.sum(-1)  # (T, q): of each example's class
     rate = (d / (size * EPSILON**2)).unsqueeze(-1)
     entropy = size / (2 * n) * _lost_logdet(rate * same * kernel)
@@ -218,7 +220,7 @@ def _kernel(features: Tensor) -> Tensor:
 
 
 def _members(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return who belongs to which class, `(T, n, c)`; by real targets the smaller and the larger half."""
+    """Return class indicators, `(T, n, c)`; for real targets, of the smaller and the larger half."""
     if y.is_floating_point():
         ranks = y.flatten(2).mean(-1).argsort(-1).argsort(-1)
         y = (ranks >= y.shape[1] // 2).long()
@@ -231,6 +233,6 @@ def _logdet(matrix: Tensor) -> Tensor:
 
 
 def _lost_logdet(matrix: Tensor) -> Tensor:
-    """Return how much smaller `logdet(I + matrix)` is without each row and its column, `(T, n)`."""
+    """Return by how much `logdet(I + matrix)` falls without each row and its column, `(T, n)`."""
     inverse = torch.linalg.inv(matrix + torch.eye(matrix.shape[-1]).to(matrix))
     return -inverse.diagonal(dim1=-2, dim2=-1).log()

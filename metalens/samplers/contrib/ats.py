@@ -12,7 +12,7 @@ from metalens.adapted_tasks import AdaptedTasks, adapted_loss
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, asking, generator_of
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
 from metalens.samplers.contrib.gradients import (
     query_loss,
     support_loss,
@@ -24,28 +24,28 @@ from metalens.samplers.contrib.weighting import Weighting, drawn
 
 
 class ATS(CandidateSampler):
-    """Tasks drawn by a scheduler that is rewarded for what they bring to held-out tasks.
+    """Draw tasks by a scheduler whose reward is the loss on held-out tasks after a step.
 
-    The scheduler phi sees, of each candidate i, the outer loss and how well the gradients of both its sets
+    The scheduler phi sees, for each candidate i, the outer loss and how well the gradients of its two sets
     agree before adaptation:
 
         s_i = (L(query_i; F(support_i)),  grad L(support_i; theta) . grad L(query_i; theta))
         p   = softmax(phi(s))
 
-    A batch B is drawn from p without repetition and tried, `theta' = theta - eta mean_B grad L_i(theta)`;
-    then phi climbs the reward, of which b is a running mean, by the policy gradient
+    A batch B is drawn from p without replacement and tried, `theta' = theta - eta mean_B grad L_i(theta)`;
+    then phi ascends the reward, whose running mean is b, by the policy gradient
 
         (R - b) grad log P(B),   R = -mean L_held_out(theta')
 
-    and the batch of the step is drawn anew.
+    and the batch of the step is drawn again.
 
     Args:
-        oversampling: candidates for each task of the batch.
-        held_out: tasks that give the reward of a step; they are not candidates of the same step.
-        lookahead: eta, the size of the step that is tried.
+        oversampling: candidates per task of the batch.
+        held_out: number of tasks that give the reward of a step; they are not candidates of that step.
+        lookahead: eta, the size of the trial step.
         lr: step size of phi.
         hidden: units of phi.
-        memory: share of the running mean that stays at each step.
+        memory: decay of the running mean.
 
     Raises:
         MetaLensError: a setting is out of range. See also `CandidateSampler`.
@@ -106,12 +106,14 @@ class ATS(CandidateSampler):
             self.weighting = Weighting(2, hidden=self.hidden, lr=self.lr, seed=tasks.seed)
         rng = generator_of(tasks, step)
         numbers = self.candidates(tasks, step, meta_batch_size)
-        with asking(objective, tasks, numbers) as adapted:
+        with adapted_candidates(objective, tasks, numbers) as adapted:
             scores = scheduler_scores(adapted)
         tried = drawn(self.weighting(scores).detach(), meta_batch_size, rng)
         with (
-            asking(objective, tasks, [numbers[place] for place in tried.tolist()]) as adapted,
-            asking(objective, tasks, self.held_out_tasks(tasks, step, meta_batch_size)) as held_out,
+            adapted_candidates(objective, tasks, [numbers[place] for place in tried.tolist()]) as adapted,
+            adapted_candidates(
+                objective, tasks, self.held_out_tasks(tasks, step, meta_batch_size)
+            ) as held_out,
         ):
             gradient = task_gradients(adapted, adapted_loss).mean(0)
             ahead = weights_of(adapted.learner) - self.lookahead * gradient
@@ -131,13 +133,13 @@ def scheduler_scores(adapted: AdaptedTasks) -> Tensor:
 
 
 def log_probability(logits: Tensor, order: Tensor) -> Tensor:
-    """Return the log-probability of drawing candidates in this order, without repetition.
+    """Return the log-probability of drawing candidates in this order, without replacement.
 
     `sum_k logit_{i_k} - log sum_{j not drawn before k} exp logit_j`.
 
     Args:
         logits: `(n,)`.
-        order: places of those drawn, `(k,)`.
+        order: indices of the drawn candidates, `(k,)`.
 
     >>> log_probability(torch.zeros(3), torch.tensor([2, 0])).exp().item()  # 1/3 * 1/2
     0.1666666567325592

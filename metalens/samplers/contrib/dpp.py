@@ -8,9 +8,9 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, asking, descriptors_of, generator_of
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of, generator_of
 from metalens.samplers.contrib.gradients import support_loss, task_gradients
 
 TaskVectors = Literal["gradients", "features", "descriptors"]
@@ -28,14 +28,14 @@ class DPP(CandidateSampler):
     where m is the median distance of the candidates' vectors v.
 
     Args:
-        vectors: v: `"gradients"`: the gradient of the support loss before adaptation, which knows inputs and
-            targets; `"features"`: the mean of the support features, which ignores targets; `"descriptors"`:
-            what the distribution knows of its tasks.
-        oversampling: candidates for each task of the batch.
+        vectors: v: `"gradients"`, the gradient of the support loss before adaptation, which depends on inputs
+            and targets; `"features"`, the mean of the support features, which ignores targets; or
+            `"descriptors"`, those of the distribution.
+        oversampling: candidates per task of the batch.
 
     Raises:
-        MetaLensError: there are no such vectors, or the tasks have no descriptors. See also
-            `CandidateSampler`.
+        MetaLensError: there are no such vectors, the tasks have no descriptors, or DPPy is not installed
+            (`pip install 'metalens[samplers]'`). See also `CandidateSampler`.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> choice = DPP().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch_size=4)
@@ -58,6 +58,8 @@ class DPP(CandidateSampler):
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
         super().check(objective, tasks, meta_batch_size)
+        with extra("samplers"):
+            import dppy.finite_dpps  # noqa: F401
         if self.vectors == "descriptors":
             descriptors_of(tasks, range(1))
 
@@ -68,7 +70,7 @@ class DPP(CandidateSampler):
         if self.vectors == "descriptors":
             vectors = descriptors_of(tasks, numbers)
         else:
-            with asking(objective, tasks, numbers) as adapted:
+            with adapted_candidates(objective, tasks, numbers) as adapted:
                 if self.vectors == "gradients":
                     vectors = task_gradients(adapted, support_loss)
                 else:
@@ -86,9 +88,9 @@ def kernel_of(vectors: np.ndarray) -> np.ndarray:
 
 
 def drawn_diverse(kernel: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
-    """Return k of n places, drawn with a probability proportional to the determinant of their kernel."""
-    from dppy.finite_dpps import FiniteDPP  # takes most of a second to import
-
+    """Return k of n places, drawn with probability proportional to the determinant of their kernel."""
+    with extra("samplers"):
+        from dppy.finite_dpps import FiniteDPP  # takes most of a second to import
     process = FiniteDPP("likelihood", L=kernel + _RIDGE * np.eye(len(kernel)))
     seed = int(rng.integers(2**32))
     return [int(place) for place in process.sample_exact_k_dpp(size=k, random_state=seed)]

@@ -1,4 +1,4 @@
-"""What samplers ask of single tasks: their gradients, and what a step along them would bring."""
+"""Losses and gradients of single tasks, for samplers that evaluate the model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def query_loss(
 
 
 def start(learner: Learner, z: Tensor, y: Tensor) -> State:
-    """Return the state before the first step; the adapted one of a learner that does not go by steps."""
+    """Return the state before the first step, or the adapted state of a learner without gradient steps."""
     return (
         learner.initial_state(z, y) if isinstance(learner, GradientLearner) else learner.adapt_encoded(z, y)
     )
@@ -67,8 +67,8 @@ def task_gradients(
     Args:
         adapted: T tasks.
         loss: of one task.
-        theta: where, `(P,)`; by default at the learner's parameters as they are.
-        weights: what its parts count, `(T, n)`, where a task's loss is `(n,)`.
+        theta: the parameters, `(P,)`; by default the learner's.
+        weights: of the parts of a task's loss, `(T, n)`, if that is `(n,)`.
 
     >>> from metalens import MAML, Sinusoid, mlp
     >>> adapted = AdaptedTasks(MAML(mlp(hidden=[8])), Sinusoid().batch(range(4)))
@@ -111,7 +111,7 @@ def example_slopes(adapted: AdaptedTasks, direction: Tensor) -> Tensor:
 
 
 class _Called(nn.Module):
-    """A function of a learner as a module, so that it can be called with other parameters."""
+    """A function of a learner as a module, for `functional_call` with other parameters."""
 
     def __init__(self, learner: Learner, function: Callable[..., Tensor]) -> None:
         super().__init__()

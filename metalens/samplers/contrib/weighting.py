@@ -1,4 +1,4 @@
-"""A small network that is learned beside the model: scores of candidates in, their logits out."""
+"""A small network, trained along with the model, from scores of candidates to their logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Weighting(nn.Module):
 
         logit_i = v . tanh(W s_i + b),   s = (scores - mean) / (std + 1e-6)
 
-    At first v is 0 and all logits are equal, so that an untrained weighting prefers nobody.
+    v starts at 0: all logits are equal, so that an untrained weighting has no preference.
 
     Args:
         n_scores: scores of each candidate.
@@ -43,15 +43,15 @@ class Weighting(nn.Module):
         return self.layers(centered / (centered.square().mean(-2, keepdim=True).sqrt() + 1e-6)).squeeze(-1)
 
     def get_extra_state(self) -> dict[int, Any]:
-        """Return what the optimizer remembers of each weight, which `state_dict` contains so."""
+        """Return the optimizer's state of each weight, which becomes a part of `state_dict`."""
         return self.optimizer.state_dict()["state"]
 
     def set_extra_state(self, state: dict[int, Any]) -> None:
-        """Let the optimizer remember what `get_extra_state` returned."""
+        """Restore the optimizer's state that `get_extra_state` returned."""
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def descend(self, loss: Tensor) -> None:
-        """Take a step down the gradient of a loss, unless that diverged."""
+        """Take a gradient step on a loss, unless it is not finite."""
         self.optimizer.zero_grad()
         if loss.isfinite():
             loss.backward()
@@ -59,15 +59,15 @@ class Weighting(nn.Module):
 
 
 def drawn(logits: Tensor, k: int, rng: np.random.Generator) -> Tensor:
-    """Return k candidates, drawn in turn with the probabilities `softmax(logits)` of those that are left.
+    """Draw k candidates without replacement, each with probabilities `softmax(logits)` of those that remain.
 
     Args:
         logits: `(..., n)`.
-        k: how many.
-        rng: random numbers.
+        k: number of candidates to draw.
+        rng: source of random numbers.
 
     Returns:
-        Their places in the order in which they were drawn, `(..., k)`.
+        Their indices in the order of drawing, `(..., k)`.
     """
-    # The k largest of logits plus Gumbel noise are drawn so.
+    # The k largest of logits plus Gumbel noise have this distribution.
     return (logits + torch.from_numpy(rng.gumbel(size=logits.shape)).to(logits)).topk(k).indices
