@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from metalens.metrics import FRACTIONS
+from metalens.metrics import METRICS
 from metalens.reports.figures import BLACK, COLORS, MARKERS, STYLE, WIDTH
 from metalens.statistics.comparisons import wrapped
 from paper.comparison import is_lower_better, primary
@@ -59,7 +59,7 @@ def forest(summary: pd.DataFrame, reference: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(others)), layout="constrained")
     axes = figure.subplots()
     metric = rows["metric"].iloc[0]
-    scale = 100 if metric in FRACTIONS else 1
+    scale = METRICS[metric].scale
     shown = np.isfinite(others["difference"].to_numpy(float)) & _on_scale(
         others["difference_low"].to_numpy(float), others["difference_high"].to_numpy(float)
     )
@@ -90,7 +90,7 @@ def forest(summary: pd.DataFrame, reference: str) -> Figure:
 
 def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, logarithmic: bool) -> None:
     metric = rows["metric"].iloc[0]
-    scale = 100 if metric in FRACTIONS else 1
+    scale = METRICS[metric].scale
     names = list(rows["series"].unique())
     basis = rows[rows["series"] == reference]
     is_band = basis["setting"].nunique() == 1 and len(names) > 1
@@ -128,7 +128,7 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
         axes.set_xlabel(rows["panel"].iloc[0])
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-    if metric in FRACTIONS:
+    if METRICS[metric].unit == "fraction":
         scores.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     scores.set_ylabel(f"test {metric}")
     changes.set_ylabel(wrapped(f"difference to {reference}{_unit(metric)}", 30))
@@ -180,7 +180,7 @@ def _directions(axes: Axes, metric: str, before: str, after: str) -> None:
 
 
 def _unit(metric: str) -> str:
-    return " (percentage points)" if metric in FRACTIONS else ""
+    return " (percentage points)" if METRICS[metric].unit == "fraction" else ""
 
 
 def _shift(number: int, n: int) -> float:

@@ -6,9 +6,10 @@
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
 of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py` or `batching.py`. The sample
-takes places in the source at random and one change at each place; annotations are left out. Each mutant is met by its file's own tests: the
-oracle of that name or the oracles of all learners, the file's doctests, and the contracts of its methods on a
-perceptron. `--named` runs a list of changes that each undo one idea of a method.
+takes places in the source at random and one change at each place; annotations are left out. Each mutant is
+met by its file's own tests: the oracle of that name or the oracles of all learners, the file's doctests, and
+the contracts of its methods on a perceptron. `--named` runs a list of changes that each undo one idea of a
+method.
 """
 
 from __future__ import annotations

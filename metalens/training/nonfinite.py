@@ -88,7 +88,7 @@ def _fault(objective: Objective, tasks: Task, numbers: Sequence[int]) -> str | N
     with torch.random.fork_rng():
         for row, number in enumerate(numbers):
             task = pytree.tree_map(lambda tensor, row=row: tensor[row : row + 1], tasks)
-            for name, tensor in zip(TENSORS, task.tensors, strict=False):
+            for name, tensor in zip(TENSORS, task.tensors, strict=True):
                 if not tensor.isfinite().all():
                     return f"{name} of task {number} is not finite; mend the data"
             placed = place(task, learner.device, learner.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.evaluation import Validation, evaluate, mean_scores
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
@@ -122,7 +122,8 @@ class Run:
         )
         means = mean_scores(rows)
         self.rows += [(step, "val", metric, mean) for metric, mean in means.items()]
-        metric, mean = next(iter(means.items()))
+        metric = primary_metric(means)
+        mean = means[metric]
         if not math.isfinite(mean):
             lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
             warnings.warn(
@@ -130,7 +131,7 @@ class Run:
                 f"{step}, first task {lost.min()}; these weights do not count as the best.",
                 stacklevel=2,
             )
-        score = mean if metric in HIGHER_IS_BETTER else -mean
+        score = mean if METRICS[metric].better == "higher" else -mean
         self._n_worse += 1
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0

@@ -54,7 +54,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Draws:
 
 
 def one_task(tasks: Task, i: int) -> Task:
-    return Task(*(Examples(x[i], y[i]) for x, y in tasks))
+    return Task(*(Examples(x[i], y[i]) for x, y in tasks[:2]))
 
 
 def loss_by_loops(learner, tasks: Task, layer: int, draws: Draws, change=lambda s, q: (s, q)) -> torch.Tensor:
@@ -130,7 +130,7 @@ def test_integer_inputs_are_mixed_after_the_first_stage(draws):
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Embedding(9, 4), nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Tanh()))
     network = Network(backbone, nn.Linear(6, N_WAY), n_features=6, n_outputs=N_WAY).double()
-    tasks = Task(*(Examples(torch.randint(9, (*y.shape, 2)), y) for _, y in classification_tasks("mlp")))
+    tasks = Task(*(Examples(torch.randint(9, (*y.shape, 2)), y) for _, y in classification_tasks("mlp")[:2]))
     objective = Objective(MAML(network, inner_lr=0.1), [MetaMix()])
     losses = [objective(tasks)["query"].item() for _ in range(30)]
     assert set(draws.layers) == {1, 2}

@@ -205,7 +205,7 @@ class ImageFolders(TaskDistribution):
             self._examples(part, labels) for part in (images[..., : self.k_shot], images[..., self.k_shot :])
         )
         if not self.descriptor_names:
-            return Task(support, query)
+            return Task(support, query).as_batch()
         shares = (
             self._descriptor_of[classes][..., np.newaxis] == np.arange(len(self.descriptor_names))
         ).mean(1)

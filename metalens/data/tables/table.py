@@ -257,12 +257,12 @@ class TableTasks(TaskDistribution):
         self.inputs = torch.from_numpy(array)
         warn_of_constants(y, {name: of.rows for name, of in enough.items()}, target, split)
         self._y = torch.from_numpy(y if self.class_names else self._scaled(y, frame[target], train_rows))
-        self._traits = None
+        self._descriptors = torch.zeros(len(self.task_names), 0)
         if descriptors:
             known = [
                 descriptors_of_tasks(frame[name], rows_of, self.task_names, train) for name in descriptors
             ]
-            self._traits = torch.from_numpy(np.concatenate(known, axis=1)).float()
+            self._descriptors = torch.from_numpy(np.concatenate(known, axis=1)).float()
 
     @property
     def extra_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -306,7 +306,7 @@ class TableTasks(TaskDistribution):
             Examples(self.inputs[rows].float(), self._y[rows])
             for rows in (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
         )
-        return Task(support, query, None if self._traits is None else self._traits[places])
+        return Task(support, query, self._descriptors[places])
 
     @property
     def _least(self) -> str:

@@ -42,7 +42,7 @@ from metalens.experiments.sweeps.journal import (
 from metalens.experiments.sweeps.space import Space, with_values
 from metalens.experiments.sweeps.trial import metric_of, score, sealed
 from metalens.io.provenance import commit
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 
 LOST_AFTER = 120.0  # seconds
 _ELSEWHERE = ("threads", "accelerator")  # settings in which machines may differ
@@ -157,7 +157,7 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: Watcher) -> None:
     """Take trials, until none is left and none is running elsewhere."""
-    direction = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
+    direction = "maximize" if METRICS[metric].better == "higher" else "minimize"
     study = open_study(folder, direction, sweep.pruner, sweep.recipe.validate_every)
     watch, told = Watch(sweep.lost_after), set()
     before = torch.get_num_threads()

@@ -17,7 +17,7 @@ from metalens.evaluation import undefined_scores
 from metalens.experiments.arms import arms_of, groups_of, runs_of
 from metalens.experiments.devices import fabric_of
 from metalens.experiments.recipe import Recipe
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.training.fit import train
 from metalens.training.outer_loop import Progress
 from metalens.training.run import Run
@@ -52,7 +52,7 @@ def metric_of(recipe: Recipe) -> str:
     >>> metric_of(RECIPES["demo"])
     'mse'
     """
-    return str(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"].iloc[0])
+    return primary_metric(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"])
 
 
 def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
@@ -135,5 +135,5 @@ def _scores(run: Run) -> list[float]:
 
 def _best(run: Run) -> float:
     metric = next(metric for _, split, metric, _ in run.rows if split == "val")
-    best = max if metric in HIGHER_IS_BETTER else min
+    best = max if METRICS[metric].better == "higher" else min
     return best(filter(math.isfinite, _scores(run)), default=math.nan)
