@@ -61,7 +61,7 @@ def loss_by_loops(learner, tasks: Task, layer: int, draws: Draws, change=lambda 
     """Mixes one query example after the other, with explicit targets: soft labels or mixed real targets."""
     total = torch.zeros((), dtype=torch.float64)
     for i in range(N_TASKS):
-        support, query = one_task(tasks, i)
+        support, query, _ = one_task(tasks, i)
         lam = draws.lam[i].item()
         state = learner.adapt(support)
         hidden_s, hidden_q = change(*(learner.hidden(state, e.x, layer) for e in (support, query)))
