@@ -16,7 +16,7 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.base import module_mode
-from metalens.metrics import task_metrics
+from metalens.metrics import METRICS, task_metrics
 from metalens.processes import ALONE, Processes
 from metalens.tasks import place
 
@@ -47,8 +47,8 @@ def evaluate(
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `cross_entropy` (nats); regression has `mse` (in squared units of y), and those of
-        `EXTRA_METRICS` that the distribution names in `extra_metrics`: `pearson_r2` (squared correlation),
+        and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and those
+        of `METRICS` that the distribution names in `extra_metrics`: `pearson_r2` (squared correlation),
         `pearson_r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in
         units of y). The distribution's own `extra_scores` follow. A task on which adaptation diverged has a
         value that is not finite.
@@ -75,8 +75,8 @@ def evaluate(
             batch = place(tasks.batch(numbers), learner.device, learner.dtype)
             predictions = AdaptedTasks(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
-            y = place(batch.query.y, learner.device, fine)
-            metrics = _all_metrics(tasks, numbers, predictions.to(fine), y)
+            y, known = place((batch.query.y, batch.support.y), learner.device, fine)
+            metrics = _all_metrics(tasks, numbers, predictions.to(fine), y, known)
             tables = [
                 pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
                 for metric, values in metrics.items()
@@ -94,25 +94,27 @@ def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataF
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
-    y = tasks.batch([0]).query.y
+    batch = tasks.batch([0])
+    y = batch.query.y
     n_outputs = y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
     predictions = torch.full((*y.shape[:2], n_outputs), torch.nan)
     tables = [
         pd.DataFrame({"task": range(n_tasks), "metric": metric, "value": math.nan})
-        for metric in _all_metrics(tasks, [0], predictions, y)
+        for metric in _all_metrics(tasks, [0], predictions, y, batch.support.y)
     ]
     return pd.concat(tables, ignore_index=True)
 
 
 def _all_metrics(
-    tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor
+    tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor, known: Tensor
 ) -> dict[str, Tensor]:
-    usual = task_metrics(predictions, y, tasks.extra_metrics)
-    return usual | tasks.extra_scores(numbers, predictions, y)
+    usual = task_metrics(predictions, y, known, tasks.extra_metrics)
+    scores = tasks.extra_scores(numbers, predictions, y)
+    return usual | {METRICS[name].name: of_tasks for name, of_tasks in scores.items()}
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
-    """Return the mean of every metric over the rows of `evaluate`, the primary metric first.
+    """Return the mean of every metric over the rows of `evaluate`.
 
     A task without a finite score has its part in it, so that the mean is not finite either.
 

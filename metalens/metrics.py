@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalens.errors import MetaLensError
 from metalens.learners.base import check_targets
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a task.
+
+    Attributes:
+        name: as it stands in tables.
+        function: from predictions `(T, q, c)` of the queries, their targets `(T, q)` or `(T, q, c)` and those
+            of the support to scores `(T,)`, not a number where a prediction is not finite; `None` for a
+            score that only the distribution can compute, by `extra_scores`.
+        better: whether higher or lower scores are better.
+        unit: `"fraction"` is shown in percent.
+        meaning: one sentence that explains it under a table, where its name does not.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    better: Literal["higher", "lower"]
+    unit: str = ""
+    meaning: str = ""
+
+    @property
+    def scale(self) -> int:
+        """The factor with which it is shown: 100 for percent.
+
+        >>> METRICS["accuracy"].scale, METRICS["mse"].scale
+        (100, 1)
+        """
+        return 100 if self.unit == "fraction" else 1
 
 
-HIGHER_IS_BETTER = frozenset(
-    {"accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2"}
-)  # every other metric is a loss
+def accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the share of queries of every task whose class has the largest logit, `(T,)`.
+
+    >>> accuracy(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]), torch.tensor([[0, 1]]))
+    tensor([0.5000])
+    """
+    diverged = ~logits.isfinite().flatten(1).all(1)  # else arg max would score them near chance
+    return (logits.argmax(-1) == y).to(logits.dtype).mean(1).masked_fill(diverged, torch.nan)
 
 
-def pearson_r2(predictions: Tensor, y: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the mean cross-entropy of every task in nats, `(T,)`.
+
+    >>> cross_entropy(torch.zeros(1, 2, 4), torch.tensor([[1, 0]]), torch.tensor([[0, 1]])).exp()
+    tensor([4.])
+    """
+    return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
+
+
+def mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the mean squared error of every task, `(T,)`.
+
+    >>> mean_squared_error(torch.zeros(1, 2, 1), torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1, 1))
+    tensor([5.])
+    """
+    return (predictions - y).square().flatten(1).mean(1)
+
+
+def pearson_r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return the squared correlation (Pearson) of predictions and targets of every task.
 
     `r^2 = cov(p, y)^2 / (var p var y)`: 1 where the targets are a linear function of the predictions,
@@ -29,11 +81,13 @@ def pearson_r2(predictions: Tensor, y: Tensor) -> Tensor:
     Args:
         predictions: `(T, q, c)`.
         y: real targets `(T, q, c)`.
+        known: those of the support, which do not count.
 
     Returns:
         `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
 
-    >>> pearson_r2(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [-1.0], [-2.0]]]))
+    >>> y = torch.tensor([[[0.0], [-1.0], [-2.0]]])
+    >>> pearson_r2(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
     tensor([1.])
     """
     p, t = _deviations(predictions), _deviations(y)
@@ -46,7 +100,7 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return the coefficient of determination of every task: the share of its variance that is explained.
 
     `max(1 - mse / variance, -1)`, with the variance of all targets of the task, of support and queries. 1 is
-    perfect, and 0 no better than to say the mean. It does not depend on the unit of a task, and a task on
+    perfect, and 0 no better than to predict the mean. It does not depend on the unit of a task, and a task on
     which a model is of no use counts at most as much as one that it solves. A task whose targets are all
     equal has nothing to be explained, and counts as 0.
 
@@ -69,64 +123,119 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
 
 
 def _deviations(values: Tensor) -> Tensor:
-    """Return values minus their mean over axis 1; 0 where rounding alone tells them apart."""
+    """Return values minus their mean over axis 1; 0 where they differ by rounding alone."""
     deviations = values - values.mean(1, keepdim=True)
     rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
     return deviations.masked_fill(deviations.abs() <= rounding, 0.0)
 
 
-def is_correlated(predictions: Tensor, y: Tensor) -> Tensor:
+def is_correlated(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return 1 for every task whose squared correlation is above 0.3, and 0 for the others, `(T,)`.
 
     The share of such tasks is how the literature on drug activity counts the models that are of use.
 
-    >>> is_correlated(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [1.0], [2.0]]]))
+    >>> y = torch.tensor([[[0.0], [1.0], [2.0]]])
+    >>> is_correlated(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
     tensor([1.])
     """
-    r2 = pearson_r2(predictions, y)
-    return (r2 > 0.3).to(r2.dtype).masked_fill(r2.isnan(), torch.nan)
+    share = pearson_r2(predictions, y, known)
+    return (share > 0.3).to(share.dtype).masked_fill(share.isnan(), torch.nan)
 
 
-def root_mean_squared_error(predictions: Tensor, y: Tensor) -> Tensor:
+def root_mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return the root of the mean squared error of every task, `(T,)`.
 
-    >>> root_mean_squared_error(torch.tensor([[[3.0], [0.0]]]), torch.tensor([[[0.0], [3.0]]]))
+    >>> y = torch.tensor([[[0.0], [3.0]]])
+    >>> root_mean_squared_error(torch.tensor([[[3.0], [0.0]]]), y, known=y)
     tensor([3.])
     """
-    return (predictions - y).square().flatten(1).mean(1).sqrt()
+    return mean_squared_error(predictions, y, known).sqrt()
 
 
-EXTRA_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "pearson_r2": pearson_r2,
-    "pearson_r2_above_0.3": is_correlated,
-    "rmse": root_mean_squared_error,
-}
+class _Registry(dict[str, Metric]):
+    def __missing__(self, name: str) -> Metric:
+        raise MetaLensError(
+            f"There is no metric {name!r}; choose from {', '.join(self)}, or add a Metric of that name to "
+            "metalens.metrics.METRICS."
+        )
 
 
-def task_metrics(predictions: Tensor, y: Tensor, further: Sequence[str] = ()) -> dict[str, Tensor]:
+# Of several metrics of a task the first one here is the primary one.
+METRICS: dict[str, Metric] = _Registry()
+for metric in (
+    Metric("accuracy", accuracy, "higher", "fraction"),
+    Metric("mse", mean_squared_error, "lower", "squared units of y"),
+    Metric(
+        "r2", r2, "higher", "share of variance",
+        "r2 is the share of a task's variance that is explained: 1 is perfect, 0 no better than the mean; "
+        "unlike scikit-learn's r2_score, it is at least -1.",
+    ),
+    Metric(
+        "pearson_r2", pearson_r2, "higher", "squared correlation",
+        "pearson_r2 is the squared correlation of predictions and targets, whatever their scale, and not "
+        "scikit-learn's r2_score.",
+    ),
+    Metric("pearson_r2_above_0.3", is_correlated, "higher", "fraction"),
+    Metric("rmse", root_mean_squared_error, "lower", "units of y"),
+    Metric("cross_entropy", cross_entropy, "lower", "nats"),
+    Metric("smape", None, "lower", "percent"),
+    Metric("mase", None, "lower", "naive errors"),
+    Metric("circular_error", None, "lower", "degrees"),
+):  # fmt: skip
+    METRICS[metric.name] = metric
+
+
+def primary_metric(names: Iterable[str]) -> str:
+    """Return which of several metrics decides.
+
+    Raises:
+        MetaLensError: one of them is unknown.
+
+    >>> primary_metric(["pearson_r2", "mse", "rmse"])
+    'mse'
+    """
+    order = list(METRICS)
+    return min({METRICS[name].name for name in names}, key=order.index)
+
+
+def meanings(names: Iterable[str]) -> str:
+    """Return the sentences that explain metrics under a table.
+
+    >>> meanings(["mse", "pearson_r2"])
+    "pearson_r2 is the squared correlation of predictions and targets, whatever their scale, ..."
+    """
+    return " ".join(METRICS[name].meaning for name in dict.fromkeys(names) if METRICS[name].meaning)
+
+
+def task_metrics(
+    predictions: Tensor, y: Tensor, known: Tensor, further: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Return the metrics of every task by name.
 
     Args:
         predictions: `(T, q, c)`.
         y: class indices `(T, q)` or real targets `(T, q, c)`.
-        further: metrics beside the usual ones, by their names in `EXTRA_METRICS`.
+        known: those of the support.
+        further: metrics of real targets beside the usual one, by their names in `METRICS`.
 
     Returns:
-        Tensors `(T,)`; the first one is the primary metric.
+        Tensors `(T,)`.
 
-    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]))["accuracy"]
+    Raises:
+        MetaLensError: there is no such metric, or only the distribution can compute it.
+
+    >>> y = torch.tensor([[1, 0]])
+    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), y, known=y)["accuracy"]
     tensor([0.5000])
     """
     check_targets(predictions, y)
-    if y.is_floating_point():
-        usual = {"mse": (predictions - y).square().flatten(1).mean(1)}
-        return usual | {name: EXTRA_METRICS[name](predictions, y) for name in further}
-    diverged = ~predictions.isfinite().flatten(1).all(1)  # else arg max would score them near chance
-    accuracy = (predictions.argmax(-1) == y).to(predictions.dtype).mean(1)
-    return {
-        "accuracy": accuracy.masked_fill(diverged, torch.nan),
-        "cross_entropy": F.cross_entropy(predictions.mT, y, reduction="none").mean(1),
-    }
-
-
-FRACTIONS = frozenset({"accuracy", "pearson_r2_above_0.3"})  # metrics that are shown in percent
+    found = {}
+    for name in ("mse", *further) if y.is_floating_point() else ("accuracy", "cross_entropy"):
+        function = METRICS[name].function
+        if function is None:
+            raise MetaLensError(
+                f"The metric {name!r} takes more than predictions and targets; let the distribution compute "
+                "it in extra_scores."
+            )
+        found[name] = function(predictions, y, known)
+    return found

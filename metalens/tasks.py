@@ -2,13 +2,13 @@
 
 Both types are named tuples, so `torch.vmap`, `torch.utils._pytree` and the default collate function of
 PyTorch treat them as trees of tensors. A *batch* of T tasks is a `Task` whose tensors have a leading
-axis of length T; there is no second class for it. A task can also carry its descriptors: what the
-distribution knows about it, and no model sees.
+axis of length T; there is no second class for it. A task also carries its descriptors, of which there may be
+none: what the distribution knows about it, and no model sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 
+NO_DESCRIPTORS = torch.zeros(0)
 TENSORS = ("support.x", "support.y", "query.x", "query.y", "descriptors")  # of a task, in their order
 
 
@@ -38,20 +39,18 @@ class Task(NamedTuple):
     Attributes:
         support: the examples a model adapts to, `(s, ...)` or `(T, s, ...)`.
         query: the examples the adapted model is judged on, `(q, ...)` or `(T, q, ...)`.
-        descriptors: what the distribution knows about the task, `(p,)` or `(T, p)`, or `None`: numbers whose
-            Euclidean distance says how different two tasks are. No learner sees them.
+        descriptors: what the distribution knows about the task, `(p,)` or `(T, p)`, by default p = 0: numbers
+            whose Euclidean distance says how different two tasks are. No learner sees them.
 
     >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
-    >>> support, query = Task(one, one)[:2]
+    >>> support, query, descriptors = Task(one, one)
+    >>> descriptors.shape
+    torch.Size([0])
     """
 
     support: Examples
     query: Examples
-    descriptors: Tensor | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        # A tree has no leaf for descriptors that are not there: PyTorch would take `None` for one.
-        return iter(self[:2] if self.descriptors is None else self[:])
+    descriptors: Tensor = NO_DESCRIPTORS
 
     def map(self, function: Callable[[Examples], Examples]) -> Task:
         """Return the task with both sets of examples changed by a function, and the same descriptors.
@@ -64,19 +63,29 @@ class Task(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Inputs and targets of the support and the query set, then the descriptors where there are any.
+        """The five tensors: inputs and targets of the support and the query set, then the descriptors.
 
         >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
-        >>> len(Task(one, one).tensors), len(Task(one, one, torch.ones(2)).tensors)
-        (4, 5)
+        >>> len(Task(one, one).tensors)
+        5
         """
-        known = () if self.descriptors is None else (self.descriptors,)
-        return (*self.support, *self.query, *known)
+        return (*self.support, *self.query, self.descriptors)
+
+    def as_batch(self) -> Task:
+        """Return a batch of T tasks with descriptors `(T, 0)` where it was made without any.
+
+        >>> batch = Examples(torch.zeros(3, 5, 1), torch.zeros(3, 5, 1))
+        >>> Task(batch, batch).as_batch().descriptors.shape
+        torch.Size([3, 0])
+        """
+        if self.descriptors.shape != NO_DESCRIPTORS.shape:
+            return self
+        return self._replace(descriptors=self.descriptors.expand(n_tasks(self), -1))
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor]) -> Task:
         """Return the task whose `tensors` these are."""
-        return cls(Examples(*tensors[:2]), Examples(*tensors[2:4]), *tensors[4:])
+        return cls(Examples(*tensors[:2]), Examples(*tensors[2:4]), tensors[4])
 
 
 def stack_tasks(tasks: Sequence[Task]) -> Task:
@@ -98,9 +107,7 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
     if not tasks:
         raise MetaLensError("stack_tasks got no tasks; give at least one.")
     of_all = [task.tensors for task in tasks]
-    if len(set(map(len, of_all))) > 1:
-        raise MetaLensError("Either all tasks of a batch have descriptors or none has; got both.")
-    for name, tensors in zip(TENSORS, zip(*of_all, strict=True), strict=False):
+    for name, tensors in zip(TENSORS, zip(*of_all, strict=True), strict=True):
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
             raise MetaLensError(

@@ -122,7 +122,7 @@ class ArmStudy(Study):
     @property
     def has_traits(self) -> bool:
         """Whether the tasks carry descriptors, so that their true relations are known."""
-        return self._task.descriptors is not None
+        return len(self._task.descriptors) > 0
 
     @property
     def has_classes(self) -> bool:

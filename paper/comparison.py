@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 
 from metalens.errors import MetaLensError
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS, Metric, primary_metric
 from metalens.statistics.comparisons import paired_differences, summarize
 from metalens.statistics.intervals import CONFIDENCE, estimate, holm
+
+for name in ("spread", "disagreement", "excess risk", "training seconds"):
+    METRICS[name] = Metric(name, None, "lower")
 
 POINT = ["panel", "series", "setting"]  # the columns that name a point
 
@@ -68,7 +71,7 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
     >>> primary(pd.DataFrame({"metric": ["accuracy", "loss", "accuracy"]})).index.tolist()
     [0, 2]
     """
-    return summary[summary["metric"] == summary["metric"].iloc[0]]
+    return summary[summary["metric"] == primary_metric(summary["metric"])]
 
 
 def significant(rows: pd.DataFrame, verdict: str) -> pd.DataFrame:
@@ -92,7 +95,7 @@ def in_words(row: pd.Series) -> str:
     >>> in_words(pd.Series(row))
     'mse lower by 0.123 (95% interval 0.050 to 0.200)'
     """
-    scale, unit = (100, " points") if row["metric"] in FRACTIONS else (1, "")
+    scale, unit = (100, " points") if METRICS[row["metric"]].unit == "fraction" else (1, "")
     values = [row[name] * scale for name in ("difference", "difference_low", "difference_high")]
     if not all(map(math.isfinite, values)):
         return f"{row['metric']} without a finite difference"
@@ -193,7 +196,7 @@ def is_lower_better(metric: str) -> bool:
     >>> is_lower_better("mse"), is_lower_better("accuracy")
     (True, False)
     """
-    return metric not in HIGHER_IS_BETTER
+    return METRICS[metric].better == "lower"
 
 
 def as_arms(names: Any) -> dict[str, Any]:

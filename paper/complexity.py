@@ -25,7 +25,7 @@ from metalens.experiments import Recipe
 from metalens.experiments.arms import Cell, groups_of, runs_of
 from metalens.experiments.experiment import Watcher
 from metalens.learners import GradientLearner, Learner
-from metalens.metrics import FRACTIONS
+from metalens.metrics import METRICS
 from metalens.reports.figures import COLORS, STYLE, WIDTH
 from metalens.training.fit import train
 from metalens.training.run import TrainingRun
@@ -251,7 +251,7 @@ def _trend(changes: np.ndarray, metric: str) -> _Trend:
 
 
 def _with_interval(values: np.ndarray, metric: str) -> str:
-    numbers = [number * (100 if metric in FRACTIONS else 1) for number in mean_interval(values)]
+    numbers = [number * METRICS[metric].scale for number in mean_interval(values)]
     if not np.isfinite(numbers).all():
         return "n/a"
     digits = width_decimals(numbers[2] - numbers[1])
@@ -281,7 +281,7 @@ def _curves(curves: pd.DataFrame) -> Figure:
         )
         axes.set_xlabel("outer step")
         axes.grid(axis="y", color=GRID, linewidth=0.8)
-        if metric not in FRACTIONS:
+        if METRICS[metric].unit != "fraction":
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

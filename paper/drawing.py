@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from metalens.metrics import FRACTIONS
+from metalens.metrics import METRICS
 from metalens.reports.figures import BLACK, COLORS, MARKERS, STYLE, WIDTH, differences
 from metalens.statistics.comparisons import wrapped
 from paper.comparison import as_arms, is_lower_better, primary
@@ -75,7 +75,7 @@ def forest(summary: pd.DataFrame, reference: str) -> Figure:
 
 def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, logarithmic: bool) -> None:
     metric = rows["metric"].iloc[0]
-    scale = 100 if metric in FRACTIONS else 1
+    scale = METRICS[metric].scale
     names = list(rows["series"].unique())
     basis = rows[rows["series"] == reference]
     is_band = basis["setting"].nunique() == 1 and len(names) > 1
@@ -113,7 +113,7 @@ def _panel(scores: Axes, changes: Axes, rows: pd.DataFrame, reference: str, loga
         axes.set_xlabel(rows["panel"].iloc[0])
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-    if metric in FRACTIONS:
+    if METRICS[metric].unit == "fraction":
         scores.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     scores.set_ylabel(f"test {metric}")
     changes.set_ylabel(wrapped(f"difference to {reference}{_unit(metric)}", 30))
@@ -157,7 +157,7 @@ def _on_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _unit(metric: str) -> str:
-    return " (percentage points)" if metric in FRACTIONS else ""
+    return " (percentage points)" if METRICS[metric].unit == "fraction" else ""
 
 
 def _shift(number: int, n: int) -> float:

@@ -148,7 +148,9 @@ def relations_of(
     pairs = relate(learner, relation, tasks, n).pairs()
     descriptors = tasks.batch(range(n)).descriptors
     return pairs.assign(
-        distance=math.nan if descriptors is None else torch.cdist(descriptors, descriptors).flatten().numpy()
+        distance=torch.cdist(descriptors, descriptors).flatten().numpy()
+        if descriptors.shape[-1]
+        else math.nan
     )
 
 

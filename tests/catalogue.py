@@ -384,15 +384,15 @@ def classification_tasks(network: str, seed: int = 1) -> Task:
         x = x.mul(2).round().long().clamp(0, 5) if network == "embedding" else x
         return Examples(x, y.contiguous())
 
-    return Task(examples(K_SHOT), examples(N_QUERY // N_WAY))
+    return Task(examples(K_SHOT), examples(N_QUERY // N_WAY)).as_batch()
 
 
 def regression_tasks(network: str, seed: int = 1) -> Task:
     generator = torch.Generator().manual_seed(seed + 100)
-    support, query = classification_tasks(network, seed)
+    support, query, _ = classification_tasks(network, seed)
 
     def real(examples: Examples) -> Examples:
         n = examples.y.shape[1]
         return Examples(examples.x, torch.randn(N_TASKS, n, N_WAY, generator=generator, dtype=torch.float64))
 
-    return Task(real(support), real(query))
+    return Task(real(support), real(query)).as_batch()

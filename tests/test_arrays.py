@@ -58,10 +58,10 @@ def test_a_task_has_different_examples_of_one_task(data, split):
     tasks = tasks_of(data, split)
     for number in range(30):
         task = tasks[number]
-        drawn = np.concatenate([numbers_of(examples) for examples in task])
+        drawn = np.concatenate([numbers_of(examples) for examples in task[:2]])
         assert len(set(drawn)) == 7
         assert {f"t{n // PER_TASK}" for n in drawn} == {tasks.task_name(number)}
-        y = torch.cat([examples.y for examples in task]).flatten()
+        y = torch.cat([examples.y for examples in task[:2]]).flatten()
         np.testing.assert_allclose(y, np.sin(drawn) + drawn // PER_TASK, rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_support_and_query_share_no_group(data, kind):
     sides = set()
     for number in range(100):
         task = tasks[number]
-        films = [set(numbers_of(examples) // 3) for examples in task]
+        films = [set(numbers_of(examples) // 3) for examples in task[:2]]
         assert not films[0] & films[1]
         sides.add((tasks.task_name(number), *films[0]))
     assert len(sides) > 20
@@ -98,7 +98,7 @@ def test_equal_inputs_are_kept_together_alone_and_with_groups(data):
         together = tasks_of(twins, **changes)
         for number in range(50):
             task = together[number]
-            sides = [set(numbers_of(examples) // unit) for examples in task]
+            sides = [set(numbers_of(examples) // unit) for examples in task[:2]]
             assert not sides[0] & sides[1]
     allowed = tasks_of(twins, duplicates="allow")
     assert any(
@@ -159,7 +159,7 @@ def test_inputs_and_targets_are_scaled_by_the_training_tasks(data):
     vectors = {**data, "x": data["x"][..., 0]}
     task = tasks_of(vectors, "test", scale_inputs=True, standardize="train", k_shot=9)[0]
     shift, scale = vectors["x"][known].mean(0), vectors["x"][known].std(0)
-    for examples in task:
+    for examples in task[:2]:
         number = np.rint((examples.x.double().numpy() * scale + shift)[:, 0])
         np.testing.assert_allclose(
             examples.x, (np.stack([number, np.sqrt(number)], 1) - shift) / scale, atol=1e-5
@@ -367,8 +367,8 @@ def test_a_function_gives_tasks_that_repeat(split, changes):
     for place, number in enumerate(numbers):
         one = FunctionTasks(quadratics, split, n_tasks=20)[number]
         assert all(torch.equal(many[place], t) for many, t in zip(bulk.tensors, one.tensors, strict=True))
-        x = torch.cat([examples.x for examples in one]).flatten()
-        y = torch.cat([examples.y for examples in one])
+        x = torch.cat([examples.x for examples in one[:2]]).flatten()
+        y = torch.cat([examples.y for examples in one[:2]])
         index = int(tasks.task_name(number))
         assert len(x.unique()) == 20
         torch.testing.assert_close(y, index + torch.stack([x, x**2], 1))

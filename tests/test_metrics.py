@@ -1,10 +1,12 @@
 """Scores of single tasks."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from metalens.metrics import pearson_r2, r2, task_metrics
+from metalens import MAML, MetaLensError, Sinusoid, evaluate, mlp
+from metalens.metrics import METRICS, meanings, pearson_r2, primary_metric, r2, task_metrics
 
 
 def test_skill_is_the_coefficient_of_determination_and_bounded():
@@ -29,15 +31,58 @@ def test_squared_correlation_is_that_of_numpy():
         np.mean([np.corrcoef(p[:, c], t[:, c])[0, 1] ** 2 for c in range(2)])
         for p, t in zip(predictions, y, strict=True)
     ]
-    ours = pearson_r2(torch.from_numpy(predictions), torch.from_numpy(y))
+    ours = pearson_r2(torch.from_numpy(predictions), torch.from_numpy(y), torch.zeros(4, 0, 2))
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
 def test_constants_explain_nothing_and_divergence_is_no_score():
     y = torch.tensor([[[1.0], [2.0], [4.0]]])
-    assert pearson_r2(torch.full_like(y, 3.0), y).tolist() == [0.0]
-    assert pearson_r2(y, torch.full_like(y, 3.0)).tolist() == [0.0]
+    assert pearson_r2(torch.full_like(y, 3.0), y, y).tolist() == [0.0]
+    assert pearson_r2(y, torch.full_like(y, 3.0), y).tolist() == [0.0]
     constant = torch.full((1, 7, 1), 0.1, dtype=torch.float64)  # whose mean is not exactly 0.1
-    assert pearson_r2(constant, torch.randn(1, 7, 1).double()).item() == 0
-    assert pearson_r2(y / 0, y).isnan().all()
-    assert list(task_metrics(y, y, ["pearson_r2"])) == ["mse", "pearson_r2"]
+    assert pearson_r2(constant, torch.randn(1, 7, 1).double(), constant).item() == 0
+    assert pearson_r2(y / 0, y, y).isnan().all()
+    assert list(task_metrics(y, y, y, ["pearson_r2"])) == ["mse", "pearson_r2"]
+
+
+def test_metrics_are_known_by_name_and_ordered_by_rank():
+    assert all(name == metric.name for name, metric in METRICS.items())
+    assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
+        "accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2",
+    }  # fmt: skip
+    assert {name for name, metric in METRICS.items() if metric.scale == 100} == {
+        "accuracy", "pearson_r2_above_0.3",
+    }  # fmt: skip
+    assert primary_metric(["cross_entropy", "accuracy"]) == "accuracy"
+    assert primary_metric(["rmse", "pearson_r2", "r2"]) == "r2"
+    assert meanings(["mse", "accuracy"]) == ""
+    assert "at least -1" in meanings(["r2", "pearson_r2"])
+    assert meanings(["r2", "pearson_r2"]).count("scikit-learn") == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["elo"], "There is no metric 'elo'; choose from accuracy, mse, r2, .*, or add a Metric"),
+        (["mase"], "'mase' takes more than predictions and targets; let the distribution compute it"),
+    ],
+)
+def test_unknown_metrics_of_a_distribution_are_refused(extra, words):
+    tasks = Sinusoid("test")
+    tasks.extra_metrics = extra
+    with pytest.raises(MetaLensError, match=words):
+        evaluate(MAML(mlp()), tasks, n_tasks=1)
+    tasks.extra_metrics = ()
+    tasks.extra_scores = lambda numbers, predictions, y: {"elo": y.flatten(1).mean(1)}
+    with pytest.raises(MetaLensError, match="There is no metric 'elo'"):
+        evaluate(MAML(mlp()), tasks, n_tasks=1)
+
+
+def test_a_distribution_can_ask_for_the_variance_explained():
+    tasks = Sinusoid("test")
+    tasks.extra_metrics = ["r2"]
+    learner, batch = MAML(mlp()), tasks.batch(range(3))
+    scores = evaluate(learner, tasks, n_tasks=3)
+    ours = scores[scores.metric == "r2"].value
+    predictions = torch.stack([learner(tasks[i].support)(tasks[i].query.x).detach() for i in range(3)])
+    np.testing.assert_allclose(ours, r2(predictions, batch.query.y, batch.support.y), rtol=1e-5)

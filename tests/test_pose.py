@@ -69,10 +69,10 @@ def test_a_task_has_different_views_of_one_object_on_the_published_scale(arrays,
         task = tasks[index]
         assert task.support.x.shape == (4, 1, SIDE, SIDE)
         assert 0 <= task.support.x.min() < task.support.x.max() <= 1
-        views = np.concatenate([views_of(examples) for examples in task])
+        views = np.concatenate([views_of(examples) for examples in task[:2]])
         assert len(set(views[:, 1])) == 7
         assert {f"object{number}" for number in views[:, 0]} == {tasks.task_name(index)}
-        y = torch.cat([examples.y for examples in task])
+        y = torch.cat([examples.y for examples in task[:2]])
         expected = arrays["azimuth"][tuple(views.T)] / (2 * np.pi) * 10
         np.testing.assert_allclose(y[:, 0], expected, rtol=1e-5)
 

@@ -24,6 +24,7 @@ from metalens import (
     AdaptedTasks,
     ClusteredSinusoid,
     Examples,
+    GeneratedTasks,
     Harmonic,
     MetaAug,
     MetaLensError,
@@ -57,28 +58,41 @@ def pair() -> Task:
     return Task(Examples(torch.zeros(5, 1), torch.zeros(5, 1)), Examples(torch.ones(3, 1), torch.ones(3, 1)))
 
 
-def test_a_task_without_traits_is_a_pair_to_everything_that_walks_trees():
+def test_a_task_without_descriptors_has_five_tensors_to_everything_that_walks_trees():
     task = pair()
-    support, query = task
+    support, query, descriptors = task
     assert (support, query) == task[:2]
-    assert len(pytree.tree_leaves(task)) == len(task.tensors) == 4
-    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).descriptors is None
-    for other in (default_collate([task, task]), stack_tasks([task, task]), pickle.loads(pickle.dumps(task))):
+    assert len(task) == len(list(task)) == 3
+    assert len(pytree.tree_leaves(task)) == len(task.tensors) == 5
+    assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).descriptors.shape == (2, 0)
+    for other in (default_collate([task, task]), stack_tasks([task, task])):
         assert isinstance(other, Task)
-        assert other.descriptors is None
+        assert other.descriptors.shape == (2, 0)
+    assert pickle.loads(pickle.dumps(task)).descriptors.shape == descriptors.shape == (0,)
+    assert Task(*stack_tasks([task] * 2)[:2]).as_batch().descriptors.shape == (2, 0)
+    tasks = Sinusoid().batch(range(2))
+    assert tasks.as_batch() is tasks
+
+
+@pytest.mark.parametrize("given", [(), (np.zeros((6, 0)),)])
+def test_drawn_tasks_without_descriptors_can_be_taken_one_by_one(given):
+    tasks = GeneratedTasks(lambda rng, n: Task(*Sinusoid().draw(rng, n)[:2], *given), block_size=6)
+    assert tasks[3].descriptors.shape == (0,)
+    assert tasks.batch([5, 7]).descriptors.shape == (2, 0)
+    assert MLTI().transform_tasks(Task(*tasks.batch([5, 7])[:2])).descriptors.shape == (2, 0)
 
 
 def test_traits_are_a_part_of_the_tree():
-    task = Task(*pair(), torch.tensor([1.0, 2.0]))
+    task = Task(*pair()[:2], torch.tensor([1.0, 2.0]))
     assert len(pytree.tree_leaves(task)) == len(task.tensors) == 5
     assert torch.vmap(lambda task: task)(stack_tasks([task] * 2)).descriptors.tolist() == [[1, 2], [1, 2]]
     for other in (default_collate([task] * 2), stack_tasks([task] * 2), Task.of_tensors(task.tensors)):
         assert other.descriptors[..., 1].unique().tolist() == [2]
     assert task.map(lambda examples: Examples(examples.x, -examples.y)).descriptors is task.descriptors
-    with pytest.raises(MetaLensError, match="have descriptors or none has"):
+    with pytest.raises(MetaLensError, match=r"descriptors comes in \[\(0,\), \(2,\)\]"):
         stack_tasks([pair(), task])
     with pytest.raises(MetaLensError, match="descriptors comes in"):
-        stack_tasks([task, Task(*pair(), torch.zeros(3))])
+        stack_tasks([task, Task(*pair()[:2], torch.zeros(3))])
 
 
 @pytest.mark.parametrize("family", [Sinusoid, Harmonic, ClusteredSinusoid])

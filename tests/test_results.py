@@ -36,7 +36,7 @@ def classification(generator, n_seeds, n_tasks, gains=(0, 0.03, 0.001)):
     base = generator.normal(0.6, 0.02, (n_seeds, 1)) + generator.normal(0, 0.05, (n_seeds, n_tasks))
     noise = [generator.normal(0, 0.006, (n_seeds, 1)) for _ in gains]
     accuracy = [(base + gain + shift).clip(0, 1) for gain, shift in zip(gains, noise, strict=True)]
-    return pd.concat([table(accuracy, "accuracy"), table([2 - 1.5 * a for a in accuracy], "loss")])
+    return pd.concat([table(accuracy, "accuracy"), table([2 - 1.5 * a for a in accuracy], "cross_entropy")])
 
 
 def regression(generator, n_seeds, n_tasks, gains=(0, -0.06, 0.004)):
@@ -235,8 +235,8 @@ def test_differences_need_the_same_tasks():
         paired_differences(results.drop(index=results.index[-1]))
     with pytest.raises(MetaLensError, match="got several for seed 1, task 2"):
         paired_differences(pd.concat([results, results.tail(1)]))
-    with pytest.raises(MetaLensError, match="same metrics, got loss and mse"):
-        paired_differences(pd.concat([results.head(6), results.tail(6).assign(metric="loss")]))
+    with pytest.raises(MetaLensError, match="same metrics, got cross_entropy and mse"):
+        paired_differences(pd.concat([results.head(6), results.tail(6).assign(metric="cross_entropy")]))
     with pytest.raises(MetaLensError, match=r"an arm of the results \(MAML, MAML \+ TRLearner\), got ANIL"):
         paired_differences(results, baseline=("ANIL", "none", "Uniform"))
 
@@ -335,7 +335,7 @@ def test_report_of_a_classification_run(tmp_path):
     folder = write_run(tmp_path, "classification", n_seeds=1)
     text = text_of(write_report(folder))
     assert "accuracy in %, higher is better" in text
-    assert "loss, lower is better" in text
+    assert "cross_entropy, lower is better" in text
     assert "There is a single seed, so the replicate is the test task" in text
     assert "Before and after adaptation" not in text
     assert "Task relations" not in text

@@ -55,12 +55,12 @@ def test_support_lies_before_query_and_shares_no_value_with_it(numbers, split, q
     cuts = set()
     for index in range(60):
         task = tasks[index]
-        for examples in task:
+        for examples in task[:2]:
             assert (torch.cat(list(examples), -1) // 1000 == int(tasks.task_name(index))).all()
             times = times_of(examples)
             assert (np.diff(times) == 1).all()
             assert len(set(times[:, 0])) == len(times)
-        support, query = map(times_of, task)
+        support, query = map(times_of, task[:2])
         assert support.max() < query.min()
         cuts.add(query.min())
         if queries == "last":
@@ -75,7 +75,7 @@ def test_the_shortest_possible_series_is_used_and_a_shorter_one_is_not(queries):
     with pytest.warns(UserWarning, match=rf"1 of the 2 series .* \(such as short\) .* {least} values"):
         tasks = tasks_of(series, splits={"long": "train", "short": "train"}, queries=queries)
     assert tasks.task_names == ("long",)
-    support, query = map(times_of, tasks[0])
+    support, query = map(times_of, tasks[0][:2])
     assert support.max() < query.min()
     assert query.max() == least - 1
 
@@ -112,13 +112,13 @@ def test_months_have_no_gaps_and_windows_cross_none(numbers):
     torch.testing.assert_close(tasks_of(months)[3], tasks_of(numbers)[3])
     gaps = table[table.time != 30]
     for index in range(40):
-        for examples in tasks_of(gaps)[index]:
+        for examples in tasks_of(gaps)[index][:2]:
             assert (np.diff(times_of(examples)) == 1).all()
 
 
 def test_windows_are_scaled_by_their_inputs_alone(numbers):
     plain, scaled = (tasks_of(np.sin(numbers) * 7, "test", scale=scale)[1] for scale in ("none", "window"))
-    for before, after in zip(plain, scaled, strict=True):
+    for before, after in zip(plain[:2], scaled[:2], strict=True):
         mean = before.x.mean(1, keepdim=True)
         deviation = before.x.std(1, keepdim=True, unbiased=False)
         torch.testing.assert_close(after.x, (before.x - mean) / deviation)

@@ -25,7 +25,7 @@ def test_bulk_equals_single_in_any_order(table, split):
     tasks, numbers = tasks_of(table, split), [9, 0, 31, 9]
     bulk = tasks.batch(numbers)
     for place, number in enumerate(numbers):
-        for many, one in zip(bulk, tasks_of(table, split)[number], strict=True):
+        for many, one in zip(bulk[:2], tasks_of(table, split)[number][:2], strict=True):
             assert torch.equal(many.x[place], one.x)
             assert torch.equal(many.y[place], one.y)
 
@@ -35,10 +35,10 @@ def test_a_task_has_different_rows_of_one_task_of_the_table(table, split):
     tasks = tasks_of(table, split)
     for number in range(20):
         task = tasks[number]
-        rows = np.concatenate([rows_of(examples) for examples in task])
+        rows = np.concatenate([rows_of(examples) for examples in task[:2]])
         assert len(set(rows)) == 7
         assert {NAMES[row // ROWS] for row in rows} == {tasks.task_name(number)}
-        y = torch.cat([examples.y for examples in task]).flatten()
+        y = torch.cat([examples.y for examples in task[:2]]).flatten()
         np.testing.assert_allclose(y, np.sin(rows) + rows // ROWS, rtol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_columns_are_standardized_by_the_training_tasks(table, split):
     tasks = tasks_of(table, split, **changes)[0]
     train = table[table.split == "train"]
     by_target = {y: (x1, x2) for y, x1, x2 in table[["activity", "half", "dose"]].to_numpy()}
-    for examples in tasks:
+    for examples in tasks[:2]:
         y = examples.y.flatten().double().numpy() * train.activity.std(ddof=0) + train.activity.mean()
         for x, value in zip(examples.x.numpy(), y, strict=True):
             nearest = min(by_target, key=lambda target: abs(target - value))
@@ -93,7 +93,7 @@ def test_columns_are_standardized_by_the_training_tasks(table, split):
 
 def test_targets_can_be_standardized_within_their_task(table):
     task = tasks_of(table, "test", standardize="task", k_shot=9)[0]
-    y = torch.cat([examples.y for examples in task])
+    y = torch.cat([examples.y for examples in task[:2]])
     assert y.mean().item() == pytest.approx(0, abs=1e-6)
     assert y.std(unbiased=False).item() == pytest.approx(1, rel=1e-5)
 
@@ -168,7 +168,7 @@ def test_a_group_is_never_on_both_sides(table, q):
     frame = table.assign(scan=table.row // 3 % 4)
     tasks = tasks_of(frame, "test", group="scan", n_query=q)
     for number in range(40):
-        sides = [set(rows_of(examples) // 3) for examples in tasks[number]]
+        sides = [set(rows_of(examples) // 3) for examples in tasks[number][:2]]
         assert not sides[0] & sides[1]
         assert len(tasks[number].support.x) == 4
         assert len(tasks[number].query.x) == (q or 6)
@@ -214,7 +214,7 @@ def test_duplicates_stay_on_one_side_or_are_refused(table):
 def test_a_published_division_into_support_and_query_is_kept(table):
     frame = table.assign(part=np.where(table.row % 2, "support", "query"))
     for number in range(10):
-        support, query = tasks_of(frame, "test", roles="part", n_query=None)[number]
+        support, query, _ = tasks_of(frame, "test", roles="part", n_query=None)[number]
         assert (rows_of(support) % 2 == 1).all()
         assert sorted(rows_of(query) % 2) == [0] * 6
     with pytest.raises(MetaLensError, match=r"Rows \d+, \d+ of task assay\d belong together"):
@@ -230,7 +230,7 @@ def test_all_other_rows_can_be_asked_whatever_their_number(table):
     learner = Ridge(n_outputs=1)
     scores = evaluate(learner, tasks, n_tasks=2).query("metric == 'mse'").value
     for number, score in enumerate(scores):
-        support, query = tasks[number]
+        support, query, _ = tasks[number]
         errors = learner(support)(query.x) - query.y
         assert score == pytest.approx(errors.square().mean().item(), rel=1e-5)
 
@@ -265,7 +265,7 @@ def test_splits_share_no_value_of_a_disjoint_column(table):
     seen = {}
     for split in ("train", "val", "test"):
         tasks = tasks_of(frame, split, disjoint="molecule", n_query=None)
-        rows = [rows_of(examples) for number in range(6) for examples in tasks[number]]
+        rows = [rows_of(examples) for number in range(6) for examples in tasks[number][:2]]
         seen[split] = set(frame.molecule[np.concatenate(rows)])
     assert sum(map(len, seen.values())) == len(set.union(*seen.values())) == 40
     assert len(seen["train"]) == 20
@@ -297,7 +297,7 @@ def test_words_are_classes_that_mean_the_same_in_all_tasks(table, group):
     assert tasks.with_global_labels() is tasks
     for number in range(30):
         task = tasks[number]
-        for examples in task:
+        for examples in task[:2]:
             assert examples.y.dtype == torch.int64
             place = rows_of(examples) % ROWS
             expected = np.where(

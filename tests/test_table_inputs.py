@@ -36,7 +36,7 @@ def mixed(table, **columns):
 def encoded(frame, split="test", **changes):
     settings = {"inputs": ["half", "dye"], "k_shot": 4, "n_query": 8} | changes
     tasks = tasks_of(frame, split, **settings)
-    return tasks, {name: np.concatenate([e.x[:, place] for e in tasks[0]]) for place, name in enumerate(
+    return tasks, {name: np.concatenate([e.x[:, place] for e in tasks[0][:2]]) for place, name in enumerate(
         tasks.encoding.names)}  # fmt: skip
 
 

@@ -91,12 +91,13 @@ def is_model(folder: Path) -> bool:
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, which adapts and why, and where the report is."""
     from metalens.estimators.report import choice_in_words, models_table, read_model_folder
+    from metalens.metrics import primary_metric
     from metalens.reports.reading import naming_damage
 
     console, model = Console(), read_model_folder(folder)
     with naming_damage(folder, "train the model"):
         scores = model.comparison
-        table = models_table(scores[scores["metric"] == scores["metric"].iloc[0]])
+        table = models_table(scores[scores["metric"] == primary_metric(scores["metric"])])
         sentences = choice_in_words(scores, model.training["chosen"])
     console.print(table)
     for sentence in sentences:
@@ -116,6 +117,7 @@ def show_suite(folder: Path) -> None:
 
 def show(folder: Path) -> None:
     """Print the table of results, and where the report is."""
+    from metalens.metrics import primary_metric
     from metalens.reports import (
         by_domain,
         divergence_in_words,
@@ -130,7 +132,7 @@ def show(folder: Path) -> None:
 
     console, results = Console(), read_results(folder)
     console.print(results_table(results))
-    primary = results["metric"].iloc[0]
+    primary = primary_metric(results["metric"])
     for title, rows in by_domain(results[results["metric"] == primary]).items():
         console.print(results_table(rows, title))
     metrics = read_metrics(folder)

@@ -194,7 +194,7 @@ class ArrayTasks(NamedTasks):
         drawn = [self._draw(place, rng) for place, rng in zip(places, rngs, strict=True)]
         classes, *parts = (np.stack(of_all) for of_all in zip(*drawn, strict=True))
         support, query = (self._examples(rows, classes) for rows in parts)
-        return Task(support, query)
+        return Task(support, query).as_batch()
 
     def _draw(self, place: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows, classes, groups, for_support = self._of_split[place]

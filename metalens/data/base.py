@@ -217,7 +217,7 @@ class BlockDistribution(TaskDistribution):
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
     def _draw_block(self, block: int) -> Task:
-        return self.draw(self._generator(0, block), self.block_size)
+        return self.draw(self._generator(0, block), self.block_size).as_batch()
 
     def _draw_round(self, number: int, size: int) -> np.ndarray:
         return self._generator(1, number).permutation(size)

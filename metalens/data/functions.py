@@ -231,8 +231,9 @@ class GeneratedTasks(BlockDistribution):
         tasks = f"Tasks {first} to {first + n - 1}"
         if not isinstance(drawn, Task):
             raise MetaLensError(f"{tasks}: the function must return a Task, got {type(drawn).__name__}.")
-        arrays = [as_array(part, name) for name, part in zip(TENSORS, drawn.tensors, strict=False)]
-        for name, array in zip(TENSORS, arrays, strict=False):
+        arrays = [as_array(part, name) for name, part in zip(TENSORS, drawn.tensors, strict=True)]
+        arrays[4] = arrays[4] if arrays[4].size else arrays[4].reshape(n, 0)
+        for name, array in zip(TENSORS, arrays, strict=True):
             least = 2 if name != "descriptors" and array.dtype.kind in "iub" else 2 + (name[-1] == "y")
             if array.ndim < least or len(array) != n or array.dtype.kind not in "iufb":
                 raise MetaLensError(

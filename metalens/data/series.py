@@ -153,7 +153,7 @@ class SeriesTasks(NamedTasks):
             torch.from_numpy(part.astype(np.float32)) for part in np.split(windows, [self.length], axis=-1)
         )
         k = self.k_shot
-        return Task(Examples(x[:, :k], y[:, :k]), Examples(x[:, k:], y[:, k:]))
+        return Task(Examples(x[:, :k], y[:, :k]), Examples(x[:, k:], y[:, k:])).as_batch()
 
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
         scores: dict[str, list[float]] = {"smape": [], "mase": []}

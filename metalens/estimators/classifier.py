@@ -250,7 +250,8 @@ class MetaClassifier(MetaEstimator):
 
     def _scores(self, answer: Answer) -> dict[str, float]:
         logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
-        return {name: value.item() for name, value in task_metrics(logits[None], answer.y[None]).items()}
+        scores = task_metrics(logits[None], answer.y[None], answer.known[None])
+        return {name: value.item() for name, value in scores.items()}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}

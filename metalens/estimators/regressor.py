@@ -23,7 +23,7 @@ from metalens.estimators.saving import Saved
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
-from metalens.metrics import EXTRA_METRICS, r2
+from metalens.metrics import task_metrics
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
@@ -142,10 +142,9 @@ class MetaRegressor(MetaEstimator):
 
     def _scores(self, answer: Answer) -> dict[str, float]:
         y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
-        predictions = answer.predictions[None]
-        scores = {"r2": r2(predictions, y, known)}
-        scores |= {name: EXTRA_METRICS[name](predictions, y) for name in ("pearson_r2", "rmse")}
-        return {name: value.item() for name, value in scores.items()}
+        names = ("r2", "pearson_r2", "rmse")
+        scores = task_metrics(answer.predictions[None], y, known, names)
+        return {name: scores[name].item() for name in names}
 
     def _residuals_of(self, answers: Sequence[Answer]) -> list[np.ndarray]:
         """Return the absolute query residuals of every task."""

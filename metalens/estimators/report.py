@@ -13,7 +13,7 @@ from rich.table import Table
 from metalens.errors import MetaLensError
 from metalens.io.files import atomic_path, writing_into
 from metalens.io.json import read_json
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
 from metalens.reports.numbers import metric_title, number
@@ -27,9 +27,6 @@ from metalens.statistics.comparisons import paired_differences, summarize
 TRAINING = "training.json"  # how the model of a folder was trained
 FEW = 20  # held-out tasks, below which the order of models is a guess
 N_SHOWN = 5  # best and worst tasks
-R2_IN_WORDS = (
-    "Skill is the share of a task's variance that is explained: 1 is perfect, 0 no better than its mean."
-)
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,8 @@ def read_model_folder(folder: Path) -> TrainedModel:
                                  keep_default_na=False, na_values={"value": ["", "nan"]})  # fmt: skip
         if comparison[["model", "task", "metric", "value"]].empty:
             raise ValueError("it has no rows")
+        if unknown := set(comparison["metric"]) - METRICS.keys():
+            raise ValueError(f"it has metrics that are not known: {', '.join(sorted(unknown))}")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
@@ -126,13 +125,11 @@ def models_table(comparison: pd.DataFrame) -> Table:
 
     >>> table = pd.DataFrame({"model": ["ANIL", "Ridge"], "task": "a", "metric": "r2", "value": [0.5, 0.0]})
     >>> models_table(table).caption.plain
-    "On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. Skill is the share ..."
+    "On 1 new task; 95% intervals over tasks in brackets; differences to ANIL. r2 is the share ..."
     """
     n, models = comparison["task"].nunique(), comparison["model"].unique()
     caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
     caption += "." if len(models) == 1 else f"; differences to {models[0]}."
-    if (comparison["metric"] == "r2").any():
-        caption += f" {R2_IN_WORDS}"
     return results_table(as_results(comparison), arms="model", caption=caption)
 
 
@@ -152,12 +149,12 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     """
     results = as_results(comparison)
     summary, paired = summarize(results), paired_differences(results)
-    metric, n = summary["metric"].iloc[0], comparison["task"].nunique()
+    metric, n = primary_metric(summary["metric"]), comparison["task"].nunique()
     of_metric = summary[summary["metric"] == metric]
     means = of_metric.set_index("learner")["mean"]
-    unit = "%" if metric in FRACTIONS else ""
+    unit = "%" if METRICS[metric].unit == "fraction" else ""
     texts = {row["arm"]: f"{row['mean']}{unit}" for row in table_rows(summary, paired, metric)}
-    meta, losses = means.index[0], -means if metric in HIGHER_IS_BETTER else means
+    meta, losses = means.index[0], -means if METRICS[metric].better == "higher" else means
     tasks = f"{n} held-out task{'' if n == 1 else 's'}"
     if len(means) == 1:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
@@ -214,7 +211,7 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         scores={
             metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
         },
-        skill=R2_IN_WORDS if (summary["metric"] == "r2").any() else "",
+        meanings=meanings(summary["metric"]),
         diverged=bool((summary["diverged"] > 0).any()),
         task_columns=columns,
         task_rows=rows,
@@ -240,13 +237,13 @@ def best_and_worst(
     >>> best_and_worst(table, "ANIL")
     (['ANIL'], [('b', ['1']), ('a', ['2'])], 'All 2 tasks by their mse.')
     """
-    metric = comparison["metric"].iloc[0]
+    metric = primary_metric(comparison["metric"])
     rows = comparison[comparison["metric"] == metric]
     table = rows.pivot_table(
         index="task", columns="model", values="value", sort=False, aggfunc="first", dropna=False
     )
     table = table[[chosen, *(name for name in table.columns if name != chosen)]]
-    table = table.sort_values(chosen, ascending=metric not in HIGHER_IS_BETTER, kind="stable")
+    table = table.sort_values(chosen, ascending=METRICS[metric].better == "lower", kind="stable")
     n = len(table)
     shown = f"The {N_SHOWN} best and the {N_SHOWN} worst of {n}" if n > 2 * N_SHOWN else f"All {n}"
     if n > 2 * N_SHOWN:
@@ -265,4 +262,4 @@ def _cell(value: float, metric: str) -> str:
     """
     if not math.isfinite(value):
         return number(value, 0)
-    return f"{value:.1%}" if metric in FRACTIONS else f"{value:.3g}".replace("-", "−")
+    return f"{value:.1%}" if METRICS[metric].unit == "fraction" else f"{value:.3g}".replace("-", "−")

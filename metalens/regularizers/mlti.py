@@ -66,10 +66,8 @@ class MLTI(Regularizer):
         else:
             partners = self._partners_by_class(tasks, others)
         support, query = (_interpolate(lam, a, b) for a, b in zip(tasks[:2], partners, strict=True))
-        descriptors = tasks.descriptors
-        return Task(
-            support, query, None if descriptors is None else _mix(lam, descriptors, descriptors[others])
-        )
+        descriptors = tasks.as_batch().descriptors
+        return Task(support, query, _mix(lam, descriptors, descriptors[others]))
 
     def _partners_by_class(self, tasks: Task, others: Tensor) -> list[Examples]:
         """Return the examples of the other tasks in the order in which those of the tasks meet them."""

@@ -13,7 +13,7 @@ def descriptor_agreement(matrix: Tensor, adapted: AdaptedTasks) -> Tensor | None
 
     `None` where tasks have no descriptors, or where relations or distances are all equal.
     """
-    if adapted.tasks.descriptors is None:
+    if adapted.tasks.descriptors.shape[-1] == 0:
         return None
     descriptors = adapted.processes.all_gather(adapted.tasks.descriptors)
     pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()

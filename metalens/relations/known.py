@@ -38,7 +38,7 @@ class Known(Relation):
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:
         own = adapted.tasks.descriptors
-        if own is None:
+        if own.shape[-1] == 0:
             raise MetaLensError(
                 "Known relations needs tasks with descriptors, got tasks without; let their distribution "
                 "give Task(support, query, descriptors), or use another relation, such as Cosine."

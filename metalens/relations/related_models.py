@@ -17,7 +17,7 @@ from metalens.errors import MetaLensError
 from metalens.evaluation import Validation
 from metalens.learners import Learner, State
 from metalens.learners.base import module_mode
-from metalens.metrics import HIGHER_IS_BETTER, task_metrics
+from metalens.metrics import METRICS, primary_metric, task_metrics
 from metalens.tasks import Examples, Task, place
 
 if TYPE_CHECKING:
@@ -205,11 +205,12 @@ class RelatedModels(Learner):
                     average = torch.einsum("tp,tpqc->tqc", weights, related)
                     for share in shares:
                         predictions = (1 - share) * own + share * average
-                        metric, values = next(iter(task_metrics(predictions, batch.query.y).items()))
+                        found = task_metrics(predictions, batch.query.y, batch.support.y)
+                        values = found[metric := primary_metric(found)]
                         scores.setdefault((share, temperature), []).append(values)
         rows = [(*pair, torch.cat(values).mean().item()) for pair, values in scores.items()]
         table = pd.DataFrame(rows, columns=["share", "temperature", "score"])
-        score = table["score"] if metric in HIGHER_IS_BETTER else -table["score"]
+        score = table["score"] if METRICS[metric].better == "higher" else -table["score"]
         self.share, self.temperature, _ = rows[int(score.fillna(-math.inf).to_numpy().argmax())]
         return table
 

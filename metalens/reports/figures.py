@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from scipy.cluster.hierarchy import dendrogram, leaves_list
 
 from metalens.errors import MetaLensError
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.relations.clusters import cluster_tree
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import wrapped
@@ -90,7 +90,7 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
 
 def scale_scores(axes: Axes, scores: pd.Series, metric: str) -> None:
     """Let the vertical axis show scores: fractions in percent, numbers of several sizes as logarithms."""
-    if metric in FRACTIONS:
+    if metric in METRICS and METRICS[metric].unit == "fraction":  # training curves show terms of the loss
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif scores.min() > 0 and scores.max() > 4 * scores.min():
         axes.set_yscale("log")
@@ -128,8 +128,8 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, max(4.0, 0.4 + 0.24 * len(scores))), layout="constrained")
     axes = figure.subplots()
-    metric = scores["metric"].iloc[0]
-    scale, unit = (100, " in %") if metric in FRACTIONS else (1, "")
+    metric = primary_metric(scores["metric"])
+    scale, unit = (100, " in %") if METRICS[metric].unit == "fraction" else (1, "")
     for number, row in enumerate(scores.itertuples()):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
         time = seconds.loc[row.Index]
@@ -138,7 +138,7 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
         label = wrapped(row.Index, 30)
         axes.plot(time["mean"], row.mean * scale, marker, color=color, markersize=6, label=label)
     axes.set(xlabel="training time of one seed, s", ylabel=f"test {metric}{unit}")
-    corner = "upper left" if metric in HIGHER_IS_BETTER else "lower left"
+    corner = "upper left" if METRICS[metric].better == "higher" else "lower left"
     axes.set_title(f"better and faster: {corner}", loc="right", color="#555555")
     axes.grid(color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -156,7 +156,7 @@ def per_task(results: pd.DataFrame) -> Figure:
     Returns:
         A figure with one row per arm; losses that span a factor of 10 are on a logarithmic axis.
     """
-    metric = results["metric"].iloc[0]
+    metric = primary_metric(results["metric"])
     rows = results[(results["metric"] == metric) & np.isfinite(results["value"])]
     arms = [arm_label(*arm) for arm in results[ARM].drop_duplicates().itertuples(index=False, name=None)]
     figure = Figure(figsize=(WIDTH, 0.9 + 0.5 * len(arms)), layout="constrained")
@@ -168,14 +168,14 @@ def per_task(results: pd.DataFrame) -> Figure:
         heights = place + rng.uniform(-0.25, 0.25, len(values))
         axes.plot(values, heights, "o", color=color, markersize=3.5, alpha=0.5, markeredgewidth=0)
         axes.plot([np.median(values)] * 2, [place - 0.36, place + 0.36], color=BLACK, linewidth=1.6)
-    if metric in FRACTIONS:
+    if METRICS[metric].unit == "fraction":
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif len(rows) and rows["value"].min() > 0 and rows["value"].max() > 10 * rows["value"].min():
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    better = "higher" if metric in HIGHER_IS_BETTER else "lower"
+    better = METRICS[metric].better
     axes.set(xlabel=f"{metric} of a task, {better} is better", ylim=(len(arms) - 0.5, -0.5))
     axes.set_yticks(range(len(arms)), arms)
     axes.tick_params(axis="y", length=0)
@@ -273,7 +273,7 @@ def relations(relations: pd.DataFrame) -> Figure:
 
 
 def _forest(axes: Axes, paired: pd.DataFrame, metric: str) -> None:
-    scale, unit = (100, " (percentage points)") if metric in FRACTIONS else (1, "")
+    scale, unit = (100, " (percentage points)") if METRICS[metric].unit == "fraction" else (1, "")
     places = range(len(paired))
     for place, row in zip(places, paired.itertuples(), strict=True):
         if math.isnan(row.low):
@@ -286,7 +286,7 @@ def _forest(axes: Axes, paired: pd.DataFrame, metric: str) -> None:
         face = BLUE if significant else "white"
         axes.plot(row.difference * scale, place, "o", color=BLUE, markerfacecolor=face, markersize=6.5)
     axes.axvline(0, color=BLACK, linewidth=1.0, zorder=1.5)
-    left, right = ("worse", "better") if metric in HIGHER_IS_BETTER else ("better", "worse")
+    left, right = ("worse", "better") if METRICS[metric].better == "higher" else ("better", "worse")
     axes.set_title(f"← {left}", loc="left", color="#555555")
     axes.set_title(f"{right} →", loc="right", color="#555555")
     axes.set_yticks(places, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 
 
 def metric_title(metric: str) -> str:
@@ -14,8 +14,8 @@ def metric_title(metric: str) -> str:
     >>> metric_title("accuracy")
     'accuracy in %, higher is better'
     """
-    unit = " in %" if metric in FRACTIONS else ""
-    return f"{metric}{unit}, {'higher' if metric in HIGHER_IS_BETTER else 'lower'} is better"
+    unit = " in %" if METRICS[metric].unit == "fraction" else ""
+    return f"{metric}{unit}, {METRICS[metric].better} is better"
 
 
 def number(value: float, decimals: int, sign: str = "-") -> str:

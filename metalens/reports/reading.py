@@ -13,6 +13,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
 from metalens.io.json import read_json
+from metalens.metrics import METRICS
 from metalens.statistics.arms import ARM
 
 # The columns of every file; those of the second kind must be numbers.
@@ -115,6 +116,11 @@ def _read(path: Path) -> pd.DataFrame:
         raise MetaLensError(
             f"{path} is damaged: it must have the columns {', '.join((*texts, *numbers))}, and lacks "
             f"{', '.join(missing)}; run it again."
+        )
+    if path.name == "results.csv" and (unknown := set(table["metric"].dropna()) - METRICS.keys()):
+        raise MetaLensError(
+            f"{path} has metrics that are not known ({', '.join(sorted(unknown))}); add them to "
+            "metalens.metrics.METRICS, or run it again."
         )
     if table.empty and path.name == "metrics.csv":
         return table  # nothing was trained

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from metalens.io.files import atomic_path, remove_partials, writing_into
+from metalens.metrics import meanings, primary_metric
 from metalens.reports import figures
 from metalens.reports.formats import FORMATS
 from metalens.reports.numbers import metric_title
@@ -126,12 +127,14 @@ def _render(
 ) -> str:
     """Fill in the template."""
     results, metrics = tables["results.csv"], summary["metric"].unique()
+    primary = primary_metric(metrics)
     intervals = intervals_compared(results)
     return template(Path(__file__).parent / "report.html.j2").render(
         manifest=manifest,
         outcome=outcome(summary, paired),
         cautions=few_seeds_in_words(summary),
         relations=relations_in_words(tables["metrics.csv"]),
+        meanings=meanings(metrics),
         baseline=arm_label(*summary.iloc[0][ARM]),
         seeds=results["seed"].unique().tolist(),
         is_crossed="source" in results and results["source"].notna().all(),
@@ -141,8 +144,8 @@ def _render(
         validated=bool((tables["metrics.csv"]["split"] == "val").any()),
         scores={metric_title(metric): table_rows(summary, paired, metric) for metric in metrics},
         intervals={metric_title(metric): interval_rows(intervals, metric) for metric in metrics},
-        worst=worst_in_words(worst_tasks(results[results["metric"] == metrics[0]]), metrics[0]),
-        domains=_domains(results, metrics[0]),
+        worst=worst_in_words(worst_tasks(results[results["metric"] == primary]), primary),
+        domains=_domains(results, primary),
         diverged=[
             *divergence_in_words(tables["metrics.csv"]),
             *faults_in_words(tables["metrics.csv"]),
@@ -164,7 +167,7 @@ def _domains(results: pd.DataFrame, metric: str) -> dict[str, list[dict[str, str
 
 def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the primary scores and the training times of a seed, both indexed by the labels of arms."""
-    primary = summary[summary["metric"] == summary["metric"].iloc[0]]
+    primary = summary[summary["metric"] == primary_metric(summary["metric"])]
     scores = primary.set_index(pd.Index([arm_label(*arm) for arm in primary[ARM].to_numpy()]))
     cells = pd.DataFrame(manifest["cells"], columns=[*ARM, "train_seconds"])
     seconds = {

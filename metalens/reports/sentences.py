@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.regularizers.trlearner import MIN_ROW_SUM
 from metalens.reports.numbers import decimals, number
 from metalens.statistics.arms import ARM, arm_label
@@ -36,12 +36,12 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
     >>> outcome(summarize(results), paired_differences(results))
     ['On 2 paired seeds × 1 test task, ANIL has a higher mse than MAML by 0.51 (95% interval 0.38 to 0.64).']
     """
-    metric = summary["metric"].iloc[0]
+    metric = primary_metric(summary["metric"])
     rows = paired[paired["metric"] == metric]
     if rows.empty:
         row = summary.iloc[0]
         mean, low, high = _texts(row, "mean", metric)
-        unit = "%" if metric in FRACTIONS else ""
+        unit = "%" if METRICS[metric].unit == "fraction" else ""
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
         label = arm_label(*row[ARM])
         return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
@@ -64,9 +64,11 @@ def _verdicts_in_words(summary: pd.DataFrame, rows: pd.DataFrame, metric: str) -
             sentences.append(f"{verdict.capitalize()} ({len(arms)}){names}.")
     finite = summary[summary["mean"].abs() < math.inf]
     if len(finite):
-        best = finite.loc[finite["mean"].idxmax() if metric in HIGHER_IS_BETTER else finite["mean"].idxmin()]
+        best = finite.loc[
+            finite["mean"].idxmax() if METRICS[metric].better == "higher" else finite["mean"].idxmin()
+        ]
         mean, *_ = _texts(best, "mean", metric)
-        unit = "%" if metric in FRACTIONS else ""
+        unit = "%" if METRICS[metric].unit == "fraction" else ""
         label = arm_label(*best[ARM])
         sentences.append(f"The best mean is {mean}{unit}, that of {label}.")
     return sentences
@@ -85,7 +87,7 @@ def difference_in_words(row: pd.Series, metric: str) -> str:
         if not math.isfinite(row["difference"]):
             reason = "training or adaptation diverged on some tasks; compare the medians"
         return f"{label} cannot be compared with {baseline} in mean {metric}: {reason}."
-    unit = " percentage points" if metric in FRACTIONS else ""
+    unit = " percentage points" if METRICS[metric].unit == "fraction" else ""
     if row["verdict"] == "no significant difference":
         difference, low, high = _texts(row, "difference", metric, "+")
         corrected = "" if row["low"] <= 0 <= row["high"] else ", corrected for the number of arms"
@@ -237,7 +239,7 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
     sentences = []
     for _, row in summary[summary["diverged"] > 0].iterrows():
         label, n = arm_label(*row[ARM]), row["n_seeds"] * row["n_tasks"]
-        scale, unit = (100, "%") if row["metric"] in FRACTIONS else (1, "")
+        scale, unit = (100, "%") if METRICS[row["metric"]].unit == "fraction" else (1, "")
         mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
         sentences.append(
             f"{label}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
@@ -247,6 +249,6 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
 
 
 def _texts(row: pd.Series, center: str, metric: str, sign: str = "-") -> list[str]:
-    values = row[[center, "low", "high"]].astype(float) * (100 if metric in FRACTIONS else 1)
+    values = row[[center, "low", "high"]].astype(float) * METRICS[metric].scale
     digits = decimals(values[[center]], values[["high"]])
     return [number(value, digits, sign) for value in values]

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from metalens.metrics import FRACTIONS, HIGHER_IS_BETTER
+from metalens.metrics import METRICS, meanings
 from metalens.reports.numbers import decimals, interval, metric_title, number
 from metalens.reports.sentences import few_seeds_in_words, size_in_words
 from metalens.statistics.arms import ARM, arm_label
@@ -38,8 +38,8 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
     paired = paired[paired["metric"] == metric]
     table = summary.merge(paired, on=ARM, how="left", suffixes=("", "_difference"))
     finite = summary["mean"][summary["mean"].abs() < math.inf]
-    best = finite.max() if metric in HIGHER_IS_BETTER else finite.min()
-    scale = 100 if metric in FRACTIONS else 1
+    best = finite.max() if METRICS[metric].better == "higher" else finite.min()
+    scale = METRICS[metric].scale
     digits = decimals(table["mean"] * scale, table["high"] * scale)
     change_digits = decimals(table["difference"] * scale, table["high_difference"] * scale)
     rows = []
@@ -75,7 +75,7 @@ def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
         metric: which of their metrics.
     """
     rows = intervals[intervals["metric"] == metric]
-    scale = 100 if metric in FRACTIONS else 1
+    scale = METRICS[metric].scale
     digits = decimals(rows["mean"] * scale, rows["high"] * scale)
     limits = {"t": ("low", "high"), "boot": ("boot_low", "boot_high"), "usual": ("usual_low", "usual_high")}
     return [
@@ -101,7 +101,7 @@ def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     >>> worst_in_words(tasks, "mse")
     [{'arm': 'MAML', 'worst': ['2.50 (task 7, seed 0)', '2.25 (task 3, seed 1)'], 'behind': []}]
     """
-    scale = 100 if metric in FRACTIONS else 1
+    scale = METRICS[metric].scale
     digits = max(decimals(worst["value"] * scale, worst["value"] * scale) - 1, 0)
     rows = []
     for arm, of_arm in worst.groupby(ARM, sort=False):
@@ -137,6 +137,7 @@ def results_table(
         caption = f"On {size_in_words(summary.iloc[0])}; 95% intervals in brackets"
         caption += "." if paired.empty else f"; differences to {arm_label(*summary.iloc[0][ARM])}."
         caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
+    caption += f" {meanings(summary['metric'])}".rstrip()
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,

@@ -170,7 +170,7 @@ def descriptors_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
         MetaLensError: they have none.
     """
     descriptors = tasks.batch(numbers).descriptors
-    if descriptors is None:
+    if descriptors.shape[-1] == 0:
         raise MetaLensError(
             f"The tasks of {type(tasks).__name__} have no descriptors; let the sampler ask the model instead."
         )

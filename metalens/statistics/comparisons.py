@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from metalens.errors import MetaLensError
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import (
     CONFIDENCE,
@@ -94,7 +94,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     for (*arm, metric), group in results.groupby([*ARM, "metric"], sort=False):
         mean, low, high, _ = estimate(by_seed_and_task(group))
         n_seeds = group["seed"].nunique()
-        worst = -math.inf if metric in HIGHER_IS_BETTER else math.inf
+        worst = -math.inf if METRICS[metric].better == "higher" else math.inf
         rows.append(
             {
                 **dict(zip(ARM, arm, strict=True)),
@@ -270,7 +270,7 @@ def _by_task(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _losses(results: pd.DataFrame) -> pd.Series:
     """Return values such that the smaller is the better, and infinite ones for those that diverged."""
-    sign = np.where(results["metric"].isin(HIGHER_IS_BETTER), -1.0, 1.0)
+    sign = np.where([METRICS[metric].better == "higher" for metric in results["metric"]], -1.0, 1.0)
     return (sign * results["value"]).fillna(math.inf)
 
 
@@ -299,4 +299,4 @@ def _verdict(row: pd.Series) -> str:
     is_none = row["low"] <= 0 <= row["high"] if math.isnan(row["p"]) else row["p_holm"] >= 1 - CONFIDENCE
     if is_none:
         return "no significant difference"
-    return "better" if (row["difference"] > 0) == (row["metric"] in HIGHER_IS_BETTER) else "worse"
+    return "better" if (row["difference"] > 0) == (METRICS[row["metric"]].better == "higher") else "worse"

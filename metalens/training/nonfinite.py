@@ -73,7 +73,7 @@ def _task_cause(objective: Objective, tasks: Task, numbers: Sequence[int]) -> st
     with torch.random.fork_rng():
         for row, number in enumerate(numbers):
             task = pytree.tree_map(lambda tensor, row=row: tensor[row : row + 1], tasks)
-            for name, tensor in zip(TENSORS, task.tensors, strict=False):
+            for name, tensor in zip(TENSORS, task.tensors, strict=True):
                 if not tensor.isfinite().all():
                     return f"{name} of task {number} is not finite; fix the data"
             placed = place(task, learner.device, learner.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.evaluation import Validation, evaluate, mean_scores
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
@@ -106,7 +106,8 @@ class TrainingRun:
         )
         means = mean_scores(rows)
         self.curve.add(step, "val", means)
-        metric, mean = next(iter(means.items()))
+        metric = primary_metric(means)
+        mean = means[metric]
         if not math.isfinite(mean):
             lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
             warnings.warn(
@@ -114,7 +115,7 @@ class TrainingRun:
                 f"{step}, first task {lost.min()}; these weights do not count as the best.",
                 stacklevel=2,
             )
-        score = mean if metric in HIGHER_IS_BETTER else -mean
+        score = mean if METRICS[metric].better == "higher" else -mean
         self._n_worse += 1
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0

@@ -97,7 +97,7 @@ def test_refusals(kind):
 
 
 def test_others_are_needed():
-    one = Task(*(Examples(x[:1], y[:1]) for x, y in classification_tasks("mlp")))
+    one = Task(*(Examples(x[:1], y[:1]) for x, y in classification_tasks("mlp")[:2]))
     with pytest.raises(
         MetaLensError, match="CrossTaskConfidencePenalty needs a meta-batch of at least 2 tasks, got 1"
     ):

@@ -41,7 +41,7 @@ def identity_network(d: int, n_outputs: int = 1) -> Network:
 
 
 def task(tasks, number: int) -> tuple[Examples, Examples]:
-    return tuple(Examples(e.x[number], e.y[number]) for e in tasks)
+    return tuple(Examples(e.x[number], e.y[number]) for e in tasks[:2])
 
 
 def real(y: torch.Tensor) -> np.ndarray:

@@ -101,7 +101,9 @@ def test_anil_equals_maml_on_a_network_with_a_frozen_backbone():
     tasks = classification_tasks("mlp")
     anil = AdaptedTasks(ANIL(network, inner_lr=0.3, inner_steps=4), tasks).query_predictions
     head = Network(nn.Identity(), network.head, n_features=7, n_outputs=N_WAY)
-    features = Task(*(Examples(network.embed(e.x.flatten(0, 1)).unflatten(0, e.y.shape), e.y) for e in tasks))
+    features = Task(
+        *(Examples(network.embed(e.x.flatten(0, 1)).unflatten(0, e.y.shape), e.y) for e in tasks[:2])
+    )
     maml = AdaptedTasks(MAML(head, inner_lr=0.3, inner_steps=4), features).query_predictions
     torch.testing.assert_close(anil, maml)
 
@@ -128,7 +130,7 @@ def test_a_class_that_a_support_lacks_is_improbable_and_teaches_nothing(make):
     torch.manual_seed(0)
     learner = make(mlp(5, N_WAY, [8, 7]).double())
     tasks = classification_tasks("mlp")
-    (x, y), query = (Examples(e.x[0], e.y[0]) for e in tasks)
+    (x, y), query = (Examples(e.x[0], e.y[0]) for e in tasks[:2])
     known, absent = y != 1, query.y == 1
     assert absent.any()
     assert not absent.all()

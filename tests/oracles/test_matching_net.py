@@ -25,7 +25,7 @@ def test_equals_numpy(network, scale):
     predictions = AdaptedTasks(learner, tasks).query_predictions.detach().numpy()
     for number in range(len(predictions)):
         with torch.no_grad():
-            support, query = (learner.embed(e.x[number]).numpy() for e in tasks)
+            support, query = (learner.embed(e.x[number]).numpy() for e in tasks[:2])
         labels = tasks.support.y[number].numpy()
         for j, features in enumerate(query):
             expected = by_numpy(support, labels, features, scale)

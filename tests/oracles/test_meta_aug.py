@@ -16,7 +16,7 @@ def test_each_regression_task_has_one_shift_for_support_and_query():
         new = MetaAug(shift=0.5).transform_tasks(tasks)
         for i in range(N_TASKS):
             shift = (new.support.y[i, 0] - tasks.support.y[i, 0]).numpy()
-            for old_set, new_set in zip(tasks, new, strict=True):
+            for old_set, new_set in zip(tasks[:2], new[:2], strict=True):
                 assert torch.equal(new_set.x, old_set.x)
                 assert new_set.y.dtype == torch.float64
                 for j in range(old_set.y.shape[1]):
@@ -43,7 +43,7 @@ def test_targets_with_a_period_wrap_around():
     new = MetaAug(shift=1.0, period=2.0).transform_tasks(tasks)
     torch.manual_seed(1)
     straight = MetaAug(shift=1.0).transform_tasks(tasks)
-    for wrapped, plain in zip(new, straight, strict=True):
+    for wrapped, plain in zip(new[:2], straight[:2], strict=True):
         whole_turns = (plain.y - wrapped.y) / 2
         torch.testing.assert_close(whole_turns, whole_turns.round())
 
@@ -53,7 +53,7 @@ def test_default_and_zero_shift():
     shifts = torch.cat([MetaAug().transform_tasks(tasks).query.y - tasks.query.y for _ in range(50)])
     assert 0.9 < shifts.abs().max() <= 1.0
     assert torch.equal(MetaAug(shift=0.0).transform_tasks(tasks).query.y, tasks.query.y)
-    halves = Task(*(Examples(x, y.bfloat16()) for x, y in tasks))
+    halves = Task(*(Examples(x, y.bfloat16()) for x, y in tasks[:2]))
     assert MetaAug().transform_tasks(halves).query.y.dtype == torch.bfloat16
 
 
@@ -67,7 +67,7 @@ def test_each_classification_task_has_one_permutation_for_support_and_query():
         maps = []
         for i in range(N_TASKS):
             slots = {}
-            for old_set, new_set in zip(tasks, new, strict=True):
+            for old_set, new_set in zip(tasks[:2], new[:2], strict=True):
                 assert torch.equal(new_set.x, old_set.x)
                 assert new_set.y.dtype == torch.int64
                 for old, label in zip(old_set.y[i].tolist(), new_set.y[i].tolist(), strict=True):
@@ -85,7 +85,7 @@ def test_a_class_of_one_set_alone_is_permuted_too():
     small, large = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 2], [2, 1]])
     for y in ((small, large), (large, small)):
         labels = {
-            tuple(torch.cat([e.y for e in new], 1)[0].tolist())
+            tuple(torch.cat([e.y for e in new[:2]], 1)[0].tolist())
             for new in (
                 MetaAug().transform_tasks(Task(Examples(x, y[0]), Examples(x, y[1]))) for _ in range(60)
             )

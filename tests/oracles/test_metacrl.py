@@ -50,8 +50,8 @@ def by_loops(learner, crl: MetaCRL, tasks: Task) -> tuple[float, float]:
     overlap = sum(abs(xi[:, k] @ xi[:, m]) for k in range(n_factors) for m in range(k + 1, n_factors))
     sparsity = causal = 0.0
     for i in range(4):
-        support, query = (learner.embed(examples.x[i]).detach().numpy() @ xi for examples in tasks)
-        y, query_y = (targets(examples.y[i].numpy()) for examples in tasks)
+        support, query = (learner.embed(examples.x[i]).detach().numpy() @ xi for examples in tasks[:2])
+        y, query_y = (targets(examples.y[i].numpy()) for examples in tasks[:2])
         hidden = np.tanh(first[0] @ support.mean(0) + first[1])
         a = 1 / (1 + np.exp(-(second[0] @ hidden + second[1])))
         sparsity += sum(v + v * math.log(v) for v in a) / 4
@@ -103,7 +103,7 @@ def test_both_terms_train_factors_grouping_and_backbone():
 
 def test_assignments_are_finite_where_the_sigmoid_is_zero():
     learner, tasks = ANIL(mlp(5, N_WAY, [8])), regression_tasks("mlp")
-    tasks = Task(*(Examples(x.float(), y.float()) for x, y in tasks))
+    tasks = Task(*(Examples(x.float(), y.float()) for x, y in tasks[:2]))
     crl = bound(MetaCRL(n_factors=3), learner)
     with torch.no_grad():
         crl.grouping[2].bias.fill_(-300.0)

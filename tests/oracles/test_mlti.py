@@ -37,17 +37,17 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Draws:
 @pytest.mark.parametrize("network", ["mlp", "conv-norm"])
 def test_regression_tasks_are_interpolated_in_inputs_and_targets(network, draws):
     tasks = regression_tasks(network)
-    before = [tensor.clone() for examples in tasks for tensor in examples]
+    before = [tensor.clone() for examples in tasks[:2] for tensor in examples]
     new = MLTI().transform_tasks(tasks)
     assert draws.lam.shape == draws.others.shape == (N_TASKS,)
     assert draws.lam.std() > 0
-    for old_set, new_set in zip(tasks, new, strict=True):
+    for old_set, new_set in zip(tasks[:2], new[:2], strict=True):
         for old, mixed in zip(old_set, new_set, strict=True):
             assert mixed.dtype == torch.float64
             for i, (lam, j) in enumerate(zip(draws.lam.tolist(), draws.others.tolist(), strict=True)):
                 expected = lam * old[i].numpy() + (1 - lam) * old[j].numpy()
                 np.testing.assert_allclose(mixed[i].numpy(), expected, rtol=1e-12)
-    after = [tensor for examples in tasks for tensor in examples]
+    after = [tensor for examples in tasks[:2] for tensor in examples]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -79,7 +79,7 @@ def test_classes_meet_one_to_one_and_their_examples_too(shape, draws):
         new = MLTI().transform_tasks(tasks)
         for i, (lam, j) in enumerate(zip(draws.lam.tolist(), draws.others.tolist(), strict=True)):
             met = {}
-            for old_set, new_set in zip(tasks, new, strict=True):
+            for old_set, new_set in zip(tasks[:2], new[:2], strict=True):
                 assert torch.equal(new_set.y, old_set.y)
                 partners = [
                     partner_of(new_set.x[i, n], old_set.x[i, n], lam, old_set.x[j])
@@ -162,6 +162,6 @@ def test_refusals():
         MLTI().transform_tasks(Task(tokens, tokens))
     with pytest.raises(MetaLensError, match="MLTI needs a meta-batch of at least 2 tasks, got 1"):
         Objective(MAML(build_network("mlp")), [MLTI()]).double()(
-            Task(*(Examples(x[:1], y[:1]) for x, y in regression_tasks("mlp")))
+            Task(*(Examples(x[:1], y[:1]) for x, y in regression_tasks("mlp")[:2]))
         )
     assert MLTI().transform_tasks(Sinusoid().batch(range(2))).query.y.shape == (2, 15, 1)

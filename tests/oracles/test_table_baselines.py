@@ -131,7 +131,7 @@ def test_profile_is_ridge_on_the_predictions_of_ridge():
         )
         for parts in examples.values()
     ]
-    support, query = test[0]
+    support, query, _ = test[0]
 
     def inputs(x):
         return np.concatenate([model.predict(x).reshape(-1, 1) for model in models], axis=1)

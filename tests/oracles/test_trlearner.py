@@ -151,7 +151,7 @@ def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
 
 def test_prototype_slots_undo_a_relabeling():
     """Tasks that differ only in the order of their classes agree after their slots are mapped."""
-    support, query = classification_tasks("mlp")
+    support, query, _ = classification_tasks("mlp")
     order = torch.tensor([2, 0, 1])
     tasks = type(classification_tasks("mlp"))(
         *(
@@ -298,7 +298,7 @@ def test_known_relations_fall_with_the_distance_of_traits():
 
 
 def test_known_relations_of_equal_tasks_are_all_one():
-    tasks = Task(*regression_tasks("mlp"), torch.ones(4, 3, dtype=torch.float64))
+    tasks = Task(*regression_tasks("mlp")[:2], torch.ones(4, 3, dtype=torch.float64))
     adapted = AdaptedTasks(MAML(build_network("mlp")), tasks)
     assert (Known()(adapted) == 1).all()
 

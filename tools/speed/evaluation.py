@@ -33,11 +33,11 @@ class Stored(TaskDistribution):
         self.tasks = tasks
 
     def __getitem__(self, index: int) -> Task:
-        return Task(*(type(part)(*(t[index] for t in part)) for part in self.tasks))
+        return Task(*(type(part)(*(t[index] for t in part)) for part in self.tasks[:2]))
 
     def batch(self, indices: Sequence[int]) -> Task:
         rows = slice(indices[0], indices[-1] + 1)
-        return Task(*(type(part)(*(t[rows] for t in part)) for part in self.tasks))
+        return Task(*(type(part)(*(t[rows] for t in part)) for part in self.tasks[:2]))
 
 
 def measure(rounds: int, seconds: float, n_tasks: int = N_TASKS) -> dict[str, dict[str, list[float]]]:
@@ -78,6 +78,6 @@ def one_by_one(learner: Learner, tasks: TaskDistribution, n_tasks: int) -> np.nd
         for i in range(n_tasks):
             task = tasks[i]
             predictions = learner(task.support)(task.query.x)
-            metrics = task_metrics(predictions.unsqueeze(0), task.query.y.unsqueeze(0))
+            metrics = task_metrics(predictions[None], task.query.y[None], task.support.y[None])
             scores.append(next(iter(metrics.values())).item())
     return np.array(scores)

@@ -75,7 +75,7 @@ class TorchImplementation(Implementation):
         self.tasks = Task(
             *(
                 type(part)(*(t.to(dtype) if t.is_floating_point() else t for t in part))
-                for part in workload.tasks()
+                for part in workload.tasks()[:2]
             )
         )
         self.module = self.make_module().to(dtype)
@@ -127,7 +127,7 @@ class BackwardImplementation(TorchImplementation):
     def each_task(self) -> Iterator[Task]:
         """Yield the tasks one by one."""
         for i in range(self.workload.n_tasks):
-            yield Task(*(type(part)(*(t[i] for t in part)) for part in self.tasks))
+            yield Task(*(type(part)(*(t[i] for t in part)) for part in self.tasks[:2]))
 
 
 def load(name: str) -> type[Implementation] | None:

@@ -40,7 +40,7 @@ class Vmap(Implementation):
         images = (0, 1, 3, 4, 2) if workload.images else (0, 1, 2)
         self.tasks = tuple(
             jnp.asarray(t.numpy()) if name == "y" else jnp.asarray(t.numpy().transpose(images))
-            for part in workload.tasks()
+            for part in workload.tasks()[:2]
             for name, t in part._asdict().items()
         )
         self.layers = to_layers([p.detach() for p in workload.learner().network.parameters()])

@@ -71,7 +71,7 @@ class ClusteredSinusoid(CurveDistribution):
 
     def task_name(self, index: int) -> str:
         descriptors = self[index].descriptors
-        return str(index) if descriptors is None else f"{index} (group {int(descriptors.argmax())})"
+        return f"{index} (group {int(descriptors.argmax())})" if len(descriptors) else str(index)
 
     def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
         group = rng.integers(self.n_groups, size=n)

@@ -35,7 +35,7 @@ class Sinusoid(CurveDistribution):
 
     def task_name(self, index: int) -> str:
         descriptors = self[index].descriptors
-        if descriptors is None:
+        if not len(descriptors):
             return str(index)
         a, b = descriptors.tolist()
         return f"{index} (A {np.hypot(a, b):.1f}, φ {np.arctan2(b, a):.1f})"

@@ -209,7 +209,7 @@ class TableTasks(NamedTasks):
             Examples(self.inputs[rows].float(), self._table.targets[rows])
             for rows in (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
         )
-        return Task(support, query, None if self._descriptors is None else self._descriptors[places])
+        return Task(support, query, self._descriptors[places])
 
     def _take_split(self) -> None:
         table = self._table
@@ -221,7 +221,7 @@ class TableTasks(NamedTasks):
         self.task_names, self._rows = tuple(enough), tuple(enough.values())
         rows_of = {name: task.rows for name, task in enough.items()}
         warn_of_constants(table.raw_targets, rows_of, self.target, self.split)
-        self._descriptors = None
+        self._descriptors = torch.zeros(len(self.task_names), 0)
         if table.descriptors is not None:
             self._descriptors = table.descriptors[[name in enough for name in table.tasks]]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from metalens.errors import MetaLensError
 from metalens.io.files import SUITE, atomic_path
 from metalens.io.json import read_json
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.reports.formats import as_csv, escaped, latex_row, piped
 from metalens.reports.numbers import metric_title
 from metalens.reports.reading import naming_damage, read_results
@@ -153,14 +153,14 @@ def scores_of(results: pd.DataFrame) -> Scores:
     >>> scores_of(results).best, scores_of(results).alike
     ('B', ['A'])
     """
-    metric = results["metric"].iloc[0]
+    metric = primary_metric(results["metric"])
     rows = results[results["metric"] == metric]
     summary = summarize(rows)
     finite = summary[summary["mean"].abs() < float("inf")]
     if finite.empty:
         return Scores(metric_title(metric), {}, None, [], [])
     means = finite["mean"]
-    best = finite.loc[means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin()]
+    best = finite.loc[means.idxmax() if METRICS[metric].better == "higher" else means.idxmin()]
     paired = paired_differences(rows, tuple(best[ARM]))
     table = {str(row["arm"]): row for row in table_rows(summary, paired, metric)}
     alike = [arm for arm, row in table.items() if row["verdict"] == "no significant difference"]

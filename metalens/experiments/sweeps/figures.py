@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from metalens.experiments.sweeps.space import setting_text
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 from metalens.reports.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH, scale_scores
 from metalens.statistics.comparisons import wrapped
 
@@ -39,7 +39,7 @@ def history(trials: pd.DataFrame, metric: str) -> Figure:
     axes = figure.subplots()
     _dots(axes, trials["trial"], trials, metric)
     complete = trials[trials["state"] == "complete"]
-    best = complete["score"].cummax() if metric in HIGHER_IS_BETTER else complete["score"].cummin()
+    best = complete["score"].cummax() if METRICS[metric].better == "higher" else complete["score"].cummin()
     axes.step(
         complete["trial"], best, where="post", color=BLACK, linewidth=1.2, label="best so far", zorder=1
     )
@@ -85,7 +85,7 @@ def slices(trials: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> Figur
     figure = Figure(figsize=(WIDTH, 0.5 + 2.5 * n_rows), layout=ConstrainedLayoutEngine(wspace=0.06))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     complete = trials[trials["state"] == "complete"]
-    best = complete["score"].idxmax() if metric in HIGHER_IS_BETTER else complete["score"].idxmin()
+    best = complete["score"].idxmax() if METRICS[metric].better == "higher" else complete["score"].idxmin()
     for axes, (name, tried) in zip(grid.flat, space.items(), strict=False):
         values = trials[name]
         if isinstance(tried, list):
@@ -115,7 +115,7 @@ def _dots(axes: Axes, places: pd.Series, trials: pd.DataFrame, metric: str) -> N
     """Draw trials by their state; those without a finite score at the edge that is worse."""
     scores = trials["score"].where(np.isfinite(trials["score"]))
     scale_scores(axes, scores, metric)
-    worst = 0.02 if metric in HIGHER_IS_BETTER else 0.98
+    worst = 0.02 if METRICS[metric].better == "higher" else 0.98
     for state, (marker, color, face) in STATES.items():
         rows = trials["state"] == state
         style = {

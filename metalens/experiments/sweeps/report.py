@@ -20,7 +20,7 @@ from metalens.experiments.sweeps import figures
 from metalens.experiments.sweeps.space import setting_text, with_values
 from metalens.experiments.sweeps.trials import read_study, read_sweep, reraise_damage, retried, retry_of
 from metalens.io.files import SWEEP, atomic_path, writing_into
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 from metalens.reports.run import figures_folder, save_figure, template
 
 MIN_TRIALS = 10  # trained to the end, below which importances would be a guess
@@ -61,7 +61,7 @@ class SweepResult:
     def best_trial(self) -> pd.Series:
         """The row of the best trial, if there is a best recipe."""
         scores = self.trials[self.trials["state"] == "complete"]["score"]
-        best = scores.idxmax() if self.about["metric"] in HIGHER_IS_BETTER else scores.idxmin()
+        best = scores.idxmax() if METRICS[self.about["metric"]].better == "higher" else scores.idxmin()
         return self.trials.loc[best]
 
     @property
@@ -181,7 +181,7 @@ def _figures(result: SweepResult) -> dict[str, Any]:
 
 def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
     trials, about = result.trials, result.about
-    ascending = about["metric"] not in HIGHER_IS_BETTER
+    ascending = METRICS[about["metric"]].better == "lower"
     order = {state: place for place, state in enumerate(_WORDS)}
     rows = trials.assign(order=trials["state"].map(order)).sort_values(
         ["order", "score"], ascending=[True, ascending]

@@ -30,7 +30,7 @@ from metalens.experiments.sweeps.space import Space, with_values
 from metalens.experiments.sweeps.trial import metric_of, score, sealed
 from metalens.experiments.sweeps.trials import MIN_LOST_AFTER, Pruner, Trials, enter, retried
 from metalens.io.provenance import commit
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS
 
 LOST_AFTER = 120.0  # seconds
 _PAUSE = 1.0  # seconds between two looks at the trials of other processes
@@ -144,7 +144,7 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: SweepWatcher) -> None:
     """Make trials until none is left and none is running elsewhere."""
-    direction = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
+    direction = "maximize" if METRICS[metric].better == "higher" else "minimize"
     all_trials = Trials(
         folder, direction, sweep.pruner, every=sweep.recipe.validate_every, lost_after=sweep.lost_after
     )

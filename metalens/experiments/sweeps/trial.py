@@ -16,7 +16,7 @@ from metalens.errors import DivergenceError
 from metalens.evaluation import undefined_scores
 from metalens.experiments.arms import Objectives, arms_of, groups_of, runs_of
 from metalens.experiments.recipe import Recipe
-from metalens.metrics import HIGHER_IS_BETTER
+from metalens.metrics import METRICS, primary_metric
 from metalens.training.fit import train
 from metalens.training.outer_loop import Progress
 from metalens.training.run import TrainingRun
@@ -51,7 +51,7 @@ def metric_of(recipe: Recipe) -> str:
     >>> metric_of(RECIPES["demo"])
     'mse'
     """
-    return str(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"].iloc[0])
+    return primary_metric(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"])
 
 
 def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
@@ -132,5 +132,5 @@ def _scores(run: TrainingRun) -> list[float]:
 
 def _best(run: TrainingRun) -> float:
     metric = next(metric for _, split, metric, _ in run.curve.rows if split == "val")
-    best = max if metric in HIGHER_IS_BETTER else min
+    best = max if METRICS[metric].better == "higher" else min
     return best(filter(math.isfinite, _scores(run)), default=math.nan)
