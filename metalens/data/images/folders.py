@@ -162,7 +162,7 @@ class ImageFolders(TaskDistribution):
         several = len({image.domain for image in images}) > 1
         self.class_names = tuple(f"{of.domain}/{of.name}" if several else of.name for of in self.classes)
         self.n_classes = len(self.classes)
-        self._set_traits(images, domains, superclasses)
+        self._set_descriptors(images, domains, superclasses)
         self._pooled = False
 
     def task_classes(self, index: int) -> tuple[str, ...]:
@@ -318,7 +318,7 @@ class ImageFolders(TaskDistribution):
             )
         return tuple(of for of in classes if of.domain not in small)
 
-    def _set_traits(
+    def _set_descriptors(
         self,
         images: Sequence[LabeledImage],
         domains: Sequence[str] | None,
