@@ -263,7 +263,7 @@ class ArrayTasks(NamedTasks):
         warnings.warn(
             f"{len(few)} of the {n} tasks of the {self.split} split (such as {few[0]}) do not have {sizes}, "
             "and are left out.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _standardize_targets(self, train_rows: np.ndarray, *, by_task: bool) -> None:
