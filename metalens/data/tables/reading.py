@@ -289,8 +289,8 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
         row = int(far.reshape(len(x), -1).any(1).argmax())
         raise MetaLensError(
             f"Row {column.index[row] + 1} of column {column.name} is {column.iloc[row]}, more than "
-            f"{MAX_DEVIATIONS:g} standard deviations from the mean of the training tasks; correct it or leave "
-            "the row out."
+            f"{MAX_DEVIATIONS:g} standard deviations from the mean of the training tasks; correct it or "
+            "leave the row out."
         )
     return x
 
