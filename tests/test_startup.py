@@ -91,8 +91,9 @@ import numpy as np, pandas as pd
 from metalens import MetaRegressor
 x = np.random.default_rng(0).random(160)
 table = pd.DataFrame({{"t": np.repeat(np.arange(20), 8), "x": x, "y": x}})
-model = MetaRegressor(steps=2, hidden=(4,), baselines=("ProfileRidge", "KNN"))
-model.fit(table, task="t", target="y").save("model")
+baselines = ("ProfileRidge", "KNN(n_neighbors=2)")
+model = MetaRegressor(steps=2, hidden=(4,), baselines=baselines).fit(table, task="t", target="y")
+model.save("model")
 print(MetaRegressor.load("model").adapt(table[:4]).predict(table[4:8]).shape)
 """
 
