@@ -291,7 +291,7 @@ def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
     said, _ = done(tmp_path, "evaluate", "--model", model, "--data", "other.csv", "--out", "scores.csv")
     scores = pd.read_csv(tmp_path / "scores.csv", dtype={"task": str})
     assert scores.groupby("model").task.nunique().eq(6).all()
-    assert "All 6 tasks by their skill" in " ".join(said.split())
+    assert "All 6 tasks by their r2" in " ".join(said.split())
     said, _ = done(tmp_path, "relations", model, "--data", "other.csv", "--out", "map")
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["other.csv", "other.png"]
     assert "Nearest tasks" in said
