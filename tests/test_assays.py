@@ -198,7 +198,7 @@ def test_kiba_has_three_splits_without_a_common_kinase(real):
     given = set(file.kinase[file.split == "train"])
     assert set(splits["test"].task_names) == set(hashed_order(given)[:20])
     train = splits["train"]
-    y = train._y[np.concatenate([task.rows for task in train._tasks])]
+    y = train._table.targets[np.concatenate([task.rows for task in train._rows])]
     assert y.mean().item() == pytest.approx(0, abs=1e-5)
     assert y.std().item() == pytest.approx(1, abs=1e-3)
 

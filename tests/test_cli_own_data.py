@@ -16,8 +16,9 @@ from metalens.cli import main
 from metalens.cli.progress import StepBar
 from metalens.estimators.report import best_and_worst, choice_in_words
 
-QUICK = ["--steps", "2", "--meta_batch_size", "2"]
-TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK]
+QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor", "KNN"]
+FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
+TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK, *FEW]
 FILES = [
     "comparison.csv", "curve.csv", "figures", "model.json", "relations.csv", "report.html", "training.json",
     "weights.safetensors",

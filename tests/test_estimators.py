@@ -511,4 +511,4 @@ def test_wrong_baselines_are_refused_before_training(baselines, message, monkeyp
 
 def test_ready_made_inputs_are_refused():
     with pytest.raises(MetaLensError, match="inputs must name columns, got an array"):
-        fitted(roles={**ROLES, "inputs": np.zeros((160, 2))})
+        fitted(roles={**ROLES, "inputs": np.arange(160.0)[:, None]})

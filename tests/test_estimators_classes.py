@@ -153,7 +153,7 @@ def test_no_class_is_in_two_splits_and_inputs_are_scaled_by_those_of_training():
         columns, frame, (0.6, 0.2, 0.2), n_way=None, k_shot=None, n_query=None, seed=0
     )
     assert sizes == (4, 4, 4)
-    seen = {split: np.concatenate([of.rows for of in tasks[split]._members_of]) for split in tasks}
+    seen = {split: np.concatenate([of.rows for of in tasks[split]._of_split]) for split in tasks}
     names = {split: set(frame.name[rows]) for split, rows in seen.items()}
     assert [len(names[split]) for split in ("train", "val", "test")] == [12, 4, 4]
     assert len(set.union(*names.values())) == 20

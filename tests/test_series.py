@@ -258,7 +258,7 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
     ):
         M4Hourly(folder=tmp_path)
     monkeypatch.delenv("METALENS_DATA", raising=False)
-    with pytest.raises(MetaLensError, match="METALENS_DATA names no folder"):
+    with pytest.raises(MetaLensError, match="m4-hourly is not in any folder, as METALENS_DATA names none"):
         M4Hourly()
 
 

@@ -67,7 +67,7 @@ def _table(folder: str | None) -> Table:
 
 
 def _in_words(value: Any) -> str:
-    """Return a value of the facts for people.
+    """Return a value of the facts as text.
 
     >>> _in_words({"classes": 20, "images": 3000})
     'classes 20, images 3,000'

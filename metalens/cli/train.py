@@ -191,7 +191,7 @@ def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.Da
     held_out = model.comparison_["task"].unique()[:_MAX_RELATED]
     of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]
     if len(of_tasks) == 0:
-        return "Tasks with new classes are drawn anew each time, and have no names to be related by."
+        return "Tasks with new classes are drawn again each time, and have no names to be related by."
     try:
         return relations_as_table(model.relations(of_tasks))
     except MetaLensError as error:

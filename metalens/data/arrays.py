@@ -170,7 +170,7 @@ class ArrayTasks(NamedTasks):
         >>> data = {"x": np.arange(60.0), "y": np.arange(60.0), "task": np.arange(60) // 10}
         >>> train = ArrayTasks(data, splits=(0.4, 0.3, 0.3), k_shot=2, n_query=2)
         >>> train.task_names, train.in_split("val").task_names
-        (('2', '4'), ('0', '1'))
+        (('2', '5'), ('3', '4'))
         """
         twin = self._copy_for(split)
         twin._take_split()
@@ -263,7 +263,7 @@ class ArrayTasks(NamedTasks):
         warnings.warn(
             f"{len(few)} of the {n} tasks of the {self.split} split (such as {few[0]}) do not have {sizes}, "
             "and are left out.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _standardize_targets(self, train_rows: np.ndarray, *, by_task: bool) -> None:

@@ -93,7 +93,7 @@ class TaskDistribution(ABC):
         return getattr(self, "n_train_tasks", None) if self.split == "train" else None
 
     def task_name(self, index: int) -> str:
-        """Return what people call a task; by default its number."""
+        """Return the name of a task; by default its number."""
         return str(index)
 
     def domain(self, index: int) -> str | None:

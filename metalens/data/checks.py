@@ -14,11 +14,11 @@ from metalens.errors import MetaLensError
 _CHUNK = 2**24  # numbers that are looked at together
 
 
-def check_sizes(**sizes: int | None) -> None:
-    """Refuse sizes below 1; `None` is none.
+def check_sizes(minimum: int = 1, /, **sizes: int | None) -> None:
+    """Refuse sizes below a minimum; `None` is none.
 
     Raises:
-        MetaLensError: a size is below 1.
+        MetaLensError: a size is below the minimum.
 
     >>> check_sizes(k_shot=5, n_train_tasks=None)
     >>> check_sizes(k_shot=0)
@@ -27,8 +27,8 @@ def check_sizes(**sizes: int | None) -> None:
     metalens.errors.MetaLensError: k_shot must be at least 1, got 0.
     """
     for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise MetaLensError(f"{name} must be at least 1, got {size}.")
+        if size is not None and size < minimum:
+            raise MetaLensError(f"{name} must be at least {minimum}, got {size}.")
 
 
 def check_choices(**choices: tuple[str, Any]) -> None:

@@ -147,7 +147,7 @@ class FunctionTasks(NamedTasks):
             if self.n_way is None and names.tolist() != list(range(len(names))):
                 raise MetaLensError(
                     f"Task {number}: classes must be numbered from 0 without gaps, got "
-                    f"{', '.join(map(str, names[:9]))}; or set n_way, so that they are numbered anew."
+                    f"{', '.join(map(str, names[:9]))}; or set n_way, so that they are numbered again."
                 )
             loaded = Loaded(_real(x), None, classes, self.n_way or len(names))
         sizes = {"k_shot": self.k_shot, "n_query": self.n_query}

@@ -55,7 +55,7 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -
         raise MetaLensError(f"There is no file {path}; give the path of an .npz file.") from error
     except Exception as error:  # damage shows as one of a dozen types
         raise MetaLensError(
-            f"{path} is damaged or no .npz file ({type(error).__name__}: {error}); write it anew by "
+            f"{path} is damaged or no .npz file ({type(error).__name__}: {error}); write it again by "
             "numpy.savez."
         ) from error
 

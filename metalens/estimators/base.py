@@ -167,7 +167,7 @@ class MetaEstimator(BaseEstimator, ABC):
         """Write the trained estimator into a new folder, whole or not at all.
 
         The folder holds `model.json` with settings, columns and scales, `weights.safetensors`, and
-        `comparison.csv` and `curve.csv` for people: no training data, and nothing that runs on loading.
+        `comparison.csv` and `curve.csv` to read: no training data, and nothing that runs on loading.
 
         Args:
             folder: where it shall stand.

@@ -1,4 +1,4 @@
-"""Classification on people's own tasks: of tables and of images, with classes that may be new."""
+"""Classification on your own tasks: of tables and of images, with classes that may be new."""
 
 from __future__ import annotations
 

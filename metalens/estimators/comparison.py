@@ -56,7 +56,7 @@ def choose_model(comparison: pd.DataFrame, metric: str, *, fallback: bool) -> st
         if fallback
         else f"{found}; set fallback=True to use {best}.",
         FallbackWarning,
-        stacklevel=5,
+        stacklevel=4,
     )
     return best if fallback else meta
 

@@ -1,4 +1,4 @@
-"""Images as people have them: class folders, zip files and single files."""
+"""Images of users: class folders, zip files and single files."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Candidate:
     """Learners of one kind, whose predictions are averaged.
 
     Attributes:
-        name: what people call it.
+        name: of the model.
         learners: one for each seed; what is not trained has no seeds, and is one.
     """
 

@@ -1,4 +1,4 @@
-"""Regression on people's own tasks."""
+"""Regression on your own tasks."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class MetaRegressor(MetaEstimator):
     baselines: `ProfileRidge`, a ridge regression on what the models of the training tasks predict, and
     `JointModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
     alone mean, ridge regression, nearest neighbors, random forest and Gaussian process. What is best there by
-    its mean `r2` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The skill
-    of a task is the share of its variance that is explained, so that tasks of all spreads count alike, which
-    with squared errors the widest would decide. The comparison also has `pearson_r2`, the squared
+    its mean `r2` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The `r2` of
+    a task is the share of its variance that is explained, so that tasks of all spreads count alike; by
+    squared errors the widest would decide. The comparison also has `pearson_r2`, the squared
     correlation, which overlooks a wrong offset, scale or sign, and `rmse`.
 
     Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge

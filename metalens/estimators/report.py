@@ -1,4 +1,4 @@
-"""The report of a model that was trained on people's own tasks, made from the files in its folder."""
+"""The report of a trained estimator, made from the files in its folder."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def best_and_worst(
 
 
 def _cell(value: float, metric: str) -> str:
-    """Return a score for people.
+    """Return a score as text.
 
     >>> _cell(0.98765, "mse"), _cell(0.5, "accuracy"), _cell(float("inf"), "mse")
     ('0.988', '50.0%', '∞')

@@ -31,13 +31,14 @@ class ChemblAssays(TableTasks):
 
     Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets pChEMBL values, standardized: minus the
     logarithm (base 10) of the molar concentration, so that the larger, the more active. The table has 799
-    assays of 20 to 2,808 molecules; 353 of them are on HIV-1. Traits are the organism: 1 for the assay's own.
+    assays of 20 to 2,808 molecules; 353 of them are on HIV-1. Descriptors are the organism: 1 for the
+    assay's own.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
     Args:
         split: `"train"`, `"val"` or `"test"`: 639, 80 and 80 assays by the column of the table.
-        stratified: divide the assays anew, 80%, 10% and 10%, evenly by organism.
+        stratified: divide the assays again, 80%, 10% and 10%, evenly by organism.
         k_shot: support rows per task.
         folder: a folder with `chembl_assays.csv.gz` (columns assay_id, smiles, pchembl, organism, split), in
             itself or in its folder `tables`; `None` for the one that METALENS_DATA names.

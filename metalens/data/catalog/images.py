@@ -40,7 +40,7 @@ class ImageDataSet(DataSet):
 
     Args:
         arrange: how its files are read, from where they are.
-        image_size: pixels to which images are brought where nobody says otherwise.
+        image_size: pixels to which images are brought by default.
         group: see `ImageFolders`.
         max_images: see `ImageFolders`.
         published: how many classes the published splits have, to tell copies that lack some.

@@ -20,7 +20,7 @@ from metalens.data.catalog.omniglot_images import (
     load_images,
     split_characters,
 )
-from metalens.data.checks import check_choices
+from metalens.data.checks import check_choices, check_sizes
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -193,9 +193,8 @@ class Omniglot(BlockDistribution):
 
 
 def _check_settings(n_way: int, k_shot: int, n_query: int, scheme: str, slots: str) -> None:
-    for name, size, least in (("n_way", n_way, 2), ("k_shot", k_shot, 1), ("n_query", n_query, 1)):
-        if size < least:
-            raise MetaLensError(f"{name} must be at least {least}, got {size}.")
+    check_sizes(2, n_way=n_way)
+    check_sizes(k_shot=k_shot, n_query=n_query)
     if k_shot + n_query > N_DRAWERS:
         raise MetaLensError(
             f"k_shot + n_query must be at most {N_DRAWERS}, the drawings of a character, got "

@@ -93,7 +93,7 @@ def load_images(folder: str | os.PathLike[str] | None = None) -> OmniglotImages:
 
 
 def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
-    """Tell which characters are in a split; it depends on each character alone, not on the others.
+    """Return which characters are in a split; it depends on each character alone, not on the others.
 
     Args:
         numbers: `(c,)` upstream's numbers of the characters, 1 to 1623.

@@ -161,7 +161,9 @@ class _Renderer:
             )
             body = bullet.createMultiBody(baseVisualShapeIndex=shape, **client)
         except bullet.error as error:
-            raise MetaLensError(f"pybullet cannot load the mesh {path} ({error}); export it anew.") from error
+            raise MetaLensError(
+                f"pybullet cannot load the mesh {path} ({error}); export it again."
+            ) from error
         lens = bullet.computeProjectionMatrixFOV(_FIELD_OF_VIEW, 1.0, 0.1, 2 * _DISTANCE)
         views = np.stack([self._view(float(angle), lens) for angle in azimuth])
         bullet.removeBody(body, **client)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from metalens.data.base import Split, TaskDistribution
+from metalens.data.checks import check_sizes
 from metalens.data.grouping import can_divide, divide_units
 from metalens.data.images.layout import (
     LabeledImage,
@@ -126,9 +127,8 @@ class ImageFolders(TaskDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed)
-        _check_sizes(
-            n_way=n_way, k_shot=k_shot, n_query=n_query, image_size=image_size, max_images=max_images
-        )
+        check_sizes(2, n_way=n_way)
+        check_sizes(k_shot=k_shot, n_query=n_query, image_size=image_size, max_images=max_images)
         if normalize not in get_args(Normalize) or (normalize == "imagenet" and not color):
             raise MetaLensError(
                 f"normalize must be one of {', '.join(get_args(Normalize))}, the last for color images only, "
@@ -353,10 +353,3 @@ def _group_of(path: str, group: Group) -> str:
     if match is None:
         raise MetaLensError(f"The expression {group!r} of group finds nothing in {path}; correct it.")
     return match.group(1 if match.re.groups else 0)
-
-
-def _check_sizes(**sizes: int | None) -> None:
-    for name, size in sizes.items():
-        least = 2 if name == "n_way" else 1
-        if size is not None and size < least:
-            raise MetaLensError(f"{name} must be at least {least}, got {size}.")

@@ -88,7 +88,7 @@ def split_classes(images: Sequence[LabeledImage], splits: Splits | None = None) 
         for image in images:
             listed[image.split or ""].add(image.name)
         return _listed(
-            listed, names, "has folders in", "; give splits as three shares to divide classes anew"
+            listed, names, "has folders in", "; give splits as three shares to divide classes again"
         )
     if isinstance(splits, str):
         if splits not in get_args(Split):

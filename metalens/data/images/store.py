@@ -135,7 +135,7 @@ def _load(source: Path, files: tuple[SourceFile, ...], side: int, color: bool, k
             found = _decode(source, files, side, color, lambda _, pixels: file.write(pixels.tobytes()))
         with atomic_path(digests) as partial, partial.open("wb") as file:
             np.save(file, found)
-    except OSError:  # of the cache alone: those of the source are told by name
+    except OSError:  # of the cache alone: those of the source name the image
         pixels = np.empty(shape, np.uint8)
         found = _decode(source, files, side, color, pixels.__setitem__)
         return ImageStore(pixels, found)

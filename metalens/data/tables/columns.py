@@ -160,6 +160,6 @@ class Columns:
             warnings.warn(
                 f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are "
                 "left out.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return np.flatnonzero(~incomplete)

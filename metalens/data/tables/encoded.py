@@ -76,7 +76,9 @@ def encode_table(
 
     frame = columns.read(table, text=division.row_columns)
     names = columns.input_columns(frame, [*division.task_columns, *descriptors, *division.row_columns])
-    array = np.empty(0) if names is not None else ready_made(columns.inputs, len(frame))
+    array = np.empty(0)
+    if isinstance(columns.inputs, np.ndarray | Tensor):
+        array = ready_made(columns.inputs, len(frame))
     kept = columns.kept_rows(frame, names or [])
     if len(kept) < len(frame):
         frame, array = frame.iloc[kept], array[kept] if names is None else array

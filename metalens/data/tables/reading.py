@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be packed 100 times tighter
-LARGEST = 1e30  # size of a number in a cell: single precision ends at 3e38
-FARTHEST = 1e9  # standard deviations from the mean; squares and products of such numbers can be computed with
+MAX_NUMBER = 1e30  # in a cell: single precision ends at 3e38
+MAX_DEVIATIONS = 1e9  # from the mean, so that squares and products stay finite
 
 _PARQUET = (".parquet", ".pq")
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -191,7 +191,7 @@ def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
 
 
 def is_text(column: pd.Series) -> bool:
-    """Tell whether a column holds words: no numbers by its type, and none in most of its cells.
+    """Return whether a column holds words: no numbers by its type, and none in most of its cells.
 
     Numbers with a decimal comma are not words: who reads them as numbers then says what is wrong.
 
@@ -231,11 +231,11 @@ def numbers(column: pd.Series) -> np.ndarray:
             f"Column {column.name} holds dates; give numbers instead, such as days since a start."
         )
     found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = (np.isnan(found) & column.notna().to_numpy()) | (np.abs(found) > LARGEST)
+    wrong = (np.isnan(found) & column.notna().to_numpy()) | (np.abs(found) > MAX_NUMBER)
     if wrong.any():
         row = int(wrong.argmax())
         value, cell = found[row], str(column.iloc[row])
-        large = "a finite number" if np.isinf(value) else f"a number from {-LARGEST:g} to {LARGEST:g}"
+        large = "a finite number" if np.isinf(value) else f"a number from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
         what = "a number" if np.isnan(value) else large
         remedy = "write numbers with a point" if "," in cell else "correct it or leave the row out"
         raise MetaLensError(
@@ -284,13 +284,13 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
     metalens.errors.MetaLensError: Row 2 of column dose is 2000000000000.0, more than 1e+09 standard ...
     """
     x = (x - mean) / deviation
-    far = np.abs(x) > FARTHEST
+    far = np.abs(x) > MAX_DEVIATIONS
     if far.any():
         row = int(far.reshape(len(x), -1).any(1).argmax())
         raise MetaLensError(
             f"Row {column.index[row] + 1} of column {column.name} is {column.iloc[row]}, more than "
-            f"{FARTHEST:g} standard deviations from the mean of the training tasks; correct it or leave the "
-            "row out."
+            f"{MAX_DEVIATIONS:g} standard deviations from the mean of the training tasks; correct it or "
+            "leave the row out."
         )
     return x
 

@@ -237,5 +237,5 @@ class TableTasks(NamedTasks):
             warnings.warn(
                 f"{n - n_enough} of the {n} tasks of the {self.split} split have fewer than {least}, "
                 "or cannot be divided into them, and are left out; lower k_shot or n_query to keep them.",
-                stacklevel=3,
+                stacklevel=4,
             )
