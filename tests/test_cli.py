@@ -113,6 +113,7 @@ def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metale
         assert words in (tmp_path / "a" / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_study_says_what_it_found(tmp_path, metalens_here):
     few = ["--base.n_test_tasks", "5", "--base.n_val_tasks", "0", "--base.hidden", "[4]"]
     words = ["trlearner-lambda", "--weights", "0.5", "--seeds", "0", "1", "--steps", "3", *few]
@@ -206,15 +207,16 @@ def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path, metale
 
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path, metalens_here):
+    words = [*QUICK, "--learner", "Ridge", "--regularizers", "none"]  # nothing is trained
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "precious").write_text("x")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old")
+    done = metalens_here("run", "demo", *words, "--out", "old")
     assert_one_sentence(done, "old exists already")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
+    done = metalens_here("run", "demo", *words, "--out", "old", "--overwrite")
     assert_one_sentence(done, "old is no folder of a run")
     assert (tmp_path / "old" / "precious").exists()
     (tmp_path / "old" / "manifest.json").write_text("{}")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
+    done = metalens_here("run", "demo", *words, "--out", "old", "--overwrite")
     assert done.returncode == 0
     assert not (tmp_path / "old" / "precious").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]

@@ -16,10 +16,10 @@ from metalens import (
     Regularizer,
     Sinusoid,
     conv4,
-    execution,
     fit,
     mlp,
 )
+from metalens.execution import plan as execution
 from metalens.execution.compiling import CompiledObjective
 
 TASKS = Sinusoid().batch(range(4))

@@ -167,6 +167,7 @@ def test_a_killed_suite_goes_on_to_the_same_bits(tmp_path, capsys):
         assert (folder / name).read_bytes() == (tmp_path / "out" / "sinusoid-5shot" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_block():
     begin = time.monotonic()
     with processes(1) as submit:
@@ -234,7 +235,9 @@ def test_later_settings_override_earlier_ones(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["smoke", "small", "full"])
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "regression" else pytest.mark.slow) for name in SUITES]
+)
 def test_every_arm_of_the_suites_assembles(name, size, data_folder, monkeypatch):
     monkeypatch.setenv("METALENS_DATA", str(data_folder))
     for entry in read_suite(name, size).entries:

@@ -84,6 +84,7 @@ def in_another_process(folder: Path, sweep: Sweep, watcher: str) -> subprocess.P
 # From the sweep to the test
 
 
+@pytest.mark.slow
 def test_a_sweep_sees_no_test_task_and_its_best_settings_run(metalens_here, tmp_path, monkeypatch):
     drawn = set()
     begin = Sinusoid.__init__
@@ -362,6 +363,7 @@ def test_a_sweep_goes_on_to_more_trials_after_a_cut_journal(sweep, tmp_path):
             use()
 
 
+@pytest.mark.slow
 def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
     folder, pages = tmp_path / "s", []
 
