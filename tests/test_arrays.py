@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate, mlp
-from metalens.data.arrays import npz
+from metalens.data import npz
 from metalens.data.named_tasks import divide_groups, split_tasks
 from metalens.learners import Ridge
 

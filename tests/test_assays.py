@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
+from metalens.data.catalog import assays
 from metalens.data.catalog.assays import CHEMBL_FILE, DRUG_METRICS
 from metalens.data.catalog.kiba import FILE as KIBA_FILE
 from metalens.data.catalog.kiba import load_kiba
 from metalens.data.catalog.parkinsons import FILE as PARKINSONS_FILE
 from metalens.data.splits import hashed_order
-from metalens.data.tables import assays, fingerprints
+from metalens.data.tables import fingerprints
 from metalens.experiments import RECIPES
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}

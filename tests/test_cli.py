@@ -113,7 +113,6 @@ def test_runs_on_the_same_tasks_are_compared_and_others_refused(tmp_path, metale
         assert words in (tmp_path / "a" / name).read_text()
 
 
-@pytest.mark.slow
 def test_a_study_says_what_it_found(tmp_path, metalens_here):
     few = ["--base.n_test_tasks", "5", "--base.n_val_tasks", "0", "--base.hidden", "[4]"]
     words = ["trlearner-lambda", "--weights", "0.5", "--seeds", "0", "1", "--steps", "3", *few]

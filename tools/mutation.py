@@ -5,11 +5,10 @@
     python tools/mutation.py --named --out named.csv
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
-of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py` or `batching.py`. The sample
-takes places in the source at random and one change at each place; annotations are left out. Each mutant meets
-its file's own tests: the oracle of that name or the oracles of all learners, the file's doctests, and the
-contracts of its methods on a perceptron. `--named` runs a list of changes, each of which undoes one idea of a
-method.
+of `learners/`, `regularizers/`, `adapted_tasks.py` or `batching.py`. The sample takes places in the source at
+random and one change at each place; annotations are left out. Each mutant is met by its file's own tests: the
+oracle of that name or the oracles of all learners, the file's doctests, and the contracts of its methods on a
+perceptron. `--named` runs a list of changes that each undo one idea of a method.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ NAMED = [
     ("regularizers/trlearner.py", "matrix.masked_fill(itself, 0.0)", "matrix"),
     ("regularizers/trlearner.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
     ("regularizers/trlearner.py", "related.clamp(min=0)", "related"),
-    ("relations/cosine.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
+    ("regularizers/trlearner.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
     ("regularizers/trlearner.py", "predictions @ slots.mT", "predictions @ slots"),
     ("learners/gradient.py",
      "value - sizes[name] * directions[name]",
@@ -61,6 +60,8 @@ NAMED = [
     ("regularizers/metamix.py",
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),
+    ("learners/gradient.py", "z[held], y[held]", "z[kept], y[kept]"),
+    ("learners/gradient.py", "return torch.where(is_known, best, all_steps)", "return best"),
     ("learners/baselines/knn.py", "predictions.argmax(1) != y", "predictions.argmax(1) == y"),
     ("regularizers/mlti.py", "share * a + (1 - share) * b", "(1 - share) * a + share * b"),
     ("regularizers/meta_aug.py", "slots.gather(1, examples.y)", "examples.y"),
@@ -77,9 +78,8 @@ NAMED = [
     ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
 ]  # fmt: skip
 
-RELATIONS = ["agreement", "cosine", "known", "mutual", "shuffled", "slots", "uniform", "vectors"]
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
-ALL_LEARNERS += ["test_baselines"]
+ALL_LEARNERS += ["test_adaptive_depth", "test_per_task"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 
@@ -127,7 +127,6 @@ def sampled(size: int, seed: int) -> Iterator[tuple[Path, int, str, str]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     files = [*PACKAGE.glob("learners/**/*.py"), *PACKAGE.glob("regularizers/*.py")]
-    files += [PACKAGE / "relations" / f"{name}.py" for name in RELATIONS]
     files += [PACKAGE / "adapted_tasks.py", PACKAGE / "batching.py"]
     places: dict[tuple[Path, tuple[int, int]], list[tuple[str, int]]] = {}
     for path in sorted(file for file in files if file.name != "__init__.py"):
@@ -178,8 +177,9 @@ def own_tests(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8")
     methods = [name for name in catalogued() if f"class {name}(" in text and not shared]
     oracles = [path.stem] if (ROOT / f"tests/oracles/test_{path.stem}.py").exists() else []
-    of_folder = {"regularizers": ["test_combined_regularizers"], "relations": ["test_trlearner"]}
-    oracles = [f"test_{stem}" for stem in oracles] or of_folder.get(path.parent.name, ALL_LEARNERS)
+    oracles = [f"test_{stem}" for stem in oracles] or (
+        ["test_combined_regularizers"] if path.parent.name == "regularizers" else ALL_LEARNERS
+    )
     files = [f"tests/oracles/{name}.py" for name in oracles]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]

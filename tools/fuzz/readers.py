@@ -27,13 +27,13 @@ import metalens as ml
 from metalens.cli import predict, report
 from metalens.cli import run as run_command
 from metalens.estimators import MetaRegressor, load_model
+from metalens.estimators import report as model_report
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import arms_of
 from metalens.experiments.experiment import _describe, run
 from metalens.experiments.loading import arm_of, check_same_tasks, load_objective, recipe_of
 from metalens.experiments.outcomes import Outcomes
-from metalens.reports import model_report
-from metalens.reports import report as run_report
+from metalens.reports import run as run_report
 from metalens.reports.reading import read_manifest, read_together
 from metalens.specs.calls import build_learner, build_regularizers, build_sampler
 
