@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import warnings
@@ -19,6 +20,29 @@ pytest_plugins = ["limit", "pytester"]
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("METALENS_DATA", Path(__file__).parents[2] / "shared" / "data")).resolve()
+
+# Imported beforehand where time is limited: the first test that needs them would pay for all.
+HEAVY = (
+    "lightning_fabric",
+    "matplotlib.figure",
+    "pandas",
+    "rich.progress",
+    "scipy.cluster.hierarchy",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "torch._dynamo",
+    "torch._functorch.aot_autograd",
+)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    has_workers = session.config.getoption("numprocesses", None) and not hasattr(
+        session.config, "workerinput"
+    )
+    if session.config.getoption("--max-seconds") is not None and not has_workers:
+        for name in HEAVY:
+            importlib.import_module(name)
 
 
 @pytest.fixture

@@ -188,15 +188,16 @@ def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path, metale
 
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path, metalens_here):
+    words = [*QUICK, "--learner", "Ridge", "--regularizers", "none"]  # nothing is trained
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "precious").write_text("x")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old")
+    done = metalens_here("run", "demo", *words, "--out", "old")
     assert_one_sentence(done, "old exists already")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
+    done = metalens_here("run", "demo", *words, "--out", "old", "--overwrite")
     assert_one_sentence(done, "old is no folder of a run")
     assert (tmp_path / "old" / "precious").exists()
     (tmp_path / "old" / "manifest.json").write_text("{}")
-    done = metalens_here("run", "demo", *QUICK, "--out", "old", "--overwrite")
+    done = metalens_here("run", "demo", *words, "--out", "old", "--overwrite")
     assert done.returncode == 0
     assert not (tmp_path / "old" / "precious").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]

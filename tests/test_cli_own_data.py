@@ -125,6 +125,7 @@ def test_the_report_holds_all_that_was_found(trained):
     assert set(related.task) == set(comparison.task)
 
 
+@pytest.mark.slow
 def test_arrays_are_trained_on_and_predicted(tmp_path):
     frame = assays()
     arrays = {
@@ -153,6 +154,7 @@ def test_arrays_are_trained_on_and_predicted(tmp_path):
     assert "Array x must have one or two axes, got (400, 2, 8)" in refused(tmp_path, *words)
 
 
+@pytest.mark.slow
 def test_the_report_is_written_anew_from_the_files(trained):
     folder, _ = trained
     page = (folder / "model" / "report.html").read_bytes()
@@ -285,6 +287,7 @@ def test_what_cannot_be_predicted_is_one_sentence(here, few, new, words):
     assert words in refused(folder, *predict, "--support", "few.csv", "--query", "new.csv")
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
     assays(6).to_csv(tmp_path / "other.csv", index=False)
     model = str(trained[0] / "model")
@@ -307,6 +310,7 @@ def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
     assert "is no saved model" in refused(tmp_path, "evaluate", "--model", "map", "--data", "other.csv")
 
 
+@pytest.mark.slow
 def test_words_are_classes_with_probabilities(tmp_path):
     frame = assays().drop(columns="y")
     frame.to_csv(tmp_path / "assays.csv", index=False)
@@ -338,6 +342,7 @@ def image(path, color):
     Image.fromarray((noise + color).astype(np.uint8)).save(path)
 
 
+@pytest.mark.slow
 def test_folders_of_images_are_trained_on_and_predicted(tmp_path):
     rng = np.random.default_rng(0)
     for name in "abcdefghijkl":

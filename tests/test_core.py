@@ -142,6 +142,7 @@ def small(seed: int = 0, regularized: bool = True) -> Objective:
     return Objective(learner, [TRLearner()] if regularized else [])
 
 
+@pytest.mark.slow
 def test_training_learns_and_is_repeatable(tmp_path):
     before = evaluate(small().learner, Sinusoid("test"), n_tasks=100).value.mean()
     curves, scores = [], []
@@ -430,6 +431,7 @@ def test_an_empty_backbone_is_refused():
         Network(nn.Sequential(), nn.Linear(1, 1), n_features=1, n_outputs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to")
 def test_freed_memory_is_kept():
     """A tensor in the place of a freed one meets no page that the system has yet to clear."""

@@ -47,7 +47,7 @@ def session(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:Without pyarrow")
-@pytest.mark.parametrize("most", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
 def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader, most):
     one = session(reader)

@@ -22,6 +22,7 @@ SOURCE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_only_a_test_that_computes_for_long_fails_the_session(pytester, pytestconfig, workers):
     source = (pytestconfig.rootpath / "tests" / "limit.py").read_text(encoding="utf-8")

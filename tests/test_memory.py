@@ -85,9 +85,8 @@ def test_counting_leaves_no_gradient_and_sees_schedules():
     assert early > step_bytes(Objective(MAMLPlusPlus(mlp(), inner_steps=3, multi_step_until=0)), CURVES)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case == "curves" else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_what_fits_is_not_chunked_and_chunks_fit(case, available):
     make, tasks = CASES[case]
     objective = make()

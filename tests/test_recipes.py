@@ -56,10 +56,8 @@ IMAGES = ("cifarfs", "tinyimagenet", "cross-domain", "multi-domain")
 
 
 @pytest.mark.filterwarnings("ignore:Found", "ignore:.*left out")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "sinusoid-5shot" else pytest.mark.slow) for name in RECIPES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipe_runs(name, tmp_path, request):
     changes = dict(TINY)
     if name.startswith("omniglot"):

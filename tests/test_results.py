@@ -174,6 +174,7 @@ def test_single_seed_takes_tasks_as_replicates():
     np.testing.assert_allclose(paired_differences(results)["p"], expected.pvalue)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_mean_in_95_of_100_cases():
     generator, covered = np.random.default_rng(4), 0
     for _ in range(400):
@@ -297,6 +298,7 @@ def test_console_table_fits_100_columns(make):
         assert learner in text
 
 
+@pytest.mark.slow
 def test_report_of_a_regression_run(tmp_path):
     folder = write_run(tmp_path / "run")
     report = write_report(folder)
@@ -341,6 +343,7 @@ def test_report_of_a_classification_run(tmp_path):
     assert "Task relations" not in text
 
 
+@pytest.mark.slow
 def test_report_says_which_arms_diverged(tmp_path):
     folder = write_run(tmp_path)
     results = pd.read_csv(folder / "results.csv")
@@ -351,6 +354,7 @@ def test_report_says_which_arms_diverged(tmp_path):
     assert "∞ n/a" in text
 
 
+@pytest.mark.slow
 def test_same_files_give_the_same_report(tmp_path):
     folders = [write_run(tmp_path / name) for name in ("a", "b")]
     for folder in folders:
@@ -412,6 +416,7 @@ def test_damaged_file_is_named(tmp_path, name, content, message):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seconds": math.nan}, {"cells": []}, {"arms": []}, {"seconds": math.inf}]
 )
@@ -434,6 +439,7 @@ def test_wrong_entries_of_the_manifest_are_named(tmp_path, change, name):
         write_report(folder)
 
 
+@pytest.mark.slow
 def test_exploded_scores_have_no_interval_and_no_warning(tmp_path):
     folder = write_run(tmp_path)
     results = pd.read_csv(folder / "results.csv")

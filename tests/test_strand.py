@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from metalens import MetaRegressor, Sinusoid
@@ -38,6 +39,7 @@ def test_strands_are_of_the_same_kind():
     assert torch.equal(strand.with_global_labels()[1].support.y, Sinusoid(seed=9)[3].support.y)
 
 
+@pytest.mark.slow
 def test_models_of_an_estimator_train_on_different_tasks(monkeypatch):
     met = []
 

@@ -236,7 +236,9 @@ def test_later_settings_override_earlier_ones(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["smoke", "small", "full"])
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "regression" else pytest.mark.slow) for name in SUITES]
+)
 def test_every_arm_of_the_suites_assembles(name, size, data_folder, monkeypatch):
     monkeypatch.setenv("METALENS_DATA", str(data_folder))
     for entry in read_suite(name, size).entries:

@@ -154,12 +154,12 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     means = of_metric.set_index("learner")["mean"]
     unit = "%" if METRICS[metric].unit == "fraction" else ""
     texts = {row["arm"]: f"{row['mean']}{unit}" for row in table_rows(summary, paired, metric)}
-    meta, losses = means.index[0], -means if METRICS[metric].better == "higher" else means
+    meta, losses = str(means.index[0]), -means if METRICS[metric].better == "higher" else means
     tasks = f"{n} held-out task{'' if n == 1 else 's'}"
     if len(means) == 1:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
     losses = losses.fillna(math.inf)
-    best = losses.iloc[1:].idxmin()
+    best = str(losses.iloc[1:].idxmin())
     if losses[meta] <= losses[best]:
         first = (
             f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "

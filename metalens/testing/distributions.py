@@ -161,16 +161,16 @@ def splits_are_disjoint(subject: Subject) -> None:
     found: dict[object, str] = {}
     for tasks in subject.each():
         for index in subject.indices:
-            for trait, said in _traits(tasks, index):
-                split = found.setdefault(trait, tasks.split)
+            for unique, description in _unique_values(tasks, index):
+                split = found.setdefault(unique, tasks.split)
                 assert split == tasks.split, (
-                    f"Splits must not share a task, but {said} of task {index} of the {tasks.split} split "
+                    f"Splits must not share a task, but {description} of task {index} of the {tasks.split} split "
                     f"is in the {split} split too."
                 )
 
 
-def _traits(tasks: TaskDistribution, index: int) -> Iterator[tuple[object, str]]:
-    """Yield what no other split may have, and what it is."""
+def _unique_values(tasks: TaskDistribution, index: int) -> Iterator[tuple[object, str]]:
+    """Yield values that no other split may contain, each with a description."""
     source = tasks.source(index)
     if source is not None:
         yield source, f"the source {source}"

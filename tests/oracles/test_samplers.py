@@ -302,6 +302,7 @@ def test_the_gradient_of_the_log_probability():
     assert torch.autograd.gradcheck(lambda x: log_probability(x, torch.tensor([3, 0, 4])), logits)
 
 
+@pytest.mark.slow
 def test_a_dpp_against_all_subsets():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6, 2))

@@ -174,7 +174,7 @@ def test_profile_of_classes_has_a_column_for_each():
     assert scores.mean() > 0.6
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_global_model_is_trained_and_ignores_the_support(compiled):
     learner = JointModel(mlp(1, 1, [16]))
     validation = Validation(Sinusoid("val"), n_tasks=5, every=10)
