@@ -129,7 +129,7 @@ def outcome(
     ended = signal.getsignal(signal.SIGTERM)  # the command line has its own way to be ended, and to warn
     try:
         with (
-            patch.object(cli, "_dispatch", lambda words: read()),
+            patch.object(cli, "_dispatch", lambda *_: read()),
             patch("warnings.showwarning"),
             redirect_stdout(io.StringIO()),
             redirect_stderr(said),
