@@ -1,4 +1,4 @@
-"""Make the pages of the reference from what the packages export, and check that nothing they name is missing."""
+"""Make the reference from what the packages export; fail where a page names what does not exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PUBLIC = "<!-- public names -->"
 _BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
-# A page of paper/ is a page of the site beside those of docs/; in the repository the two folders are siblings.
+# paper/ is a sibling of docs/ in the repository, and a folder among its pages on the site.
 _TO_PAPER = re.compile(r"\]\(\.\./((?:\.\./)*paper/)")
 _TO_DOCS = re.compile(r"\]\(\.\./docs/")
 
@@ -60,7 +60,7 @@ def on_env(env: Any, **_: Any) -> None:
 
 
 def public_names() -> dict[str, str]:
-    """Return the names that `import metalens` offers beside packages, each with the module that defines it."""
+    """Return the names that `import metalens` offers beside packages, each with its module."""
     imports = [node for node in ast.parse(STUB.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)]
     return {name.name: f"metalens.{node.module}" for node in imports if node.module for name in node.names}
 
