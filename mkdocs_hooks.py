@@ -70,7 +70,7 @@ def _exported(places: list[str]) -> dict[str, Any]:
     public = public_names()
     found = {}
     for place in places:
-        for name, module in public.items():
+        for name, module in sorted(public.items(), key=lambda item: not item[1].endswith(".base")):
             if place in (module, module.rpartition(".")[0]):
                 found[f"metalens.{name}"] = getattr(importlib.import_module(module), name)
         package = importlib.import_module(place)
