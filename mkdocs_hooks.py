@@ -1,4 +1,4 @@
-"""Make the reference from what the packages export; fail where a page names what does not exist."""
+"""Make the pages of the reference from what the packages export, and check that they miss nothing."""
 
 from __future__ import annotations
 

@@ -4,12 +4,13 @@
 
 For each learner and network of `tests/catalogue.py`, in double precision, the whole gradient of the outer
 loss is computed by loop, by `torch.vmap` and compiled, and compared with finite differences of the loss in
-every single parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with
-its commit. An interrupted run continues from there; delete that file to measure everything again.
+every single parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with its
+commit; an interrupted run resumes from this file, and everything is measured again without it.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
 import warnings
@@ -45,7 +46,9 @@ COLUMNS = ["learner", "network", "plan", "error", "commit"]
 
 def main() -> None:
     """Measure what is not measured yet, and write the page."""
-    page = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("page", type=Path, help="Markdown file to write, such as docs/correctness.md")
+    page = parser.parse_args().page
     torch.set_num_threads(1)
     torch.rand_like = draws_by_shape  # masks of MT-net: the same for every plan
     source = commit()
