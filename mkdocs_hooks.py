@@ -24,6 +24,7 @@ _PUBLIC = "<!-- public names -->"
 _BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
+# paper/ is a sibling of docs/ in the repository, and a folder among its pages on the site.
 # On the site, pages of paper/ stand beside those of docs/; in the repository the two folders are siblings.
 _TO_PAPER = re.compile(r"\]\(\.\./((?:\.\./)*paper/)")
 _TO_DOCS = re.compile(r"\]\(\.\./docs/")
@@ -60,7 +61,7 @@ def on_env(env: Any, **_: Any) -> None:
 
 
 def public_names() -> dict[str, str]:
-    """Return the names that `import metalens` offers beside packages, with the modules that define them."""
+    """Return the names that `import metalens` offers beside packages, each with its module."""
     imports = [node for node in ast.parse(STUB.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)]
     return {name.name: f"metalens.{node.module}" for node in imports if node.module for name in node.names}
 
@@ -70,7 +71,7 @@ def _exported(places: list[str]) -> dict[str, Any]:
     public = public_names()
     found = {}
     for place in places:
-        for name, module in public.items():
+        for name, module in sorted(public.items(), key=lambda item: not item[1].endswith(".base")):
             if place in (module, module.rpartition(".")[0]):
                 found[f"metalens.{name}"] = getattr(importlib.import_module(module), name)
         package = importlib.import_module(place)

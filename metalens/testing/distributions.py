@@ -164,8 +164,8 @@ def splits_are_disjoint(subject: Subject) -> None:
             for unique, description in _unique_values(tasks, index):
                 split = found.setdefault(unique, tasks.split)
                 assert split == tasks.split, (
-                    f"Splits must not share a task, but {description} of task {index} of the {tasks.split} split "
-                    f"is in the {split} split too."
+                    f"Splits must not share a task, but {description} of task {index} of the {tasks.split} "
+                    f"split is in the {split} split too."
                 )
 
 
