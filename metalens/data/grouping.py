@@ -97,7 +97,7 @@ def divide_units(sizes: Sequence[int], k_shot: int, n_query: int, *, spread: boo
         n_query: query rows, at least.
         spread: take `k_shot` units where possible, for a varied support, and not as few as suffice.
 
-    >>> divide_units([1, 3, 2], 3, 2)
+    >>> divide_units([1, 3, 2], 3, 3)
     array([ True, False,  True])
     """
     most = sum(sizes) - n_query  # rows that the support's units may have
