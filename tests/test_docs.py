@@ -5,7 +5,9 @@ of docstrings; some pages train for longer than a test may take.
 """
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,9 +38,10 @@ def test_python_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    namespace = {"__name__": page.stem}
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # so that classes of the page can be pickled
     for code in blocks(page):
-        exec(compile(code, page, "exec"), namespace)
+        exec(compile(code, page, "exec"), vars(module))
 
 
 def test_blocks_are_found_on_their_lines_and_can_be_skipped(tmp_path):
