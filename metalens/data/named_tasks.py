@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from functools import lru_cache
 from typing import Self, get_args
 
 import numpy as np
@@ -130,7 +129,7 @@ class NamedTasks(TaskDistribution):
         """Return a copy that shares all data; it still has the tasks of the old split."""
         twin = copy(self)
         twin.split = split
-        twin._order = lru_cache(maxsize=4)(twin._draw_order)
+        twin._order = Recent(twin._draw_order, 4)
         return twin
 
     def _draw_order(self, number: int) -> np.ndarray:
