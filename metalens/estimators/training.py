@@ -12,7 +12,6 @@ import torch
 from metalens.data import TaskDistribution
 from metalens.data.interleaved import Interleaved
 from metalens.evaluation import Validation
-from metalens.execution.machine import Machine
 from metalens.execution.replicas import ReplicationError
 from metalens.learners import Baseline
 from metalens.networks import Network
@@ -23,7 +22,6 @@ from metalens.training.outer_loop import Progress
 
 EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
-MACHINE = Machine(profile=True, keep_freed_memory=True)  # for long trainings of people's own tables
 
 ProgressOf = Callable[[str], Progress]  # of the model with this name
 
@@ -84,7 +82,6 @@ class Trainee:
                 clip_norm=CLIP_NORM,
                 validations=[validation] * len(objectives),
                 samplers=[build_sampler(self.sampler) for _ in objectives],
-                machine=MACHINE,
                 seed=self.seeds[0],
                 progress=progress,
             )
