@@ -134,10 +134,11 @@ def test_config_file_and_print_config(tmp_path, metalens_here):
         (["run", "demo", "--steps", "many"], "steps"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
         (
-            ["run", "demo", "--machine.devices", "3"],
-            "devices is 3, and 1 process was started on this machine; start "
-            "`torchrun --nproc-per-node 3 -m metalens run ... --machine.devices 3`",
+            ["run", "demo", "--machine.devices", "2"],
+            "devices is 2, and 1 process was started on this machine; start "
+            "`torchrun --nproc-per-node 2 -m metalens run ... --machine.devices 2`",
         ),
+        (["run", "demo", "--machine.devices", "3"], "3 processes cannot share 8 tasks equally"),
         (
             ["run", "demo", "--machine.devices", "2", "--machine.workers", "2"],
             "Only one of workers and devices",

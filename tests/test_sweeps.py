@@ -436,7 +436,7 @@ def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
             "meta_batch_size: [4, 200]",
             "with meta_batch_size=200: n_train_tasks must be at least meta_batch_size",
         ),
-        ("outer_lr: [null, 0.1]", "outer_lr must have a value, got none"),
+        ("outer_lr: [null, 0.1]", "outer_lr must have a value, got null"),
         ("k_shot: [5, 7]", "k_shot changes the validation tasks"),
     ],
 )
