@@ -4,7 +4,7 @@
 
 For each learner and network of `tests/catalogue.py`, in double precision, the whole gradient of the outer
 loss is computed by loop, by `torch.vmap` and compiled, and compared with finite differences of the loss in
-every single parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with its
+every parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with its
 commit; an interrupted run resumes from this file, and everything is measured again without it.
 """
 
