@@ -184,7 +184,7 @@ class AdaptedTasks:
 
         In a loop, the gradient of each task is taken before the next task, in the memory of one.
         """
-        if self._is_begun or self._plan != "loop" or not torch.is_grad_enabled():
+        if self._is_begun or self._plan != "loop" or not (self._parameters and torch.is_grad_enabled()):
             return self.mean(self.last_outer_losses())
         examples = self.tasks.tensors[:4]
         return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)

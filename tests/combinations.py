@@ -23,6 +23,7 @@ from catalogue import (
     classification_tasks,
     regression_tasks,
 )
+from mapping import mapped
 
 from metalens import Learner, MetaLensError, Objective, Regularizer, Task
 from metalens.testing import Check, learner_checks, regularizer_checks
@@ -55,7 +56,7 @@ class Case:
     def objective(self, batching: str = "auto") -> Objective:
         learner = self.build()
         with self.advice():
-            return Objective(learner, self.regularize(learner), batching=batching).double()
+            return mapped(Objective(learner, self.regularize(learner)), batching).double()
 
     @property
     def tasks(self) -> Task:

@@ -24,6 +24,8 @@ FILES = [
     "weights.safetensors",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings as notes
+
 
 def call(folder, *words):
     """Run the command line in a folder, and return its status, its output and its errors."""

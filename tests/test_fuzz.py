@@ -19,6 +19,8 @@ from tools.fuzz.damage import PICKLE
 from tools.fuzz.readers import READERS
 from tools.fuzz.session import Session, by_hypothesis
 
+pytestmark = pytest.mark.filterwarnings("default")  # a reader may warn
+
 INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
 FAR_OUTSIDE = b"sensor,volt,color,bar\n" + b"".join(b"%d,2147483648,red,0.1\n" % (n // 8) for n in range(24))
 
@@ -29,6 +31,11 @@ def nameless():
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("?", b"content")
     return whole.getvalue().replace(b"?", b"\0")  # where a name ends
+
+
+def connect():
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", 9))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +141,7 @@ def busy():
         (lambda: Path("inside/../beside").mkdir(), "os.mkdir"),
         (lambda: Path("inside").rename("beside"), "os.rename"),
         (lambda: subprocess.run([sys.executable, "-c", ""]), "subprocess.Popen"),
-        (lambda: socket.create_connection(("127.0.0.1", 9)), "socket.connect"),
+        (connect, "socket.connect"),
         (lambda: pickle.loads(PICKLE), "pickle.find_class"),
         (busy, "longer than"),
         (lambda: raising(KeyError("name")), "name"),

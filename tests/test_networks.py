@@ -184,7 +184,7 @@ def test_norms_are_right_under_a_vmap_of_ones_own():
             learner, Task(*(Examples(x[None], y[None]) for x, y in task[:2])), "loop"
         ).outer_loss
 
-    losses = AdaptedTasks(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks).mean()
+    losses = AdaptedTasks(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks.as_batch()).mean()
     looped, mapped = (torch.autograd.grad(value, list(learner.parameters())) for value in losses)
     torch.testing.assert_close(mapped, looped, rtol=1e-9, atol=1e-11)
 

@@ -361,6 +361,7 @@ def age(folder: Path, seconds: int) -> None:
         database.commit()
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # the trial is asked for as by another process
 def test_a_trial_that_was_killed_before_its_first_heartbeat_is_retried(sweep, tmp_path):
     folder, distributions = tmp_path / "s", sweep().space.distributions
     search(sweep(n_trials=1), folder)

@@ -23,12 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from catalogue import LEARNERS  # noqa: E402
-from combinations import Case, draws_by_shape  # noqa: E402
+from combinations import Case  # noqa: E402
 
 from metalens import MetaLensError, Objective  # noqa: E402
 from metalens.execution.compiling import CompiledObjective  # noqa: E402
 from metalens.io.provenance import commit  # noqa: E402
 from metalens.objective import outer_loss  # noqa: E402
+from metalens.testing.objectives import draws_by_shape  # noqa: E402
 
 NETWORKS = {
     "mlp": "none",

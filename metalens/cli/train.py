@@ -66,7 +66,6 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
     parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
-    add("--sampler", type=str, default="Uniform", help="Which tasks make a batch.")
     add("--baselines", type=str, nargs="*",
         help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
     add("--fallback", action=ActionYesNo, default=True, help="Use the best baseline if it wins.")

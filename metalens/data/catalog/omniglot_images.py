@@ -192,7 +192,7 @@ def _load(zips: tuple[Path, ...], key: str) -> OmniglotImages:
 
 def _read_cache(path: Path) -> OmniglotImages | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             images = OmniglotImages(*(file[name] for name in OmniglotImages._fields))
     except Exception:  # Damage shows as one of many types, and the remedy is always to decode again.
         return None
