@@ -93,7 +93,7 @@ def test_what_fuzzing_found_stays_mended(session, reader, name, content):
     assert not session(reader).found
 
 
-@pytest.mark.parametrize("name", ["step", "n_worse", "n_told"])
+@pytest.mark.parametrize("name", ["step", "n_worse", "n_logged"])
 def test_counts_in_checkpoints_are_whole_numbers(session, name):
     one = session("checkpoints")
     content = one.sound["state.safetensors"]

@@ -54,7 +54,7 @@ def test_a_compiled_objective_has_the_plain_terms_and_gradients(learner, related
 
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning"
-)  # of PyTorch, while tracing
+)
 def test_the_solver_of_imaml_breaks_the_graph():
     """Its gradient is an `autograd.Function`, whose rule for `vmap` is lost when PyTorch traces it."""
     torch.compiler.reset()
