@@ -60,7 +60,8 @@ class TRLearner(Regularizer):
     Source: J. Wang, W. Qiang and others, "Rethinking Meta-Learning from a Learning Lens", 2024,
     arXiv 2409.08474. Deviations, where its public text is silent: weight = 0.1; clipping and the fall-back
     for rows without positive relations; the loss of averaged logits in classification; the whole query set
-    serves as meta-data (the adaptive sampler is `ASr`); see also `Cosine`. All other options are ours.
+    serves as meta-data (the adaptive sampler is `paper.samplers.ASr`); see also `Cosine`. All other options
+    are ours.
     """
 
     min_meta_batch_size = 3

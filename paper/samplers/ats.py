@@ -13,14 +13,14 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
-from metalens.samplers.contrib.gradients import (
+from paper.samplers.gradients import (
     query_loss,
     support_loss,
     task_gradients,
     task_losses,
     weights_of,
 )
-from metalens.samplers.contrib.weighting import Weighting, drawn
+from paper.samplers.weighting import Weighting, drawn
 
 
 class ATS(CandidateSampler):

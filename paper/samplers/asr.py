@@ -16,7 +16,7 @@ from metalens.errors import MetaLensError
 from metalens.learners.classification import one_hot
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
-from metalens.samplers.contrib.gradients import (
+from paper.samplers.gradients import (
     example_losses,
     example_slopes,
     start,
@@ -24,7 +24,7 @@ from metalens.samplers.contrib.gradients import (
     task_gradients,
     weights_of,
 )
-from metalens.samplers.contrib.weighting import Weighting, drawn
+from paper.samplers.weighting import Weighting, drawn
 
 Use = Literal["weights", "tasks", "examples"]
 
