@@ -15,15 +15,7 @@ MIN_PROBABILITY = 1e-6  # of a class of which a support set has no example
 
 
 def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
-    """Return n_way, by default the number of outputs of the network's head.
-
-    Raises:
-        MetaLensError: there are fewer than two.
-
-    >>> from metalens import mlp
-    >>> number_of_classes("ProtoNet", mlp(1, 5), None)
-    5
-    """
+    """Return n_way, by default the number of outputs of the network; raise `MetaLensError` if below two."""
     n = network.n_outputs if n_way is None else n_way
     if n < 2:
         raise MetaLensError(
@@ -71,11 +63,7 @@ def one_hot(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
-    """Return `indicator_targets` for a classifier, which refuses real targets.
-
-    Raises:
-        MetaLensError: real targets, named with the learner; see also `indicator_targets`.
-    """
+    """Return `indicator_targets` for a classifier; raise `MetaLensError` for real targets."""
     if y.is_floating_point():
         raise MetaLensError(
             f"{learner} is a classifier, got real targets; for regression use another learner, such as R2D2 "
@@ -101,7 +89,7 @@ def with_absent_classes(logits: Tensor, present: Tensor) -> Tensor:
     """Return logits in which every class that the support set lacks is improbable: 1 to a million.
 
     Its logit is `log 1e-6 + logsumexp of the logits of the present classes`. So it is never predicted, and
-    the loss of a query that is of it is finite and has no gradient, as there is nothing to learn from it.
+    the loss of a query of this class is finite and has no gradient.
 
     Args:
         logits: `(n, n_way)`.

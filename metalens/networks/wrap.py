@@ -1,9 +1,9 @@
 """Make any `nn.Module` with a named head usable by every learner, or explain why it is not.
 
-PyTorch has three traps for anyone who differentiates twice or maps over tasks: fused normalization layers
-(silently wrong under `torch.vmap`), recurrent layers (no `vmap` rule) and fused attention (no second
-derivative). `wrap` replaces the first, loops over tasks for the second, uses the unfused form of the third,
-and then *measures* on an example that the gradients agree, so that no custom layer can hide such a trap.
+PyTorch has three traps for second derivatives and `torch.vmap`: fused normalization layers (silently wrong
+under `vmap`), recurrent layers (no `vmap` rule) and fused attention (no second derivative). `wrap` replaces
+the first, loops over tasks for the second, uses the unfused form of the third, and then *measures* on an
+example that the gradients agree, so that no custom layer can hide a trap.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
         ) from None
     if not head or isinstance(head_module, nn.Identity):
         raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
-    _set_submodule(backbone, head, nn.Identity())
+    backbone.set_submodule(head, nn.Identity())
     n_features, n_outputs = _check_composition(module, backbone, head_module, head, example)
     make_norms_safe(backbone)
     make_norms_safe(head_module)
@@ -90,11 +90,6 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     if doubt is not None:
         warnings.warn(doubt, stacklevel=2)
     return network
-
-
-def _set_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, new)
 
 
 @torch.no_grad()
@@ -124,11 +119,7 @@ def _check_composition(
 
 
 def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
-    """Measure one-step meta-gradients by finite differences, by loop and by `vmap`.
-
-    Returns:
-        Why `vmap` cannot be used, and why the gradients are doubtful; each `None` if there is no reason.
-    """
+    """Return why `vmap` cannot be used, and why meta-gradients are doubtful, by measuring them; or `None`."""
     twin = _moved(copy.deepcopy(network).double().eval())
     x = example.detach()
     x = x.double() if x.is_floating_point() else x

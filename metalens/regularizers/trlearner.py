@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.regularizers.base import Regularizer
 from metalens.relations import Cosine, Relation
 from metalens.relations.agreement import descriptor_agreement
-from metalens.relations.base import check_positive
 from metalens.relations.slots import slot_maps
 
 MIN_ROW_SUM = 1e-6

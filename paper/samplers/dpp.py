@@ -10,8 +10,9 @@ from scipy.spatial.distance import pdist, squareform
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of, generator_of
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of
 from paper.samplers.gradients import support_loss, task_gradients
+from paper.samplers.held_out import generator_of
 
 TaskVectors = Literal["gradients", "features", "descriptors"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError
 from metalens.learners.baselines.base import Baseline
 
@@ -14,8 +15,6 @@ class SeasonalNaive(Baseline):
     `y_h = x_{n - m + (h mod m)}` for a window `x_0 ... x_{n-1}`, h = 0, 1, ..., and m values a season. With
     m = 1 the last value is repeated. It needs no support set. Inputs must be windows of the series alone, and
     targets the values that follow, on the same scale, as in `SeriesTasks`.
-
-    Nothing is learned across tasks; see `Baseline`.
 
     Args:
         n_outputs: the horizon, how many values are predicted.
@@ -35,15 +34,12 @@ class SeasonalNaive(Baseline):
 
     def __init__(self, n_outputs: int, *, season: int = 1) -> None:
         super().__init__(n_outputs)
-        if season < 1:
-            raise MetaLensError(f"SeasonalNaive: season must be at least 1, got {season}.")
+        check_sizes(season=season)
         self.season = season
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
         if classes:
-            raise MetaLensError(
-                "SeasonalNaive forecasts numbers, got classes; use another baseline, such as KNN."
-            )
+            raise MetaLensError("SeasonalNaive forecasts numbers, got classes; use a baseline such as KNN.")
         if self.season > new_x.shape[1]:
             raise MetaLensError(
                 f"SeasonalNaive needs windows of at least one season, {self.season} values, got "
