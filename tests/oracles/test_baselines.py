@@ -199,7 +199,7 @@ def test_nothing_is_trained_and_every_arm_meets_the_same_tasks():
 
 
 def test_no_regularizer_acts_on_a_baseline():
-    for regularizer in (TRLearner(n_features=1), MetaMix(), MetaAug()):
+    for regularizer in (TRLearner(), MetaMix(), MetaAug()):
         words = f"{type(regularizer).__name__} cannot act on Ridge: it learns nothing across tasks"
         with pytest.raises(MetaLensError, match=words):
             Objective(Ridge(n_outputs=1), [regularizer])

@@ -123,7 +123,7 @@ def test_profile_is_ridge_on_the_predictions_of_ridge():
     fit(Objective(profile), train, steps=1, meta_batch_size=2)
     examples = {}
     for number in range(50):
-        examples.setdefault(train.task_name(number), []).extend(train[number])
+        examples.setdefault(train.task_name(number), []).extend(train[number][:2])
     assert len(examples) == len(train.task_names) == 22
     models = [
         RidgeCV(STRENGTHS).fit(
