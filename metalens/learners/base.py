@@ -119,7 +119,7 @@ class Learner(nn.Module, ABC):
         """
 
     def prepare(self, tasks: TaskDistribution) -> None:
-        """Compute what is not learned by gradient descent; `fit` calls it before the first step."""
+        """Compute from the training tasks what gradient descent does not learn; `fit` calls it first."""
 
     @property
     def schedule_finished(self) -> bool:
@@ -172,7 +172,7 @@ class Learner(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the learner computes."""
+        """The device on which the learner computes."""
         return self._example.device
 
     @property
@@ -197,7 +197,7 @@ class Learner(nn.Module, ABC):
         faster than `vmap` for Conv4-64, whatever adapts).
 
         Raises:
-            MetaLensError: vectorization was asked for and is not possible.
+            MetaLensError: vectorization is requested and not possible.
         """
         check_batching(batching)
         if batching == "auto":

@@ -36,5 +36,5 @@ class ChannelsLastConv2d(nn.Conv2d):
 def _channels_last(x: Tensor) -> Tensor:
     if x.stride(1) == 1:
         return x
-    # Not `x.contiguous(memory_format=...)`, which leaves a single channel as it is: read as channels first.
+    # Not `x.contiguous(memory_format=...)`, which does not change a single channel: read as channels first.
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)

@@ -96,7 +96,7 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
 def _check_composition(
     module: nn.Module, backbone: nn.Module, head: nn.Module, name: str, example: Tensor
 ) -> tuple[int, int]:
-    """Check that the head comes last, and return the sizes of the features and of the output."""
+    """Check that the head comes last; return the numbers of features and of outputs."""
     whole, stem = copy.deepcopy(module).eval(), copy.deepcopy(backbone).eval()
     try:
         features = stem(example).flatten(1)
@@ -121,8 +121,7 @@ def _check_composition(
 def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
     """Return why `vmap` cannot be used, and why meta-gradients are doubtful, by measuring them; or `None`."""
     twin = _moved(copy.deepcopy(network).double().eval())
-    x = example.detach()
-    x = x.double() if x.is_floating_point() else x
+    x = example.detach().double() if example.is_floating_point() else example
     inputs = torch.stack([x, x.flip(0)])
     n, c = len(x), network.n_outputs
     targets = torch.linspace(-1, 2, 2 * n * c, dtype=torch.float64, device=x.device).view(2, n, c)
@@ -156,7 +155,7 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
 
 @torch.no_grad()
 def _moved(network: Network) -> Network:
-    """Perturb what is trained: a scale of 0 puts ReLUs at their kinks, where differences are meaningless."""
+    """Perturb trained parameters: a scale of 0 puts ReLUs at their kinks, where differences mean nothing."""
     for parameter in network.parameters():
         if parameter.requires_grad:
             steps = torch.arange(parameter.numel(), device=parameter.device)

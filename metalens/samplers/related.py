@@ -90,12 +90,9 @@ class Related(CandidateSampler):
 
 
 def related_order(distances: Tensor, neighbors: int, size: int) -> list[int]:
-    """Return some of n tasks: the first remaining one, then its nearest remaining neighbors, and so on.
+    """Return `size` of n tasks: the first that is left, then its nearest that are left, and so on.
 
-    Args:
-        distances: `(n, n)`; of equal ones the first counts.
-        neighbors: number of tasks that follow an anchor.
-        size: number of tasks to return, at most n.
+    Of equal distances `(n, n)`, the first counts.
     """
     left, order = list(range(len(distances))), []
     while len(order) < size:

@@ -17,9 +17,9 @@ from metalens.learners.classification import MIN_PROBABILITY, class_indicators, 
 class Baseline(Learner):
     """A classical model, fitted to the support set of each task alone; nothing is learned across tasks.
 
-    The task state is the support set itself, a tree of tensors as for every learner; the model is fitted
-    whenever predictions are asked for. Tasks are looped over, `fit` takes no step, and no gradient flows
-    through predictions. A subclass defines `estimate`.
+    The task state is the support set itself, a tree of tensors as for every learner; the model is fitted for
+    every prediction. Tasks are looped over, `fit` takes no step, and no gradient flows through predictions.
+    A subclass defines `estimate`.
 
     Args:
         n_outputs: number c of targets, or of classes of a task.

@@ -69,9 +69,10 @@ class KNN(Baseline):
         nearest = NearestNeighbors(n_neighbors=candidates[-1], metric=self.metric).fit(x)
         neighbors = nearest.kneighbors(return_distance=False)  # without new inputs: of all others
         targets = np.eye(self.n_outputs)[y] if classes else y
-        errors = []
-        for k in candidates:
+
+        def error(k: int) -> float:
             predictions = targets[neighbors[:, :k]].mean(1)
             wrong = predictions.argmax(1) != y if classes else (predictions - targets) ** 2
-            errors.append(wrong.mean())
-        return candidates[int(np.argmin(errors))]
+            return float(wrong.mean())
+
+        return min(candidates, key=error)

@@ -21,7 +21,7 @@ class SeasonalNaive(Baseline):
         season: m, at most the length of a window; 24 for hours of a day.
 
     Raises:
-        MetaLensError: the season is below 1 or, when predictions are asked for, longer than a window.
+        MetaLensError: the season is below 1 or, in prediction, longer than a window.
 
     >>> import torch
     >>> from metalens import Examples, SeasonalNaive
@@ -40,9 +40,7 @@ class SeasonalNaive(Baseline):
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
         if classes:
             raise MetaLensError("SeasonalNaive forecasts numbers, got classes; use a baseline such as KNN.")
-        if self.season > new_x.shape[1]:
-            raise MetaLensError(
-                f"SeasonalNaive needs windows of at least one season, {self.season} values, got "
-                f"{new_x.shape[1]}."
-            )
-        return new_x[:, new_x.shape[1] - self.season + np.arange(y.shape[1]) % self.season]
+        length = new_x.shape[1]
+        if self.season > length:
+            raise MetaLensError(f"SeasonalNaive needs windows of {self.season} values or more, got {length}.")
+        return new_x[:, length - self.season + np.arange(y.shape[1]) % self.season]
