@@ -98,9 +98,6 @@ from .relations.related_models import RelatedModels as RelatedModels
 from .samplers.base import CandidateSampler as CandidateSampler
 from .samplers.base import Choice as Choice
 from .samplers.base import TaskSampler as TaskSampler
-from .samplers.contrib.asr import ASr as ASr
-from .samplers.contrib.ats import ATS as ATS
-from .samplers.contrib.dpp import DPP as DPP
 from .samplers.hard_mining import HardMining as HardMining
 from .samplers.related import Related as Related
 from .samplers.uniform import Uniform as Uniform

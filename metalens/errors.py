@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -71,3 +72,10 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MetaLensError(f"{error.name} is not installed; run pip install 'metalens[{name}]'.") from error
+
+
+def check_positive(owner: object, **values: float | None) -> None:
+    """Raise `MetaLensError` where a setting of an object is not above 0 and finite; `None` is allowed."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise MetaLensError(f"{type(owner).__name__}: {name} must be above 0 and finite, got {value}.")

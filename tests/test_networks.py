@@ -179,12 +179,10 @@ def test_norms_are_right_under_a_vmap_of_ones_own():
     """Also in a loop within it, and with a learner that would loop."""
     tasks, learner = tasks_for("conv4"), MAML(build("conv4"), inner_lr=0.05)
 
-    def loss(task: Task) -> torch.Tensor:
-        return AdaptedTasks(
-            learner, Task(*(Examples(x[None], y[None]) for x, y in task[:2])), "loop"
-        ).outer_loss
+    def loss(task: tuple[Examples, ...]) -> torch.Tensor:
+        return AdaptedTasks(learner, Task(*(Examples(x[None], y[None]) for x, y in task)), "loop").outer_loss
 
-    losses = AdaptedTasks(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks.as_batch()).mean()
+    losses = AdaptedTasks(learner, tasks, "loop").outer_loss, torch.vmap(loss)(tasks[:2]).mean()
     looped, mapped = (torch.autograd.grad(value, list(learner.parameters())) for value in losses)
     torch.testing.assert_close(mapped, looped, rtol=1e-9, atol=1e-11)
 
@@ -312,7 +310,7 @@ def test_vit_is_vectorized_by_default_and_knows_positions():
         (vit, {"n_heads": 0}, "n_heads=0"),
         (vit, {"mlp_ratio": 0}, "mlp_ratio=0"),
         (vit, {"patch_size": 8}, "multiple of patch_size.*patch_size=8"),
-        (vit, {"n_heads": 5}, "width one of n_heads.*n_heads=5"),
+        (vit, {"n_heads": 5}, "width a multiple of n_heads.*n_heads=5"),
         (timm_model, {"name": "resnet18", "n_way": 1}, "n_way must be at least 2, got 1"),
         (timm_model, {"name": "resnet18", "in_channels": 0}, "in_channels=0"),
         (timm_model, {"name": "resnet18", "image_size": 0}, "image_size=0"),

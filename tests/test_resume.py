@@ -18,9 +18,7 @@ import torch
 from safetensors.torch import save
 
 from metalens import (
-    ATS,
     MAML,
-    ASr,
     Machine,
     MAMLPlusPlus,
     MetaAug,
@@ -40,6 +38,7 @@ from metalens.experiments.recipe import ONE_THREAD
 from metalens.io import files
 from metalens.io.files import new_folder
 from metalens.training.checkpoint import Checkpoints
+from paper.samplers import ATS, ASr
 from tools.crash import survive
 
 STEPS = 12

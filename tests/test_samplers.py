@@ -9,13 +9,11 @@ import pytest
 import torch
 from mapping import mapped
 
+import metalens
 from metalens import (
     ANIL,
-    ATS,
-    DPP,
     MAML,
     AdaptedTasks,
-    ASr,
     Choice,
     HardMining,
     Machine,
@@ -38,10 +36,10 @@ from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import run
 from metalens.processes import Processes
 from metalens.samplers.base import adapted_candidates, window
-from metalens.samplers.contrib import ats
-from metalens.samplers.contrib.gradients import task_gradients, task_losses, weights_of
-from metalens.specs.calls import SAMPLERS, build_sampler
+from metalens.specs.calls import SAMPLERS, build_sampler, canonical
 from metalens.statistics.arms import ARM
+from paper.samplers import ATS, DPP, ASr, ats
+from paper.samplers.gradients import task_gradients, task_losses, weights_of
 
 T = 4
 # Every sampler, with settings for batches of 4 tasks.
@@ -90,6 +88,14 @@ def trained(call, seed=0, **settings):
     assert torch.equal(torch.get_rng_state(), before)
     weights = torch.cat([parameter.detach().flatten() for parameter in objective.parameters()])
     return recorder.choices, weights
+
+
+def test_a_registered_sampler_can_be_named_in_text(monkeypatch):
+    assert not {"ASr", "ATS", "DPP"} & {*metalens.__all__, *metalens.samplers.__all__}
+    assert build_sampler("asr(held_out=3)").held_out == 3  # registered by `paper`
+    monkeypatch.setitem(SAMPLERS, "Weighing", Weighing)
+    assert canonical("weighing( )") == "Weighing"
+    assert isinstance(build_sampler("Weighing"), Weighing)
 
 
 def test_every_sampler_is_tried_here():
@@ -319,10 +325,9 @@ def test_who_asks_the_model_trains_alone():
         )
 
 
-def test_dpp_without_its_library_names_the_extra(monkeypatch):
+def test_dpp_without_its_library_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "dppy.finite_dpps", None)
-    words = r"dppy.finite_dpps is not installed; run pip install 'metalens\[samplers\]'"
-    with pytest.raises(MetaLensError, match=words):
+    with pytest.raises(MetaLensError, match="DPPy, which is not installed; run pip install dppy"):
         DPP(vectors="descriptors").check(objective_of(), Sinusoid(), T)
 
 

@@ -182,7 +182,7 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
     x = torch.arange(12.0).view(2, 6)
     forecast = SeasonalNaive(5, season=3)(Examples(x, torch.zeros(2, 5)))(x)
     assert forecast.tolist() == [[3, 4, 5, 3, 4], [9, 10, 11, 9, 10]]
-    with pytest.raises(MetaLensError, match="windows of at least one season, 7 values, got 6"):
+    with pytest.raises(MetaLensError, match="windows of 7 values or more, got 6"):
         SeasonalNaive(5, season=7)(Examples(x, torch.zeros(2, 5)))(x)
     with pytest.raises(MetaLensError, match="season must be at least 1, got 0"):
         SeasonalNaive(1, season=0)

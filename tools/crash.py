@@ -23,6 +23,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ from metalens.execution.machine import Machine
 from metalens.experiments import RECIPES
 from metalens.experiments.experiment import run
 from metalens.io.files import new_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from paper.samplers import ATS
 
 STEPS = 25
 FULL = 4096  # bytes that a full disk has left; a checkpoint is larger
@@ -64,7 +68,7 @@ def train_one(folder: Path) -> None:
         schedule="cosine",
         clip_norm=1.0,
         validation=ml.Validation(ml.Sinusoid("val"), n_tasks=5, every=4),
-        sampler=ml.ATS(held_out=2),
+        sampler=ATS(held_out=2),
         machine=ml.Machine(accelerator="cpu"),
         out=folder / "fit",
         checkpoint_every=0.0,

@@ -14,10 +14,8 @@ class ANIL(GradientLearner):
 
     Settings: see `GradientLearner`.
 
-    >>> import torch
     >>> from metalens import ANIL, Sinusoid, mlp
-    >>> learner = ANIL(mlp(), inner_lr=0.1, inner_steps=5)
-    >>> sorted(learner.adapt(Sinusoid("test")[0].support))
+    >>> sorted(ANIL(mlp(), inner_lr=0.1, inner_steps=5).adapt(Sinusoid("test")[0].support))
     ['head.bias', 'head.weight']
 
     Source: A. Raghu, M. Raghu, S. Bengio, O. Vinyals, "Rapid Learning or Feature Reuse? Towards

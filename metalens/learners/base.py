@@ -46,10 +46,10 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def check_targets(predictions: Tensor, y: Tensor) -> None:
-    """Refuse targets that do not fit predictions `(..., n, c)`; broadcasting would hide the mistake.
+    """Check that targets fit predictions `(..., n, c)`; broadcasting would hide the mistake.
 
     Raises:
-        MetaLensError: real targets are not `(..., n, c)`, or class indices not int64 of `(..., n)`.
+        MetaLensError: real targets are not `(..., n, c)`, or class indices not int64 `(..., n)`.
 
     >>> check_targets(torch.zeros(4, 1), torch.ones(4))
     Traceback (most recent call last):
@@ -71,7 +71,7 @@ def check_targets(predictions: Tensor, y: Tensor) -> None:
 
 @contextmanager
 def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module into training or evaluation mode, and leave every submodule as it was.
+    """Put a module into training or evaluation mode, and restore the mode of every submodule at the end.
 
     >>> layer = nn.Dropout()
     >>> with module_mode(layer, training=False):
@@ -90,19 +90,19 @@ def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 class Learner(nn.Module, ABC):
-    """Base of all methods: adapt to a support set, and predict with what came out of it.
+    """Base of all methods: adapt to a support set, and predict with the resulting task state.
 
-    Every method sees one task; nothing is mutated. The parameters of the module are the meta-parameters,
-    learned in the outer loop. A subclass writes `adapt_encoded` and `predict_encoded`, which both receive
+    Every method sees one task and mutates nothing. The parameters of the module are the meta-parameters,
+    learned in the outer loop. A subclass defines `adapt_encoded` and `predict_encoded`, which both receive
     `encode(x)` in place of the inputs x.
 
     Args:
         loss: `(predictions (n, c), y) -> scalar` of one task; by default `task_loss`.
 
     Attributes:
-        head_only: `encode` computes features under the meta-parameters, so that callers compute them once for
-            many adapted models; where it is false, `encode` is the identity.
-        regularizer_refusal: why no regularizer can act on this learner, or `None` if they can.
+        head_only: `encode` computes features under the meta-parameters, which callers compute once for many
+            adapted models; otherwise, `encode` is the identity.
+        regularizer_refusal: why no regularizer can act on this learner, or `None`.
     """
 
     head_only: bool = False
@@ -113,16 +113,13 @@ class Learner(nn.Module, ABC):
         self.loss = loss
 
     def set_progress(self, progress: float) -> None:
-        """Set the fraction of training completed, 0 to 1, for schedules of the inner loop.
+        """Set the fraction of training completed, 0 to 1, for schedules of the inner loop; at first it is 1.
 
-        `fit` calls it before every step, and with 1 at the end. Until it is called, a learner acts as at 1.
+        `fit` calls it before every step, and with 1 at the end.
         """
 
     def prepare(self, tasks: TaskDistribution) -> None:
-        """Precompute from the training tasks what gradient descent does not learn.
-
-        `fit` calls it before the first step, also of a learner without meta-parameters.
-        """
+        """Compute from the training tasks what gradient descent does not learn; `fit` calls it first."""
 
     @property
     def schedule_finished(self) -> bool:
@@ -138,10 +135,7 @@ class Learner(nn.Module, ABC):
         """Return predictions `(n, c)` of the adapted model for encoded inputs `(n, ...)`."""
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that differ between tasks after adaptation, by their names in the state.
-
-        None by default.
-        """
+        """Return the parameters that adaptation changes, by their names in the state; by default none."""
         return {}
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -156,7 +150,7 @@ class Learner(nn.Module, ABC):
         return self.loss(predictions, y)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return what adaptation sees of the inputs: by default the inputs themselves."""
+        """Return what adaptation sees of inputs: by default the inputs themselves."""
         return x
 
     def features(self, z: Tensor) -> Tensor:
@@ -164,7 +158,7 @@ class Learner(nn.Module, ABC):
         return z.flatten(1)
 
     def adapt(self, support: Examples) -> State:
-        """Adapt to a support set and return the task state, a value; differentiable."""
+        """Adapt to a support set and return the task state; differentiable."""
         return self.adapt_encoded(self.encode(support.x), support.y)
 
     def predict(self, state: State, x: Tensor) -> Tensor:
@@ -172,16 +166,13 @@ class Learner(nn.Module, ABC):
         return self.predict_encoded(state, self.encode(x))
 
     def forward(self, support: Examples) -> AdaptedModel:
-        """Return the model adapted to a support set as at test time: `F(support) = f`.
-
-        The examples are moved to the learner's device.
-        """
+        """Return the model adapted to a support set, `F(support) = f`, as at test time."""
         with module_mode(self, training=False):
             return AdaptedModel(self, self.adapt(Examples(*(tensor.to(self.device) for tensor in support))))
 
     @property
     def device(self) -> torch.device:
-        """Where the learner computes."""
+        """The device on which the learner computes."""
         return self._example.device
 
     @property
@@ -196,17 +187,17 @@ class Learner(nn.Module, ABC):
 
     @property
     def vmap_refusal(self) -> str | None:
-        """Why tasks cannot be vectorized, or `None` if they can."""
+        """Why tasks cannot be vectorized, or `None`."""
         return None
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
 
         `"auto"` loops if there is no vectorized form, and for convolutions on a CPU (measured: 1.5 to 3 times
-        faster than `vmap` for Conv4-64, whatever adapts); everything else is vectorized.
+        faster than `vmap` for Conv4-64, whatever adapts).
 
         Raises:
-            MetaLensError: vectorization was asked for and is not possible.
+            MetaLensError: vectorization is requested and not possible.
         """
         check_batching(batching)
         if batching == "auto":
@@ -229,15 +220,16 @@ class NetworkLearner(Learner):
         loss: see `Learner`.
 
     Attributes:
+        headless: only the backbone of the network is used and kept.
         from_hidden: it can predict from activations alone, as `predict_hidden` does.
-        needs_global_labels: it trains on all tasks as one problem, whose classes are those of the whole
-            training set.
+        needs_global_labels: it trains on all tasks as one problem, with the classes of the training set.
         trainable: names of the network's parameters that were not frozen when the learner took it.
 
     Raises:
         MetaLensError: the network is a plain module; `metalens.wrap` makes it usable.
     """
 
+    headless: bool = False
     from_hidden: bool = True
     needs_global_labels: bool = False
     regularizer_refusal: str | None = None
@@ -258,27 +250,22 @@ class NetworkLearner(Learner):
 
         A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
         """
-        self.network = network
+        self.network = network.headless() if self.headless else network
         # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.
-        self.trainable = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
+        self.trainable = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the backbone's features `(n, d)` of inputs, under the meta-parameters."""
         return self.network.embed(x)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return what adaptation sees of the inputs: features if `head_only`, else the inputs."""
         return self.embed(x) if self.head_only else x
 
     def features(self, z: Tensor) -> Tensor:
-        """Return the backbone's features `(n, d)` of encoded inputs, under the meta-parameters."""
         return z if self.head_only else self.embed(z)
 
     def hidden(self, state: State, x: Tensor, layer: int) -> Tensor:
-        """Return the activations of the adapted model after `layer` stages of its network.
-
-        The default is for learners whose backbone is shared by all tasks.
-        """
+        """Return the adapted model's activations after `layer` stages; by default, of a shared backbone."""
         return self.network(x, stop=layer)
 
     def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
@@ -294,8 +281,8 @@ class NetworkLearner(Learner):
 class AdaptedModel:
     """A model adapted to one task: call it on inputs.
 
-    It holds what adaptation changed, and refers to the learner for the rest: training the learner further
-    changes the model of a learner that shares its backbone between tasks.
+    It refers to the learner for what does not adapt, such as a shared backbone: training the learner further
+    changes the model.
 
     Attributes:
         learner: the learner that made it.

@@ -15,8 +15,7 @@ class BOIL(MAML):
     Settings: see `GradientLearner`.
 
     >>> from metalens import BOIL, Sinusoid, mlp
-    >>> learner = BOIL(mlp(), inner_lr=0.01)
-    >>> learner(Sinusoid("test")[0].support).state.keys() & {"head.weight", "head.bias"}
+    >>> BOIL(mlp(), inner_lr=0.01)(Sinusoid("test")[0].support).state.keys() & {"head.weight", "head.bias"}
     set()
 
     Source: J. Oh, H. Yoo, C. Kim, S.-Y. Yun, "BOIL: Towards Representation Change for Few-shot Learning",

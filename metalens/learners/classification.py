@@ -15,15 +15,7 @@ MIN_PROBABILITY = 1e-6  # of a class of which a support set has no example
 
 
 def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
-    """Return n_way, by default the number of outputs of the network's head.
-
-    Raises:
-        MetaLensError: there are fewer than two.
-
-    >>> from metalens import mlp
-    >>> number_of_classes("ProtoNet", mlp(1, 5), None)
-    5
-    """
+    """Return n_way, by default the number of outputs of the network; raise `MetaLensError` if below two."""
     n = network.n_outputs if n_way is None else n_way
     if n < 2:
         raise MetaLensError(
@@ -71,11 +63,7 @@ def one_hot(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
-    """Return `indicator_targets` for a classifier, which refuses real targets.
-
-    Raises:
-        MetaLensError: real targets, named with the learner; see also `indicator_targets`.
-    """
+    """Return `indicator_targets` for a classifier; raise `MetaLensError` for real targets."""
     if y.is_floating_point():
         raise MetaLensError(
             f"{learner} is a classifier, got real targets; for regression use another learner, such as R2D2 "
@@ -85,11 +73,7 @@ def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
 
 
 def class_means(features: Tensor, indicators: Tensor) -> Tensor:
-    """Return the mean features of every class, `(n_way, d)`; zeros for a class without examples.
-
-    Args:
-        features: `(s, d)`.
-        indicators: `(s, n_way)`, see `class_indicators`.
+    """Return the mean of features `(s, d)` by class, `(n_way, d)`; zeros for a class without examples.
 
     >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[1.0, 0], [1, 0], [0, 1]])).tolist()
     [[2.0], [5.0]]
@@ -101,11 +85,8 @@ def with_absent_classes(logits: Tensor, present: Tensor) -> Tensor:
     """Return logits in which every class that the support set lacks is improbable: 1 to a million.
 
     Its logit is `log 1e-6 + logsumexp of the logits of the present classes`. So it is never predicted, and
-    the loss of a query that is of it is finite and has no gradient, as there is nothing to learn from it.
-
-    Args:
-        logits: `(n, n_way)`.
-        present: 1 for classes with examples, and 0 for others, `(n_way,)`; at least one is present.
+    the loss of a query of this class is finite and has no gradient. Of logits `(n, n_way)`, those of present
+    classes stay: `present` `(n_way,)` is 1 for them and 0 for others.
 
     >>> logits = with_absent_classes(torch.zeros(1, 3), torch.tensor([1.0, 0.0, 1.0]))
     >>> [round(p, 7) for p in logits.softmax(1)[0].tolist()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
@@ -38,8 +38,8 @@ class DeepKernelGP(NetworkLearner):
         tanimoto: h(u, v) = <u, v> / (||u||^2 + ||v||^2 - <u, v>)
 
     Dividing by d lets the same starting values suit features of unit variance at every width. The c targets
-    of a task are independent processes. Learned are a constant mean m for each, and what they share: the
-    logarithms of the noise variance, of the amplitude a and of the length scale.
+    of a task are independent processes. Learned are a constant mean m for each, and the shared logarithms of
+    the noise variance, of the amplitude a and of the length scale.
 
     Classification is regression on +1 for the class and -1 for the others; the posterior means are the
     logits. They rank the classes, and are not calibrated as log-probabilities: judge it by accuracy.
@@ -79,7 +79,7 @@ class DeepKernelGP(NetworkLearner):
     prior variance over the support, which keeps single precision stable.
     """
 
-    head_only = True
+    head_only = headless = True
 
     def __init__(
         self,
@@ -104,9 +104,7 @@ class DeepKernelGP(NetworkLearner):
                 raise MetaLensError(
                     f"DeepKernelGP: {name} must be one of {', '.join(get_args(choices))}, got {choice!r}."
                 )
-        for name, value in (("inner_lr", inner_lr), ("noise", noise)):
-            if not 0 < value < math.inf:
-                raise MetaLensError(f"DeepKernelGP: {name} must be above 0 and finite, got {value}.")
+        check_positive(self, inner_lr=inner_lr, noise=noise)
         if inner_steps < 0:
             raise MetaLensError(f"DeepKernelGP: inner_steps must be 0 or more, got {inner_steps}.")
         self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
@@ -127,9 +125,6 @@ class DeepKernelGP(NetworkLearner):
         self.hyperparameters = nn.ParameterDict(
             {name: nn.Parameter(example.new_tensor(start)) for name, start in starts.items()}
         )
-
-    def set_network(self, network: Network) -> None:
-        super().set_network(network.headless())
 
     def encode(self, x: Tensor) -> Tensor:
         features = self.embed(x)
@@ -167,8 +162,7 @@ class DeepKernelGP(NetworkLearner):
         Like `predict`, it runs the backbone in the mode that the learner is in.
         """
         z = self.encode(x)
-        mean = self.predict_encoded(state, z)
-        variance = self._posterior_covariance(state, z).diagonal()
+        mean, variance = self.predict_encoded(state, z), self._posterior_covariance(state, z).diagonal()
         return mean, variance.unsqueeze(1).expand_as(mean)
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -177,9 +171,8 @@ class DeepKernelGP(NetworkLearner):
         query = _negative_log_density(cholesky, residuals)
         if self.objective == "predictive":
             return query / residuals.numel()
-        support = state["residuals"]
-        both = query + _negative_log_density(state["cholesky"], support)
-        return both / (residuals.numel() + support.numel())
+        both = query + _negative_log_density(state["cholesky"], state["residuals"])
+        return both / (residuals.numel() + state["residuals"].numel())
 
     def _targets(self, z: Tensor, y: Tensor) -> Tensor:
         targets = indicator_targets(y, z, self.n_outputs)
@@ -198,14 +191,9 @@ class DeepKernelGP(NetworkLearner):
         noise = hyper["log_noise"].exp() + _NOISE_FLOOR * covariance.diagonal().mean()
         cholesky = torch.linalg.cholesky(covariance + _diagonal(noise, z))
         residuals = targets - hyper["mean"]
-        return {
-            **hyper,
-            "support": z,
-            "residuals": residuals,
-            "noise": noise,
-            "cholesky": cholesky,
-            "weights": torch.cholesky_solve(residuals, cholesky),
-        }
+        weights = torch.cholesky_solve(residuals, cholesky)
+        solved = {"residuals": residuals, "noise": noise, "cholesky": cholesky, "weights": weights}
+        return {**hyper, "support": z, **solved}
 
     def _support_loss(self, hyper: State, z: Tensor, targets: Tensor) -> Tensor:
         state = self._condition(hyper, z, targets)
@@ -237,14 +225,8 @@ def _scaled_kernel(name: str, hyper: State, prefix: str, a: Tensor, b: Tensor) -
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    # Without the (n, m, d) array of differences; around the mean, where less cancels.
-    center = b.mean(0)
-    a, b = a - center, b - center
+    a, b = a - b.mean(0), b - b.mean(0)  # less cancels around the mean
     return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T) / a.shape[1]
-
-
-def _rbf(a: Tensor, b: Tensor) -> Tensor:
-    return torch.exp(-_squared_distances(a, b) / 2)
 
 
 def _matern52(a: Tensor, b: Tensor) -> Tensor:
@@ -254,16 +236,16 @@ def _matern52(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(near, 1 - squares / 6, (1 + t + squares / 3) * torch.exp(-t))
 
 
-def _linear(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b.T / a.shape[1]
-
-
 def _tanimoto(a: Tensor, b: Tensor) -> Tensor:
     products = a @ b.T
-    # Two fingerprints without a bit share nothing: 0 in place of 0 / 0.
     unions = a.square().sum(1, keepdim=True) + b.square().sum(1) - products
-    return products / unions.clamp(min=torch.finfo(a.dtype).tiny)
+    return products / unions.clamp(min=torch.finfo(a.dtype).tiny)  # without a bit in either: 0, not 0 / 0
 
 
-_KERNELS = {"rbf": _rbf, "matern52": _matern52, "linear": _linear, "tanimoto": _tanimoto}
+_KERNELS = {
+    "rbf": lambda a, b: torch.exp(-_squared_distances(a, b) / 2),
+    "matern52": _matern52,
+    "linear": lambda a, b: a @ b.T / a.shape[1],
+    "tanimoto": _tanimoto,
+}
 _STATIONARY = ("rbf", "matern52")

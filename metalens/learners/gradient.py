@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metalens.errors import MetaLensError
+from metalens.data.checks import check_sizes
+from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
 from metalens.networks import Network
@@ -38,7 +38,7 @@ class GradientLearner(NetworkLearner):
     """Adaptation by gradient steps on the support loss.
 
     `theta_0 = theta`, `theta_{t+1} = theta_t - alpha * d(grad L(support; theta_t))`, `inner_steps` times,
-    where d is the direction of the inner optimizer: the gradient itself by default. Subclasses say which
+    where d is the direction of the inner optimizer, by default the gradient itself. Subclasses define which
     parameters adapt (`adapted_parameters`), and override one of the small methods where they differ further.
 
     Args:
@@ -52,9 +52,15 @@ class GradientLearner(NetworkLearner):
         inner_clip: largest norm of the inner gradient, or `None` for no limit.
         loss: see `Learner`.
 
+    Attributes:
+        trains_shared_stages: the outer gradient also reaches parameters that do not adapt.
+
     Raises:
-        MetaLensError: a setting is out of range, or nothing of the network can adapt.
+        MetaLensError: a setting is out of range, nothing of the network can adapt, or it has shared stages
+            that the learner cannot train.
     """
+
+    trains_shared_stages: bool = True
 
     def __init__(
         self,
@@ -69,10 +75,8 @@ class GradientLearner(NetworkLearner):
         inner_clip: float | None = None,
         loss: Loss = task_loss,
     ) -> None:
-        if not 0 < inner_lr < math.inf:
-            raise MetaLensError(f"inner_lr must be above 0 and finite, got {inner_lr}.")
-        if inner_steps < 1:
-            raise MetaLensError(f"inner_steps must be at least 1, got {inner_steps}.")
+        check_positive(self, inner_lr=inner_lr)
+        check_sizes(inner_steps=inner_steps)
         if test_inner_steps is not None and test_inner_steps < 0:
             raise MetaLensError(f"test_inner_steps must be 0 or more, got {test_inner_steps}.")
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
@@ -81,6 +85,11 @@ class GradientLearner(NetworkLearner):
         super().__init__(network, loss=loss)
 
     def set_network(self, network: Network) -> None:
+        if network.n_shared > 0 and not self.trains_shared_stages:
+            raise MetaLensError(
+                f"{type(self).__name__} cannot train the {network.n_shared} stages that all tasks share: its "
+                "outer gradient reaches only what adapts; use MAML."
+            )
         super().set_network(network)
         if not self.adapted_parameters():
             raise MetaLensError(
@@ -98,11 +107,11 @@ class GradientLearner(NetworkLearner):
         """Return the parameters that adapt, by their names in the network."""
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
-        """Return the state before adaptation: by default the meta-parameters themselves."""
+        """Return the state before adaptation; by default the meta-parameters."""
         return {**self.adapted_parameters()}
 
     def step_sizes(self, state: State, n_steps: int) -> Sequence[StepSizes]:
-        """Return the step size of every tensor of the state, for each of n steps."""
+        """Return the step size of each tensor of the state, for each of n steps."""
         return [dict.fromkeys(state, self.inner_lr)] * n_steps
 
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +119,7 @@ class GradientLearner(NetworkLearner):
         return self.loss(self.predict_encoded(state, z), y)
 
     def descend(self, state: State, z: Tensor, y: Tensor) -> Iterator[State]:
-        """Yield the states from the given one, before the first step, to that after the last."""
+        """Yield the given state, and the state after each step."""
         memory = {}
         yield state
         n_steps = self.inner_steps if self.training else self.test_inner_steps
@@ -151,12 +160,3 @@ def last(states: Iterable[State]) -> State:
     """
     (state,) = deque(states, maxlen=1)
     return state
-
-
-def refuse_shared_stages(learner: str, network: Network) -> None:
-    """Raise `MetaLensError` for shared stages, if the outer gradient reaches only what adapts."""
-    if network.n_shared > 0:
-        raise MetaLensError(
-            f"{learner} cannot train the {network.n_shared} stages that all tasks share: its outer gradient "
-            "reaches only what adapts; use MAML."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from metalens.errors import MetaLensError
+from metalens.data.checks import check_sizes
+from metalens.errors import check_positive
 from metalens.learners.base import Loss, State, task_loss
-from metalens.learners.gradient import last, refuse_shared_stages
+from metalens.learners.gradient import last
 from metalens.learners.maml import MAML
 from metalens.networks import Network
 
@@ -21,11 +21,10 @@ class IMAML(MAML):
     """MAML whose inner loop stays near the initialization, and whose meta-gradient ignores the path taken.
 
     The inner loop descends `G(phi) = L(support; phi) + (lambda / 2) ||phi - theta||^2`. At its minimum the
-    implicit function theorem gives `d phi / d theta = (I + H / lambda)^-1`, H the Hessian of the support
-    loss at phi, and the product of its inverse with a vector is found by conjugate gradients. Memory does
-    not grow with the number of steps. The meta-gradient is exact where the inner loop has converged. Where
-    `I + H / lambda` turns out not to be positive, conjugate gradients stop early; they start from the
-    first-order meta-gradient.
+    implicit function theorem gives `d phi / d theta = (I + H / lambda)^-1`, with H the Hessian of the support
+    loss at phi. Conjugate gradients compute its product with a vector; they start from the first-order
+    meta-gradient, and stop early if `I + H / lambda` is not positive. Memory does not grow with the number of
+    steps. The meta-gradient is exact if the inner loop has converged.
 
     Args:
         network: see `GradientLearner`.
@@ -48,6 +47,8 @@ class IMAML(MAML):
     start from the vector itself, not from 0, and stop at a direction of negative curvature.
     """
 
+    trains_shared_stages = False
+
     def __init__(
         self,
         network: Network,
@@ -59,10 +60,8 @@ class IMAML(MAML):
         test_inner_steps: int | None = None,
         loss: Loss = task_loss,
     ) -> None:
-        if not 0 < proximity < math.inf:
-            raise MetaLensError(f"proximity must be above 0 and finite, got {proximity}.")
-        if cg_steps < 1:
-            raise MetaLensError(f"cg_steps must be at least 1, got {cg_steps}.")
+        check_positive(self, proximity=proximity)
+        check_sizes(cg_steps=cg_steps)
         super().__init__(
             network,
             inner_lr=inner_lr,
@@ -72,10 +71,6 @@ class IMAML(MAML):
             loss=loss,
         )
         self.proximity, self.cg_steps = proximity, cg_steps
-
-    def set_network(self, network: Network) -> None:
-        refuse_shared_stages("IMAML", network)
-        super().set_network(network)
 
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
         moves = [(state[name] - p.detach()).square().sum() for name, p in self.adapted_parameters().items()]
@@ -95,8 +90,7 @@ class IMAML(MAML):
         def plain_loss(values: tuple[Tensor, ...]) -> Tensor:
             return MAML.support_loss(self, dict(zip(names, values, strict=True)), z, y)
 
-        # The Hessian is symmetric, so that u H is H u.
-        times_hessian = vjp(grad(plain_loss), phi)[1]
+        times_hessian = vjp(grad(plain_loss), phi)[1]  # the Hessian is symmetric: u H is H u
 
         def product(u: list[Tensor]) -> list[Tensor]:
             (hessian_u,) = times_hessian(tuple(u))
@@ -130,10 +124,7 @@ class _Implicit(torch.autograd.Function):
 def _conjugate_gradients(
     product: Callable[[list[Tensor]], list[Tensor]], v: list[Tensor], n_steps: int
 ) -> list[Tensor]:
-    """Return u with `product(u) = v` for a symmetric product, starting from v.
-
-    A task stops with its current u at a direction along which the product is not positive.
-    """
+    """Return u with `product(u) = v`; a task stops at a direction along which the product is not positive."""
     u = v
     residual = direction = _add(v, product(v), -1.0)
     size = _dot(residual, residual)

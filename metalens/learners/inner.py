@@ -33,10 +33,9 @@ class InnerOptimizer:
     Raises:
         MetaLensError: a setting is out of range.
 
-    >>> optimizer = InnerOptimizer("sgd", momentum=0.5)
-    >>> one, memory = optimizer({"w": torch.ones(1)}, {}, step=0)
-    >>> two, memory = optimizer({"w": torch.ones(1)}, memory, step=1)
-    >>> two["w"]
+    >>> optimizer, gradients = InnerOptimizer("sgd", momentum=0.5), {"w": torch.ones(1)}
+    >>> _, memory = optimizer(gradients, {}, step=0)
+    >>> optimizer(gradients, memory, step=1)[0]["w"]
     tensor([1.5000])
 
     Source: D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv 1412.6980.

@@ -15,11 +15,9 @@ class MAML(GradientLearner):
 
     With `first_order` it is first-order MAML: inner gradients are constants. Settings: see `GradientLearner`.
 
-    >>> import torch
     >>> from metalens import MAML, Sinusoid, mlp
     >>> task = Sinusoid("test", k_shot=5)[0]
-    >>> model = MAML(mlp(), inner_lr=0.01)(task.support)
-    >>> model(task.query.x).shape
+    >>> MAML(mlp(), inner_lr=0.01)(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
     Source: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep

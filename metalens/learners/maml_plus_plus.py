@@ -20,12 +20,10 @@ class MAMLPlusPlus(MAML):
 
     - Step sizes `inner_lr * a[p, t]`, one for each parameter tensor p and step t. The factors a, at first 1,
       are learned in the outer loop.
-    - Multi-step loss: while progress is below `multi_step_until`, the outer loss is a weighted sum of the
-      query losses after every step, `sum_t v_t L(query; theta_t)`. The weights start equal, `v_t = 1/n`, and
-      shrink linearly in favor of the last step.
+    - Multi-step loss: while progress, the fraction of training completed, is below `multi_step_until`, the
+      outer loss is `sum_t v_t L(query; theta_t)`. The weights start equal, `v_t = 1/n`, and shrink linearly
+      in favor of the last step, which alone counts in evaluation.
     - Derivative order: inner gradients are constants while progress is below `first_order_until`.
-
-    Progress is the fraction of training completed. In evaluation the last step alone counts.
 
     Args:
         network: see `GradientLearner`.

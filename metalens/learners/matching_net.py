@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalens.errors import MetaLensError
+from metalens.errors import check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import class_indicators, number_of_classes, with_absent_classes
 from metalens.networks import Network
@@ -32,8 +30,7 @@ class MatchingNet(NetworkLearner):
     >>> import torch
     >>> from metalens import Examples, MatchingNet, mlp
     >>> support = Examples(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
-    >>> model = MatchingNet(mlp(1, 2))(support)
-    >>> model(support.x).argmax(1).tolist()
+    >>> MatchingNet(mlp(1, 2))(support)(support.x).argmax(1).tolist()
     [0, 1]
 
     Source: O. Vinyals, C. Blundell, T. Lillicrap, K. Kavukcuoglu, D. Wierstra, "Matching Networks for One
@@ -42,19 +39,15 @@ class MatchingNet(NetworkLearner):
     and of the query set separately.
     """
 
-    head_only = True
+    head_only = headless = True
 
     def __init__(
         self, network: Network, *, n_way: int | None = None, scale: float = 10.0, loss: Loss = task_loss
     ) -> None:
         super().__init__(network, loss=loss)
         self.n_way = number_of_classes("MatchingNet", network, n_way)
-        if not 0 < scale < math.inf:
-            raise MetaLensError(f"MatchingNet: scale must be above 0 and finite, got {scale}.")
+        check_positive(self, scale=scale)
         self.scale = scale
-
-    def set_network(self, network: Network) -> None:
-        super().set_network(network.headless())
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         indicators = class_indicators("MatchingNet", y, z, self.n_way)
@@ -62,8 +55,7 @@ class MatchingNet(NetworkLearner):
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         attention = (self.scale * F.normalize(z, dim=1) @ state["support"].T).log_softmax(1)  # (n, s)
-        # The logarithm of the sum over each class, with finite gradients where a class has no examples.
         of_class = state["indicators"].T.bool()  # (n_way, s)
-        lowest = torch.finfo(z.dtype).min
+        lowest = torch.finfo(z.dtype).min  # finite, as are then the gradients of a class without examples
         logits = attention.unsqueeze(1).masked_fill(~of_class, lowest).logsumexp(2)
         return with_absent_classes(logits, state["indicators"].amax(0))

@@ -22,8 +22,7 @@ class MetaSGD(MAML):
     Settings: see `GradientLearner`; `inner_lr` is the initial step size.
 
     >>> from metalens import MetaSGD, mlp
-    >>> learner = MetaSGD(mlp(1, 1, [8]), inner_lr=0.01)
-    >>> [tuple(rate.shape) for rate in learner.rates]
+    >>> [tuple(rate.shape) for rate in MetaSGD(mlp(1, 1, [8]), inner_lr=0.01).rates]
     [(8, 1), (8,), (1, 8), (1,)]
 
     Source: Z. Li, F. Zhou, F. Chen, H. Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from metalens.errors import MetaLensError
+from metalens.errors import check_positive
 from metalens.learners.base import State
 from metalens.learners.gradient import InnerSettings, StepSizes
 from metalens.learners.tnet import TNet
@@ -46,8 +45,7 @@ class MTNet(TNet):
     def __init__(
         self, network: Network, *, mask_temperature: float = 1.0, **settings: Unpack[InnerSettings]
     ) -> None:
-        if not 0 < mask_temperature < math.inf:
-            raise MetaLensError(f"mask_temperature must be above 0 and finite, got {mask_temperature}.")
+        check_positive(self, mask_temperature=mask_temperature)
         super().__init__(network, **settings)
         self.mask_temperature = mask_temperature
 
@@ -65,6 +63,6 @@ class MTNet(TNet):
     def _mask(self, logits: Tensor) -> Tensor:
         if not self.training:
             return torch.sigmoid(logits / self.mask_temperature)
-        tiny = torch.finfo(logits.dtype).tiny
-        u = torch.rand_like(logits).clamp(tiny, 1 - torch.finfo(logits.dtype).eps)
+        limits = torch.finfo(logits.dtype)
+        u = torch.rand_like(logits).clamp(limits.tiny, 1 - limits.eps)
         return torch.sigmoid((logits + torch.logit(u)) / self.mask_temperature)

@@ -40,14 +40,13 @@ class ProtoMAML(MAML):
     Examples", 2020, arXiv 1903.03096.
     """
 
+    headless = True
+
     def __init__(
         self, network: Network, *, n_way: int | None = None, **settings: Unpack[InnerSettings]
     ) -> None:
         super().__init__(network, **settings)
         self.n_way = number_of_classes("ProtoMAML", network, n_way)
-
-    def set_network(self, network: Network) -> None:
-        super().set_network(network.headless())
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
         features = self.embed(z)

@@ -31,8 +31,7 @@ class ProtoNet(NetworkLearner):
     >>> import torch
     >>> from metalens import Examples, ProtoNet, mlp
     >>> support = Examples(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
-    >>> model = ProtoNet(mlp(1, 2))(support)
-    >>> model(support.x).argmax(1).tolist()
+    >>> ProtoNet(mlp(1, 2))(support)(support.x).argmax(1).tolist()
     [0, 1]
 
     Source: J. Snell, K. Swersky, R. Zemel, "Prototypical Networks for Few-shot Learning", 2017,
@@ -40,18 +39,14 @@ class ProtoNet(NetworkLearner):
     set separately.
     """
 
-    head_only = True
+    head_only = headless = True
 
     def __init__(self, network: Network, *, n_way: int | None = None, loss: Loss = task_loss) -> None:
         super().__init__(network, loss=loss)
         self.n_way = number_of_classes("ProtoNet", network, n_way)
 
-    def set_network(self, network: Network) -> None:
-        super().set_network(network.headless())
-
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         indicators = class_indicators("ProtoNet", y, z, self.n_way)
-        # Shapes (n_way, d) and (n_way,).
         return {"prototypes": class_means(z, indicators), "present": indicators.amax(0)}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:

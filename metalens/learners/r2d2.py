@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
@@ -19,8 +19,8 @@ class R2D2(NetworkLearner):
     `W = Z^T (Z Z^T + lambda I)^-1 Y`, predictions `alpha [g(x), 1] W`, with the rows `[g(x), 1]` of Z and the
     targets Y of the support set; the matrix to solve is `(s, s)`, whatever the number of features.
 
-    The same for both kinds of tasks: Y holds real targets, or one column per class of ones and zeros, and the
-    predictions are then logits. The ridge `lambda = exp(log_ridge)` and the scale alpha are learned.
+    Y holds real targets or, for classes, one column of ones and zeros for each; predictions are then logits.
+    The ridge `lambda = exp(log_ridge)` and the scale alpha are learned.
 
     Args:
         network: only its backbone g is used and kept.
@@ -34,8 +34,7 @@ class R2D2(NetworkLearner):
 
     >>> from metalens import R2D2, Sinusoid, mlp
     >>> task = Sinusoid("test", k_shot=5)[0]
-    >>> model = R2D2(mlp())(task.support)
-    >>> model(task.query.x).shape
+    >>> R2D2(mlp())(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
     Source: L. Bertinetto, J. Henriques, P. Torr, A. Vedaldi, "Meta-learning with differentiable closed-form
@@ -45,7 +44,7 @@ class R2D2(NetworkLearner):
     starting values; regression.
     """
 
-    head_only = True
+    head_only = headless = True
 
     def __init__(
         self,
@@ -60,15 +59,10 @@ class R2D2(NetworkLearner):
         self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
         if self.n_outputs < 1:
             raise MetaLensError(f"R2D2: n_outputs must be at least 1, got {self.n_outputs}.")
-        for name, value in (("ridge", ridge), ("scale", scale)):
-            if not 0 < value < math.inf:
-                raise MetaLensError(f"R2D2: {name} must be above 0 and finite, got {value}.")
+        check_positive(self, ridge=ridge, scale=scale)
         example = next(network.parameters())
         self.log_ridge = nn.Parameter(example.new_tensor(math.log(ridge)))
         self.scale = nn.Parameter(example.new_tensor(scale))
-
-    def set_network(self, network: Network) -> None:
-        super().set_network(network.headless())
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         targets = indicator_targets(y, z, self.n_outputs)

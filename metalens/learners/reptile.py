@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metalens.learners.base import Loss, State, task_loss
-from metalens.learners.gradient import last, refuse_shared_stages
+from metalens.learners.gradient import last
 from metalens.learners.inner import InnerOptimizerName
 from metalens.learners.maml import MAML
 from metalens.networks import Network
@@ -16,8 +16,8 @@ class Reptile(MAML):
     """Move the initialization toward the weights adapted to each task's data.
 
     `theta <- theta + epsilon (theta~ - theta)`, theta~ being theta after k steps on the support set and k
-    more on the query set. There is no outer loss: `outer_loss` is `||theta - theta~||^2 / 2` with theta~ held
-    constant, whose gradient is `theta - theta~`. The outer optimizer's step size is epsilon: with
+    more on the query set. `outer_loss` is `||theta - theta~||^2 / 2` with theta~ held constant, so that its
+    gradient is `theta - theta~`. The step size of the outer optimizer is epsilon: with
     `fit(outer_optimizer="sgd", schedule="linear")` the update is the published one.
 
     Args:
@@ -42,6 +42,7 @@ class Reptile(MAML):
     not random draws from all data of the task; Adam's state is reset between the two.
     """
 
+    trains_shared_stages = False
     regularizer_refusal = (
         "it has no outer loss that a term could be added to; it moves the initialization toward adapted "
         "weights. Use MAML(first_order=True)."
@@ -68,10 +69,6 @@ class Reptile(MAML):
             inner_momentum=inner_momentum,
             loss=loss,
         )
-
-    def set_network(self, network: Network) -> None:
-        refuse_shared_stages("Reptile", network)
-        super().set_network(network)
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
         start = {name: value.detach() for name, value in state.items()}

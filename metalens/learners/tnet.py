@@ -25,10 +25,8 @@ class TNet(MAML):
     Raises:
         MetaLensError: no linear or convolutional layer of the network adapts.
 
-    >>> import torch
     >>> from metalens import TNet, mlp
-    >>> learner = TNet(mlp(1, 1, [8]))
-    >>> [tuple(t.shape) for t in learner.transforms]
+    >>> [tuple(t.shape) for t in TNet(mlp(1, 1, [8])).transforms]
     [(8, 8), (1, 1)]
 
     Source: Y. Lee, S. Choi, "Gradient-Based Meta-Learning with Learned Layerwise Metric and Subspace", 2018,
@@ -63,8 +61,8 @@ class TNet(MAML):
 
 def _weight_names(network: Network) -> list[str]:
     """Return the names of the weights of all linear and ungrouped convolutional layers."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _Layer)]
-    ungrouped = [layer for layer in layers if getattr(layer, "groups", 1) == 1]
+    layers = (layer for layer in network.modules() if isinstance(layer, _Layer))
+    ungrouped = (layer for layer in layers if getattr(layer, "groups", 1) == 1)
     own = "weight", "parametrizations.weight.original"  # the latter with noise or another parametrization
     weights = {id(p) for layer in ungrouped for name, p in layer.named_parameters() if name in own}
     return [name for name, p in network.named_parameters() if id(p) in weights]

@@ -24,7 +24,7 @@ class Network(nn.Module):
         n_features: d.
         n_outputs: c.
         n_shared: number of first stages that all tasks share: only the outer loop trains them.
-        vmap_refusal: why the network cannot run under `torch.vmap`, or `None` where it can.
+        vmap_refusal: why the network cannot run under `torch.vmap`, or `None`.
 
     Raises:
         MetaLensError: the backbone has fewer than `n_shared` stages, or the network contains a
@@ -79,12 +79,7 @@ class Network(nn.Module):
         return len(self.blocks)
 
     def unshared_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what may differ between tasks: the parameters after the shared stages, by name.
-
-        >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2, n_shared=1)
-        >>> list(network.unshared_parameters())
-        ['head.weight', 'head.bias']
-        """
+        """Return the parameters after the shared stages, by name."""
         shared = {p for block in self.blocks[: self.n_shared] for p in block.parameters()}
         return {name: p for name, p in self.named_parameters() if p not in shared}
 
@@ -100,22 +95,15 @@ class Network(nn.Module):
             start: 0 for the first stage of the backbone, `depth` for the head.
             stop: `depth` returns features `(n, d)`; `None` predictions `(n, c)`.
         """
-        blocks = self.blocks
-        stages = [*blocks, self.head]
+        stages = [*self.blocks, self.head]
         for number in range(start, len(stages) if stop is None else stop):
             x = stages[number](x)
-            if number == len(blocks) - 1:
+            if number == len(stages) - 2:
                 x = x.flatten(1)
         return x
 
     def headless(self) -> Self:
-        """Return a network that shares the backbone and returns its features.
-
-        >>> import torch
-        >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2)
-        >>> network.headless()(torch.zeros(5, 3)).shape
-        torch.Size([5, 8])
-        """
+        """Return a network that shares the backbone and returns its features."""
         return self.with_head(nn.Identity(), self.n_features)
 
     def with_head(self, head: nn.Module, n_outputs: int) -> Self:

@@ -12,7 +12,7 @@ class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that uses the channels-last memory layout on a CPU.
 
     The values are the same. The output and the results of normalization, activations and pooling keep the
-    layout; max-pooling above all is many times faster in it. Inner loops keep the usual layout: second
+    layout, in which above all max-pooling is many times faster. Inner loops keep the usual layout: second
     derivatives of normalization are slower with channels last.
 
     Args: see `torch.nn.Conv2d`.
@@ -36,5 +36,5 @@ class ChannelsLastConv2d(nn.Conv2d):
 def _channels_last(x: Tensor) -> Tensor:
     if x.stride(1) == 1:
         return x
-    # Not `x.contiguous(memory_format=...)`, which leaves a single channel as it is: read as channels first.
+    # Not `x.contiguous(memory_format=...)`, which does not change a single channel: read as channels first.
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)

@@ -14,8 +14,6 @@ from metalens.networks.norm import TransductiveBatchNorm
 
 Conv4Norm = Literal["batch", "group"]
 
-_GROUPS = 8
-
 
 def conv4(
     n_way: int = 5,
@@ -32,8 +30,8 @@ def conv4(
         n_filters: channels of every block: 64, or 32 as MAML uses for miniImagenet.
         in_channels: 1 for grey images, 3 for color.
         image_size: height and width of the input, at least 16 pixels.
-        norm: `"batch"` for `TransductiveBatchNorm`, by the current set; `"group"` for group normalization of
-            each image, whose predictions then do not depend on the other images.
+        norm: `"batch"` for `TransductiveBatchNorm`, by the current set; `"group"` for group normalization,
+            with which predictions do not depend on other images.
 
     Returns:
         A `Network` with `(n, in_channels, image_size, image_size) -> (n, n_way)`.
@@ -59,12 +57,11 @@ def conv4(
         )
     if norm not in get_args(Conv4Norm):
         raise MetaLensError(f"norm must be one of {', '.join(get_args(Conv4Norm))}, got {norm!r}.")
+    n_groups = math.gcd(8, n_filters)
     blocks = [
         nn.Sequential(
             ChannelsLastConv2d(in_channels if block == 0 else n_filters, n_filters, 3, padding=1),
-            TransductiveBatchNorm(n_filters)
-            if norm == "batch"
-            else nn.GroupNorm(math.gcd(_GROUPS, n_filters), n_filters),
+            TransductiveBatchNorm(n_filters) if norm == "batch" else nn.GroupNorm(n_groups, n_filters),
             nn.MaxPool2d(2),
             nn.ReLU(),
         )

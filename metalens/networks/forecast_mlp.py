@@ -13,15 +13,14 @@ from metalens.networks.mlp import mlp
 
 
 class _BesideLastSeason(nn.Module):
-    """Features of a window, followed by what came one season before each value to predict."""
+    """Features of a window, followed by the values one season before each value to predict."""
 
     places: Tensor
 
     def __init__(self, features: nn.Module, length: int, horizon: int, season: int) -> None:
         super().__init__()
         self.features = features
-        places = length - season + torch.arange(horizon) % season
-        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("places", length - season + torch.arange(horizon) % season, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.features(x), x[:, self.places]], dim=1)
@@ -35,12 +34,11 @@ def forecast_mlp(
     hidden: Sequence[int] = (128, 128),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Network:
-    """Build a perceptron whose head also sees the last season, and which starts as that forecast.
+    """Build a perceptron whose head also sees the last season, and which starts as the naive forecast.
 
     `f(x)_h = w_h . g(x) + v_h . s(x) + b_h`, with g the hidden layers of a perceptron and `s(x)_h =
     x_{n - m + (h mod m)}` the seasonal naive forecast of a window of n values. At the start v is the
-    identity, w and b are 0. So training starts from a forecast that is hard to beat, and a method learns
-    corrections to it.
+    identity, w and b are 0: a method learns corrections to a forecast that is hard to beat.
 
     Args:
         length: n, values of a window.

@@ -22,8 +22,8 @@ class TransductiveBatchNorm(nn.Module):
     """Batch normalization with the statistics of the current set, support or query, of one task.
 
     `y = w (x - mean) / sqrt(var + eps) + b`, mean and (biased) variance over the set and all positions.
-    There are no running statistics: training and testing are the same function, as in the published MAML
-    protocol. Predictions for a query set are transductive: they depend on the whole set. This is not
+    Training and testing are the same function, as in the published MAML protocol. Predictions for a query
+    set are transductive: they depend on the whole set. This is not
     "TaskNorm" (J. Bronskill and others, ICML 2020, arXiv 2003.03284), which normalizes support and query by
     the moments of the support, blended with those of each example by a learned weight.
 
@@ -81,7 +81,7 @@ _SAFE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def is_unsafe_norm(layer: nn.Module) -> bool:
-    """Return whether a layer is a stock normalization, or derived from one, and was not made safe.
+    """Return whether a layer is a stock normalization, or derived from one, that was not made safe.
 
     >>> is_unsafe_norm(nn.LayerNorm(4)), is_unsafe_norm(nn.GroupNorm(2, 4))
     (True, False)
@@ -91,10 +91,10 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
 
 
 def make_norms_safe(module: nn.Module) -> None:
-    """Replace every stock normalization layer of a module, in place, by one that is right when adapted.
+    """Replace the stock normalization layers of a module, in place, by ones that are right when adapted.
 
-    Parameters, their names and all attributes stay. Batch and instance normalization, and layers derived from
-    them, lose their running statistics and use those of the current set; otherwise they compute the same.
+    Parameters, their names and attributes stay. Batch and instance normalization, and layers derived from
+    them, lose their running statistics and use those of the current set.
 
     >>> module = nn.Sequential(nn.BatchNorm1d(4))
     >>> make_norms_safe(module)

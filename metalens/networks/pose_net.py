@@ -25,7 +25,7 @@ def pose_net(
 
     The encoder turns a view into a code of 196 numbers: 3x3 convolutions of stride 2 with 32 and 48
     channels, 2x2 max-pooling, one more with 64 channels, a linear layer; activations after convolutions.
-    It is the first stage, and the only one in `n_shared`: no inner loop adapts it. The code, as a map of
+    It is the first and only shared stage: no inner loop adapts it. The code, as a map of
     14x14, goes through four blocks of 3x3 convolution, `TransductiveBatchNorm` and activation, and is
     averaged over positions.
 
@@ -67,9 +67,7 @@ def pose_net(
     )
     blocks = [
         nn.Sequential(
-            ChannelsLastConv2d(n_in, n_filters, 3, padding=1),
-            TransductiveBatchNorm(n_filters),
-            activation(),
+            ChannelsLastConv2d(n_in, n_filters, 3, padding=1), TransductiveBatchNorm(n_filters), activation()
         )
         for n_in in (1, n_filters, n_filters, n_filters)
     ]

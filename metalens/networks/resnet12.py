@@ -81,7 +81,5 @@ class _ResidualBlock(nn.Module):
 
 
 def _convolution(n_in: int, n_out: int, size: int) -> nn.Module:
-    # No bias: the normalization would take it away.
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, size, padding=size // 2, bias=False), TransductiveBatchNorm(n_out)
-    )
+    convolution = nn.Conv2d(n_in, n_out, size, padding=size // 2, bias=False)  # normalization removes a bias
+    return nn.Sequential(convolution, TransductiveBatchNorm(n_out))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from difflib import get_close_matches
-from types import ModuleType
 
 import torch
 from torch import nn
@@ -52,7 +51,13 @@ def timm_model(
             "timm_model needs in_channels >= 1 and image_size >= 1 or None, "
             f"got in_channels={in_channels}, image_size={image_size}."
         )
-    timm = _import_timm()
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision made for another torch
+        raise MetaLensError(
+            f"timm cannot be imported ({error}); pip install 'metalens[vision]', with a torchvision that "
+            "fits the installed torch."
+        ) from error
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models()) or ["none; see timm.list_models()"]
         raise MetaLensError(f"timm has no model {name!r}; near names: {', '.join(near)}.")
@@ -77,13 +82,3 @@ def timm_model(
     if head is None:
         raise MetaLensError(f"timm's {name!r} has no single layer as its head; choose another model.")
     return wrap(model, head, torch.randn(4, in_channels, *size))
-
-
-def _import_timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision made for another torch
-        raise MetaLensError(
-            f"timm cannot be imported ({error}); pip install 'metalens[vision]', with a torchvision that "
-            "fits the installed torch."
-        ) from error

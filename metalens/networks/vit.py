@@ -40,7 +40,7 @@ def vit(
         A `Network` with `(n, in_channels, image_size, image_size) -> (n, n_way)`.
 
     Raises:
-        MetaLensError: a size is too small, or no multiple of what it must be.
+        MetaLensError: a size is too small, or not the multiple that it must be.
 
     >>> import torch
     >>> vit(n_way=5)(torch.zeros(3, 1, 28, 28)).shape
@@ -60,7 +60,7 @@ def vit(
         )
     if image_size % patch_size or width % n_heads:
         raise MetaLensError(
-            "vit needs image_size to be a multiple of patch_size, and width one of n_heads, "
+            "vit needs image_size to be a multiple of patch_size, and width a multiple of n_heads, "
             f"got image_size={image_size}, patch_size={patch_size}, width={width}, n_heads={n_heads}."
         )
     backbone = nn.Sequential(
@@ -73,7 +73,7 @@ def vit(
 
 
 class _Embedding(nn.Module):
-    """Cut images into patches; a linear layer on each, plus what is learned for its position."""
+    """A linear layer on each patch of images, plus learned embeddings of positions."""
 
     def __init__(self, in_channels: int, patch_size: int, n_patches: int, width: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """Make any `nn.Module` with a named head usable by every learner, or explain why it is not.
 
-PyTorch has three traps for anyone who differentiates twice or maps over tasks: fused normalization layers
-(silently wrong under `torch.vmap`), recurrent layers (no `vmap` rule) and fused attention (no second
-derivative). `wrap` replaces the first, loops over tasks for the second, uses the unfused form of the third,
-and then *measures* on an example that the gradients agree, so that no custom layer can hide such a trap.
+PyTorch has three traps for second derivatives and `torch.vmap`: fused normalization layers (silently wrong
+under `vmap`), recurrent layers (no `vmap` rule) and fused attention (no second derivative). `wrap` replaces
+the first, loops over tasks for the second, uses the unfused form of the third, and then *measures* on an
+example that the gradients agree, so that no custom layer can hide a trap.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
         ) from None
     if not head or isinstance(head_module, nn.Identity):
         raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
-    _set_submodule(backbone, head, nn.Identity())
+    backbone.set_submodule(head, nn.Identity())
     n_features, n_outputs = _check_composition(module, backbone, head_module, head, example)
     make_norms_safe(backbone)
     make_norms_safe(head_module)
@@ -92,16 +92,11 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     return network
 
 
-def _set_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, new)
-
-
 @torch.no_grad()
 def _check_composition(
     module: nn.Module, backbone: nn.Module, head: nn.Module, name: str, example: Tensor
 ) -> tuple[int, int]:
-    """Check that the head comes last, and return the sizes of the features and of the output."""
+    """Check that the head comes last; return the numbers of features and of outputs."""
     whole, stem = copy.deepcopy(module).eval(), copy.deepcopy(backbone).eval()
     try:
         features = stem(example).flatten(1)
@@ -124,14 +119,9 @@ def _check_composition(
 
 
 def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
-    """Measure one-step meta-gradients by finite differences, by loop and by `vmap`.
-
-    Returns:
-        Why `vmap` cannot be used, and why the gradients are doubtful; each `None` if there is no reason.
-    """
+    """Return why `vmap` cannot be used, and why meta-gradients are doubtful, by measuring them; or `None`."""
     twin = _moved(copy.deepcopy(network).double().eval())
-    x = example.detach()
-    x = x.double() if x.is_floating_point() else x
+    x = example.detach().double() if example.is_floating_point() else example
     inputs = torch.stack([x, x.flip(0)])
     n, c = len(x), network.n_outputs
     targets = torch.linspace(-1, 2, 2 * n * c, dtype=torch.float64, device=x.device).view(2, n, c)
@@ -165,7 +155,7 @@ def _probe(network: Network, example: Tensor) -> tuple[str | None, str | None]:
 
 @torch.no_grad()
 def _moved(network: Network) -> Network:
-    """Perturb what is trained: a scale of 0 puts ReLUs at their kinks, where differences are meaningless."""
+    """Perturb trained parameters: a scale of 0 puts ReLUs at their kinks, where differences mean nothing."""
     for parameter in network.parameters():
         if parameter.requires_grad:
             steps = torch.arange(parameter.numel(), device=parameter.device)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.regularizers.base import Regularizer
 from metalens.relations import Cosine, Relation
 from metalens.relations.agreement import descriptor_agreement
-from metalens.relations.base import check_positive
 from metalens.relations.slots import slot_maps
 
 MIN_ROW_SUM = 1e-6
@@ -60,7 +59,8 @@ class TRLearner(Regularizer):
     Source: J. Wang, W. Qiang and others, "Rethinking Meta-Learning from a Learning Lens", 2024,
     arXiv 2409.08474. Deviations, where its public text is silent: weight = 0.1; clipping and the fall-back
     for rows without positive relations; the loss of averaged logits in classification; the whole query set
-    serves as meta-data (the adaptive sampler is `ASr`); see also `Cosine`. All other options are ours.
+    serves as meta-data (the adaptive sampler is `paper.samplers.ASr`); see also `Cosine`. All other options
+    are ours.
     """
 
     min_meta_batch_size = 3

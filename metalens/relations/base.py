@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
 from metalens.learners import NetworkLearner
 
 
@@ -40,10 +37,3 @@ class Relation(nn.Module):
     def diagnostics(self) -> dict[str, Tensor]:
         """Return scalars by name that describe the parameters."""
         return {}
-
-
-def check_positive(owner: object, **values: float | None) -> None:
-    """Raise `MetaLensError` where a setting of an object is not above 0 and finite; `None` is allowed."""
-    for name, value in values.items():
-        if value is not None and not 0 < value < math.inf:
-            raise MetaLensError(f"{type(owner).__name__}: {name} must be above 0 and finite, got {value}.")

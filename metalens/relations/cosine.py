@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.learners import NetworkLearner
-from metalens.relations.base import Relation, check_positive
+from metalens.relations.base import Relation
 from metalens.relations.vectors import TaskVector, task_vectors, vector_length
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
-from metalens.relations.base import Relation, check_positive
+from metalens.errors import MetaLensError, check_positive
+from metalens.relations.base import Relation
 
 
 class Known(Relation):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.relations.base import Relation, check_positive
+from metalens.errors import check_positive
+from metalens.relations.base import Relation
 
 
 class Mutual(Relation):

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.data import TaskDistribution
+from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
@@ -43,22 +43,21 @@ class Choice(NamedTuple):
 
 
 class TaskSampler(ABC):
-    """Base of task samplers: chooses the batch of each outer step.
+    """Base of task samplers, which choose the batch of each outer step.
 
     A choice depends on the step, on the distribution with its seed and, for a sampler that uses the model, on
     the training so far. It neither reads nor changes the global random state.
 
     Attributes:
-        asks_model: it evaluates the model on candidate tasks. Such a sampler trains one objective in one
-            process.
-        weighs: it weights tasks. Such steps are not compiled.
+        asks_model: it evaluates the model on candidate tasks; it then trains one objective in one process.
+        weighs: it weights tasks; steps are then not compiled.
     """
 
     asks_model: bool = False
     weighs: bool = False
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
-        """Raise `MetaLensError` if it cannot make batches of these tasks."""
+        """Raise `MetaLensError` if no batches can be made of these tasks."""
         if self.asks_model and objective.processes.world_size > 1:
             raise MetaLensError(
                 f"{type(self).__name__} asks the model at each step, in a single process; use devices=1."
@@ -99,51 +98,34 @@ class CandidateSampler(TaskSampler):
     Args:
         oversampling: candidates per task of the batch; fewer if the pool is small.
 
-    Attributes:
-        held_out: number of further tasks of each step, which are not candidates.
-
     Raises:
         MetaLensError: `oversampling` is below 1, or the pool has fewer tasks than a step needs.
     """
 
-    held_out: int = 0
-
     def __init__(self, *, oversampling: int = 4) -> None:
-        if oversampling < 1:
-            raise MetaLensError(
-                f"{type(self).__name__}: oversampling must be at least 1, got {oversampling}."
-            )
+        check_sizes(oversampling=oversampling)
         self.oversampling = oversampling
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
         super().check(objective, tasks, meta_batch_size)
         pool = tasks.pool_size
-        if pool is not None and pool < meta_batch_size + self.held_out:
+        if pool is not None and pool < meta_batch_size:
             raise MetaLensError(
-                f"{type(self).__name__} needs {meta_batch_size + self.held_out} training tasks at a step, "
-                f"got a pool of {pool}; lower meta_batch_size{' or held_out' if self.held_out else ''}."
+                f"{type(self).__name__} needs {meta_batch_size} training tasks at a step, got a pool of "
+                f"{pool}; lower meta_batch_size."
             )
 
     def candidates(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
         """Return the numbers of a step's candidates."""
-        numbers = self._window(tasks, step, meta_batch_size)
-        return numbers[: len(numbers) - self.held_out]
-
-    def held_out_tasks(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
-        """Return the numbers of a step's held-out tasks."""
-        numbers = self._window(tasks, step, meta_batch_size)
-        return numbers[len(numbers) - self.held_out :]
-
-    def _window(self, tasks: TaskDistribution, step: int, meta_batch_size: int) -> range:
-        return window(tasks, step, self.oversampling * meta_batch_size + self.held_out)
+        return window(tasks, step, self.oversampling * meta_batch_size)
 
 
 def window(tasks: TaskDistribution, step: int, size: int) -> range:
     """Return the numbers of the next tasks at a step, without repetition.
 
     They are numbers `step * size ... (step + 1) * size - 1` of an unlimited stream. A pool of P tasks is used
-    in rounds, each in its own random order: a window is the next `min(size, P)` tasks of a round, and the
-    remainder of a round that is too short for a window is skipped.
+    in rounds, each in a random order: a window is the next `min(size, P)` tasks of a round, and a remainder
+    that is too short for a window is skipped.
 
     >>> from metalens import Sinusoid
     >>> window(Sinusoid(n_train_tasks=10), 3, 4)
@@ -158,17 +140,8 @@ def window(tasks: TaskDistribution, step: int, size: int) -> range:
     return range(start, start + size)
 
 
-def generator_of(tasks: TaskDistribution, step: int) -> np.random.Generator:
-    """Return the random generator of a step."""
-    return np.random.default_rng([tasks.seed, step])
-
-
 def descriptors_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
-    """Return the descriptors of tasks, `(T, p)`.
-
-    Raises:
-        MetaLensError: they have none.
-    """
+    """Return the descriptors of tasks, `(T, p)`; raise `MetaLensError` if they have none."""
     descriptors = tasks.batch(numbers).descriptors
     if descriptors.shape[-1] == 0:
         raise MetaLensError(
@@ -181,9 +154,9 @@ def descriptors_of(tasks: TaskDistribution, numbers: Sequence[int]) -> Tensor:
 def adapted_candidates(
     objective: Objective, tasks: TaskDistribution, numbers: Sequence[int]
 ) -> Iterator[AdaptedTasks]:
-    """Yield the adapted tasks of these numbers, without gradients; restore the random stream afterwards.
+    """Yield the adapted tasks of these numbers, which regularizers have not changed, without gradients.
 
-    The tasks are those of the distribution, before regularizers change them.
+    The random stream is restored afterwards.
     """
     learner = objective.learner
     batch = place(tasks.batch(numbers), learner.device, learner.dtype)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metalens.data import TaskDistribution
+from metalens.data.checks import check_choices, check_sizes
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of
@@ -18,8 +19,8 @@ RelatedBy = Literal["descriptors", "relations"]
 class Related(CandidateSampler):
     """Build batches from anchor tasks, each with the tasks that are most related to it.
 
-    The first candidate that is not in the batch yet is an anchor; of those left, the `neighbors` most related
-    to it follow; and so on until the batch is full:
+    The first candidate that is not in the batch is an anchor; of those left, the `neighbors` most related to
+    it follow; and so on until the batch is full:
 
         batch = union over anchors a of {a, the k nearest to a of the candidates that are left}
 
@@ -52,22 +53,19 @@ class Related(CandidateSampler):
         oversampling: int = 12,
     ) -> None:
         super().__init__(oversampling=oversampling)
-        for name, value in (("anchors", anchors), ("neighbors", neighbors)):
-            if value is not None and value < 1:
-                raise MetaLensError(f"Related: {name} must be at least 1, got {value}.")
-        if by not in get_args(RelatedBy):
-            raise MetaLensError(f"Related: by must be one of {', '.join(get_args(RelatedBy))}, got {by!r}.")
+        check_sizes(anchors=anchors, neighbors=neighbors)
+        check_choices(by=(by, RelatedBy))
         self.anchors, self.neighbors = anchors, neighbors
         self.by: RelatedBy = by
         self.asks_model = by == "relations"
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
         super().check(objective, tasks, meta_batch_size)
-        if self.anchors is not None and self.anchors * (self.neighbors + 1) != meta_batch_size:
+        size = meta_batch_size if self.anchors is None else self.anchors * (self.neighbors + 1)
+        if size != meta_batch_size:
             raise MetaLensError(
-                f"Related: {self.anchors} anchors with {self.neighbors} neighbors each make "
-                f"{self.anchors * (self.neighbors + 1)} tasks, got meta_batch_size={meta_batch_size}; "
-                "change one."
+                f"Related: {self.anchors} anchors with {self.neighbors} neighbors each make {size} tasks, "
+                f"got meta_batch_size={meta_batch_size}; change one."
             )
         if self.by == "relations" and objective.relation is None:
             raise MetaLensError(
@@ -88,17 +86,13 @@ class Related(CandidateSampler):
             assert objective.relation is not None  # by `check`
             with adapted_candidates(objective, tasks, numbers) as adapted:
                 distances = -objective.relation(adapted)
-        order = related_order(distances, self.neighbors, meta_batch_size)
-        return Choice([numbers[place] for place in order])
+        return Choice([numbers[i] for i in related_order(distances, self.neighbors, meta_batch_size)])
 
 
 def related_order(distances: Tensor, neighbors: int, size: int) -> list[int]:
-    """Return some of n tasks: the first remaining one, then its nearest remaining neighbors, and so on.
+    """Return `size` of n tasks: the first that is left, then its nearest that are left, and so on.
 
-    Args:
-        distances: `(n, n)`; ties go to the first.
-        neighbors: how many follow an anchor.
-        size: number of tasks to return, at most n.
+    Of equal distances `(n, n)`, the first counts.
     """
     left, order = list(range(len(distances))), []
     while len(order) < size:

@@ -41,8 +41,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 
 RELATION = "relation"  # the setting that is a call itself
 
-_SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}
-
 # Settings that are not plain values: they come from the network or from Python.
 _NOT_SETTABLE = {"network", "loss"}
 
@@ -90,12 +88,18 @@ def _calls(node: ast.expr) -> list[Call]:
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return [*_calls(left), *_calls(right)]
         case ast.Name(id=name):
-            return [Call(_SPELLED.get(name.lower(), name), {})]
+            return [Call(_spelled(name), {})]
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
             settings = {_name(k.arg): _value(_name(k.arg), k.value) for k in keywords}
-            return [Call(_SPELLED.get(name.lower(), name), settings)]
+            return [Call(_spelled(name), settings)]
         case _:
             raise ValueError
+
+
+def _spelled(name: str) -> str:
+    """Return a name in the capitals of its class, which may have been added to its dictionary."""
+    known = {each.lower(): each for each in (*LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}
+    return known.get(name.lower(), name)
 
 
 def _name(name: str | None) -> str:

@@ -11,10 +11,10 @@ from torch.func import functional_call
 
 from metalens import ANIL, IMAML, MAML, R2D2, AdaptedTasks, ProtoNet, Reptile
 from metalens.adapted_tasks import adapted_loss
-from metalens.samplers.contrib.asr import example_scores, slopes_of_examples, slopes_of_tasks, task_scores
-from metalens.samplers.contrib.ats import log_probability, scheduler_scores
-from metalens.samplers.contrib.dpp import drawn_diverse, kernel_of
-from metalens.samplers.contrib.gradients import (
+from paper.samplers.asr import example_scores, slopes_of_examples, slopes_of_tasks, task_scores
+from paper.samplers.ats import log_probability, scheduler_scores
+from paper.samplers.dpp import drawn_diverse, kernel_of
+from paper.samplers.gradients import (
     example_losses,
     example_slopes,
     query_loss,
@@ -23,7 +23,7 @@ from metalens.samplers.contrib.gradients import (
     task_losses,
     weights_of,
 )
-from metalens.samplers.contrib.weighting import Weighting, drawn
+from paper.samplers.weighting import Weighting, drawn
 
 LEARNERS = {
     "MAML": lambda network: MAML(network, inner_lr=0.1, inner_steps=2),

@@ -31,7 +31,7 @@ NAMES = [
     "cat/\x01.png",
 ]  # fmt: skip
 WORDS = [
-    "MAML", "anil", "TRLearner", "MetaMix", "ATS", "Uniform", "none", "inner_lr", "inner_steps",
+    "MAML", "anil", "TRLearner", "MetaMix", "HardMining", "Uniform", "none", "inner_lr", "inner_steps",
     "weight", "network", "=", "(", ")", ",", "+", "-", "*", "**", ".", "'", "[", "]", "{", "}", ":",
     "lambda", "0", "1e400", "-1", "None", "True", "nan", "9" * 5000, "(" * 300, "-" * 3000,
     "+MAML" * 3000, "\x00", "\n", "#", "é", "__class__", "f'{x}'",

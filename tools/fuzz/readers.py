@@ -94,7 +94,7 @@ def _write_calls(folder: Path) -> None:
 CALLS = {
     "learner": "MAML(inner_lr=0.1, inner_steps=3)",
     "regularizers": "TRLearner(weight=0.3) + MetaMix",
-    "sampler": "ATS",
+    "sampler": "HardMining",
 }
 
 

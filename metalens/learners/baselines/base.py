@@ -11,35 +11,35 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners.base import Learner, State
-from metalens.learners.classification import MIN_PROBABILITY, indicator_targets
+from metalens.learners.classification import MIN_PROBABILITY, class_indicators, indicator_targets
 
 
 class Baseline(Learner):
-    """A classical model, fitted to the support set of each task alone; it has no network and is not trained.
+    """A classical model, fitted to the support set of each task alone; nothing is learned across tasks.
 
-    The task state is the support set itself, and the model is fitted whenever predictions are asked for. So
-    a state stays a tree of tensors, as for every learner. Tasks are looped over, `fit` takes no step, and no
-    gradient flows through predictions.
-
-    A subclass writes `estimate`.
+    The task state is the support set itself, a tree of tensors as for every learner; the model is fitted for
+    every prediction. Tasks are looped over, `fit` takes no step, and no gradient flows through predictions.
+    A subclass defines `estimate`.
 
     Args:
         n_outputs: number c of targets, or of classes of a task.
+
+    Attributes:
+        only_classes: it is a classifier, and refuses real targets.
 
     Raises:
         MetaLensError: there is less than one output.
     """
 
+    only_classes: bool = False
     regularizer_refusal = "it learns nothing across tasks."
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        is_whole = isinstance(n_outputs, Integral)
+        name, is_whole = type(self).__name__, isinstance(n_outputs, Integral)
         if not is_whole or n_outputs < 1:
             got = n_outputs if is_whole else type(n_outputs).__name__
-            raise MetaLensError(
-                f"{type(self).__name__}: n_outputs must be a whole number of at least 1, got {got}."
-            )
+            raise MetaLensError(f"{name}: n_outputs must be a whole number of at least 1, got {got}.")
         self.n_outputs = int(n_outputs)
         self.register_buffer("_place", torch.empty(0), persistent=False)  # has the device and the precision
 
@@ -62,6 +62,8 @@ class Baseline(Learner):
         return f"{type(self).__name__} is a model of scikit-learn, fitted task by task."
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
+        if self.only_classes:
+            class_indicators(type(self).__name__, y, z, self.n_outputs)
         indicator_targets(y, z, self.n_outputs)  # refuses targets that do not fit the number of outputs
         return {"x": z, "y": y}
 

@@ -22,9 +22,8 @@ class FromScratch(MAML):
         inner_steps: its steps.
         loss: see `Learner`.
 
-    >>> from metalens import FromScratch, Sinusoid, mlp
-    >>> learner = FromScratch(mlp())
-    >>> any(p.requires_grad for p in learner.parameters())
+    >>> from metalens import FromScratch, mlp
+    >>> any(p.requires_grad for p in FromScratch(mlp()).parameters())
     False
 
     Source: none; D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv 1412.6980, is
@@ -34,12 +33,7 @@ class FromScratch(MAML):
     regularizer_refusal = "it learns nothing across tasks."
 
     def __init__(
-        self,
-        network: Network,
-        *,
-        inner_lr: float = 0.01,
-        inner_steps: int = 100,
-        loss: Loss = task_loss,
+        self, network: Network, *, inner_lr: float = 0.01, inner_steps: int = 100, loss: Loss = task_loss
     ) -> None:
         super().__init__(
             network,
@@ -52,7 +46,7 @@ class FromScratch(MAML):
         )
 
     def set_network(self, network: Network) -> None:
-        super().set_network(copy.deepcopy(network).requires_grad_(False))  # the caller's stays trainable
+        super().set_network(copy.deepcopy(network).requires_grad_(False))  # the original stays trainable
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())

@@ -22,15 +22,13 @@ class GaussianProcess(Baseline):
     starts at 1, 1 and the root of the number of inputs. For classes, the targets are columns of ones and
     zeros, and the predictions are logits. A single support example is predicted for all.
 
-    Nothing is learned across tasks; see `Baseline`.
-
     Args:
         n_outputs: number of targets, or of classes of a task.
-        kernel: h: `"tanimoto"` for fingerprints, `"rbf"`, or `"auto"`: the former where all inputs of the
+        kernel: h: `"tanimoto"` for fingerprints, `"rbf"`, or `"auto"`: the former if all inputs of the
             support are 0 or 1.
 
     Raises:
-        MetaLensError: the kernel has another name.
+        MetaLensError: there is no such kernel.
 
     >>> from metalens import GaussianProcess, Sinusoid
     >>> task = Sinusoid("test")[0]
@@ -59,8 +57,8 @@ class GaussianProcess(Baseline):
         if len(x) == 1:  # which has no deviation
             return np.repeat(targets, len(new_x), axis=0)
         is_binary = bool(((x == 0) | (x == 1)).all())
-        similar = self.kernel == "tanimoto" or (self.kernel == "auto" and is_binary)
-        kernel = Tanimoto() if similar else RBF(x.shape[1] ** 0.5)
+        is_tanimoto = self.kernel == "tanimoto" or (self.kernel == "auto" and is_binary)
+        kernel = Tanimoto() if is_tanimoto else RBF(x.shape[1] ** 0.5)
         model = GaussianProcessRegressor(ConstantKernel() * kernel + WhiteKernel(), normalize_y=True)
         with warnings.catch_warnings():  # with few examples the noise often reaches a bound
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -16,11 +16,9 @@ class KNN(Baseline):
     """The classical local baseline: the mean of the k nearest support examples of each task alone.
 
     Predictions are the mean target of the k neighbors of an input or, for classes, the logarithm of their
-    shares among these (at least 1e-6). Where `n_neighbors` is not given, every task takes the k of 1, 2, 3,
-    5, 8 that errs least when each support example in turn is left out: in squared error, or in the number of
-    wrong classes; the smaller one where two are as good. So with one example per class, k is 1.
-
-    Nothing is learned across tasks; see `Baseline`.
+    shares among these (at least 1e-6). By default, every task takes the k of 1, 2, 3, 5, 8 with the least
+    squared error, or number of wrong classes, when each support example in turn is left out; the smaller one
+    of equals. So with one example per class, k is 1.
 
     Args:
         n_outputs: number of targets, or of classes of a task.
@@ -32,8 +30,7 @@ class KNN(Baseline):
 
     >>> from metalens import KNN, Sinusoid
     >>> task = Sinusoid("test")[0]
-    >>> model = KNN(n_outputs=1, n_neighbors=1)(task.support)
-    >>> bool((model(task.support.x) == task.support.y).all())
+    >>> bool((KNN(n_outputs=1, n_neighbors=1)(task.support)(task.support.x) == task.support.y).all())
     True
 
     Source: T. Cover, P. Hart, "Nearest Neighbor Pattern Classification", IEEE Transactions on Information
@@ -63,19 +60,19 @@ class KNN(Baseline):
         return self.log_probabilities(model.predict_proba(new_x), model.classes_)
 
     def chosen(self, x: np.ndarray, y: np.ndarray, *, classes: bool) -> int:
-        """Return the k that predicts the examples best when each is left out; see `estimate`."""
+        """Return the k that predicts the examples best when each in turn is left out."""
         from sklearn.neighbors import NearestNeighbors
 
         candidates = [k for k in self.candidates if k < len(x)]
         if not candidates:
             return 1
-        # Without new inputs, no example is a neighbor of itself.
         nearest = NearestNeighbors(n_neighbors=candidates[-1], metric=self.metric).fit(x)
-        neighbors = nearest.kneighbors(return_distance=False)
+        neighbors = nearest.kneighbors(return_distance=False)  # without new inputs: of all others
         targets = np.eye(self.n_outputs)[y] if classes else y
-        errors = []
-        for k in candidates:
+
+        def error(k: int) -> float:
             predictions = targets[neighbors[:, :k]].mean(1)
             wrong = predictions.argmax(1) != y if classes else (predictions - targets) ** 2
-            errors.append(wrong.mean())
-        return candidates[int(np.argmin(errors))]
+            return float(wrong.mean())
+
+        return min(candidates, key=error)

@@ -23,8 +23,8 @@ class LinearProbe(GradientLearner):
 
     Args:
         network: the backbone g; its head gives the number of outputs at test time.
-        n_classes: classes of the whole training set; `None` where training and test have the same outputs,
-            as in regression.
+        n_classes: classes of the whole training set; `None` if the outputs are those at test time, as in
+            regression.
         weight_decay: strength of the penalty on the weights of the fitted head.
         inner_lr: step size of Adam at test time.
         inner_steps: its steps.
@@ -84,10 +84,8 @@ class LinearProbe(GradientLearner):
         return {}
 
     def initial_state(self, z: Tensor, y: Tensor) -> State:
-        return {
-            "head.weight": z.new_zeros(self.n_outputs, z.shape[1]),
-            "head.bias": z.new_zeros(self.n_outputs),
-        }
+        c, d = self.n_outputs, z.shape[1]
+        return {"head.weight": z.new_zeros(c, d), "head.bias": z.new_zeros(c)}
 
     def support_loss(self, state: State, z: Tensor, y: Tensor) -> Tensor:
         penalty = state["head.weight"].square().sum()

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import State
 from metalens.learners.baselines.base import Baseline
-from metalens.learners.classification import class_indicators
-
-_MAX_STEPS = 1000
 
 
 class LogisticRegression(Baseline):
@@ -18,8 +13,7 @@ class LogisticRegression(Baseline):
 
     `min_{W, b} C sum_i -log softmax(W x_i + b)_{y_i} + ||W||^2 / 2`; the logits are logarithms of the class
     probabilities (at least 1e-6). With examples of one class only, that class is predicted for all.
-
-    Nothing is learned across tasks; see `Baseline`. LinearProbe does the same on learned features.
+    LinearProbe does the same on learned features.
 
     Args:
         n_outputs: number of classes of a task.
@@ -38,6 +32,8 @@ class LogisticRegression(Baseline):
     20, 1958; scikit-learn computes it.
     """
 
+    only_classes = True
+
     def __init__(self, n_outputs: int, *, inverse_strength: float = 1.0) -> None:
         super().__init__(n_outputs)
         if not inverse_strength > 0:
@@ -46,15 +42,11 @@ class LogisticRegression(Baseline):
             )
         self.inverse_strength = inverse_strength
 
-    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        class_indicators(type(self).__name__, y, z, self.n_outputs)  # refuses real targets
-        return super().adapt_encoded(z, y)
-
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
         from sklearn import linear_model
 
         present = np.unique(y)
         if len(present) == 1:
             return self.log_probabilities(np.ones((len(new_x), 1)), present)
-        model = linear_model.LogisticRegression(C=self.inverse_strength, max_iter=_MAX_STEPS).fit(x, y)
+        model = linear_model.LogisticRegression(C=self.inverse_strength, max_iter=1000).fit(x, y)
         return self.log_probabilities(model.predict_proba(new_x), model.classes_)

@@ -13,8 +13,6 @@ class MeanPredictor(Baseline):
     For classes, the logarithm of their shares in the support (at least 1e-6): the most frequent one is
     predicted. A method that does not beat it gains nothing from inputs.
 
-    Nothing is learned across tasks; see `Baseline`.
-
     Args:
         n_outputs: number of targets, or of classes of a task.
 

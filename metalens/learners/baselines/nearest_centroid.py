@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
-from metalens.learners.base import State
 from metalens.learners.baselines.base import Baseline
-from metalens.learners.classification import class_indicators
 
 
 class NearestCentroid(Baseline):
@@ -15,9 +12,7 @@ class NearestCentroid(Baseline):
 
     The logits are logarithms of probabilities (at least 1e-6) that are proportional to
     `exp(-||x - c_j||^2 / v)`, with the mean c_j of the support examples of class j, and the mean v of the
-    squared distances of all support examples to their mean, which decides how sure predictions are.
-
-    Nothing is learned across tasks; see `Baseline`. ProtoNet does the same on learned features.
+    squared distances of all support examples to their mean. ProtoNet does the same on learned features.
 
     Args:
         n_outputs: number of classes of a task.
@@ -35,9 +30,7 @@ class NearestCentroid(Baseline):
     with equal variances.
     """
 
-    def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        class_indicators(type(self).__name__, y, z, self.n_outputs)  # refuses real targets
-        return super().adapt_encoded(z, y)
+    only_classes = True
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
         present = np.unique(y)

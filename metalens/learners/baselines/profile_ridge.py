@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.data.checks import check_sizes
 from metalens.learners.baselines.base import Baseline
 from metalens.learners.baselines.ridge import STRENGTHS
 from metalens.tasks import Examples
@@ -25,15 +25,15 @@ class ProfileRidge(Baseline):
     the least squared error when each example in turn is left out, see `Ridge`. For classes, targets are
     columns of ones and zeros. Without training tasks it is the mean of the support.
 
-    The models of the training tasks are fitted when training begins, to tasks 0 ... `n_tasks - 1`; tasks of
-    one name count as one task with the examples of all, so that a table is seen nearly whole.
+    The models of the training tasks are fitted when training begins, to tasks 0 ... `n_tasks - 1`; the
+    examples of tasks of one name are put together, so that a table is seen nearly whole.
 
     Args:
         n_outputs: number of targets, or of classes of a task.
         n_tasks: number of training tasks to draw.
 
     Raises:
-        MetaLensError: `n_tasks` or `n_outputs` is below 1.
+        MetaLensError: a setting is below 1.
 
     >>> from metalens import Objective, ProfileRidge, Sinusoid, fit
     >>> profile = ProfileRidge(n_outputs=1, n_tasks=20)
@@ -51,8 +51,7 @@ class ProfileRidge(Baseline):
 
     def __init__(self, n_outputs: int, *, n_tasks: int = 400) -> None:
         super().__init__(n_outputs)
-        if n_tasks < 1:
-            raise MetaLensError(f"ProfileRidge: n_tasks must be at least 1, got {n_tasks}.")
+        check_sizes(n_tasks=n_tasks)
         self.n_tasks = n_tasks
         self.register_buffer("slopes", torch.zeros(0, 0))
         self.register_buffer("intercepts", torch.zeros(0))
@@ -70,9 +69,8 @@ class ProfileRidge(Baseline):
             x, y = (torch.cat(parts).numpy() for parts in zip(*of_task, strict=True))
             targets = y if y.dtype.kind == "f" else np.eye(self.n_outputs)[y]
             models.append(RidgeCV(alphas=STRENGTHS).fit(x.reshape(len(x), -1), targets))
-        self.slopes = self.slopes.new_tensor(
-            np.ascontiguousarray(np.concatenate([np.atleast_2d(m.coef_) for m in models]))
-        )
+        slopes = np.ascontiguousarray(np.concatenate([np.atleast_2d(m.coef_) for m in models]))
+        self.slopes = self.slopes.new_tensor(slopes)
         self.intercepts = self.intercepts.new_tensor(np.concatenate([np.ravel(m.intercept_) for m in models]))
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:

@@ -12,9 +12,7 @@ class RandomForest(Baseline):
     """The classical strong baseline on tables: a random forest on the raw inputs of each task alone.
 
     The mean of `n_trees` regression trees or, for classes, the logarithm of their mean class shares (at least
-    1e-6). All other settings are scikit-learn's defaults; nothing is chosen by task.
-
-    Nothing is learned across tasks; see `Baseline`.
+    1e-6). All other settings are scikit-learn's defaults.
 
     Args:
         n_outputs: number of targets, or of classes of a task.

@@ -17,8 +17,6 @@ class Ridge(Baseline):
     classes, Y has a column of ones and zeros for each, and the predictions are logits. A single support
     example is predicted for all.
 
-    Nothing is learned across tasks; see `Baseline`.
-
     Args:
         n_outputs: number of targets, or of classes of a task.
 

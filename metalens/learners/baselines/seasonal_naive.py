@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError
 from metalens.learners.baselines.base import Baseline
 
@@ -15,14 +16,12 @@ class SeasonalNaive(Baseline):
     m = 1 the last value is repeated. It needs no support set. Inputs must be windows of the series alone, and
     targets the values that follow, on the same scale, as in `SeriesTasks`.
 
-    Nothing is learned across tasks; see `Baseline`.
-
     Args:
         n_outputs: the horizon, how many values are predicted.
         season: m, at most the length of a window; 24 for hours of a day.
 
     Raises:
-        MetaLensError: the season is below 1 or, when predictions are asked for, longer than a window.
+        MetaLensError: the season is below 1 or, in prediction, longer than a window.
 
     >>> import torch
     >>> from metalens import Examples, SeasonalNaive
@@ -35,18 +34,13 @@ class SeasonalNaive(Baseline):
 
     def __init__(self, n_outputs: int, *, season: int = 1) -> None:
         super().__init__(n_outputs)
-        if season < 1:
-            raise MetaLensError(f"SeasonalNaive: season must be at least 1, got {season}.")
+        check_sizes(season=season)
         self.season = season
 
     def estimate(self, x: np.ndarray, y: np.ndarray, new_x: np.ndarray, *, classes: bool) -> np.ndarray:
         if classes:
-            raise MetaLensError(
-                "SeasonalNaive forecasts numbers, got classes; use another baseline, such as KNN."
-            )
-        if self.season > new_x.shape[1]:
-            raise MetaLensError(
-                f"SeasonalNaive needs windows of at least one season, {self.season} values, got "
-                f"{new_x.shape[1]}."
-            )
-        return new_x[:, new_x.shape[1] - self.season + np.arange(y.shape[1]) % self.season]
+            raise MetaLensError("SeasonalNaive forecasts numbers, got classes; use a baseline such as KNN.")
+        length = new_x.shape[1]
+        if self.season > length:
+            raise MetaLensError(f"SeasonalNaive needs windows of {self.season} values or more, got {length}.")
+        return new_x[:, length - self.season + np.arange(y.shape[1]) % self.season]

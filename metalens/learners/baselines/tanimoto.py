@@ -19,8 +19,8 @@ class Tanimoto(Kernel):
     Source: L. Ralaivola and others, "Graph Kernels for Chemical Informatics", Neural Networks 18, 2005.
     """
 
-    def __init__(self) -> None:
-        """Take no settings; scikit-learn reads the signature."""
+    def __init__(self) -> None:  # scikit-learn reads the signature
+        pass
 
     def __call__(self, X: np.ndarray, Y: np.ndarray | None = None, eval_gradient: bool = False) -> Any:  # noqa: N803
         other = X if Y is None else Y

@@ -15,8 +15,8 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners.classification import one_hot
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
-from metalens.samplers.contrib.gradients import (
+from metalens.samplers.base import Choice, adapted_candidates
+from paper.samplers.gradients import (
     example_losses,
     example_slopes,
     start,
@@ -24,14 +24,15 @@ from metalens.samplers.contrib.gradients import (
     task_gradients,
     weights_of,
 )
-from metalens.samplers.contrib.weighting import Weighting, drawn
+from paper.samplers.held_out import HeldOutSampler, generator_of
+from paper.samplers.weighting import Weighting, drawn
 
 Use = Literal["weights", "tasks", "examples"]
 
 SIGMA = EPSILON = 0.1  # distortions of the two coding rates
 
 
-class ASr(CandidateSampler):
+class ASr(HeldOutSampler):
     """Weight or draw tasks by learned weights, from three scores of each task.
 
     Z `(n, d)` are the features of the support set with rows of length 1, C_c is the indicator of class c:

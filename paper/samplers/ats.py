@@ -12,18 +12,13 @@ from metalens.adapted_tasks import AdaptedTasks, adapted_loss
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, generator_of
-from metalens.samplers.contrib.gradients import (
-    query_loss,
-    support_loss,
-    task_gradients,
-    task_losses,
-    weights_of,
-)
-from metalens.samplers.contrib.weighting import Weighting, drawn
+from metalens.samplers.base import Choice, adapted_candidates
+from paper.samplers.gradients import query_loss, support_loss, task_gradients, task_losses, weights_of
+from paper.samplers.held_out import HeldOutSampler, generator_of
+from paper.samplers.weighting import Weighting, drawn
 
 
-class ATS(CandidateSampler):
+class ATS(HeldOutSampler):
     """Draw tasks by a scheduler whose reward is the loss on held-out tasks after a step.
 
     The scheduler phi sees, for each candidate i, the outer loss and how well the gradients of its two sets

@@ -8,10 +8,11 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError, extra
+from metalens.errors import MetaLensError
 from metalens.objective import Objective
-from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of, generator_of
-from metalens.samplers.contrib.gradients import support_loss, task_gradients
+from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates, descriptors_of
+from paper.samplers.gradients import support_loss, task_gradients
+from paper.samplers.held_out import generator_of
 
 TaskVectors = Literal["gradients", "features", "descriptors"]
 
@@ -34,8 +35,8 @@ class DPP(CandidateSampler):
         oversampling: candidates per task of the batch.
 
     Raises:
-        MetaLensError: there are no such vectors, the tasks have no descriptors, or DPPy is not installed
-            (`pip install 'metalens[samplers]'`). See also `CandidateSampler`.
+        MetaLensError: there are no such vectors, the tasks have no descriptors, or DPPy is not installed. See
+            also `CandidateSampler`.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> choice = DPP().choose(Objective(MAML(mlp())), Sinusoid(), step=0, meta_batch_size=4)
@@ -58,8 +59,10 @@ class DPP(CandidateSampler):
 
     def check(self, objective: Objective, tasks: TaskDistribution, meta_batch_size: int) -> None:
         super().check(objective, tasks, meta_batch_size)
-        with extra("samplers"):
+        try:
             import dppy.finite_dpps  # noqa: F401
+        except ImportError as error:
+            raise MetaLensError("DPP draws by DPPy, which is not installed; run pip install dppy.") from error
         if self.vectors == "descriptors":
             descriptors_of(tasks, range(1))
 
@@ -89,8 +92,8 @@ def kernel_of(vectors: np.ndarray) -> np.ndarray:
 
 def drawn_diverse(kernel: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
     """Return k of n places, drawn with probability proportional to the determinant of their kernel."""
-    with extra("samplers"):
-        from dppy.finite_dpps import FiniteDPP  # takes most of a second to import
+    from dppy.finite_dpps import FiniteDPP  # takes most of a second to import
+
     process = FiniteDPP("likelihood", L=kernel + _RIDGE * np.eye(len(kernel)))
     seed = int(rng.integers(2**32))
     return [int(place) for place in process.sample_exact_k_dpp(size=k, random_state=seed)]
