@@ -19,7 +19,6 @@ from .data.catalog.m4 import M4Hourly as M4Hourly
 from .data.catalog.omniglot import Omniglot as Omniglot
 from .data.catalog.parkinsons import Parkinsons as Parkinsons
 from .data.catalog.pose import Pose as Pose
-from .data.catalog.pose_render import render_poses as render_poses
 from .data.functions import FunctionTasks as FunctionTasks
 from .data.functions import GeneratedTasks as GeneratedTasks
 from .data.images.folders import ImageFolders as ImageFolders

@@ -69,7 +69,7 @@ class Pose(ArrayTasks):
             the side takes a quarter of the time.
         seed: see `TaskDistribution`.
         folder: a folder with `pose_objects.npz`, in itself or in its folder `pose`; `None` for the one that
-            the environment variable METALENS_DATA names. `render_poses` makes such a file of meshes.
+            the environment variable METALENS_DATA names. `tools/render_poses.py` of the repository renders one.
 
     Attributes:
         image_size: height and width of a view.
@@ -140,7 +140,7 @@ POSE = TaskDataSet(
     description="Pose: 100 views each of 68 rendered objects; from which side?",
     license="MIT and CC BY 4.0, of the meshes",
     source="https://www.ycbbenchmarks.com/object-models/",
-    steps="render these or other meshes to pose_objects.npz by metalens.render_poses (extra pose)",
+    steps="render these or other meshes to pose_objects.npz by tools/render_poses.py of the repository",
     files=("pose_objects.npz",),
     folder="pose",
     tasks=lambda split, folder: Pose(split, k_shot=1, n_query=1, folder=folder),
