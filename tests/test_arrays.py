@@ -171,7 +171,7 @@ def test_inputs_and_targets_are_scaled_by_the_training_tasks(data):
     number = np.rint(together[:, 0, 0] * scale + shift)
     np.testing.assert_allclose(together[:, 1, 0], (np.sqrt(number) - shift) / scale, atol=1e-5)
     own = tasks_of(data, "test", standardize="task", k_shot=9)[0]
-    y = torch.cat([examples.y for examples in own])
+    y = torch.cat([examples.y for examples in own[:2]])
     assert (y.mean().item(), y.std(unbiased=False).item()) == pytest.approx((0, 1), abs=1e-5)
 
 

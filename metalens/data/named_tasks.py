@@ -9,14 +9,14 @@ from typing import Self, get_args
 
 import numpy as np
 
-from metalens.data.base import Recent, Split, TaskDistribution
+from metalens.data.base import BatchedTasks, Split, round_order
 from metalens.data.checks import check_sizes
 from metalens.data.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
 
 
-class NamedTasks(TaskDistribution):
+class NamedTasks(BatchedTasks):
     """P tasks with names; task number i has examples of one of them, drawn by i.
 
     Training goes through the tasks in a new random order each time round; validation and test tasks come in
@@ -51,7 +51,6 @@ class NamedTasks(TaskDistribution):
         super().__init__(split, seed=seed)
         check_sizes(k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks)
         self.k_shot, self.n_query, self.n_train_tasks = k_shot, n_query, n_train_tasks
-        self._order = Recent(self._draw_order, 4)
 
     @abstractmethod
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
@@ -108,18 +107,12 @@ class NamedTasks(TaskDistribution):
     def place(self, index: int) -> int:
         """Return which of `task_names` task number `index` is drawn from."""
         number, position = divmod(index, len(self.task_names))
-        return int(self._order(number)[position]) if self.split == "train" else position
+        if self.split != "train":
+            return position
+        return int(round_order(self.seed, self.split, number, len(self.task_names))[position])
 
-    def __getitem__(self, index: int) -> Task:
-        return Task.of_tensors([tensor[0] for tensor in self.batch([index]).tensors])
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        numbers = [int(index) for index in indices]
-        return self.draw_tasks(
-            [self.place(number) for number in numbers], [self.generator(number) for number in numbers]
-        )
+    def _make_batch(self, numbers: list[int]) -> Task:
+        return self.draw_tasks(list(map(self.place, numbers)), list(map(self.generator, numbers)))
 
     def generator(self, index: int) -> np.random.Generator:
         """Return a new generator for the examples of task number `index`."""
@@ -129,14 +122,7 @@ class NamedTasks(TaskDistribution):
         """Return a copy that shares all data; it still has the tasks of the old split."""
         twin = copy(self)
         twin.split = split
-        twin._order = Recent(twin._draw_order, 4)
         return twin
-
-    def _draw_order(self, number: int) -> np.ndarray:
-        return self._generator(1, number).permutation(len(self.task_names))
-
-    def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
 
 def split_tasks(

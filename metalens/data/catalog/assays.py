@@ -29,10 +29,9 @@ _FS_MOL_SPLITS = {"train": "train", "valid": "val", "test": "test"}
 class ChemblAssays(TableTasks):
     """How active molecules are in an assay: one task is one assay of ChEMBL, most of them unrelated.
 
-    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets pChEMBL values, standardized: minus the
-    logarithm (base 10) of the molar concentration, so that the larger, the more active. The table has 799
-    assays of 20 to 2,808 molecules; 353 of them are on HIV-1. Descriptors are the organism: 1 for the
-    assay's own.
+    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets standardized pChEMBL values: minus the
+    decimal logarithm of the molar concentration. The table has 799 assays of 20 to 2,808 molecules; 353 of
+    them are on HIV-1. Descriptors are the organism, one-hot.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
@@ -44,7 +43,7 @@ class ChemblAssays(TableTasks):
             itself or in its folder `tables`; `None` for the one that METALENS_DATA names.
 
     Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
-    With fewer than 36 rows an assay has no 15 query rows; `n_query=None` asks all that are left.
+    An assay with fewer than 31 rows has no 15 query rows; `n_query=None` takes all that are left.
 
     Raises:
         MetaLensError: the table or RDKit is missing, or a setting is out of range.
@@ -67,26 +66,18 @@ class ChemblAssays(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        super().__init__(
-            _chembl(CHEMBL.require(folder)),
-            split,
-            task="assay_id",
-            target="pchembl",
-            smiles="smiles",
-            splits=(0.8, 0.1, 0.1) if stratified else "split",
-            stratify="organism" if stratified else None,
-            descriptors=["organism"],
-            k_shot=k_shot,
-            **settings,
-        )
+        super().__init__(_chembl(CHEMBL.require(folder)), split, task="assay_id", target="pchembl",
+                         smiles="smiles", splits=(0.8, 0.1, 0.1) if stratified else "split",
+                         stratify="organism" if stratified else None, descriptors=["organism"],
+                         k_shot=k_shot, **settings)  # fmt: skip
 
 
 class PQSAR(TableTasks):
     """How active molecules are in an assay of the collection of pQSAR: 4,276 assays with a hard division.
 
-    Each assay comes divided into molecules to train on and molecules to test on that differ from these. The
-    former are the support, the latter the query rows. Inputs are Morgan fingerprints of 1,024 bits and radius
-    2, targets pIC50 values.
+    The published division of each assay into training molecules and dissimilar test molecules gives the
+    support and the query rows. Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets
+    pIC50 values.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
@@ -121,18 +112,11 @@ class PQSAR(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         activities = PQSAR_DATA.require(folder)
-        super().__init__(
-            _pqsar(activities, activities.with_name(_PQSAR_MOLECULES)),
-            split,
-            task="assay",
-            target="activity",
-            smiles="smiles",
-            roles="part",
-            duplicates="allow",  # the published division decides
-            splits=(4100 / 4276, 76 / 4276, 100 / 4276),
-            k_shot=k_shot,
-            **settings,
-        )
+        table = _pqsar(activities, activities.with_name(_PQSAR_MOLECULES))
+        # Duplicates are allowed, as the published division decides.
+        super().__init__(table, split, task="assay", target="activity", smiles="smiles", roles="part",
+                         duplicates="allow", splits=(4100 / 4276, 76 / 4276, 100 / 4276), k_shot=k_shot,
+                         **settings)  # fmt: skip
 
 
 class FSMol(TableTasks):
@@ -148,7 +132,7 @@ class FSMol(TableTasks):
             folder that holds it; `None` for the one that METALENS_DATA names.
 
     Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
-    Reading the thousands of files takes minutes, once in a process.
+    Reading the thousands of files takes minutes, once per process.
 
     Raises:
         MetaLensError: the files are missing or not those, or a setting is out of range.
@@ -175,14 +159,7 @@ class FSMol(TableTasks):
             raise MetaLensError(f"target must be active or activity, got {target!r}.")
         table, bits = _fs_mol(FS_MOL.require(folder))
         super().__init__(
-            table,
-            split,
-            task="assay",
-            target=target,
-            inputs=bits,
-            splits="split",
-            k_shot=k_shot,
-            **settings,
+            table, split, task="assay", target=target, inputs=bits, splits="split", k_shot=k_shot, **settings
         )
 
 
@@ -226,7 +203,7 @@ def _chembl(path: Path) -> pd.DataFrame:
 
 @lru_cache(maxsize=1)
 def _pqsar(activities: Path, molecules: Path) -> pd.DataFrame:
-    """Read the two texts: `molecule assay value prediction TRN|TST`, and `molecule,SMILES` over lines."""
+    """Read `molecule assay value prediction TRN|TST`, and `molecule,SMILES` over several lines."""
     import pandas as pd  # takes as long to import as all of MetaLens
 
     smiles = dict(_molecules(molecules))
@@ -247,7 +224,7 @@ def _pqsar(activities: Path, molecules: Path) -> pd.DataFrame:
 
 
 def _molecules(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield molecules and their SMILES, which go on over lines and pages."""
+    """Yield molecules and their SMILES, which span lines and pages."""
     name, smiles = "", ""
     for _, line in _lines(path):
         if line.startswith("CHEMBL"):
@@ -266,9 +243,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, 1):
                 yield number, line.strip().replace("\u2010", "-")
     except (OSError, UnicodeDecodeError) as error:
-        raise MetaLensError(
-            f"Cannot read {path} as text ({type(error).__name__}); get the file again."
-        ) from error
+        raise MetaLensError(f"Cannot read {path} as text ({type(error).__name__}); get it again.") from error
 
 
 @lru_cache(maxsize=1)

@@ -11,20 +11,11 @@ from metalens.data.catalog.pose import POSE
 from metalens.errors import MetaLensError
 
 _TASK_DATASETS = KIBA, CHEMBL, PQSAR_DATA, FS_MOL, PARKINSONS, M4_HOURLY, POSE
-DATASETS: dict[str, DataSet] = {
-    dataset.name: dataset for dataset in (OMNIGLOT, *IMAGE_DATASETS, *_TASK_DATASETS)
-}
+DATASETS: dict[str, DataSet] = {each.name: each for each in (OMNIGLOT, *IMAGE_DATASETS, *_TASK_DATASETS)}
 
 
 def image_dataset(name: str) -> ImageDataSet:
-    """Return a data set of images by name.
-
-    Raises:
-        MetaLensError: there is none of that name.
-
-    >>> image_dataset("gtsrb").license
-    'for research'
-    """
+    """Return a data set of images by name, or raise a `MetaLensError`."""
     dataset = DATASETS.get(name)
     if not isinstance(dataset, ImageDataSet):
         names = (each.name for each in IMAGE_DATASETS)

@@ -28,20 +28,18 @@ class Kiba(TableTasks):
     """How strongly molecules bind to a kinase: one task is one kinase.
 
     Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets KIBA scores, standardized; the larger
-    the score, the weaker the molecule binds. The table has 150 kinases, 36 to 200 molecules of each, with a
-    column that holds 20 kinases back for validation. It has no test kinases: those 20 of the others whose
-    names (UniProt) have the smallest SHA-256 sums are the test split, and 110 are left to train on. All
-    splits share molecules, as related assays do, and no kinase.
+    the score, the weaker the molecule binds. The table has 150 kinases with 36 to 200 molecules each, 20 of
+    them for validation. The test split are those 20 of the others whose names (UniProt) have the smallest
+    SHA-256 sums; 110 are left for training. The splits share molecules, as related assays do, but no kinase.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
-        new_molecules: no two splits share a molecule either; half of them is left to train on and a quarter
-            each for the other two, see `disjoint` of `TableTasks`.
+        new_molecules: the splits share no molecule either, see `disjoint` of `TableTasks`.
         k_shot: support rows per task.
         folder: a folder with `kiba_kinases.csv.gz` (columns kinase, smiles, kiba_score, split), in itself or
-            in its folder `tables`; `None` for the one that the environment variable METALENS_DATA names.
+            in its folder `tables`; `None` for the one that METALENS_DATA names.
 
     Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
 
@@ -69,17 +67,8 @@ class Kiba(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         table, bits = load_kiba(folder)
-        super().__init__(
-            table,
-            split,
-            task="kinase",
-            target="kiba_score",
-            inputs=bits,
-            splits="split",
-            disjoint="smiles" if new_molecules else None,
-            k_shot=k_shot,
-            **settings,
-        )
+        super().__init__(table, split, task="kinase", target="kiba_score", inputs=bits, splits="split",
+                         disjoint="smiles" if new_molecules else None, k_shot=k_shot, **settings)  # fmt: skip
 
 
 KIBA = TaskDataSet(
@@ -95,16 +84,9 @@ KIBA = TaskDataSet(
 
 
 def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the table with all three splits, and the fingerprint of every row, `(rows, 1024)` uint8.
+    """Return the table of all splits, and the fingerprint of every row, `(rows, 1024)` uint8.
 
-    Args:
-        folder: see `Kiba`.
-
-    Returns:
-        Both; every caller in a process gets the same, so they must not be changed.
-
-    Raises:
-        MetaLensError: the table is not there or not that table, or RDKit is missing.
+    Callers share both and must not change them.
     """
     return _load(KIBA.require(folder))
 

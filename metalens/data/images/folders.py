@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from metalens.data.base import Split, TaskDistribution
+from metalens.data.base import BatchedTasks, Split
 from metalens.data.checks import check_sizes
 from metalens.data.grouping import can_divide, divide_units
 from metalens.data.images.layout import (
@@ -51,7 +51,7 @@ class ImageClass(NamedTuple):
     groups: np.ndarray
 
 
-class ImageFolders(TaskDistribution):
+class ImageFolders(BatchedTasks):
     """Few-shot classification of images from class folders, in a directory or a zip file.
 
     The folders are `class/image`, `{train,val,test}/class/image`, `domain/class/image` or
@@ -191,14 +191,8 @@ class ImageFolders(TaskDistribution):
         twin._pooled = True
         return twin
 
-    def __getitem__(self, index: int) -> Task:
-        tensors = [tensor[0] for tensor in self.batch([index]).tensors]
-        return Task.of_tensors(tensors)
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        drawn = [self._draw(int(index)) for index in indices]
+    def _make_batch(self, numbers: list[int]) -> Task:
+        drawn = [self._draw(number) for number in numbers]
         classes = np.stack([numbers for numbers, _ in drawn])
         images = np.stack([of_task for _, of_task in drawn])  # (T, n_way, k_shot + n_query)
         labels = classes if self._pooled else np.broadcast_to(np.arange(self.n_way), classes.shape)
@@ -225,7 +219,7 @@ class ImageFolders(TaskDistribution):
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes of a task `(n_way,)`, and their images `(n_way, k_shot + n_query)`."""
-        rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
+        rng = self._generator(index)
         pool = self._pools[rng.integers(len(self._pools))]
         numbers = rng.choice(pool, self.n_way, replace=False)
         return numbers, np.stack([self._draw_images(rng, self.classes[number]) for number in numbers])
