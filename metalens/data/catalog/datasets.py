@@ -21,6 +21,3 @@ def image_dataset(name: str) -> ImageDataSet:
         names = (each.name for each in IMAGE_DATASETS)
         raise MetaLensError(f"There is no data set of images {name!r}; choose from {', '.join(names)}.")
     return dataset
-
-
-__all__ = ["DATASETS", "DataSet", "ImageDataSet", "image_dataset"]

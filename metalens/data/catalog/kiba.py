@@ -66,7 +66,7 @@ class Kiba(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        table, bits = load_kiba(folder)
+        table, bits = load_kiba(KIBA.require(folder))
         super().__init__(table, split, task="kinase", target="kiba_score", inputs=bits, splits="split",
                          disjoint="smiles" if new_molecules else None, k_shot=k_shot, **settings)  # fmt: skip
 
@@ -83,16 +83,9 @@ KIBA = TaskDataSet(
 )
 
 
-def load_kiba(folder: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the table of all splits, and the fingerprint of every row, `(rows, 1024)` uint8.
-
-    Callers share both and must not change them.
-    """
-    return _load(KIBA.require(folder))
-
-
 @lru_cache(maxsize=2)
-def _load(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+def load_kiba(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the table of all splits and the fingerprint of every row; callers must not change them."""
     import pandas as pd  # takes as long to import as all of MetaLens
 
     try:

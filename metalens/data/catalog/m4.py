@@ -54,9 +54,10 @@ class M4Hourly(SeriesTasks):
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(load_m4_hourly(folder), split, length=length, horizon=48, season=24, k_shot=k_shot,
-                         n_query=n_query, queries="random" if split == "train" else "last",
-                         n_train_tasks=n_train_tasks, scale=scale, seed=seed)  # fmt: skip
+        series = load_m4_hourly(M4_HOURLY.require(folder))
+        super().__init__(series, split, length=length, horizon=48, season=24, k_shot=k_shot, n_query=n_query,
+                         queries="random" if split == "train" else "last", n_train_tasks=n_train_tasks,
+                         scale=scale, seed=seed)  # fmt: skip
 
 
 M4_HOURLY = TaskDataSet(
@@ -72,11 +73,7 @@ M4_HOURLY = TaskDataSet(
 )
 
 
-def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the hourly series of M4 by name; callers share them and must not change them."""
-    return _load_m4(M4_HOURLY.require(folder))
-
-
 @lru_cache(maxsize=2)
-def _load_m4(path: Path) -> dict[str, np.ndarray]:
+def load_m4_hourly(path: Path) -> dict[str, np.ndarray]:
+    """Return the hourly series of M4 by name; callers must not change them."""
     return {name: values for name, (values, _) in read_series(path, "series", "hour", "value").items()}
