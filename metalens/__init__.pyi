@@ -14,7 +14,7 @@ from .data.base import TaskDistribution as TaskDistribution
 from .data.catalog.assays import PQSAR as PQSAR
 from .data.catalog.assays import ChemblAssays as ChemblAssays
 from .data.catalog.assays import FSMol as FSMol
-from .data.catalog.kiba import Kiba as Kiba
+from .data.catalog.assays import Kiba as Kiba
 from .data.catalog.m4 import M4Hourly as M4Hourly
 from .data.catalog.omniglot import Omniglot as Omniglot
 from .data.catalog.parkinsons import Parkinsons as Parkinsons

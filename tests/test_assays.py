@@ -9,8 +9,7 @@ import pytest
 
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
 from metalens.data.catalog import assays
-from metalens.data.catalog.assays import CHEMBL, DRUG_METRICS
-from metalens.data.catalog.kiba import KIBA, load_kiba
+from metalens.data.catalog.assays import CHEMBL, DRUG_METRICS, KIBA, load_kiba
 from metalens.data.catalog.parkinsons import PARKINSONS
 from metalens.data.splits import hashed_order
 from metalens.data.tables import fingerprints

@@ -107,8 +107,8 @@ def test_fewer_training_tasks_decide_the_statistics_too(table):
     test = tasks_of(table, "test", n_train_tasks=2, seed=3, standardize="train", k_shot=9)
     assert test.task_names == ("assay8", "assay9")
     known = table[table.assay.isin(few.task_names)].activity
-    rows = np.concatenate([rows_of(examples) for examples in test[0]])
-    y = torch.cat([examples.y for examples in test[0]]).flatten()
+    rows = np.concatenate([rows_of(examples) for examples in test[0][:2]])
+    y = torch.cat([examples.y for examples in test[0][:2]]).flatten()
     expected = (np.sin(rows) + rows // ROWS - known.mean()) / known.std(ddof=0)
     np.testing.assert_allclose(y, expected, rtol=1e-4)
 
@@ -198,7 +198,7 @@ def test_rows_that_cannot_be_divided_by_groups_are_left_out(table):
 def test_duplicates_stay_on_one_side_or_are_refused(table):
     twins = table[["row"]].to_numpy() // 2
     for number in range(30):
-        sides = [set(rows_of(examples)) for examples in tasks_of(table, "test", inputs=twins)[number]]
+        sides = [set(rows_of(examples)) for examples in tasks_of(table, "test", inputs=twins)[number][:2]]
         assert not sides[0] & sides[1]
     with pytest.raises(MetaLensError, match=r"Rows \d+ and \d+ of task assay0 have the same inputs, .* 60"):
         tasks_of(table, inputs=twins, duplicates="refuse")

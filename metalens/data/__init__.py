@@ -2,8 +2,7 @@
 
 from metalens.data.arrays import ArrayTasks
 from metalens.data.base import BlockDistribution, Split, TaskDistribution
-from metalens.data.catalog.assays import PQSAR, ChemblAssays, FSMol
-from metalens.data.catalog.kiba import Kiba
+from metalens.data.catalog.assays import PQSAR, ChemblAssays, FSMol, Kiba
 from metalens.data.catalog.m4 import M4Hourly
 from metalens.data.catalog.omniglot import Omniglot
 from metalens.data.catalog.parkinsons import Parkinsons

@@ -159,7 +159,8 @@ class ArrayTasks(NamedTasks):
         >>> train.task_names, train.in_split("val").task_names
         (('2', '5'), ('3', '4'))
         """
-        twin = self._copy_for(split)
+        twin = copy(self)
+        twin.split = split
         twin._take_split()
         return twin
 

@@ -22,13 +22,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Recent:
-    """A function of hashable arguments that keeps its latest results, but does not pickle them.
-
-    >>> import pickle
-    >>> length = Recent(len, 4)
-    >>> length("abc"), pickle.loads(pickle.dumps(length))("abc")
-    (3, 3)
-    """
+    """A function of hashable arguments that keeps its latest results, but does not pickle them."""
 
     def __init__(self, function: Callable[..., Any], maxsize: int) -> None:
         self._function, self._maxsize = function, maxsize

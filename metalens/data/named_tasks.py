@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
-from typing import Self, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -108,12 +107,6 @@ class NamedTasks(BatchedTasks):
     def generator(self, index: int) -> np.random.Generator:
         """Return a new generator for the examples of task number `index`."""
         return self._generator(0, index)
-
-    def _copy_for(self, split: Split) -> Self:
-        """Return a copy that shares all data; its tasks are still those of the old split."""
-        twin = copy(self)
-        twin.split = split
-        return twin
 
 
 def split_tasks(

@@ -8,7 +8,6 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -56,7 +55,7 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
     with archive.open(info) as member:
-        shape, by_columns, dtype = _HEADERS[_version(member)](member)
+        shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
         if dtype.hasobject:
             raise MetaLensError(
                 f"Array {name} of {path} holds Python objects, which could run code when read; save numbers, "
@@ -78,10 +77,3 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: st
             )
         content = member.read(max(1, info.file_size - start))  # a member may unpack to more than it says
         return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _version(member: IO[bytes]) -> tuple[int, int]:
-    version = np.lib.format.read_magic(member)
-    if version not in _HEADERS:
-        raise ValueError(f"format {version} of an array")
-    return version

@@ -1,9 +1,8 @@
 """All data sets by name."""
 
-from metalens.data.catalog.assays import CHEMBL, FS_MOL, PQSAR_DATA
+from metalens.data.catalog.assays import CHEMBL, FS_MOL, KIBA, PQSAR_DATA
 from metalens.data.catalog.base import DataSet
 from metalens.data.catalog.images import IMAGE_DATASETS, ImageDataSet
-from metalens.data.catalog.kiba import KIBA
 from metalens.data.catalog.m4 import M4_HOURLY
 from metalens.data.catalog.omniglot_images import OMNIGLOT
 from metalens.data.catalog.parkinsons import PARKINSONS

@@ -106,16 +106,6 @@ class ImageDataSet(DataSet):
         return super().fetch() if self.download is None else self.download()
 
 
-def by_folders(source: Path) -> Arrangement:
-    """Use the names of folders."""
-    return Arrangement()
-
-
-def for_testing(source: Path) -> Arrangement:
-    """Put all classes into the test split, for models trained on other data."""
-    return Arrangement(splits="test")
-
-
 def alternating(source: Path) -> Arrangement:
     """Put classes, sorted by name, in turn into train, val, train, test.
 
@@ -265,7 +255,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         steps="put its images into tinyimagenet_fs/{train,val,test}/CLASS/, each class into one of the three",
         files=("tinyimagenet_fs.zip", "tinyimagenet_fs"),
-        arrange=by_folders,
+        arrange=lambda _: Arrangement(),
         image_size=64,
     ),
     ImageDataSet(
@@ -322,7 +312,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="https://benchmark.ini.rub.de/gtsrb_dataset.html",
         steps="unpack the training images (GTSRB_Final_Training_Images.zip)",
         files=("gtsrb.zip", "gtsrb", "GTSRB/Final_Training/Images", "GTSRB_Final_Training_Images.zip"),
-        arrange=for_testing,
+        arrange=lambda _: Arrangement(splits="test"),
         image_size=32,
         group=r"([^/]+)_[^/_]+$",
         published=(0, 0, 43),
@@ -334,7 +324,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="https://domaingeneralization.github.io/",
         steps="put its images into folders pacs/DOMAIN/OBJECT/",
         files=("pacs.zip", "pacs", "PACS"),
-        arrange=for_testing,
+        arrange=lambda _: Arrangement(splits="test"),
         image_size=84,
         published=(0, 0, 28),
     ),

@@ -109,7 +109,8 @@ class Columns:
         roles = [name for name in (self.task, self.target, self.group, *others) if name is not None]
         check_columns(frame, [*roles, *self.molecules])
         if [*roles, *self.molecules].count(self.target) > 1:
-            raise MetaLensError(f"Column {self.target} is the target and has another role; name two columns.")
+            column = f"Column {self.target}"
+            raise MetaLensError(f"{column} is the target and has another role too; name two columns.")
         if isinstance(self.inputs, np.ndarray | Tensor):
             if self.smiles is not None:
                 raise MetaLensError("Give ready-made inputs or smiles, got both; add fingerprints to inputs.")

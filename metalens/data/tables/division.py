@@ -93,7 +93,7 @@ def units_of_rows(
             _refuse_duplicates(frame, equal, columns.task)
     units = linked_rows(keys)
     if for_support is not None and units is not None:
-        _refuse_divided(frame, units, for_support, columns.task)
+        _refuse_split(frame, units, for_support, columns.task)
     return units
 
 
@@ -109,9 +109,7 @@ def _refuse_duplicates(frame: pd.DataFrame, same: np.ndarray, task: str | None) 
         )
 
 
-def _refuse_divided(
-    frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str | None
-) -> None:
+def _refuse_split(frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str | None) -> None:
     sides = (np.bincount(units[side], minlength=int(units.max()) + 1) for side in (for_support, ~for_support))
     both = np.logical_and(*(counts > 0 for counts in sides))
     if both.any():

@@ -101,9 +101,8 @@ def encode_table(
     grouped = tasks(units_of_rows(frame, columns, codes, array, for_support))
     properties = torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None
     inputs, targets = torch.from_numpy(array), torch.from_numpy(targets)
-    return EncodedTable(
-        grouped, split_of, train, y, inputs, targets, properties, encoding, class_names, *scale
-    )
+    of_all = inputs, targets, properties, encoding, class_names
+    return EncodedTable(grouped, split_of, train, y, *of_all, *scale)
 
 
 def min_rows(k_shot: int, n_query: int | None) -> str:

@@ -67,9 +67,7 @@ def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
                 row[:] = generator.GetFingerprintAsNumPy(molecule)
     if unreadable:
         others = f", nor {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
-        raise MetaLensError(
-            f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it or leave it out."
-        )
+        raise MetaLensError(f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it.")
     return bits
 
 

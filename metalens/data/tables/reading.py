@@ -91,9 +91,7 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
         ) from error
     except Exception as error:  # damage shows as one of a dozen types
         reason = type(error).__name__
-        raise MetaLensError(
-            f"Cannot read {name} as a table ({reason}); give a CSV or Parquet file."
-        ) from error
+        raise MetaLensError(f"Cannot read {name} as a table ({reason}); give CSV or Parquet.") from error
 
 
 def _read_csv(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFrame:

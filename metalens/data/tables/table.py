@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
@@ -150,7 +151,8 @@ class TableTasks(NamedTasks):
 
     def in_split(self, split: Split) -> Self:
         """Return the tasks of another split, without reading and encoding the table again."""
-        twin = self._copy_for(split)
+        twin = copy(self)
+        twin.split = split
         twin._take_split()
         return twin
 
