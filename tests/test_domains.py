@@ -69,7 +69,7 @@ def test_results_are_paired_by_domain():
             for task, domain in enumerate(domains):
                 value = 0.5 + shift * (domain == "c") + 0.01 * task + 0.001 * seed * (learner == "ANIL")
                 split = "test" if domain == "a" else "test_unseen"
-                rows.append([learner, "none", seed, split, domain, task, "accuracy", value])
+                rows.append([learner, "none", "uniform", seed, split, domain, task, "accuracy", value])
     columns = ["learner", "regularizers", "sampler", "seed", "split", "domain", "task", "metric", "value"]
     results = pd.DataFrame(rows, columns=columns)
     parts = by_domain(results)

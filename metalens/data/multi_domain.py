@@ -83,8 +83,9 @@ class MultiDomain(BatchedTasks):
             batch = of_domain.batch([numbers[at] // len(self.domains) for at in where])
             descriptor = torch.eye(len(self.domains))[place]
             for row, at in enumerate(where):
-                parts = (self._numbered(Examples(part.x[row], part.y[row]), name) for part in batch[:2])
-                tasks[at] = Task(*parts, descriptor)
+                sides = (Examples(part.x[row], part.y[row]) for part in batch[:2])
+                support, query = (self._numbered(examples, name) for examples in sides)
+                tasks[at] = Task(support, query, descriptor)
         return stack_tasks([tasks[at] for at in range(len(numbers))])
 
     def _numbered(self, examples: Examples, name: str) -> Examples:

@@ -157,8 +157,8 @@ class Omniglot(BlockDistribution):
             y = np.broadcast_to(labels, x.shape).reshape(n, -1).copy()
             return Examples(torch.from_numpy(x.reshape(n, -1)), torch.from_numpy(y))
 
-        parts = np.split(images, [self.k_shot, self.k_shot + self.n_query], axis=-1)[:2]
-        return Task(*map(examples, parts), torch.from_numpy(descriptors).float())
+        support, query, _ = np.split(images, [self.k_shot, self.k_shot + self.n_query], axis=-1)
+        return Task(examples(support), examples(query), torch.from_numpy(descriptors).float())
 
     def batch(self, indices: Sequence[int]) -> Task:
         return super().batch(indices).map(self._with_pixels)

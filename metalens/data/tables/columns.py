@@ -94,8 +94,8 @@ class Columns:
         if isinstance(table, Mapping):
             table = frame_of_arrays(table)
         if not isinstance(table, pd.DataFrame | str | os.PathLike):
-            found = type(table).__name__
-            raise MetaLensError(f"A table must be a data frame, the path of a file or arrays, got {found}.")
+            wanted = "a data frame, the path of a file, or arrays by name"
+            raise MetaLensError(f"A table must be {wanted}, got {type(table).__name__}.")
         names = (self.task, self.group, self.smiles, *self.categorical, *text)
         return read_table(table, text=[name for name in names if name is not None])
 

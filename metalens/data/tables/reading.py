@@ -67,7 +67,7 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
     try:
         if name.endswith(_PARQUET):
             with extra("parquet"):
-                import pyarrow  # noqa: F401 # pandas would name it without the extra
+                import pyarrow  # noqa: F401 # pyright: ignore[reportMissingImports]
             return pd.read_parquet(path)
         if name.endswith(".npz"):
             return frame_of_arrays(read_npz(path))
