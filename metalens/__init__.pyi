@@ -14,12 +14,11 @@ from .data.base import TaskDistribution as TaskDistribution
 from .data.catalog.assays import PQSAR as PQSAR
 from .data.catalog.assays import ChemblAssays as ChemblAssays
 from .data.catalog.assays import FSMol as FSMol
-from .data.catalog.kiba import Kiba as Kiba
+from .data.catalog.assays import Kiba as Kiba
 from .data.catalog.m4 import M4Hourly as M4Hourly
 from .data.catalog.omniglot import Omniglot as Omniglot
 from .data.catalog.parkinsons import Parkinsons as Parkinsons
 from .data.catalog.pose import Pose as Pose
-from .data.catalog.pose_render import render_poses as render_poses
 from .data.functions import FunctionTasks as FunctionTasks
 from .data.functions import GeneratedTasks as GeneratedTasks
 from .data.images.folders import ImageFolders as ImageFolders

@@ -9,8 +9,7 @@ import pytest
 
 from metalens import PQSAR, ChemblAssays, FSMol, Kiba, MetaLensError, Parkinsons, Ridge, evaluate
 from metalens.data.catalog import assays
-from metalens.data.catalog.assays import CHEMBL, DRUG_METRICS
-from metalens.data.catalog.kiba import KIBA, load_kiba
+from metalens.data.catalog.assays import CHEMBL, DRUG_METRICS, KIBA, load_kiba
 from metalens.data.catalog.parkinsons import PARKINSONS
 from metalens.data.splits import hashed_order
 from metalens.data.tables import fingerprints
@@ -204,7 +203,7 @@ def test_kiba_has_three_splits_without_a_common_kinase(real):
 
 
 def test_kiba_molecules_are_their_fingerprints(real):
-    table, bits = load_kiba(real)
+    table, bits = load_kiba(KIBA.require(real))
     rows = np.random.default_rng(0).integers(len(table), size=5)
     expected = fingerprints._compute(table.smiles.iloc[rows].tolist(), 1024, 2)
     np.testing.assert_array_equal(bits[rows], expected)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from metalens import KNN, MetaLensError, Pose, evaluate, render_poses
+from metalens import KNN, MetaLensError, Pose, evaluate
 from metalens.data.catalog.pose import POSE, circular_error, load_pose
-from metalens.data.catalog.pose_render import asymmetry
+from tools.render_poses import asymmetry, main, render_poses
 
 SPLITS = ("train", "val", "test")
 N, V, SIDE = 14, 30, 16
@@ -179,7 +179,7 @@ def meshes(tmp_path):
 
 
 def test_meshes_become_views_that_pose_reads(meshes, tmp_path):
-    pytest.importorskip("pybullet", reason="pybullet is not installed; pip install 'metalens[pose]'")
+    pytest.importorskip("pybullet", reason="pybullet is not installed")
     settings = {"families": {"twin": "wedge"}, "n_views": 8, "size": 32}
     splits = {"wedge": "train", "twin": "train", "tower": "test"}
     render_poses(tmp_path / POSE.files[0], meshes, splits=splits, **settings)
@@ -216,6 +216,42 @@ def test_what_cannot_be_rendered_is_one_sentence(meshes, tmp_path, monkeypatch):
     with pytest.raises(MetaLensError, match="Family f is in two splits"):
         render_poses(tmp_path / "out.npz", meshes, **apart)
     monkeypatch.setitem(sys.modules, "pybullet", None)
-    with pytest.raises(MetaLensError, match=r"pip install 'metalens\[pose\]'"):
+    with pytest.raises(MetaLensError, match="pip install pybullet"):
         render_poses(tmp_path / "out.npz", meshes)
     assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["other/wedge.obj"], "Two meshes have one name"),
+        (["--families", "wedg=f"], "with the name of a mesh, got wedg=f"),
+        (["--n-views", "1"], "n_views of at least 2"),
+    ],
+)
+def test_the_command_line_refuses_in_one_sentence(meshes, tmp_path, monkeypatch, capsys, arguments, said):
+    paths = list(map(str, meshes.values()))
+    monkeypatch.setattr(sys, "argv", ["render_poses", str(tmp_path / "out.npz"), *paths, *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_line_passes_everything_on(meshes, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "tools.render_poses.render_poses", lambda *args, **settings: calls.append((args, settings))
+    )
+    out, paths = tmp_path / "out.npz", list(map(str, meshes.values()))
+    settings = ["--families", "twin=wedge", "--n-views", "8", "--size", "32", "--up", "z"]
+    monkeypatch.setattr(sys, "argv", ["render_poses", str(out), *paths, *settings])
+    main()
+    expected = {
+        "families": {"twin": "wedge"},
+        "n_views": 8,
+        "size": 32,
+        "elevation": 30.0,
+        "up": "z",
+        "seed": 0,
+    }
+    assert calls == [((out, meshes), expected)]

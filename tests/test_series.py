@@ -275,7 +275,7 @@ def test_m4_has_its_series_and_test_period(m4_folder):
     names = [name for tasks in splits.values() for name in tasks.task_names]
     assert len(set(names)) == 414
     test = M4Hourly("test", folder=m4_folder, scale="none")
-    values = load_m4_hourly(m4_folder)[test.task_name(7)]
+    values = load_m4_hourly(M4_HOURLY.require(m4_folder))[test.task_name(7)]
     np.testing.assert_allclose(test[7].query.y[-1], values[-48:], rtol=1e-6)
     np.testing.assert_allclose(test[7].query.x[-1], values[-48 - 168 : -48], rtol=1e-6)
     naive = evaluate(SeasonalNaive(48, season=24), splits["test"], n_tasks=62)

@@ -8,7 +8,7 @@ import pytest
 from small_table import small_table, tasks_of
 
 from metalens import Kiba, MetaLensError, TableTasks, morgan_fingerprints
-from metalens.data.catalog.kiba import KIBA
+from metalens.data.catalog.assays import KIBA
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_fingerprints_are_those_of_rdkit_and_kept(own_cache, monkeypatch):
     (kept,) = own_cache.iterdir()
     no_rdkit(monkeypatch)
     np.testing.assert_array_equal(morgan_fingerprints(molecules, n_bits=256), bits)
-    with pytest.raises(MetaLensError, match="need RDKit"):
+    with pytest.raises(MetaLensError, match=r"rdkit is not installed; run pip install 'metalens\[chem\]'"):
         morgan_fingerprints(molecules, n_bits=128)
     monkeypatch.undo()
     monkeypatch.setenv("METALENS_CACHE", str(own_cache.parent))

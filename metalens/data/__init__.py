@@ -2,13 +2,11 @@
 
 from metalens.data.arrays import ArrayTasks
 from metalens.data.base import BlockDistribution, Split, TaskDistribution
-from metalens.data.catalog.assays import PQSAR, ChemblAssays, FSMol
-from metalens.data.catalog.kiba import Kiba
+from metalens.data.catalog.assays import PQSAR, ChemblAssays, FSMol, Kiba
 from metalens.data.catalog.m4 import M4Hourly
 from metalens.data.catalog.omniglot import Omniglot
 from metalens.data.catalog.parkinsons import Parkinsons
 from metalens.data.catalog.pose import Pose
-from metalens.data.catalog.pose_render import render_poses
 from metalens.data.functions import FunctionTasks, GeneratedTasks
 from metalens.data.images.folders import ImageFolders
 from metalens.data.multi_domain import MultiDomain
@@ -44,5 +42,4 @@ __all__ = [
     "TableTasks",
     "TaskDistribution",
     "morgan_fingerprints",
-    "render_poses",
 ]

@@ -32,56 +32,47 @@ Duplicates = Literal["together", "allow"]
 
 
 class Members(NamedTuple):
-    """The examples of one task.
+    """The n examples of one task."""
 
-    Attributes:
-        rows: `(n,)` their places in the arrays.
-        classes: `(n,)` their classes, numbers from 0; all 0 in regression.
-        groups: `(n,)` their groups, numbers from 0, or `None`.
-        for_support: a division of the groups that is possible, `(n,)` bool, or `None` without groups.
-    """
-
-    rows: np.ndarray
-    classes: np.ndarray
-    groups: np.ndarray | None
-    for_support: np.ndarray | None
+    rows: np.ndarray  # their places in the arrays
+    classes: np.ndarray  # numbers from 0; all 0 in regression
+    groups: np.ndarray | None  # numbers from 0
+    for_support: np.ndarray | None  # one possible division of the groups, bool
 
 
 class ArrayTasks(NamedTasks):
-    """Regression or classification tasks from arrays: entry j of each is of example j.
+    """Regression or classification tasks from arrays: entry j of each belongs to example j.
 
-    Real targets (floating-point numbers) mean regression; whole numbers, text and truth values are classes.
-    Task number i has different examples of one task of the data, and in classification `k_shot + n_query` of
-    each class. Training goes through the tasks in a new random order each time round; validation and test
-    tasks come in the order of their names. When a task comes again, other examples are drawn.
+    Floating-point targets mean regression; integers, text and booleans are classes. Task number i has
+    `k_shot + n_query` different examples of one task of the data, in classification of each class. Training
+    goes through the tasks in a new random order each round; validation and test tasks come in the order of
+    their names. Each return to a task draws other examples.
 
-    Inputs that are bytes (uint8) are divided by 255. Others are standardized by mean and deviation over the
-    examples of the training tasks: each entry by its own where an input is a vector, all entries together
-    where it has more axes.
+    Inputs of type uint8 are divided by 255. Others are standardized by mean and deviation over the examples
+    of the training tasks: each entry separately if an input is a vector, all entries together otherwise.
 
     Args:
-        data: arrays by name, or the path of an `.npz` file; of one that `numpy.savez` wrote, inputs are read
-            where they are needed. Objects and pickles are refused.
+        data: arrays by name, or the path of an `.npz` file; uncompressed inputs are read on demand. Objects
+            and pickles are refused.
         split: `"train"`, `"val"` or `"test"`.
         x: name of the inputs, `(N, *input_shape)` numbers.
         y: name of the targets: classes `(N,)`, or real targets `(N,)` or `(N, c)`.
-        task: name of the array that says which task an example belongs to, `(N,)` text or whole numbers.
+        task: name of the array with the task of each example, `(N,)` text or integers.
         group: name of the array of groups, `(N,)`: examples of one group, such as frames of a film, are
-            never in the support and the query set of one task; `None` where each example is by itself.
+            never in both the support and the query set of a task; `None` for independent examples.
         duplicates: examples of a task with equal inputs are kept `"together"` like a group, or `"allow"`ed in
             both the support and the query set.
         family: name of the array of families of tasks, `(N,)`: tasks of one family are never in two splits;
-            `None` where each task is by itself.
-        splits: name of the array that says `train`, `val` or `test`, `(N,)`; or the split of every task by
-            its name; or shares, by which tasks (or families) are divided in `hashed_order` of their names,
-            whatever the seed.
+            `None` for independent tasks.
+        splits: name of the array with `train`, `val` or `test`, `(N,)`; or the split of every task by name;
+            or shares, by which tasks (or families) are divided in `hashed_order`, whatever the seed.
         n_way: classes per task, drawn at random for each task and numbered in random order; `None` for all,
             which then mean the same in every task.
         k_shot: support examples per task, or per class.
         n_query: query examples per task, or per class.
         n_train_tasks: how many tasks to train on, chosen at random by the seed; `None` for all.
-        standardize: of real targets: `"train"`, `"task"` or `"none"`, see `TableTasks`.
-        scale_inputs: whether inputs are scaled as said above, or used as they are.
+        standardize: real targets: `"train"`, `"task"` or `"none"`, see `TableTasks`.
+        scale_inputs: whether to scale inputs as described above.
         seed: see `TaskDistribution`.
 
     Attributes:
@@ -89,9 +80,8 @@ class ArrayTasks(NamedTasks):
         class_names: the classes in the order of their numbers, or `None` in regression.
 
     Raises:
-        MetaLensError: an array is missing, has another length, or holds objects or numbers that are not
-            finite; a task or family is in two splits; the split has no task with enough examples; a setting
-            is out of range.
+        MetaLensError: an array is missing, has another length, or holds objects or non-finite numbers; a task
+            or family is in two splits; the split has no task with enough examples; a setting is out of range.
 
     >>> rng = np.random.default_rng(0)
     >>> data = {"x": rng.random((60, 2, 3)), "y": rng.random(60), "task": np.arange(60) // 10}
@@ -140,11 +130,9 @@ class ArrayTasks(NamedTasks):
         keys = [] if group is None else [np.unique(text[group], return_inverse=True)[1]]
         keys += [equal_rows(self._x)] if duplicates == "together" else []
         units = linked_rows([pairs(task_of, key) for key in keys])
-        self._members = {
-            name: members
-            for name, rows in rows_by_task(task_of, names.tolist()).items()
-            if (members := self._members_of(rows, units)) is not None
-        }
+        rows_of = rows_by_task(task_of, names.tolist())
+        found = {name: self._members_of(rows, units) for name, rows in rows_of.items()}
+        self._members = {name: members for name, members in found.items() if members is not None}
         self._target = y
         self._pool: np.ndarray | None = None
         self._in_order = self.n_way == self.n_classes
@@ -152,9 +140,8 @@ class ArrayTasks(NamedTasks):
 
         train = self.choose_tasks(self._names_in("train"))
         train_rows = np.sort(np.concatenate([self._members[name].rows for name in train] or [np.arange(0)]))
-        by_train = (scale_inputs and self._x.dtype != np.uint8) or (
-            standardize == "train" and self.class_names is None
-        )
+        by_train = scale_inputs and self._x.dtype != np.uint8
+        by_train |= standardize == "train" and self.class_names is None
         if by_train and not train:
             raise MetaLensError(
                 "Inputs and targets are scaled by the training tasks, and there is none with enough "
@@ -165,14 +152,15 @@ class ArrayTasks(NamedTasks):
             self._standardize_targets(train_rows, by_task=standardize == "task")
 
     def in_split(self, split: Split) -> Self:
-        """Return the tasks of another split, of the same arrays, which are not checked and grouped again.
+        """Return the tasks of another split, without checking and grouping the arrays again.
 
         >>> data = {"x": np.arange(60.0), "y": np.arange(60.0), "task": np.arange(60) // 10}
         >>> train = ArrayTasks(data, splits=(0.4, 0.3, 0.3), k_shot=2, n_query=2)
         >>> train.task_names, train.in_split("val").task_names
         (('2', '5'), ('3', '4'))
         """
-        twin = self._copy_for(split)
+        twin = copy(self)
+        twin.split = split
         twin._take_split()
         return twin
 
@@ -190,7 +178,6 @@ class ArrayTasks(NamedTasks):
         return twin
 
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
-        """Draw a batch of tasks; see `NamedTasks`."""
         drawn = [self._draw(place, rng) for place, rng in zip(places, rngs, strict=True)]
         classes, *parts = (np.stack(of_all) for of_all in zip(*drawn, strict=True))
         support, query = (self._examples(rows, classes) for rows in parts)
@@ -218,18 +205,15 @@ class ArrayTasks(NamedTasks):
         return Examples(x, torch.from_numpy(slots.astype(np.int64).repeat(rows.shape[2], axis=1)))
 
     def _checked_way(self, n_way: int | None) -> int:
-        if self.class_names is None:
-            if n_way is not None:
-                raise MetaLensError(f"n_way is for classes, and the targets are real; got {n_way}.")
-            return 1
-        if n_way is not None and not 2 <= n_way <= len(self.class_names):
-            raise MetaLensError(
-                f"n_way must be between 2 and {len(self.class_names)}, the number of classes, got {n_way}."
-            )
-        return n_way or len(self.class_names)
+        if self.class_names is None and n_way is not None:
+            raise MetaLensError(f"n_way is for classes, and the targets are real; got {n_way}.")
+        most = len(self.class_names or "1")
+        if n_way is not None and not 2 <= n_way <= most:
+            raise MetaLensError(f"n_way must be between 2 and {most}, the number of classes, got {n_way}.")
+        return n_way or most
 
     def _members_of(self, rows: np.ndarray, units: np.ndarray | None) -> Members | None:
-        """Return the examples of a task with their groups, or `None` where they are too few."""
+        """Return the examples of a task with their groups, or `None` if they are too few."""
         classes = np.zeros(len(rows), np.int64) if self.class_names is None else self._y[rows]
         groups, sizes = units_of_task(units, rows), {"k_shot": self.k_shot, "n_query": self.n_query}
         if groups is None:
@@ -258,7 +242,7 @@ class ArrayTasks(NamedTasks):
         if len(few) == n:
             raise MetaLensError(
                 f"None of the {n} tasks of the {self.split} split (such as {few[0]}) has {sizes}; lower "
-                "k_shot or n_query, or give the tasks more examples."
+                "k_shot or n_query, or add examples."
             )
         warnings.warn(
             f"{len(few)} of the {n} tasks of the {self.split} split (such as {few[0]}) do not have {sizes}, "
@@ -279,9 +263,8 @@ def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) 
     if not isinstance(data, Mapping):
         found = read_npz(data, names)
     elif missing := [name for name in names if name not in data]:
-        raise MetaLensError(
-            f"The data have no array {', '.join(missing)}; they have {', '.join(map(str, data)) or 'none'}."
-        )
+        known = ", ".join(map(str, data)) or "none"
+        raise MetaLensError(f"The data have no array {', '.join(missing)}; they have {known}.")
     else:
         found = {name: as_array(data[name], name) for name in names}
     n = len(found[names[0]]) if found[names[0]].ndim else 0
@@ -295,7 +278,7 @@ def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) 
 
 
 def _labels(array: np.ndarray, name: str) -> np.ndarray:
-    """Return whole numbers or text as text."""
+    """Return integers or text as text."""
     if array.ndim != 1 or array.dtype.kind not in "iubUS":
         raise MetaLensError(
             f"Array {name} must hold one text or whole number for each example, got {array.dtype} of shape "
@@ -336,12 +319,12 @@ def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] 
 
 
 def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
-    """Return what is subtracted from inputs, and what they are divided by."""
+    """Return the shift and the scale of inputs."""
     if x.dtype == np.uint8:
         return np.float32(0), np.float32(255)
     axes = 0 if x.ndim == 2 else None
     n = len(rows) if x.ndim == 2 else len(rows) * x[0].size
-    # In two rounds: sums of squares alone would lose small deviations around a large mean.
+    # Two passes: sums of squares alone would lose small deviations around a large mean.
     mean = sum(part.sum(axes, dtype=np.float64) for _, part in chunks(x, rows)) / n
     squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
     deviation = np.sqrt(squares / n)

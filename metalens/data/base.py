@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 from metalens.tasks import Task, stack_tasks
@@ -23,17 +22,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Recent:
-    """A function that keeps its latest results; where it is pickled, it leaves them behind.
-
-    Args:
-        function: of hashable arguments.
-        maxsize: how many results are kept.
-
-    >>> import pickle
-    >>> length = Recent(len, 4)
-    >>> length("abc"), pickle.loads(pickle.dumps(length))("abc")
-    (3, 3)
-    """
+    """A function of hashable arguments that keeps its latest results, but does not pickle them."""
 
     def __init__(self, function: Callable[..., Any], maxsize: int) -> None:
         self._function, self._maxsize = function, maxsize
@@ -72,8 +61,8 @@ class TaskDistribution(ABC):
 
     n_classes: int | None = None  # of the whole split, where that is known
     equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
-    unseen_domains: Sequence[str] = ()  # domains that training does not have
-    extra_metrics: Sequence[str] = ()  # by which `evaluate` scores these tasks, beside the usual ones
+    unseen_domains: Sequence[str] = ()  # domains absent from training
+    extra_metrics: Sequence[str] = ()  # that `evaluate` reports beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
         if split not in get_args(Split):
@@ -101,21 +90,20 @@ class TaskDistribution(ABC):
         return None
 
     def source(self, index: int) -> str | None:
-        """Return the name of the one of a fixed number of tasks that a task is drawn from.
+        """Return the name of the task of a fixed set that a task is drawn from; `None` if there is no set.
 
-        `None` where tasks are drawn without end. Statistics count draws from one source as one task, and see
-        which tasks are the same for all seeds.
+        Statistics count draws from one source as one task, and pair tasks by it across seeds.
         """
         return None
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a reader must know about the data at hand, for the record of a run."""
+        """Return facts about the data, for the record of a run."""
         return {}
 
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return scores that only this distribution can tell, such as errors in the units of the data.
+        """Return scores that need this distribution, such as errors in the units of the data.
 
-        `evaluate` gives them beside the usual ones; the smaller, the better. There are none by default.
+        `evaluate` reports them beside the usual ones; lower is better. There are none by default.
 
         Args:
             indices: T task numbers.
@@ -128,14 +116,7 @@ class TaskDistribution(ABC):
         return {}
 
     def batch(self, indices: Sequence[int]) -> Task:
-        """Return the tasks of the given indices as one batch, equal to stacking `self[i]`.
-
-        Args:
-            indices: T task numbers.
-
-        Returns:
-            A `Task` with a leading axis of length T.
-        """
+        """Return the tasks of T indices as one batch, equal to stacking `self[i]`."""
         return stack_tasks([self[index] for index in indices])
 
     def with_global_labels(self) -> TaskDistribution:
@@ -155,7 +136,26 @@ class TaskDistribution(ABC):
         return self
 
 
-class BlockDistribution(TaskDistribution):
+class BatchedTasks(TaskDistribution):
+    """A distribution that makes whole batches; a subclass writes `_make_batch`."""
+
+    @abstractmethod
+    def _make_batch(self, numbers: list[int]) -> Task:
+        """Return a batch of tasks."""
+
+    def __getitem__(self, index: int) -> Task:
+        return Task.of_tensors([tensor[0] for tensor in self.batch([index]).tensors])
+
+    def batch(self, indices: Sequence[int]) -> Task:
+        if len(indices) == 0 or min(indices) < 0:
+            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
+        return self._make_batch([int(index) for index in indices])
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
+
+
+class BlockDistribution(BatchedTasks):
     """A distribution that draws its tasks in blocks, vectorized, from a NumPy generator.
 
     Task `i` is row `i % block_size` of block `i // block_size`, and block `b` is drawn from a generator
@@ -177,53 +177,42 @@ class BlockDistribution(TaskDistribution):
     def __init__(self, split: Split = "train", *, seed: int = 0, n_train_tasks: int | None = None) -> None:
         super().__init__(split, seed=seed)
         if n_train_tasks is not None and n_train_tasks < 1:
-            raise MetaLensError(
-                f"n_train_tasks must be at least 1, or None for no limit, got {n_train_tasks}."
-            )
+            raise MetaLensError(f"n_train_tasks must be at least 1 or None (unlimited), got {n_train_tasks}.")
         self.n_train_tasks = n_train_tasks
         self._block = Recent(self._draw_block, 4)
-        self._round = Recent(self._draw_round, 4)
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, n: int) -> Task:
         """Draw a batch of n tasks from the generator."""
 
-    def __getitem__(self, index: int) -> Task:
-        return pytree.tree_map(lambda tensor: tensor[0], self.batch([index]))
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        numbers = np.asarray(indices, dtype=np.int64)
-        if numbers.size == 0 or numbers.min() < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        if self.split == "train" and self.n_train_tasks is not None:
-            numbers = self._in_pool(numbers, self.n_train_tasks)
-        blocks, rows = np.divmod(numbers, self.block_size)
+    def _make_batch(self, numbers: list[int]) -> Task:
+        tasks = np.array(numbers, dtype=np.int64)
+        if self.split == "train" and (size := self.n_train_tasks) is not None:
+            rounds, positions = np.divmod(tasks, size)
+            for number in np.unique(rounds):
+                of_round = rounds == number
+                order = round_order(self.seed, self.split, int(number), size)
+                tasks[of_round] = order[positions[of_round]]
+        blocks, rows = np.divmod(tasks, self.block_size)
         if (blocks == blocks[0]).all():  # nearly always
             return _rows(self._block(int(blocks[0])), rows)
         parts = [_rows(self._block(int(b)), rows[blocks == b]) for b in np.unique(blocks)]
         # The parts are sorted by block: undo the sorting.
         order = torch.from_numpy(np.argsort(np.argsort(blocks, kind="stable")))
-        return pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *parts)
-
-    def _in_pool(self, numbers: np.ndarray, size: int) -> np.ndarray:
-        rounds, positions = np.divmod(numbers, size)
-        tasks = np.empty_like(numbers)
-        for number in np.unique(rounds):
-            of_round = rounds == number
-            tasks[of_round] = self._round(int(number), size)[positions[of_round]]
-        return tasks
-
-    def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
+        tensors = zip(*(part.tensors for part in parts), strict=True)
+        return Task.of_tensors([torch.cat(of_parts)[order] for of_parts in tensors])
 
     def _draw_block(self, block: int) -> Task:
         return self.draw(self._generator(0, block), self.block_size).as_batch()
 
-    def _draw_round(self, number: int, size: int) -> np.ndarray:
-        return self._generator(1, number).permutation(size)
+
+@lru_cache(maxsize=16)
+def round_order(seed: int, split: Split, number: int, size: int) -> np.ndarray:
+    """Return the order of a pool of tasks in a round of training, `(size,)`."""
+    return np.random.default_rng([seed, get_args(Split).index(split), 1, number]).permutation(size)
 
 
 def _rows(batch: Task, numbers: np.ndarray) -> Task:
-    """Return some tasks of a batch; a function for all trees would take longer than a small step has."""
+    """Return some tasks of a batch; a map over any tree would take longer than a small training step."""
     index = torch.from_numpy(numbers)
     return Task.of_tensors([tensor[index] for tensor in batch.tensors])

@@ -11,17 +11,13 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 
-_CHUNK = 2**24  # numbers that are looked at together
+_CHUNK = 2**24  # numbers per chunk
 
 
 def check_sizes(minimum: int = 1, /, **sizes: int | None) -> None:
-    """Refuse sizes below a minimum; `None` is none.
+    """Raise a `MetaLensError` if a size is below a minimum; `None` is not checked.
 
-    Raises:
-        MetaLensError: a size is below the minimum.
-
-    >>> check_sizes(k_shot=5, n_train_tasks=None)
-    >>> check_sizes(k_shot=0)
+    >>> check_sizes(k_shot=0, n_train_tasks=None)
     Traceback (most recent call last):
     ...
     metalens.errors.MetaLensError: k_shot must be at least 1, got 0.
@@ -32,13 +28,7 @@ def check_sizes(minimum: int = 1, /, **sizes: int | None) -> None:
 
 
 def check_choices(**choices: tuple[str, Any]) -> None:
-    """Refuse values that are not among their choices.
-
-    Args:
-        choices: by the name of a setting, its value and the `Literal` with its choices.
-
-    Raises:
-        MetaLensError: a value is another one.
+    """Raise a `MetaLensError` if the value of a setting is not in its `Literal`.
 
     >>> from typing import Literal
     >>> check_choices(color=("blue", Literal["red", "green"]))
@@ -52,14 +42,7 @@ def check_choices(**choices: tuple[str, Any]) -> None:
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Return an array of numbers or text.
-
-    Raises:
-        MetaLensError: entries differ in shape, or are other objects.
-
-    >>> as_array([1, 2], "x")
-    array([1, 2])
-    """
+    """Return an array of numbers or text; entries of different shapes and objects are refused."""
     try:
         array = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
     except ValueError as error:  # such as rows of different lengths
@@ -72,10 +55,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
-    """Refuse numbers that are not finite.
-
-    Raises:
-        MetaLensError: there is one, and at this place.
+    """Raise a `MetaLensError` with the place of the first number that is not finite.
 
     >>> check_finite(np.array([1.0, np.nan]), "y")
     Traceback (most recent call last):
@@ -95,16 +75,7 @@ def check_finite(array: np.ndarray, name: str) -> None:
 
 
 def warn_of_constants(y: np.ndarray, rows_of: Mapping[str, np.ndarray], name: str, split: str) -> None:
-    """Warn of tasks whose targets are all the same, and refuse where all training tasks are such.
-
-    Args:
-        y: targets, `(N,)` or `(N, c)`.
-        rows_of: the rows of every task by its name.
-        name: of the targets.
-        split: of the tasks.
-
-    Raises:
-        MetaLensError: no training task has two different targets.
+    """Warn of tasks of a split with constant targets `y`, and refuse them if all training tasks are constant.
 
     >>> warn_of_constants(np.ones(4), {"a": np.arange(2), "b": np.arange(2, 4)}, "dose", "train")
     Traceback (most recent call last):
@@ -127,11 +98,7 @@ def warn_of_constants(y: np.ndarray, rows_of: Mapping[str, np.ndarray], name: st
 
 
 def chunks(array: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield some rows of an array and their values, a bounded number of values at a time.
-
-    >>> [values.tolist() for _, values in chunks(np.arange(5), np.array([4, 2]))]
-    [[4, 2]]
-    """
+    """Yield rows of an array and their values, a bounded number of values at a time."""
     n = max(1, _CHUNK * len(array) // max(1, array.size))
     for start in range(0, len(rows), n):
         part = rows[start : start + n]

@@ -20,19 +20,15 @@ def draw_examples(
     Args:
         rng: draws them.
         classes: of the n examples, `(n,)` numbers from 0; all 0 in regression.
-        for_support: which examples may be in the support set, the others being for the query set, `(n,)`
-            bool; `None` where each may be in either.
-        n_way: how many classes.
+        for_support: which examples are for the support set and which for the query set, `(n,)` bool; `None`
+            for no constraint.
+        n_way: number of classes.
         k_shot: support examples of each.
         n_query: query examples of each.
-        in_order: whether classes come in the order of their numbers, or a random one.
+        in_order: whether classes are sorted.
 
     Returns:
         The classes `(n_way,)`, and places of the support `(n_way, k_shot)` and query examples.
-
-    >>> rng, classes = np.random.default_rng(0), np.array([0, 0, 1, 1])
-    >>> draw_examples(rng, classes, None, n_way=2, k_shot=1, n_query=1, in_order=True)[0]
-    array([0, 1])
     """
     fits = enough_examples(classes, for_support, k_shot=k_shot, n_query=n_query)
     chosen = rng.choice(fits, n_way, replace=False)
@@ -54,11 +50,7 @@ def draw_examples(
 def enough_examples(
     classes: np.ndarray, for_support: np.ndarray | None, *, k_shot: int, n_query: int
 ) -> np.ndarray:
-    """Return the classes that have enough examples; see `draw_examples`.
-
-    >>> enough_examples(np.array([0, 1, 1]), None, k_shot=1, n_query=1)
-    array([1])
-    """
+    """Return the classes that have enough examples; see `draw_examples`."""
     if for_support is None:
         return np.flatnonzero(np.bincount(classes) >= k_shot + n_query)
     n = classes.max() + 1

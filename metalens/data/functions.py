@@ -17,55 +17,45 @@ from metalens.tasks import TENSORS, Examples, Task, stack_tasks
 
 
 class Loaded(NamedTuple):
-    """All examples of one task.
+    """All examples of one task."""
 
-    Attributes:
-        x: `(n, *input_shape)` float32.
-        y: `(n, c)` float32, or `None` where targets are classes.
-        classes: `(n,)` numbers from 0; all 0 where targets are real.
-        n_way: number of classes that are drawn; 1 where targets are real.
-    """
-
-    x: np.ndarray
-    y: np.ndarray | None
-    classes: np.ndarray
-    n_way: int
+    x: np.ndarray  # (n, *input_shape) float32
+    y: np.ndarray | None  # (n, c) float32, or None for classes
+    classes: np.ndarray  # (n,) numbers from 0; all 0 for real targets
+    n_way: int  # classes to draw; 1 for real targets
 
 
 class FunctionTasks(NamedTasks):
     """Tasks from a function that returns all examples of task number i, as `(x, y)`.
 
-    The function is called when a task is needed, so that data may be on disk or be computed. Its results are
-    expected to be the same whenever it is called with the same number, and are checked each time. Inputs and
-    targets are used as they are: scale them in the function.
+    The function is called when a task is needed, so data may be on disk or be computed. It must return equal
+    results for equal numbers; they are checked each time. Scale inputs and targets in the function.
 
-    Task number i of the distribution has different examples of one of the function's tasks, drawn at random.
-    Training goes through the training tasks in a new random order each time round; validation and test tasks
+    Task number i of the distribution has different examples of one task of the function, drawn at random.
+    Training goes through the training tasks in a new random order each round; validation and test tasks
     come in the order of their names.
 
     Args:
         function: from a number, `0 ... n_tasks - 1`, to inputs `(n, *input_shape)` and targets: real `(n,)`
-            or `(n, c)`, or whole numbers `(n,)`, which are classes. n may differ between tasks.
+            or `(n, c)`, or integers `(n,)`, which are classes. n may differ between tasks.
         split: `"train"`, `"val"` or `"test"`.
-        n_tasks: how many tasks the function knows.
+        n_tasks: number of tasks of the function.
         names: of the tasks, all different; `None` for their numbers.
-        splits: shares of tasks in train, val and test, which are divided by `hashed_order` of their names,
-            whatever the seed; or the split of every task by its name.
-        n_way: classes per task, drawn at random for each task and numbered in random order; `None` where
-            the classes of every task are `0 ... C - 1` and keep their numbers.
+        splits: shares of tasks in train, val and test, divided by `hashed_order` of their names, whatever the
+            seed; or the split of every task by its name.
+        n_way: classes per task, drawn at random for each task and numbered in random order; `None` if the
+            classes of every task are `0 ... C - 1`, which keep their numbers.
         k_shot: support examples per task, or per class.
         n_query: query examples per task, or per class.
-        n_train_tasks: how many of the training tasks to train on, chosen at random by the seed; `None` for
-            all.
-        cache: how many of the function's latest results are kept in memory.
+        n_train_tasks: how many tasks to train on, chosen at random by the seed; `None` for all.
+        cache: number of latest results to keep in memory.
         seed: see `TaskDistribution`.
 
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
 
     Raises:
-        MetaLensError: a setting is out of range or, when a task is asked for, the function returns something
-            else, which is said with the number of its task.
+        MetaLensError: a setting is out of range or, when a task is drawn, the function returns invalid data.
 
     >>> def line(index):
     ...     x = np.linspace(-1, 1, 30)[:, None]
@@ -93,15 +83,13 @@ class FunctionTasks(NamedTasks):
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
-        for name, size, least in (("n_tasks", n_tasks, 1), ("n_way", n_way, 2), ("cache", cache, 0)):
-            if size is not None and size < least:
-                raise MetaLensError(f"{name} must be at least {least}, got {size}.")
+        check_sizes(n_tasks=n_tasks)
+        check_sizes(2, n_way=n_way)
+        check_sizes(0, cache=cache)
         own = [str(name) for name in (range(n_tasks) if names is None else names)]
         if len(set(own)) != n_tasks or len(own) != n_tasks:
-            raise MetaLensError(
-                f"names must be {n_tasks} different ones, one for each task, got {len(own)} of which "
-                f"{len(set(own))} are different."
-            )
+            found = f"{len(own)} of which {len(set(own))} are different"
+            raise MetaLensError(f"names must be {n_tasks} different ones, one for each task, got {found}.")
         split_of = split_tasks(own, splits)
         self.set_tasks(*([name for name in own if split_of[name] == part] for part in ("train", split)))
         self.n_way, self._function = n_way, function
@@ -114,7 +102,6 @@ class FunctionTasks(NamedTasks):
         return {"tasks": len(self.task_names)}
 
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
-        """Draw a batch of tasks; see `NamedTasks`."""
         numbers = [self._numbers[place] for place in places]
         return stack_tasks([self._draw(number, rng) for number, rng in zip(numbers, rngs, strict=True)])
 
@@ -134,14 +121,14 @@ class FunctionTasks(NamedTasks):
     def _call(self, number: int) -> Loaded:
         returned = self._function(number)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            raise MetaLensError(
-                f"Task {number}: the function must return (x, y), got {type(returned).__name__}."
-            )
+            found = type(returned).__name__
+            raise MetaLensError(f"Task {number}: the function must return (x, y), got {found}.")
         x, y = (as_array(part, f"Task {number}: {name}") for name, part in zip("xy", returned, strict=True))
         self._check(number, x, y)
-        x = x.reshape(len(x), -1) if x.ndim == 1 else x
+        x = (x.reshape(len(x), -1) if x.ndim == 1 else x).astype(np.float32)
         if y.dtype.kind == "f":
-            loaded = Loaded(_real(x), _real(y.reshape(len(y), -1)), np.zeros(len(y), np.int64), 1)
+            real = y.reshape(len(y), -1).astype(np.float32)
+            loaded = Loaded(x, real, np.zeros(len(y), np.int64), 1)
         else:
             names, classes = np.unique(y, return_inverse=True)
             if self.n_way is None and names.tolist() != list(range(len(names))):
@@ -149,7 +136,7 @@ class FunctionTasks(NamedTasks):
                     f"Task {number}: classes must be numbered from 0 without gaps, got "
                     f"{', '.join(map(str, names[:9]))}; or set n_way, so that they are numbered again."
                 )
-            loaded = Loaded(_real(x), None, classes, self.n_way or len(names))
+            loaded = Loaded(x, None, classes, self.n_way or len(names))
         sizes = {"k_shot": self.k_shot, "n_query": self.n_query}
         if len(enough_examples(loaded.classes, None, **sizes)) < loaded.n_way:
             of_what = "examples" if loaded.y is not None else f"examples in each of {loaded.n_way} classes"
@@ -181,23 +168,22 @@ class FunctionTasks(NamedTasks):
 
 
 class GeneratedTasks(BlockDistribution):
-    """Tasks from a function that draws n of them at once, `(rng, n) -> Task`, from the generator it is given.
+    """Tasks from a function that draws n of them at once from a generator, `(rng, n) -> Task`.
 
-    Tasks are drawn in blocks, see `BlockDistribution`, and what the function returns is checked. The splits
-    differ by the generator's seed alone: give functions of their own to splits that shall differ otherwise.
+    Tasks are drawn in blocks, see `BlockDistribution`, and checked. The splits differ by the seed of the
+    generator alone: for other differences, give each split its own function.
 
     Args:
         function: from a NumPy generator and a number n to a batch of n tasks, of tensors or arrays: inputs
-            `(n, s, *input_shape)`, targets real `(n, s, c)` or classes `(n, s)`, and descriptors `(n, p)`
-            where these are known.
+            `(n, s, *input_shape)`, targets real `(n, s, c)` or classes `(n, s)`, and descriptors `(n, p)` or
+            none.
         split: see `TaskDistribution`.
         n_train_tasks: `None` for unlimited training tasks, or the size of a fixed pool with fixed data.
-        block_size: n, how many tasks are drawn at once.
+        block_size: n.
         seed: see `TaskDistribution`.
 
     Raises:
-        MetaLensError: a size is below 1 or, when tasks are asked for, the function returns something else,
-            which is said with the number of the task.
+        MetaLensError: a size is below 1 or, when tasks are drawn, the function returns invalid data.
 
     >>> def lines(rng, n):
     ...     slope, x = rng.normal(size=(n, 1, 1)), rng.normal(size=(n, 20, 1))
@@ -220,7 +206,6 @@ class GeneratedTasks(BlockDistribution):
         self.block_size, self._function = block_size, function
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:
-        """Draw a batch of n tasks from the generator."""
         return self._checked(self._function(rng, n), n, first=0)
 
     def _draw_block(self, block: int) -> Task:
@@ -248,16 +233,7 @@ class GeneratedTasks(BlockDistribution):
                 )
         for name, (x, y) in {"support": arrays[:2], "query": arrays[2:4]}.items():
             if x.shape[1] != y.shape[1]:
-                raise MetaLensError(
-                    f"{tasks}: {name} has {x.shape[1]} inputs and {y.shape[1]} targets "
-                    "in each task; give as many of both."
-                )
-        return Task.of_tensors([torch.from_numpy(_plain(array)) for array in arrays])
-
-
-def _real(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32)
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+                sizes = f"{x.shape[1]} inputs and {y.shape[1]} targets"
+                raise MetaLensError(f"{tasks}: {name} has {sizes} in each task; give as many of both.")
+        types = [np.float32 if array.dtype.kind == "f" else np.int64 for array in arrays]
+        return Task.of_tensors([torch.from_numpy(a.astype(t)) for a, t in zip(arrays, types, strict=True)])

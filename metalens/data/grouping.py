@@ -9,11 +9,11 @@ import numpy as np
 
 from metalens.data.checks import chunks
 
-_BATCH_SIZE, _N_BATCHES = 64, 32  # random divisions that are tried
+_BATCH_SIZE, _N_BATCHES = 64, 32  # of random divisions to try
 
 
 def rows_by_task(codes: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the rows of every task, in the order of the names, which is that of the codes.
+    """Return the rows of every task; code i is that of name i.
 
     >>> rows_by_task(np.array([1, 0, 1]), ["a", "b"])
     {'a': array([1]), 'b': array([0, 2])}
@@ -23,33 +23,22 @@ def rows_by_task(codes: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarra
 
 
 def equal_rows(array: np.ndarray) -> np.ndarray:
-    """Return a number for each row of an array, `(rows,)`, the same where rows are equal and nowhere else.
-
-    >>> equal_rows(np.array([[1, 2], [3, 4], [1, 2]]))
-    array([0, 1, 0])
-    """
+    """Return a number for each row of an array, `(rows,)`; equal rows have equal numbers."""
     seen: dict[bytes, int] = {}
-    digests = (
-        blake2b(row.tobytes(), digest_size=16).digest()
-        for _, part in chunks(array, np.arange(len(array)))
-        for row in part
-    )
+    parts = (part for _, part in chunks(array, np.arange(len(array))))
+    digests = (blake2b(row.tobytes(), digest_size=16).digest() for part in parts for row in part)
     return np.fromiter((seen.setdefault(digest, len(seen)) for digest in digests), np.int64, len(array))
 
 
 def pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return numbers, `(rows,)`, that are equal where both codes are."""
+    """Return numbers, `(rows,)`, that are equal if both codes are."""
     return np.unique(first.astype(np.int64) * (int(second.max()) + 1) + second, return_inverse=True)[1]
 
 
 def linked_rows(keys: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return the unit of every row: rows with an equal key, directly or through others, form one unit.
+    """Return the unit of every row, `(rows,)`: rows with an equal key, directly or through others.
 
-    Args:
-        keys: up to two arrays of codes, `(rows,)`.
-
-    Returns:
-        Numbers of units, `(rows,)`; `None` without keys.
+    There are up to two keys, arrays of codes `(rows,)`; without keys the result is `None`.
 
     >>> linked_rows([np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])])
     array([0, 0, 0, 1], dtype=int32)
@@ -93,9 +82,9 @@ def divide_units(sizes: Sequence[int], k_shot: int, n_query: int, *, spread: boo
 
     Args:
         sizes: rows of each unit, in random order.
-        k_shot: support rows, at least.
-        n_query: query rows, at least.
-        spread: take `k_shot` units where possible, for a varied support, and not as few as suffice.
+        k_shot: minimum of support rows.
+        n_query: minimum of query rows.
+        spread: take `k_shot` units if possible, for a varied support, instead of as few as suffice.
 
     >>> divide_units([1, 3, 2], 3, 3)
     array([ True, False,  True])
@@ -127,20 +116,12 @@ def divide_classes(
     k_shot: int,
     n_query: int,
 ) -> np.ndarray | None:
-    """Divide the groups of a task so that several classes have enough examples on both sides.
+    """Divide the groups of a task so that `n_way` classes have enough examples on both sides.
 
     Unlike with one class, no fast exact method is known: 2,048 random divisions are tried.
 
-    Args:
-        rng: draws the division.
-        classes: of the n examples, `(n,)` numbers from 0; all 0 in regression.
-        groups: of the n examples, `(n,)` numbers from 0.
-        n_way: how many classes must have enough examples on both sides.
-        k_shot: support examples that each of them needs.
-        n_query: query examples that each of them needs.
-
     Returns:
-        Which examples are for support, `(n,)` bool; `None` where no such division was found.
+        Which of the n examples are for support, `(n,)` bool; `None` if no division was found.
 
     >>> rng = np.random.default_rng(0)
     >>> divide_classes(rng, np.zeros(3, int), np.array([0, 0, 1]), n_way=1, k_shot=1, n_query=2)

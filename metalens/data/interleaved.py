@@ -1,4 +1,4 @@
-"""A part of a stream of tasks, for one of several models that shall not train on the same ones."""
+"""A part of a stream of tasks, for one of several models that train on different tasks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from metalens.tasks import Task
 
 
 class Interleaved(TaskDistribution):
-    """Every n-th task of a distribution: task i is its task `i n + number`.
+    """Every n-th task of a distribution: task i is its task `i n + number`, with `number` from 0 to n - 1.
 
-    Models of an ensemble that meet other tasks, in another order, err more differently than models that
-    differ in initialization alone.
-
-    Args:
-        tasks: what is divided.
-        number: which of the n strands, from 0.
-        n: how many there are.
+    Models of an ensemble that train on different tasks err more differently than models that differ in
+    initialization alone.
 
     >>> from metalens import Sinusoid
-    >>> tasks = Sinusoid()
-    >>> bool((Interleaved(tasks, 1, 3)[2].query.y == tasks[7].query.y).all())
+    >>> bool((Interleaved(Sinusoid(), 1, 3)[2].query.y == Sinusoid()[7].query.y).all())
     True
     """
 

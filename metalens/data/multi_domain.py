@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from metalens.data.base import TaskDistribution
+from metalens.data.base import BatchedTasks, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task, stack_tasks
 
 
-class MultiDomain(TaskDistribution):
+class MultiDomain(BatchedTasks):
     """Tasks of D distributions in turn: number i is number `i // D` of the `(i mod D)`-th.
 
     So a batch of a multiple of D tasks has equally many of each domain, and so has a test. The descriptors of
@@ -37,9 +38,8 @@ class MultiDomain(TaskDistribution):
             found = ", ".join(sorted(splits)) or "none"
             raise MetaLensError(f"domains must be at least one, and all of one split, got {found}.")
         if unknown := set(unseen) - domains.keys():
-            raise MetaLensError(
-                f"unseen must name some of {', '.join(domains)}, got {', '.join(sorted(unknown))}."
-            )
+            found = ", ".join(sorted(unknown))
+            raise MetaLensError(f"unseen must name some of {', '.join(domains)}, got {found}.")
         first = next(iter(domains.values()))
         super().__init__(first.split, seed=first.seed)
         self.domains = dict(domains)
@@ -50,16 +50,14 @@ class MultiDomain(TaskDistribution):
         self._offsets: dict[str, int] | None = None
 
     def domain(self, index: int) -> str:
-        """Return the name of the domain of a task."""
         return list(self.domains)[index % len(self.domains)]
 
     def task_name(self, index: int) -> str:
-        """Return what its domain calls a task, with the name of that domain."""
+        """Return the name of a task in its domain, after the name of the domain."""
         name = self.domain(index)
         return f"{name} {self.domains[name].task_name(index // len(self.domains))}"
 
     def source(self, index: int) -> str | None:
-        """Return the source of a task in its domain, with the name of that domain."""
         name = self.domain(index)
         source = self.domains[name].source(index // len(self.domains))
         return None if source is None else f"{name} {source}"
@@ -70,36 +68,25 @@ class MultiDomain(TaskDistribution):
 
     def with_global_labels(self) -> MultiDomain:
         """Return the same tasks with the classes of all domains numbered one after the other."""
-        twin = MultiDomain(
-            {name: tasks.with_global_labels() for name, tasks in self.domains.items()},
-            unseen=self.unseen_domains,
-        )
-        offset = 0
-        twin._offsets = {}
-        for name, tasks in self.domains.items():
-            twin._offsets[name] = offset
-            offset += tasks.n_classes or 0
+        pooled = {name: tasks.with_global_labels() for name, tasks in self.domains.items()}
+        twin = MultiDomain(pooled, unseen=self.unseen_domains)
+        ends = accumulate((tasks.n_classes or 0 for tasks in self.domains.values()), initial=0)
+        twin._offsets = dict(zip(self.domains, ends, strict=False))
         return twin
 
-    def __getitem__(self, index: int) -> Task:
-        return Task.of_tensors([tensor[0] for tensor in self.batch([index]).tensors])
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        tasks: list[Task | None] = [None] * len(indices)
+    def _make_batch(self, numbers: list[int]) -> Task:
+        tasks: dict[int, Task] = {}
         for place, (name, of_domain) in enumerate(self.domains.items()):
-            where = [at for at, index in enumerate(indices) if index % len(self.domains) == place]
+            where = [at for at, number in enumerate(numbers) if number % len(self.domains) == place]
             if not where:
                 continue
-            batch = of_domain.batch([indices[at] // len(self.domains) for at in where])
+            batch = of_domain.batch([numbers[at] // len(self.domains) for at in where])
             descriptor = torch.eye(len(self.domains))[place]
             for row, at in enumerate(where):
-                support, query = (
-                    self._numbered(Examples(part.x[row], part.y[row]), name) for part in batch[:2]
-                )
+                sides = (Examples(part.x[row], part.y[row]) for part in batch[:2])
+                support, query = (self._numbered(examples, name) for examples in sides)
                 tasks[at] = Task(support, query, descriptor)
-        return stack_tasks([task for task in tasks if task is not None])
+        return stack_tasks([tasks[at] for at in range(len(numbers))])
 
     def _numbered(self, examples: Examples, name: str) -> Examples:
         if self._offsets is None or examples.y.is_floating_point():

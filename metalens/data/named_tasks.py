@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
-from typing import Self, get_args
+from typing import get_args
 
 import numpy as np
 
-from metalens.data.base import Recent, Split, TaskDistribution
+from metalens.data.base import BatchedTasks, Split, round_order
 from metalens.data.checks import check_sizes
 from metalens.data.splits import divided
 from metalens.errors import MetaLensError
 from metalens.tasks import Task
 
 
-class NamedTasks(TaskDistribution):
+class NamedTasks(BatchedTasks):
     """P tasks with names; task number i has examples of one of them, drawn by i.
 
-    Training goes through the tasks in a new random order each time round; validation and test tasks come in
-    the order of their names, number i being the `(i mod P)`-th of P. A subclass gives the names to
-    `set_tasks`, and writes `draw_tasks`.
+    Training goes through the tasks in a new random order each round; validation and test tasks come in the
+    order of their names, number i being the `(i mod P)`-th of P. A subclass gives the names to `set_tasks`,
+    and writes `draw_tasks`.
 
     Args:
         split: see `TaskDistribution`.
-        k_shot: support examples, per class where targets are classes.
-        n_query: query examples, per class where targets are classes.
+        k_shot: support examples, in classification per class.
+        n_query: query examples, in classification per class.
         n_train_tasks: how many tasks to train on, chosen at random by the seed; `None` for all.
         seed: see `TaskDistribution`.
 
@@ -51,7 +50,6 @@ class NamedTasks(TaskDistribution):
         super().__init__(split, seed=seed)
         check_sizes(k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks)
         self.k_shot, self.n_query, self.n_train_tasks = k_shot, n_query, n_train_tasks
-        self._order = Recent(self._draw_order, 4)
 
     @abstractmethod
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
@@ -59,18 +57,14 @@ class NamedTasks(TaskDistribution):
 
         Args:
             places: of T tasks, each an index into `task_names`.
-            rngs: a generator for each; nothing else may be random.
+            rngs: a generator for each, the only source of randomness.
         """
 
     def set_tasks(self, train: Collection[str], of_split: Collection[str]) -> list[str]:
-        """Take the names of the split's tasks.
-
-        Args:
-            train: names of the tasks of the training split.
-            of_split: names of the tasks of this split.
+        """Set `task_names` from the names of the tasks of the training split and of this split.
 
         Returns:
-            The names of the tasks that are trained on, by which data may be scaled.
+            The names of the tasks to train on, by which data may be scaled.
 
         Raises:
             MetaLensError: the split has no tasks, or fewer than `n_train_tasks`.
@@ -82,11 +76,7 @@ class NamedTasks(TaskDistribution):
         return chosen
 
     def choose_tasks(self, train: Collection[str]) -> list[str]:
-        """Return the names of the tasks that are trained on, sorted.
-
-        Raises:
-            MetaLensError: there are fewer than `n_train_tasks`.
-        """
+        """Return the names of the `n_train_tasks` tasks to train on, sorted."""
         names = sorted(train)
         if self.n_train_tasks is None:
             return names
@@ -99,7 +89,6 @@ class NamedTasks(TaskDistribution):
         return [names[number] for number in sorted(order[: self.n_train_tasks])]
 
     def task_name(self, index: int) -> str:
-        """Return the name of the task that task number `index` is drawn from."""
         return self.task_names[self.place(index)]
 
     def source(self, index: int) -> str:
@@ -108,35 +97,16 @@ class NamedTasks(TaskDistribution):
     def place(self, index: int) -> int:
         """Return which of `task_names` task number `index` is drawn from."""
         number, position = divmod(index, len(self.task_names))
-        return int(self._order(number)[position]) if self.split == "train" else position
+        if self.split != "train":
+            return position
+        return int(round_order(self.seed, self.split, number, len(self.task_names))[position])
 
-    def __getitem__(self, index: int) -> Task:
-        return Task.of_tensors([tensor[0] for tensor in self.batch([index]).tensors])
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        numbers = [int(index) for index in indices]
-        return self.draw_tasks(
-            [self.place(number) for number in numbers], [self.generator(number) for number in numbers]
-        )
+    def _make_batch(self, numbers: list[int]) -> Task:
+        return self.draw_tasks(list(map(self.place, numbers)), list(map(self.generator, numbers)))
 
     def generator(self, index: int) -> np.random.Generator:
         """Return a new generator for the examples of task number `index`."""
         return self._generator(0, index)
-
-    def _copy_for(self, split: Split) -> Self:
-        """Return a copy that shares all data; it still has the tasks of the old split."""
-        twin = copy(self)
-        twin.split = split
-        twin._order = Recent(twin._draw_order, 4)
-        return twin
-
-    def _draw_order(self, number: int) -> np.ndarray:
-        return self._generator(1, number).permutation(len(self.task_names))
-
-    def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
 
 
 def split_tasks(
@@ -148,13 +118,12 @@ def split_tasks(
 
     Args:
         names: of the tasks.
-        splits: the shares of tasks in train, val and test, which are divided by `hashed_order` of their
-            names, whatever the seed; or the split of every task by its name.
+        splits: the shares of tasks in train, val and test, divided by `hashed_order` of their names, whatever
+            the seed; or the split of every task by its name.
         families: of every task by its name; shares are then those of families, and a family is in one split.
 
     Raises:
-        MetaLensError: the shares do not add up to 1, a split has another name or is missing, or a family is
-            in two splits.
+        MetaLensError: the shares do not add up to 1, a split is unknown or missing, or a family is in two.
 
     >>> split_tasks(["a", "b", "c"], (0.4, 0.3, 0.3))
     {'a': 'train', 'b': 'test', 'c': 'val'}
@@ -164,10 +133,8 @@ def split_tasks(
         given = {str(name): split for name, split in splits.items()}
         found: dict[str, str] = {}
         for name in names:
-            if given.get(name) not in get_args(Split):
-                raise MetaLensError(
-                    f"Task {name} must be in the split train, val or test, got {given.get(name)}."
-                )
+            if (own := given.get(name)) not in get_args(Split):
+                raise MetaLensError(f"Task {name} must be in the split train, val or test, got {own}.")
             if found.setdefault(family_of[name], given[name]) != given[name]:
                 raise MetaLensError(
                     f"Family {family_of[name]} is in two splits, {found[family_of[name]]} and {given[name]} "

@@ -8,7 +8,6 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -21,17 +20,12 @@ _LOCAL_HEADER = 30  # bytes of a member's header in the zip file, before its nam
 
 
 def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Return arrays of an `.npz` file by name, for reading only.
+    """Return arrays of an `.npz` file by name, read-only; all if `names` is `None`.
 
-    Arrays that `numpy.savez` wrote are mapped into memory, and read where they are used; those of
-    `numpy.savez_compressed` are unpacked at once. Objects, which only a pickle can hold, are refused.
-
-    Args:
-        path: of the file.
-        names: of the arrays; `None` for all.
+    Arrays that `numpy.savez` wrote are mapped into memory; those of `numpy.savez_compressed` are unpacked.
 
     Raises:
-        MetaLensError: the file is missing or damaged, lacks an array, or has objects or far too much in one.
+        MetaLensError: the file is missing or damaged, lacks an array, or one has Python objects or is huge.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "data.npz"
@@ -45,9 +39,8 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             names = list(members) if names is None else names
             if missing := [name for name in names if name not in members]:
-                raise MetaLensError(
-                    f"{path} has no array {', '.join(missing)}; it has {', '.join(members) or 'none'}."
-                )
+                known = ", ".join(members) or "none"
+                raise MetaLensError(f"{path} has no array {', '.join(missing)}; it has {known}.")
             return {name: _array(path, archive, members[name], name) for name in names}
     except MetaLensError:
         raise
@@ -62,7 +55,7 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str] | None = None) -
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
     with archive.open(info) as member:
-        shape, by_columns, dtype = _HEADERS[_version(member)](member)
+        shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
         if dtype.hasobject:
             raise MetaLensError(
                 f"Array {name} of {path} holds Python objects, which could run code when read; save numbers, "
@@ -80,15 +73,7 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: st
         if info.file_size > MAX_UNPACKED:
             raise MetaLensError(
                 f"Array {name} of {path} unpacks to {info.file_size / 2**30:.0f} GiB, more than "
-                f"{MAX_UNPACKED / 2**30:.0f}; save it by numpy.savez, which does not pack, so that it need "
-                "not be read at once."
+                f"{MAX_UNPACKED / 2**30:.0f}; save it by numpy.savez, uncompressed, to read it on demand."
             )
         content = member.read(max(1, info.file_size - start))  # a member may unpack to more than it says
         return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _version(member: IO[bytes]) -> tuple[int, int]:
-    version = np.lib.format.read_magic(member)
-    if version not in _HEADERS:
-        raise ValueError(f"format {version} of an array")
-    return version

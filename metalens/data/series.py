@@ -1,4 +1,4 @@
-"""Tasks from time series: one task is one series, one example a window of it and what came next."""
+"""Tasks from time series: one task is one series, one example a window of it and the values that follow."""
 
 from __future__ import annotations
 
@@ -29,31 +29,25 @@ _CONSTANT = 1e-6  # deviation of a constant window, relative to its mean
 
 
 class Series(NamedTuple):
-    """One time series.
+    """One time series."""
 
-    Attributes:
-        values: `(n,)` float64, in the order of time.
-        starts: `(m,)` where windows without a gap begin, ascending.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
+    values: np.ndarray  # (n,) float64, in the order of time
+    starts: np.ndarray  # (m,) first places of windows without a gap, ascending
 
 
 class SeriesTasks(NamedTasks):
     """Forecasting tasks from time series: the next `horizon` values of a window of `length` values.
 
-    A task is one series. Its support windows lie before its query windows in time, and share no value with
-    them, neither as input nor as target. Windows never cross a gap, that is a step in time of more than
-    1.5 times the usual one of the series.
+    A task is one series. Its support windows lie before its query windows in time and share no value with
+    them, neither as input nor as target. Windows never cross a gap, a time step of more than 1.5 times the
+    median of the series.
 
-    Training goes through the series in a new random order each time round; validation and test series come
-    in the order of their names. When a series comes again, other windows are drawn.
+    Training goes through the series in a new random order each round; validation and test series come in
+    the order of their names. Each return to a series draws other windows.
 
-    Beside the usual scores, `evaluate` gives two of forecasts in the units of the data: `smape`, the
-    symmetric mean absolute percentage error (0 to 200), and `mase`, the mean absolute error divided by that
-    of the naive forecast (of one season earlier) over all values of the series before the first predicted
-    one; where that is 0, it counts as 1.
+    `evaluate` also reports two scores in the units of the data: `smape`, the symmetric mean absolute
+    percentage error (0 to 200), and `mase`, the mean absolute error divided by that of the naive forecast
+    (of one season earlier) over all values of the series before the first predicted one, or by 1 if it is 0.
 
     Args:
         data: a long table, as a data frame or the path of a CSV file, which may be compressed; or series by
@@ -62,32 +56,30 @@ class SeriesTasks(NamedTasks):
         series: the column of the table that names the series.
         time: its column of times, numbers or dates.
         value: its column of values.
-        length: how many values are seen.
-        horizon: how many values are predicted.
-        season: after how many values the naive forecast repeats itself; 24 for hours of a day.
-        splits: shares of series in train, val and test, which are divided by `hashed_order` of their names,
-            whatever the seed; or the split of every series by its name.
+        length: number of values of an input.
+        horizon: number of values to predict.
+        season: period of the naive forecast in values; 24 for hours of a day.
+        splits: shares of series in train, val and test, divided by `hashed_order` of their names, whatever
+            the seed; or the split of every series by its name.
         k_shot: support windows per task.
         n_query: query windows per task.
-        queries: `"random"` windows after a random time, or the `"last"` ones of the series, whose targets
-            follow each other without overlap.
+        queries: `"random"` windows after a random time, or the `"last"` ones of the series, with consecutive
+            targets that do not overlap.
         n_train_tasks: how many series to train on, chosen at random by the seed; `None` for all.
-        scale: `"window"`: subtract the mean of a window's inputs from inputs and targets, and divide both by
-            the inputs' deviation. `"train"`: the same by all values of the training series. `"none"`: values
-            as they are.
+        scale: standardize inputs and targets by the mean and deviation of the inputs of each `"window"` or of
+            all values of the training series, `"train"`; or not, `"none"`.
         seed: see `TaskDistribution`.
 
     Attributes:
         task_names: the P series of the split, in the order of their names.
 
     Raises:
-        MetaLensError: a column is missing, a value is no finite number, a time comes twice, no series of the
-            split is long enough, or a setting is out of range.
+        MetaLensError: a column is missing, a value is not finite, a time occurs twice, no series of the split
+            is long enough, or a setting is out of range.
 
     >>> waves = np.sin(np.arange(100) + np.arange(20)[:, None])
     >>> tasks = SeriesTasks(waves, "train", length=12, horizon=3, k_shot=5, n_query=4)
-    >>> task = tasks[0]
-    >>> task.support.x.shape, task.query.y.shape
+    >>> tasks[0].support.x.shape, tasks[0].query.y.shape
     (torch.Size([5, 12]), torch.Size([4, 3]))
     """
 
@@ -116,13 +108,10 @@ class SeriesTasks(NamedTasks):
         self.length, self.horizon, self.season = length, horizon, season
         self.queries: Queries = queries
         self.scale: Scaling = scale
-
         values_of = read_series(data, series, time, value)
         split_of = split_tasks(values_of, splits)
-        found = {
-            name: Series(values, self._starts(gaps, len(values)))
-            for name, (values, gaps) in values_of.items()
-        }
+        of_all = values_of.items()
+        found = {name: Series(values, self._starts(gaps, len(values))) for name, (values, gaps) in of_all}
         enough = {name: one for name, one in found.items() if self._cuts(one.starts)}
         self._report_short([name for name in found if split_of[name] == split], enough)
         of = {part: [name for name in enough if split_of[name] == part] for part in get_args(Split)}
@@ -143,15 +132,10 @@ class SeriesTasks(NamedTasks):
         return {"tasks": len(self.task_names), "values": values}
 
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
-        """Draw a batch of tasks; see `NamedTasks`."""
-        drawn = [
-            self._windows(place, self._draw_starts(place, rng))
-            for place, rng in zip(places, rngs, strict=True)
-        ]
-        windows = np.stack([(window - level) / scale for window, level, scale in drawn])
-        x, y = (
-            torch.from_numpy(part.astype(np.float32)) for part in np.split(windows, [self.length], axis=-1)
-        )
+        starts = map(self._draw_starts, places, rngs)
+        drawn = [self._windows(place, of_task) for place, of_task in zip(places, starts, strict=True)]
+        windows = np.stack([(window - level) / scale for window, level, scale in drawn]).astype(np.float32)
+        x, y = (torch.from_numpy(part) for part in (windows[..., : self.length], windows[..., self.length :]))
         k = self.k_shot
         return Task(Examples(x[:, :k], y[:, :k]), Examples(x[:, k:], y[:, k:])).as_batch()
 
@@ -170,13 +154,13 @@ class SeriesTasks(NamedTasks):
         return {name: predictions.new_tensor(values) for name, values in scores.items()}
 
     def _starts(self, gaps: np.ndarray, n: int) -> np.ndarray:
-        """Return where windows begin that cross none of the gaps, which are after these places."""
+        """Return the first places of windows that cross no gap; gaps are after their places."""
         starts = np.arange(max(0, n - self.length - self.horizon + 1))
         before = np.searchsorted(gaps, starts)
         return starts[before == np.searchsorted(gaps, starts + self.length + self.horizon - 1)]
 
     def _cuts(self, starts: np.ndarray) -> range:
-        """Return which of the starts can be the first of the query windows."""
+        """Return the starts that can be the first of the query windows."""
         if len(starts) < self.k_shot:
             return range(0)
         first = np.searchsorted(starts, starts[self.k_shot - 1] + self.length + self.horizon)
@@ -185,7 +169,7 @@ class SeriesTasks(NamedTasks):
         return range(last if self.queries == "last" and last >= first else first, last + 1)
 
     def _draw_starts(self, place: int, rng: np.random.Generator) -> np.ndarray:
-        """Return where the support windows begin, then the query windows."""
+        """Return the first places of the support windows, then of the query windows."""
         starts = self._series[place].starts
         cuts = self._cuts(starts)
         cut = cuts[int(rng.integers(len(cuts)))]
@@ -196,7 +180,7 @@ class SeriesTasks(NamedTasks):
         return np.concatenate([support, rng.choice(starts[cut:], self.n_query, replace=False)])
 
     def _windows(self, place: int, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return windows `(n, length + horizon)`, and what each is to be shifted and divided by, `(n, 1)`."""
+        """Return windows `(n, length + horizon)`, and the shift and scale of each, `(n, 1)`."""
         steps = np.arange(self.length + self.horizon)
         windows = self._series[place].values[starts[:, np.newaxis] + steps]
         if self.scale != "window":
@@ -232,7 +216,7 @@ class SeriesTasks(NamedTasks):
 
 
 def read_series(data: Any, series: str, time: str, value: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the values of every series in the order of time, and the places after which there is a gap."""
+    """Return the values of every series in the order of time, and the places before a gap."""
     if isinstance(data, np.ndarray | Tensor):
         data = dict(enumerate(as_array(data, "data")))
     if isinstance(data, Mapping):
@@ -243,9 +227,8 @@ def read_series(data: Any, series: str, time: str, value: str) -> dict[str, tupl
 def _values(values: Any, name: str) -> np.ndarray:
     array = as_array(values, f"Series {name}")
     if array.ndim != 1 or array.dtype.kind not in "iufb":
-        raise MetaLensError(
-            f"Series {name} must be numbers along one axis, got {array.dtype} of shape {array.shape}."
-        )
+        found = f"{array.dtype} of shape {array.shape}"
+        raise MetaLensError(f"Series {name} must be numbers along one axis, got {found}.")
     check_finite(array, f"Series {name}: value")
     return array.astype(np.float64)
 

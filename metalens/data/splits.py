@@ -19,11 +19,7 @@ SHARES = (0.7, 0.15, 0.15)  # of train, val and test, by default
 
 
 def hashed_order(names: Iterable[str], seed: int | None = None) -> list[str]:
-    """Return names in the order of their SHA-256 sums: as good as random, and the same everywhere.
-
-    Args:
-        names: different names.
-        seed: another order for every number.
+    """Return different names in the order of their SHA-256 sums, as good as random; a seed is another order.
 
     >>> hashed_order(["a", "b", "c"])
     ['c', 'b', 'a']
@@ -45,10 +41,9 @@ def divided(
     Args:
         names: of tasks, or of anything else.
         shares: of train, val and test.
-        strata: a property of each name. Each stratum is then divided by the shares too: as well as whole
-            names allow, also where a stratum has few.
+        strata: a property of each name; each stratum is then divided by the shares, as far as possible.
         seed: of the order.
-        instead: for the error, what could be given in place of shares, as in "a column or ".
+        instead: for the error, alternatives to shares, as in "a column or ".
 
     Raises:
         MetaLensError: the shares are not three that add up to 1.
@@ -76,18 +71,13 @@ def divided(
 
 
 def _every(names: list[str], share: float) -> list[str]:
-    """Return that share of names, at equal distances."""
-    # Without the small number, rounding decides where a product should be whole.
+    """Return a share of names, equally spaced; the small number makes up for rounding."""
     steps = [math.floor(place * share + 1e-9) for place in range(len(names) + 1)]
     return [name for name, before, after in zip(names, steps, steps[1:], strict=False) if after > before]
 
 
 def splits_of_column(column: pd.Series, rows_of: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Return the split of every task, which a column says in all rows of it.
-
-    Raises:
-        MetaLensError: a task is in two splits, or in one of another name.
-    """
+    """Return the split of every task, the same in all of its rows."""
     found = _values_of_tasks(column, rows_of)
     for name, values in found.items():
         if len(values) > 1 or values[0] not in get_args(Split):
@@ -99,11 +89,7 @@ def splits_of_column(column: pd.Series, rows_of: Mapping[str, np.ndarray]) -> di
 
 
 def property_of_tasks(column: pd.Series, rows_of: Mapping[str, np.ndarray], use: str) -> dict[str, str]:
-    """Return what a column says of every task, the same in all rows of it.
-
-    Raises:
-        MetaLensError: the rows of a task differ.
-    """
+    """Return the value of every task, the same in all of its rows."""
     found = _values_of_tasks(column, rows_of)
     for name, values in found.items():
         if len(values) > 1:
@@ -118,6 +104,5 @@ def _values_of_tasks(column: pd.Series, rows_of: Mapping[str, np.ndarray]) -> di
     import pandas as pd  # takes as long to import as all of MetaLens
 
     codes, values = pd.factorize(column, use_na_sentinel=False)
-    return {
-        name: sorted(str(values[code]) for code in np.unique(codes[rows])) for name, rows in rows_of.items()
-    }
+    found = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}
+    return {name: sorted(str(values[code]) for code in of_task) for name, of_task in found.items()}

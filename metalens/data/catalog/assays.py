@@ -1,4 +1,4 @@
-"""Activity of molecules in assays: published tables of many small ones."""
+"""Activity of molecules in published assays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from metalens.data.base import Split
 from metalens.data.catalog.base import TaskDataSet
+from metalens.data.splits import hashed_order
+from metalens.data.tables.fingerprints import morgan_fingerprints
 from metalens.data.tables.reading import read_table
 from metalens.data.tables.table import DrawSettings, TableTasks
 from metalens.errors import MetaLensError
@@ -21,18 +23,66 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
+N_BITS = 1024  # of the fingerprints of KIBA
+_N_TEST = 20  # kinases
 DRUG_METRICS = ("pearson_r2", "pearson_r2_above_0.3", "rmse")
 _PQSAR_MOLECULES = "ci9b00375_si_003.txt"
 _FS_MOL_SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
+class Kiba(TableTasks):
+    """How strongly molecules bind to a kinase: one task is one kinase.
+
+    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets KIBA scores, standardized; the larger
+    the score, the weaker the molecule binds. The table has 150 kinases with 36 to 200 molecules each, 20 of
+    them for validation. The test split are those 20 of the others whose names (UniProt) have the smallest
+    SHA-256 sums; 110 are left for training. The splits share molecules, as related assays do, but no kinase.
+
+    Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        new_molecules: the splits share no molecule either, see `disjoint` of `TableTasks`.
+        k_shot: support rows per task.
+        folder: a folder with `kiba_kinases.csv.gz` (columns kinase, smiles, kiba_score, split), in itself or
+            in its folder `tables`; `None` for the one that METALENS_DATA names.
+
+    Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
+
+    Raises:
+        MetaLensError: the table or RDKit is missing, or a setting is out of range.
+
+    >>> Kiba("test")[0].support.x.shape  # doctest: +SKIP
+    torch.Size([16, 1024])
+
+    Source: J. Tang and others, "Making Sense of Large-Scale Kinase Inhibitor Bioactivity Data Sets", J. Chem.
+    Inf. Model. 54, 2014; the table's scores as in H. Öztürk, A. Özgür, E. Ozkirimli, "DeepDTA: Deep
+    Drug-Target Binding Affinity Prediction", 2018, arXiv 1801.10193. Deviations: a part of the kinases and
+    molecules, split by kinase.
+    """
+
+    metrics_of_numbers = DRUG_METRICS
+
+    def __init__(
+        self,
+        split: Split = "train",
+        *,
+        new_molecules: bool = False,
+        k_shot: int = 16,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Unpack[DrawSettings],
+    ) -> None:
+        table, bits = load_kiba(KIBA.require(folder))
+        super().__init__(table, split, task="kinase", target="kiba_score", inputs=bits, splits="split",
+                         disjoint="smiles" if new_molecules else None, k_shot=k_shot, **settings)  # fmt: skip
+
+
 class ChemblAssays(TableTasks):
     """How active molecules are in an assay: one task is one assay of ChEMBL, most of them unrelated.
 
-    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets pChEMBL values, standardized: minus the
-    logarithm (base 10) of the molar concentration, so that the larger, the more active. The table has 799
-    assays of 20 to 2,808 molecules; 353 of them are on HIV-1. Descriptors are the organism: 1 for the
-    assay's own.
+    Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets standardized pChEMBL values: minus the
+    decimal logarithm of the molar concentration. The table has 799 assays of 20 to 2,808 molecules; 353 of
+    them are on HIV-1. Descriptors are the organism, one-hot.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
@@ -44,7 +94,7 @@ class ChemblAssays(TableTasks):
             itself or in its folder `tables`; `None` for the one that METALENS_DATA names.
 
     Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
-    With fewer than 36 rows an assay has no 15 query rows; `n_query=None` asks all that are left.
+    An assay with fewer than 31 rows has no 15 query rows; `n_query=None` takes all that are left.
 
     Raises:
         MetaLensError: the table or RDKit is missing, or a setting is out of range.
@@ -67,26 +117,18 @@ class ChemblAssays(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        super().__init__(
-            _chembl(CHEMBL.require(folder)),
-            split,
-            task="assay_id",
-            target="pchembl",
-            smiles="smiles",
-            splits=(0.8, 0.1, 0.1) if stratified else "split",
-            stratify="organism" if stratified else None,
-            descriptors=["organism"],
-            k_shot=k_shot,
-            **settings,
-        )
+        super().__init__(_chembl(CHEMBL.require(folder)), split, task="assay_id", target="pchembl",
+                         smiles="smiles", splits=(0.8, 0.1, 0.1) if stratified else "split",
+                         stratify="organism" if stratified else None, descriptors=["organism"],
+                         k_shot=k_shot, **settings)  # fmt: skip
 
 
 class PQSAR(TableTasks):
     """How active molecules are in an assay of the collection of pQSAR: 4,276 assays with a hard division.
 
-    Each assay comes divided into molecules to train on and molecules to test on that differ from these. The
-    former are the support, the latter the query rows. Inputs are Morgan fingerprints of 1,024 bits and radius
-    2, targets pIC50 values.
+    The published division of each assay into training molecules and dissimilar test molecules gives the
+    support and the query rows. Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets
+    pIC50 values.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
@@ -121,18 +163,11 @@ class PQSAR(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         activities = PQSAR_DATA.require(folder)
-        super().__init__(
-            _pqsar(activities, activities.with_name(_PQSAR_MOLECULES)),
-            split,
-            task="assay",
-            target="activity",
-            smiles="smiles",
-            roles="part",
-            duplicates="allow",  # the published division decides
-            splits=(4100 / 4276, 76 / 4276, 100 / 4276),
-            k_shot=k_shot,
-            **settings,
-        )
+        table = _pqsar(activities, activities.with_name(_PQSAR_MOLECULES))
+        # Duplicates are allowed, as the published division decides.
+        super().__init__(table, split, task="assay", target="activity", smiles="smiles", roles="part",
+                         duplicates="allow", splits=(4100 / 4276, 76 / 4276, 100 / 4276), k_shot=k_shot,
+                         **settings)  # fmt: skip
 
 
 class FSMol(TableTasks):
@@ -148,7 +183,7 @@ class FSMol(TableTasks):
             folder that holds it; `None` for the one that METALENS_DATA names.
 
     Further settings: `n_query`, `n_train_tasks`, `standardize`, `seed`: see `TableTasks`.
-    Reading the thousands of files takes minutes, once in a process.
+    Reading the thousands of files takes minutes, once per process.
 
     Raises:
         MetaLensError: the files are missing or not those, or a setting is out of range.
@@ -175,15 +210,20 @@ class FSMol(TableTasks):
             raise MetaLensError(f"target must be active or activity, got {target!r}.")
         table, bits = _fs_mol(FS_MOL.require(folder))
         super().__init__(
-            table,
-            split,
-            task="assay",
-            target=target,
-            inputs=bits,
-            splits="split",
-            k_shot=k_shot,
-            **settings,
+            table, split, task="assay", target=target, inputs=bits, splits="split", k_shot=k_shot, **settings
         )
+
+
+KIBA = TaskDataSet(
+    name="kiba",
+    description="Activity of molecules against 150 kinases: related tasks (needs the extra chem)",
+    license="not stated",
+    source="https://github.com/hkmztrk/DeepDTA",
+    steps="write kiba_kinases.csv.gz with the columns kinase, smiles, kiba_score, split (train or val)",
+    files=("kiba_kinases.csv.gz",),
+    tasks=lambda split, folder: Kiba(split, k_shot=1, n_query=1, folder=folder),
+    md5="cdc61c17734785dd466e0e02b1497c3b",
+)
 
 
 CHEMBL = TaskDataSet(
@@ -219,6 +259,23 @@ FS_MOL = TaskDataSet(
 )
 
 
+@lru_cache(maxsize=2)
+def load_kiba(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the table of all splits and the fingerprint of every row; callers must not change them."""
+    import pandas as pd  # takes as long to import as all of MetaLens
+
+    try:
+        table = pd.read_csv(path)[["kinase", "smiles", "kiba_score", "split"]]
+    except Exception as error:  # damage shows as one of many types
+        raise MetaLensError(
+            f"{path} is damaged or not the table of KIBA ({type(error).__name__}); get it again."
+        ) from error
+    others = table.kinase[table.split != "val"].unique()
+    table.loc[table.kinase.isin(hashed_order(others)[:_N_TEST]), "split"] = "test"
+    molecules, numbers = np.unique(table.smiles.to_numpy(dtype=str), return_inverse=True)
+    return table, morgan_fingerprints(molecules.tolist(), n_bits=N_BITS)[numbers]
+
+
 @lru_cache(maxsize=1)
 def _chembl(path: Path) -> pd.DataFrame:
     return read_table(path, text=["assay_id", "smiles"])
@@ -226,7 +283,7 @@ def _chembl(path: Path) -> pd.DataFrame:
 
 @lru_cache(maxsize=1)
 def _pqsar(activities: Path, molecules: Path) -> pd.DataFrame:
-    """Read the two texts: `molecule assay value prediction TRN|TST`, and `molecule,SMILES` over lines."""
+    """Read `molecule assay value prediction TRN|TST`, and `molecule,SMILES` over several lines."""
     import pandas as pd  # takes as long to import as all of MetaLens
 
     smiles = dict(_molecules(molecules))
@@ -247,7 +304,7 @@ def _pqsar(activities: Path, molecules: Path) -> pd.DataFrame:
 
 
 def _molecules(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield molecules and their SMILES, which go on over lines and pages."""
+    """Yield molecules and their SMILES, which span lines and pages."""
     name, smiles = "", ""
     for _, line in _lines(path):
         if line.startswith("CHEMBL"):
@@ -266,9 +323,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, 1):
                 yield number, line.strip().replace("\u2010", "-")
     except (OSError, UnicodeDecodeError) as error:
-        raise MetaLensError(
-            f"Cannot read {path} as text ({type(error).__name__}); get the file again."
-        ) from error
+        raise MetaLensError(f"Cannot read {path} as text ({type(error).__name__}); get it again.") from error
 
 
 @lru_cache(maxsize=1)

@@ -1,17 +1,18 @@
-"""Descriptions of data sets: their source, their place on this machine, their check."""
+"""Descriptions of data sets: their source, their place on this machine, their check, their download."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from metalens.data.base import Split, TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.io.download import download
 from metalens.io.files import cache_folder
 
 
@@ -19,16 +20,16 @@ from metalens.io.files import cache_folder
 class DataSet(ABC):
     """A data set with a name.
 
-    A subclass writes `check` and, where there is a stable address with a checksum, `fetch`.
+    A subclass writes `check` and, if there is a stable address with a checksum, `fetch`.
 
     Args:
         name: on the command line.
         description: one line.
-        license: in a few words.
-        source: the page that it comes from.
-        steps: what to do by hand with what is there, as in "unpack it to a folder data".
-        files: names of the file or folder that it is in; the first that is there counts.
-        folder: where it is kept within a folder of data sets.
+        license: a few words.
+        source: address of its page.
+        steps: how to install it by hand, as in "unpack it to a folder data".
+        files: possible names of its file or folder; the first that exists counts.
+        folder: its place within a folder of data sets.
     """
 
     name: str
@@ -40,19 +41,11 @@ class DataSet(ABC):
     folder: str
 
     def find(self, folder: str | os.PathLike[str] | None = None) -> Path | None:
-        """Return where the data set is on this machine, or `None`.
-
-        Args:
-            folder: where to look; by default the folder that METALENS_DATA names, then the cache.
-        """
+        """Return the path of the data set or `None`; by default METALENS_DATA and the cache are searched."""
         return next((path for path in self._places(folder) if self._is_at(path)), None)
 
     def require(self, folder: str | os.PathLike[str] | None = None) -> Path:
-        """Return where the data set is on this machine.
-
-        Raises:
-            MetaLensError: it is not there, with the steps to get it.
-        """
+        """Return the path of the data set, or raise a `MetaLensError` with the steps to get it."""
         if (path := self.find(folder)) is not None:
             return path
         if folder is not None:
@@ -63,17 +56,14 @@ class DataSet(ABC):
 
     @abstractmethod
     def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Read all of the data set, and return what it holds.
-
-        Args:
-            folder: see `find`.
+        """Read all of the data set, and return its contents by split.
 
         Raises:
             MetaLensError: it is missing or damaged, or something is in two splits.
         """
 
     def fetch(self) -> Path:
-        """Download the data set into the cache, and return where it is.
+        """Download the data set into the cache, and return its path.
 
         Raises:
             MetaLensError: it has no stable address with a checksum, or cannot be downloaded.
@@ -98,17 +88,16 @@ class DataSet(ABC):
             yield root / file
 
     def _is_at(self, path: Path) -> bool:
-        """Return whether the data set is at a path."""
         return path.exists()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDataSet(DataSet):
-    """A file with tasks of its own, which a distribution reads.
+    """A file that a distribution reads.
 
     Args:
-        tasks: makes the tasks of a split, all that have two examples, from the folder that holds the file.
-        md5: sum of the file that the results in the documentation are from; `None` where there are none.
+        tasks: makes the tasks of a split with at least two examples, from the folder of the file.
+        md5: sum of the file behind the results in the documentation; `None` without results.
     """
 
     tasks: Callable[[Split, Path], TaskDistribution]
@@ -125,3 +114,18 @@ class TaskDataSet(DataSet):
                 same = hashlib.file_digest(file, "md5").hexdigest() == self.md5
             facts["file"] = f"{'the' if same else 'not the'} one that results in the documentation are from"
         return facts
+
+
+def fetched(name: str, files: Mapping[str, str], folder: Path, by_hand: str) -> Path:
+    """Return the first of some files, downloaded into a folder; see `metalens.io.download.download`."""
+    try:
+        return download(files, folder)[0]
+    except OSError as error:
+        raise MetaLensError(
+            f"{name} is not on this machine and could not be downloaded ({type(error).__name__}); {by_hand}."
+        ) from error
+    except ValueError as error:
+        raise MetaLensError(
+            f"{name}'s download does not have the published MD5 sum, so it was not kept; try again, or "
+            f"{by_hand}."
+        ) from error

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metalens.errors import MetaLensError
-from metalens.io.download import download
+from metalens.data.catalog.base import fetched
+from metalens.errors import extra
 from metalens.io.files import atomic_path, cache_folder
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
@@ -67,43 +67,22 @@ FC100 = {
 
 
 def fetch() -> Path:
-    """Download CIFAR-100 from its page into the cache, as a zip file with a folder for each class.
-
-    Returns:
-        The path of `cifar100.zip`.
-
-    Raises:
-        MetaLensError: it cannot be downloaded or is not the published file.
-    """
+    """Download CIFAR-100 into the cache, and return the path of a zip file with a folder for each class."""
     folder = cache_folder() / "datasets" / "images"
     target = folder / "cifar100.zip"
     if target.is_file():
         return target
-    by_hand = f"download {URL} on another machine, and make the class folders cifar100/CLASS/ of its images."
-    try:
-        (archive,) = download({URL: MD5}, folder)
-    except OSError as error:
-        raise MetaLensError(
-            f"CIFAR-100 could not be downloaded ({type(error).__name__}); {by_hand}"
-        ) from error
-    except ValueError as error:
-        raise MetaLensError(
-            "CIFAR-100's download does not have the published MD5 sum, so it was not kept; try again, or "
-            f"{by_hand}"
-        ) from error
+    by_hand = f"download {URL} on another machine, and make the class folders cifar100/CLASS/ of its images"
+    archive = fetched("CIFAR-100", {URL: MD5}, folder, by_hand)
     write_class_folders(archive, target)
     archive.unlink()
     return target
 
 
 def write_class_folders(archive: Path, target: Path) -> None:
-    """Write the images of upstream's binary archive into a zip file with a folder for each class.
-
-    Args:
-        archive: `cifar-100-binary.tar.gz`, or its like.
-        target: the zip file, which is written whole or not at all.
-    """
-    from PIL import Image  # an extra
+    """Write the images of upstream's binary archive into a zip file with a folder for each class."""
+    with extra("cli"):
+        from PIL import Image
 
     with tarfile.open(archive) as tar:
         content = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}

@@ -19,11 +19,11 @@ from metalens.data.images.store import list_files, reading
 from metalens.data.splits import hashed_order
 from metalens.errors import MetaLensError
 
-_N_VAL = 12  # classes that validate where a copy of CIFAR-FS has none to spare
+_N_VAL = 12  # validation classes of an incomplete copy of CIFAR-FS
 
 
 class Arrangement(NamedTuple):
-    """How the files of a data set are to be read: settings of `ImageFolders`, and a remark for its facts."""
+    """How to read the files of a data set: settings of `ImageFolders`, and a remark for its metadata."""
 
     splits: Splits | None = None
     labels: Mapping[str, str] | None = None
@@ -39,12 +39,12 @@ class ImageDataSet(DataSet):
     """Images by class.
 
     Args:
-        arrange: how its files are read, from where they are.
-        image_size: pixels to which images are brought by default.
+        arrange: from the path of the data set to how its files are read.
+        image_size: default height and width in pixels.
         group: see `ImageFolders`.
         max_images: see `ImageFolders`.
-        published: how many classes the published splits have, to tell copies that lack some.
-        download: gets it into the cache; `None` where there is no stable address with a checksum.
+        published: numbers of classes of the published splits, to report incomplete copies.
+        download: into the cache; `None` without a stable address with a checksum.
     """
 
     arrange: Arrange
@@ -69,42 +69,24 @@ class ImageDataSet(DataSet):
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
     ) -> ImageFolders:
-        """Return few-shot tasks of the data set.
+        """Return few-shot tasks of the data set in its published splits; see `ImageFolders`.
 
         Args:
-            split: `"train"`, `"val"` or `"test"`, as published.
-            n_way: see `ImageFolders`, also the next two.
-            k_shot: support images per class.
-            n_query: query images per class.
             image_size: height and width in pixels; `None` for the usual one of this data set.
-            color: see `ImageFolders`, also the next.
-            normalize: the scale of pixels.
             splits: other splits than the published ones, see `ImageFolders`.
-            seed: see `TaskDistribution`.
             folder: where to look for the data set, see `find`.
 
         Raises:
-            MetaLensError: the data set is missing, damaged, or lacks the classes for such tasks.
+            MetaLensError: the data set is missing, damaged, or lacks the classes for the tasks.
         """
         source = self.require(folder)
         arrangement = self.arrange(source)
-        return ImageFolders(
-            source,
-            split,
-            n_way=n_way,
-            k_shot=k_shot,
-            n_query=n_query,
-            image_size=image_size or self.image_size,
-            color=color,
-            splits=arrangement.splits if splits is None else splits,
-            group=self.group,
-            labels=arrangement.labels,
-            superclasses=arrangement.superclasses,
-            normalize=normalize,
-            max_images=self.max_images,
-            remark=arrangement.remark if splits is None else "",
-            seed=seed,
-        )
+        if splits is not None:
+            arrangement = arrangement._replace(splits=splits, remark="")
+        return ImageFolders(source, split, n_way=n_way, k_shot=k_shot, n_query=n_query,
+                            image_size=image_size or self.image_size, color=color, normalize=normalize,
+                            group=self.group, max_images=self.max_images, seed=seed,
+                            **arrangement._asdict())  # fmt: skip
 
     def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         source = self.require(folder)
@@ -124,18 +106,8 @@ class ImageDataSet(DataSet):
         return super().fetch() if self.download is None else self.download()
 
 
-def by_folders(source: Path) -> Arrangement:
-    """Leave everything to the names of folders."""
-    return Arrangement()
-
-
-def for_testing(source: Path) -> Arrangement:
-    """Put all classes into the test split: the data set shows what was learned elsewhere."""
-    return Arrangement(splits="test")
-
-
 def alternating(source: Path) -> Arrangement:
-    """Put classes in the order of their names by turns into train, val, train, test.
+    """Put classes, sorted by name, in turn into train, val, train, test.
 
     Source: W.-Y. Chen and others, "A Closer Look at Few-shot Classification", 2019, arXiv 1904.04232 (CUB);
     H.-Y. Tseng and others, "Cross-Domain Few-Shot Classification via Learned Feature-Wise Transformation",
@@ -146,15 +118,13 @@ def alternating(source: Path) -> Arrangement:
 
 
 def cifar_fs(source: Path) -> Arrangement:
-    """Read the published splits, from folders or as lists; a copy without test classes gets other ones.
+    """Read the published splits from folders or lists; a copy without test classes gets other ones.
 
     Source: L. Bertinetto and others, "Meta-learning with differentiable closed-form solvers", 2019, arXiv
     1805.08136.
     """
-    images = find_images(source)
-    found = {
-        split: sorted({image.name for image in images if image.split == split}) for split in get_args(Split)
-    }
+    images, splits = find_images(source), get_args(Split)
+    found = {split: sorted({image.name for image in images if image.split == split}) for split in splits}
     if not any(found.values()):
         return Arrangement(cifar100.CIFAR_FS, superclasses=cifar100.SUPERCLASS_OF)
     if found["test"]:
@@ -222,7 +192,7 @@ def meta_dataset(source: Path) -> Arrangement:
 
 
 def _lists(source: Path) -> dict[str, list[list[str]]]:
-    """Return the rows, of two columns, of `train.csv`, `val.csv` and `test.csv` anywhere in the source."""
+    """Return the rows of `train.csv`, `val.csv` and `test.csv`, of two columns."""
     paths = {PurePosixPath(file.path).name: file.path for file in list_files(source)}
     if missing := [f"{split}.csv" for split in get_args(Split) if f"{split}.csv" not in paths]:
         raise MetaLensError(f"{source} lacks the published lists {', '.join(missing)}; put them into it.")
@@ -235,9 +205,7 @@ def _lists(source: Path) -> dict[str, list[list[str]]]:
                 raise MetaLensError(f"{split}.csv in {source} is not UTF-8 text; get it again.") from error
             lists[split] = [row for row in csv.reader(text.splitlines()) if row]
             if not lists[split] or any(len(row) != 2 for row in lists[split]):
-                raise MetaLensError(
-                    f"{split}.csv in {source} must have two columns in each row; get it again."
-                )
+                raise MetaLensError(f"{split}.csv in {source} must have two columns; get it again.")
     return lists
 
 
@@ -287,7 +255,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         steps="put its images into tinyimagenet_fs/{train,val,test}/CLASS/, each class into one of the three",
         files=("tinyimagenet_fs.zip", "tinyimagenet_fs"),
-        arrange=by_folders,
+        arrange=lambda _: Arrangement(),
         image_size=64,
     ),
     ImageDataSet(
@@ -344,7 +312,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="https://benchmark.ini.rub.de/gtsrb_dataset.html",
         steps="unpack the training images (GTSRB_Final_Training_Images.zip)",
         files=("gtsrb.zip", "gtsrb", "GTSRB/Final_Training/Images", "GTSRB_Final_Training_Images.zip"),
-        arrange=for_testing,
+        arrange=lambda _: Arrangement(splits="test"),
         image_size=32,
         group=r"([^/]+)_[^/_]+$",
         published=(0, 0, 43),
@@ -356,7 +324,7 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         source="https://domaingeneralization.github.io/",
         steps="put its images into folders pacs/DOMAIN/OBJECT/",
         files=("pacs.zip", "pacs", "PACS"),
-        arrange=for_testing,
+        arrange=lambda _: Arrangement(splits="test"),
         image_size=84,
         published=(0, 0, 28),
     ),

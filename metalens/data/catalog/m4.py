@@ -16,9 +16,9 @@ from metalens.data.series import Scaling, SeriesTasks, read_series
 class M4Hourly(SeriesTasks):
     """The hourly series of the M4 competition: the next two days from the last week.
 
-    414 series of 748 or 1,008 values. Validation and test tasks have the last periods of two days of new
-    series as queries; the very last one is the competition's own test period. The series are divided by
-    `hashed_order` of their names into 290, 62 and 62.
+    414 series of 748 or 1,008 values, divided by `hashed_order` of their names into 290, 62 and 62. The
+    queries of validation and test tasks are the last periods of two days of a series; the very last one is
+    the test period of the competition.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -29,7 +29,7 @@ class M4Hourly(SeriesTasks):
         scale: `"window"`, `"train"` or `"none"`, see `SeriesTasks`.
         seed: see `TaskDistribution`.
         folder: a folder with `m4_hourly.csv.gz` (columns series, hour, value), in itself or in its folder
-            `tables`; `None` for the one that the environment variable METALENS_DATA names.
+            `tables`; `None` for the one that METALENS_DATA names.
 
     Raises:
         MetaLensError: the table is missing or damaged, or a setting is out of range.
@@ -39,8 +39,7 @@ class M4Hourly(SeriesTasks):
 
     Source: S. Makridakis, E. Spiliotis, V. Assimakopoulos, "The M4 Competition: 100,000 time series and 61
     forecasting methods", International Journal of Forecasting 36, 2020. Deviations: methods there forecast
-    each series once, from all of its history; here from one window, and models are tested on series they were
-    not trained on.
+    each series once, from all of its history; here from one window, and models are tested on new series.
     """
 
     def __init__(
@@ -55,19 +54,10 @@ class M4Hourly(SeriesTasks):
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(
-            load_m4_hourly(folder),
-            split,
-            length=length,
-            horizon=48,
-            season=24,
-            k_shot=k_shot,
-            n_query=n_query,
-            queries="random" if split == "train" else "last",
-            n_train_tasks=n_train_tasks,
-            scale=scale,
-            seed=seed,
-        )
+        series = load_m4_hourly(M4_HOURLY.require(folder))
+        super().__init__(series, split, length=length, horizon=48, season=24, k_shot=k_shot, n_query=n_query,
+                         queries="random" if split == "train" else "last", n_train_tasks=n_train_tasks,
+                         scale=scale, seed=seed)  # fmt: skip
 
 
 M4_HOURLY = TaskDataSet(
@@ -83,18 +73,7 @@ M4_HOURLY = TaskDataSet(
 )
 
 
-def load_m4_hourly(folder: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the hourly series of M4 by name; every caller in a process gets the same.
-
-    Args:
-        folder: see `M4Hourly`.
-
-    Raises:
-        MetaLensError: the table is missing or damaged.
-    """
-    return _load_m4(M4_HOURLY.require(folder))
-
-
 @lru_cache(maxsize=2)
-def _load_m4(path: Path) -> dict[str, np.ndarray]:
+def load_m4_hourly(path: Path) -> dict[str, np.ndarray]:
+    """Return the hourly series of M4 by name; callers must not change them."""
     return {name: values for name, (values, _) in read_series(path, "series", "hour", "value").items()}

@@ -33,12 +33,10 @@ class Omniglot(BlockDistribution):
     A class is a character or, with rotations, a character turned by 0, 90, 180 or 270 degrees
     counterclockwise. A task has n_way distinct classes, and for each class k_shot support and n_query
     query drawings by distinct drawers. Examples are ordered by class slot; x is `(s, 1, 28, 28)` float32
-    and y `(s,)` int64. The descriptors of a task are the shares of the alphabets among its classes, in the
-    order of `alphabets`.
+    and y `(s,)` int64. The descriptors of a task are the shares of the `alphabets` among its classes.
 
-    Omniglot has 1,623 characters. With a copy that holds fewer, each split keeps the classes that are
-    there, and a warning says how many; its tasks differ from those of the full copy. Where the files
-    come from: see `load_images`.
+    Omniglot has 1,623 characters. With an incomplete copy each split keeps the classes that are there, with
+    a warning; its tasks differ from those of the full copy.
 
     Args:
         split: `"train"`, `"val"` or `"test"`; a character and its rotations are in one split.
@@ -47,23 +45,23 @@ class Omniglot(BlockDistribution):
         n_query: query images per class, not per task.
         rotations: whether the four rotations of a character count as four classes.
         scheme: `"vinyals"`, the published lists of 1,028, 172 and 423 characters, or `"finn"`, a fixed
-            random draw of 1,100, 100 and 423. The sizes are Finn's; which characters were drawn
-            depended on the order of files in the authors' file system and cannot be repeated.
+            random draw of 1,100, 100 and 423. The sizes are Finn's; the authors' draw depended on the order
+            of files in their file system and cannot be repeated.
         slots: `"random"`, so that any class can have any label, or `"fixed"`: the classes are divided
             once into n_way groups, and label j always stands for a class of group j. A model can then
             memorize labels instead of learning from the support set.
         n_train_characters: how many characters to train on, chosen at random by the seed; `None` for all.
         seed: see `TaskDistribution`.
-        folder: a folder with upstream's two zip files, or `None` to look for them.
+        folder: a folder with upstream's two zip files; `None` for the one that METALENS_DATA names, or a
+            download into the cache.
 
     Attributes:
-        n_characters: characters that tasks are made of: those of the split that were found, or chosen.
-        n_classes: classes that tasks are made of, 4 per character with rotations.
-        alphabets: names of the alphabets that were found, of all splits.
+        n_characters: characters of the tasks.
+        n_classes: classes of the tasks, 4 per character with rotations.
+        alphabets: names of the alphabets of all splits.
 
     Raises:
-        MetaLensError: a size is out of range, a choice has another name, or the images are missing or
-            damaged.
+        MetaLensError: a setting is out of range, or the images are missing or damaged.
 
     >>> task = Omniglot("test", n_way=5, k_shot=1)[0]  # doctest: +SKIP
     >>> task.support.x.shape, task.query.y.shape  # doctest: +SKIP
@@ -91,7 +89,14 @@ class Omniglot(BlockDistribution):
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(split, seed=seed)
-        _check_settings(n_way, k_shot, n_query, scheme, slots)
+        check_sizes(2, n_way=n_way)
+        check_sizes(k_shot=k_shot, n_query=n_query)
+        check_choices(scheme=(scheme, Scheme), slots=(slots, Slots))
+        if k_shot + n_query > N_DRAWERS:
+            raise MetaLensError(
+                f"k_shot + n_query must be at most {N_DRAWERS}, the drawings of a character, got "
+                f"{k_shot} + {n_query}; both count images per class."
+            )
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.rotations, self.scheme, self.slots = rotations, scheme, slots
 
@@ -115,18 +120,14 @@ class Omniglot(BlockDistribution):
         self.n_classes = self.n_characters * self._turns
 
         if n_way > self.n_classes:
-            raise MetaLensError(
-                f"n_way must be at most {self.n_classes}, the number of classes of the {split} split, "
-                f"got {n_way}."
-            )
+            most = f"{self.n_classes}, the number of classes of the {split} split"
+            raise MetaLensError(f"n_way must be at most {most}, got {n_way}.")
         shuffled = self._generator(2, 0).permutation(self.n_classes)
         self._groups = np.array_split(shuffled, n_way)
         self._pooled = False
 
     def task_name(self, index: int) -> str:
         shares = self[index].descriptors
-        if shares is None:
-            return str(index)
         names = [self.alphabets[number] for number in shares.argsort(descending=True) if shares[number] > 0]
         return f"{index} ({', '.join(names)})"
 
@@ -143,26 +144,21 @@ class Omniglot(BlockDistribution):
     def draw(self, rng: np.random.Generator, n: int) -> Task:
         """Draw a batch of n tasks whose x are numbers of images, `class * 20 + drawer`.
 
-        Blocks of tasks then stay small; `batch` looks up the pixels of the tasks asked for.
+        Blocks of tasks then stay small; `batch` looks up the pixels.
         """
         classes = self._draw_classes(rng, n)[..., np.newaxis]
         of_class = self._alphabet_of[self._characters[classes // self._turns]]
         descriptors = (of_class == np.arange(len(self.alphabets))).mean(1)
         drawers = rng.permuted(np.broadcast_to(np.arange(N_DRAWERS), (n, self.n_way, N_DRAWERS)), axis=-1)
         images = classes * N_DRAWERS + drawers
-
         labels = classes if self._pooled else np.arange(self.n_way)[:, np.newaxis]
 
         def examples(x: np.ndarray) -> Examples:
             y = np.broadcast_to(labels, x.shape).reshape(n, -1).copy()
             return Examples(torch.from_numpy(x.reshape(n, -1)), torch.from_numpy(y))
 
-        last = self.k_shot + self.n_query
-        return Task(
-            examples(images[..., : self.k_shot]),
-            examples(images[..., self.k_shot : last]),
-            torch.from_numpy(descriptors).float(),
-        )
+        support, query, _ = np.split(images, [self.k_shot, self.k_shot + self.n_query], axis=-1)
+        return Task(examples(support), examples(query), torch.from_numpy(descriptors).float())
 
     def batch(self, indices: Sequence[int]) -> Task:
         return super().batch(indices).map(self._with_pixels)
@@ -190,14 +186,3 @@ class Omniglot(BlockDistribution):
             turned = turns == turn
             x[turned] = np.rot90(x[turned], turn, (-2, -1))
         return Examples(torch.from_numpy(x).unsqueeze(2).float().div_(255), examples.y)
-
-
-def _check_settings(n_way: int, k_shot: int, n_query: int, scheme: str, slots: str) -> None:
-    check_sizes(2, n_way=n_way)
-    check_sizes(k_shot=k_shot, n_query=n_query)
-    if k_shot + n_query > N_DRAWERS:
-        raise MetaLensError(
-            f"k_shot + n_query must be at most {N_DRAWERS}, the drawings of a character, got "
-            f"{k_shot} + {n_query}; both count images per class."
-        )
-    check_choices(scheme=(scheme, Scheme), slots=(slots, Slots))

@@ -17,9 +17,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from metalens.data.base import Split
-from metalens.data.catalog.base import DataSet
-from metalens.errors import MetaLensError
-from metalens.io.download import download
+from metalens.data.catalog.base import DataSet, fetched
+from metalens.errors import MetaLensError, extra
 from metalens.io.files import atomic_path, cache_folder
 
 N_CHARACTERS = 1623
@@ -37,8 +36,7 @@ _AGAIN = f"delete the zip file and download it again from {_PAGE}."
 
 Scheme = Literal["vinyals", "finn"]
 
-# Part of the cache's key: raise it when the decoding or the layout of the cache file changes.
-_FORMAT = 1
+_FORMAT = 1  # part of the cache's key: raise it when the decoding or the layout of the cache file changes
 
 # Alphabet/character/number_drawer, under any leading folders.
 _MEMBER = re.compile(r"(?:.*/)?([^/]+)/character\d+/(\d{4})_(\d{2})\.png")
@@ -46,13 +44,11 @@ _MEMBER = re.compile(r"(?:.*/)?([^/]+)/character\d+/(\d{4})_(\d{2})\.png")
 # Upstream drawings measure 105 by 105 pixels in some 500 bytes: far more is an attack or another file.
 _MAX_BYTES, _MAX_SIDE = 1_000_000, 1024
 
-
 # The published lists of Vinyals amount to these alphabets and this number: Gurmukhi's character 42.
 _VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 _VINYALS_FIRST_TEST = 1201
 
-# One permutation for everybody, whatever the seed of the tasks.
-_FINN_SEED = 2017
+_FINN_SEED = 2017  # of one permutation for all, whatever the seed of the tasks
 _FINN_TRAIN, _FINN_VAL = 1100, 100
 
 
@@ -71,17 +67,10 @@ class OmniglotImages(NamedTuple):
 
 
 def load_images(folder: str | os.PathLike[str] | None = None) -> OmniglotImages:
-    """Return the drawings, from the first place that has both upstream zip files.
+    """Return the drawings, from the first place that has both upstream zip files, alone or in `omniglot`.
 
-    The places are: `folder`; the folder that the environment variable METALENS_DATA names; a download
-    into the cache. The cache is the folder that METALENS_CACHE names, or the user's cache folder of the
-    system. It also keeps the decoded array, so that only the first load takes seconds.
-
-    Args:
-        folder: a folder with the zip files, or with a folder `omniglot` that has them.
-
-    Returns:
-        The drawings; every caller in a process gets the same arrays, so they must not be changed.
+    The places are `folder`, or the folder that the environment variable METALENS_DATA names and a download
+    into the cache, which also keeps the decoded array. Callers share the arrays and must not change them.
 
     Raises:
         MetaLensError: the folder lacks the files, they are damaged or laid out differently, or they
@@ -93,16 +82,7 @@ def load_images(folder: str | os.PathLike[str] | None = None) -> OmniglotImages:
 
 
 def split_characters(numbers: np.ndarray, alphabets: np.ndarray, split: Split, scheme: Scheme) -> np.ndarray:
-    """Return which characters are in a split; it depends on each character alone, not on the others.
-
-    Args:
-        numbers: `(c,)` upstream's numbers of the characters, 1 to 1623.
-        alphabets: `(c,)` the names of their alphabets.
-        split: `"train"`, `"val"` or `"test"`.
-        scheme: `"vinyals"` or `"finn"`, see `Omniglot`.
-
-    Returns:
-        `(c,)` bool, true for the characters of the split.
+    """Return which characters are in a split, `(c,)` bool, by upstream's numbers and names of alphabets.
 
     >>> split_characters(np.array([466, 683, 1623]), np.array(["Hebrew", "Latin", "ULOG"]), "val", "vinyals")
     array([ True, False, False])
@@ -130,21 +110,10 @@ class OmniglotDataSet(DataSet):
     def fetch(self) -> Path:
         by_hand = (
             f"download {' and '.join(ZIPS)} from {_PAGE} on another machine, put them in a folder, and set "
-            "the environment variable METALENS_DATA to that folder."
+            "the environment variable METALENS_DATA to that folder"
         )
         addresses = {URL + name: md5 for name, md5 in ZIPS.items()}
-        try:
-            return download(addresses, cache_folder() / self.folder)[0]
-        except OSError as error:
-            raise MetaLensError(
-                f"Omniglot is not on this machine and could not be downloaded ({type(error).__name__}); "
-                f"{by_hand}"
-            ) from error
-        except ValueError as error:
-            raise MetaLensError(
-                "Omniglot's download does not have the published MD5 sum, so it was not kept; try again, or "
-                f"{by_hand}"
-            ) from error
+        return fetched("Omniglot", addresses, cache_folder() / self.folder, by_hand)
 
     def _places(self, folder: str | os.PathLike[str] | None) -> Iterator[Path]:
         yield from super()._places(folder)
@@ -173,9 +142,8 @@ def _digest(zips: tuple[Path, ...]) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise MetaLensError(
-                f"Cannot read {path} ({error.strerror}); give yourself the right to read it, or {_AGAIN}"
-            ) from error
+            reason = f"Cannot read {path} ({error.strerror}); make it readable"
+            raise MetaLensError(f"{reason}, or {_AGAIN}") from error
     return digest.hexdigest()
 
 
@@ -186,25 +154,21 @@ def _load(zips: tuple[Path, ...], key: str) -> OmniglotImages:
     if images is None:
         images = _decode(zips)
         with suppress(OSError):  # Without a cache, the next process decodes again: slower, not wrong.
-            _write_cache(cache, images)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(cache) as partial, partial.open("wb") as file:
+                np.savez(file, **images._asdict())
     return images
 
 
 def _read_cache(path: Path) -> OmniglotImages | None:
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            images = OmniglotImages(*(file[name] for name in OmniglotImages._fields))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images = OmniglotImages(*(arrays[name] for name in OmniglotImages._fields))
     except Exception:  # Damage shows as one of many types, and the remedy is always to decode again.
         return None
     shapes = tuple(array.shape for array in images)
     n = images.numbers.size
     return images if shapes == ((n, N_DRAWERS, SIDE, SIDE), (n,), (n,)) else None
-
-
-def _write_cache(path: Path, images: OmniglotImages) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, **images._asdict())
 
 
 class _Drawing(NamedTuple):
@@ -235,7 +199,7 @@ def _drawings(path: Path) -> Iterator[_Drawing]:
                     place, n = f"{info.filename} in {path}", n + 1
                     alphabet, number, drawer = match.groups()
                     yield _Drawing(int(number), int(drawer), alphabet, _pixels(archive, info), path)
-    except ImportError:  # of Pillow
+    except MetaLensError:  # Pillow is missing
         raise
     except Exception as error:  # zipfile and Pillow show damage as one of a dozen types.
         raise MetaLensError(
@@ -248,7 +212,8 @@ def _drawings(path: Path) -> Iterator[_Drawing]:
 
 
 def _pixels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    from PIL import Image  # an extra
+    with extra("cli"):
+        from PIL import Image
 
     if info.file_size > _MAX_BYTES:
         raise Image.DecompressionBombError
@@ -262,7 +227,7 @@ def _pixels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _check_complete(drawings: list[_Drawing]) -> None:
-    """Refuse characters that lack a drawing or have one twice, and numbers that upstream lacks."""
+    """Refuse characters with missing or duplicate drawings, and numbers that upstream lacks."""
     sources = {d.number: d.source for d in drawings}
     seen = Counter((d.number, d.drawer) for d in drawings)
     known = [number for number in sources if 1 <= number <= N_CHARACTERS]

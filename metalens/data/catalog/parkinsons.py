@@ -54,15 +54,9 @@ class Parkinsons(TableTasks):
         folder: str | os.PathLike[str] | None = None,
         **settings: Unpack[DrawSettings],
     ) -> None:
-        super().__init__(
-            _load(PARKINSONS.require(folder)),
-            split,
-            task="patient",
-            target="motor_UPDRS",
-            splits=(26 / 42, 8 / 42, 8 / 42),
-            k_shot=k_shot,
-            **settings,
-        )
+        table = _load(PARKINSONS.require(folder))
+        super().__init__(table, split, task="patient", target="motor_UPDRS",
+                         splits=(26 / 42, 8 / 42, 8 / 42), k_shot=k_shot, **settings)  # fmt: skip
 
 
 PARKINSONS = TaskDataSet(

@@ -25,58 +25,44 @@ _VAL_SHARE = 1 / 2  # of the families that the file holds back
 
 
 class PoseObjects(NamedTuple):
-    """Views of n objects.
+    """Views of n objects."""
 
-    Attributes:
-        images: `(n, v, h, w)` uint8, grey views.
-        azimuth: `(n, v)` radians in [0, 2 pi), the direction from which each view was taken.
-        objects: `(n,)` names, all different.
-        family: `(n,)` objects of one shape, such as cups of several colors, have one family.
-        asymmetry: `(n,)` how much views from different sides differ, 0 where they do not.
-        split: `(n,)` `train`, `val` or `test`; without `test`, see `Pose`.
-    """
-
-    images: np.ndarray
-    azimuth: np.ndarray
-    objects: np.ndarray
-    family: np.ndarray
-    asymmetry: np.ndarray
-    split: np.ndarray
+    images: np.ndarray  # (n, v, h, w) uint8, grey views
+    azimuth: np.ndarray  # (n, v) directions of the camera in radians, in [0, 2 pi)
+    objects: np.ndarray  # (n,) names, all different
+    family: np.ndarray  # (n,) names; objects of one shape, such as cups of several colors, have one family
+    asymmetry: np.ndarray  # (n,) how much views from different sides differ, 0 if they do not
+    split: np.ndarray  # (n,) train, val or test; without test, see Pose
 
 
 class Pose(ArrayTasks):
     """The direction from which an object is seen: one task is one object, one example one view of it.
 
     Inputs are grey views, `(1, 128, 128)` in [0, 1], or smaller by `shrink`; targets are azimuths on the
-    scale of the published benchmark, `10 a / (2 pi)` in [0, 10). What counts as 0 is a convention of each
-    object, so that a new object needs its support set. The scale does not wrap around, although angles do:
-    9.9 and 0.1 are nearly the same direction, and count as far apart. `evaluate` therefore gives
-    `circular_error` beside `mse`: the mean absolute difference of directions in degrees, 90 where nothing is
-    known.
+    scale of the published benchmark, `10 a / (2 pi)` in [0, 10). Each object has its own zero direction, so
+    a new object needs its support set. Angles wrap around but the scale does not: 9.9 and 0.1 are nearly the
+    same direction and count as far apart. `evaluate` therefore reports `circular_error` beside `mse`: the
+    mean absolute difference of directions in degrees, 90 for random directions.
 
-    The objects are 68 household things and other meshes, 100 views of each. 18 of them are held back; half of
-    their families are for validation, the others for testing. Objects of one family, which have one shape,
-    are in one split.
+    The data are 100 views each of 68 household objects and other meshes, 50 for training; half of the
+    families of the 18 others are for validation, half for testing. A family shares one shape and one split.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
         k_shot: support views per task; 10 or 15 in the published benchmark.
         n_query: query views per task.
         n_train_tasks: how many objects to train on, chosen at random by the seed; `None` for all.
-        min_asymmetry: objects whose `asymmetry` is lower are left out, as an apple looks the same from
-            everywhere.
-        shrink: each square of so many pixels a side becomes one, their mean; 1 for views as they are. Half
-            the side takes a quarter of the time.
+        min_asymmetry: objects with a lower `asymmetry` are left out: an apple looks the same from all sides.
+        shrink: side in pixels of the squares that are averaged to one pixel; 1 for full views.
         seed: see `TaskDistribution`.
         folder: a folder with `pose_objects.npz`, in itself or in its folder `pose`; `None` for the one that
-            the environment variable METALENS_DATA names. `render_poses` makes such a file of meshes.
+            METALENS_DATA names. `tools/render_poses.py` makes the file from meshes.
 
     Attributes:
         image_size: height and width of a view.
 
     Raises:
-        MetaLensError: the file is missing or another one, a family is in two splits, or a setting is out of
-            range.
+        MetaLensError: the file is missing or invalid, a family is in two splits, or a setting out of range.
 
     >>> Pose("test")[0].support.x.shape  # doctest: +SKIP
     torch.Size([15, 1, 128, 128])
@@ -103,10 +89,8 @@ class Pose(ArrayTasks):
         data = load_pose(folder, shrink=shrink)
         kept = data.asymmetry >= min_asymmetry
         if not kept.any():
-            raise MetaLensError(
-                f"min_asymmetry must be at most {data.asymmetry.max():.1f}, that of the least symmetric "
-                f"object, got {min_asymmetry}."
-            )
+            most = f"{data.asymmetry.max():.1f}, that of the least symmetric object"
+            raise MetaLensError(f"min_asymmetry must be at most {most}, got {min_asymmetry}.")
         images, azimuth, objects, family, _, parts = (array[kept] for array in data)
         n, v = azimuth.shape
         self.image_size = images.shape[-1]
@@ -117,19 +101,11 @@ class Pose(ArrayTasks):
                 "object": objects.repeat(v),
                 "family": family.repeat(v),
             },
-            split,
-            x="image",
-            y="azimuth",
-            task="object",
-            family="family",
+            split, x="image", y="azimuth", task="object", family="family",
             duplicates="allow",  # no two views are of one direction
-            splits=_splits(objects, family, parts),
-            k_shot=k_shot,
-            n_query=n_query,
-            n_train_tasks=n_train_tasks,
-            standardize="none",
-            seed=seed,
-        )
+            splits=_splits(objects, family, parts), k_shot=k_shot, n_query=n_query,
+            n_train_tasks=n_train_tasks, standardize="none", seed=seed,
+        )  # fmt: skip
 
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"circular_error": circular_error(predictions, y)}
@@ -140,7 +116,7 @@ POSE = TaskDataSet(
     description="Pose: 100 views each of 68 rendered objects; from which side?",
     license="MIT and CC BY 4.0, of the meshes",
     source="https://www.ycbbenchmarks.com/object-models/",
-    steps="render these or other meshes to pose_objects.npz by metalens.render_poses (extra pose)",
+    steps="render these or other meshes to pose_objects.npz by tools/render_poses.py of the repository",
     files=("pose_objects.npz",),
     folder="pose",
     tasks=lambda split, folder: Pose(split, k_shot=1, n_query=1, folder=folder),
@@ -149,15 +125,12 @@ POSE = TaskDataSet(
 
 
 def circular_error(predictions: Tensor, y: Tensor, *, turn: float = TURN) -> Tensor:
-    """Return the mean absolute difference of directions of every task, in degrees.
+    """Return the mean absolute difference of directions in degrees, `(T,)` from 0 to 180.
 
     Args:
         predictions: `(T, q, 1)`, any real numbers.
-        y: directions `(T, q, 1)` of the same scale.
-        turn: what a full turn is on this scale.
-
-    Returns:
-        `(T,)`, 0 to 180; 90 is what random directions have.
+        y: directions `(T, q, 1)` on the same scale.
+        turn: a full turn on this scale.
 
     >>> circular_error(torch.tensor([[[9.9], [5.0]]]), torch.tensor([[[0.1], [5.0]]]))
     tensor([3.6000])
@@ -168,15 +141,7 @@ def circular_error(predictions: Tensor, y: Tensor, *, turn: float = TURN) -> Ten
 
 
 def load_pose(folder: str | os.PathLike[str] | None = None, *, shrink: int = 1) -> PoseObjects:
-    """Return the views; every caller in a process gets the same arrays, which cannot be written to.
-
-    Args:
-        folder: see `Pose`.
-        shrink: see `Pose`.
-
-    Raises:
-        MetaLensError: the file is missing or another one, or views cannot be shrunk so.
-    """
+    """Return the views; see `Pose`. Callers share the read-only arrays."""
     return _shrunk(POSE.require(folder), shrink)
 
 

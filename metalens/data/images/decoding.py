@@ -9,15 +9,17 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
+
+with extra("cli"):
+    from PIL import Image, ImageOps
 
 _MAX_BYTES = 256 * 1024**2  # of one image file
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it reports damage too
 
-# What Pillow lists among its formats but leaves to other programs.
+# Formats of Pillow that need other programs.
 _FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"})
 
 
@@ -28,18 +30,7 @@ def format_of(path: str) -> str | None:
 
 
 def decode(size: int, read: Callable[[], bytes], side: int, color: bool) -> np.ndarray:
-    """Return an image, `(channels, side, side)` uint8.
-
-    Args:
-        size: bytes of the file.
-        read: returns the file's content.
-        side: height and width to which the image is brought.
-        color: whether to keep three channels, or one of grey.
-
-    Raises:
-        MetaLensError: the file is too large, or its pixels are of another kind.
-        Exception: of a dozen types for damage; see `reason_of`.
-    """
+    """Return an image of `size` bytes, `(channels, side, side)` uint8; for its errors see `reason_of`."""
     if size > _MAX_BYTES:
         raise MetaLensError(f"it would take {size:,} bytes")
     formats = [name for name in Image.OPEN if name not in _FOREIGN]
@@ -55,7 +46,7 @@ def decode(size: int, read: Callable[[], bytes], side: int, color: bool) -> np.n
 
 def _flat(image: Image.Image, color: bool) -> Image.Image:
     """Return an image in color or grey, with white where it is transparent."""
-    if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
+    if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255
         values = np.asarray(image).astype(np.float64)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise MetaLensError("its pixels are no whole numbers of 8 or 16 bits")
@@ -67,7 +58,7 @@ def _flat(image: Image.Image, color: bool) -> Image.Image:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why an image cannot be decoded, in words."""
+    """Return why an image cannot be decoded, for messages."""
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return "it has more pixels than a photograph; it may be a decompression bomb"

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from metalens.data.base import Split, TaskDistribution
+from metalens.data.base import BatchedTasks, Split
 from metalens.data.checks import check_sizes
 from metalens.data.grouping import can_divide, divide_units
 from metalens.data.images.layout import (
@@ -36,37 +36,30 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageClass(NamedTuple):
-    """A class of a split.
-
-    Attributes:
-        name: of the class.
-        domain: that it is of, or empty.
-        images: numbers of its images, `(n,)`.
-        groups: the groups of these, numbered from 0, `(n,)`.
-    """
+    """A class of a split."""
 
     name: str
-    domain: str
-    images: np.ndarray
-    groups: np.ndarray
+    domain: str  # or empty
+    images: np.ndarray  # (n,) numbers
+    groups: np.ndarray  # (n,) of the images, numbered from 0
 
 
-class ImageFolders(TaskDistribution):
+class ImageFolders(BatchedTasks):
     """Few-shot classification of images from class folders, in a directory or a zip file.
 
     The folders are `class/image`, `{train,val,test}/class/image`, `domain/class/image` or
-    `{train,val,test}/domain/class/image`, below any folders that hold everything. Images are of any format
-    that Pillow reads, brought to one size without regard to proportions, upright as their camera says, and
-    white where transparent. They are decoded once and kept in the cache, and mapped into memory from there.
+    `{train,val,test}/domain/class/image`, below any common folders. Images are of any format that Pillow
+    reads, resized regardless of proportions, rotated by their EXIF orientation, and white where transparent.
+    They are decoded once into the cache, and mapped into memory from there.
 
     A task has n_way distinct classes, all of one domain, and for each class k_shot support and n_query query
     images. Examples are ordered by class slot; x is `(s, channels, image_size, image_size)` float32 and y
-    `(s,)` int64. The descriptors of a task are the shares of superclasses among its classes or, where these
-    are not given, of domains.
+    `(s,)` int64. The descriptors of a task are the shares of superclasses among its classes or, without
+    these, of domains.
 
-    No image, no group and no class is on two sides. A class is in one split, whatever its domain; support and
-    query of a class share no group; and of images that are equal pixel by pixel, one is kept if they are of
-    one class and none if they are of several. A warning says how many were left out.
+    Nothing leaks: a class is in one split, whatever its domain; support and query of a class share no group;
+    and of images that are equal pixel by pixel, one is kept if they are of one class and none if they are of
+    several, with a warning.
 
     Args:
         source: a directory or a zip file, which is read and never unpacked.
@@ -76,26 +69,26 @@ class ImageFolders(TaskDistribution):
         n_query: query images per class, not per task.
         image_size: height and width in pixels.
         color: whether x has three channels, or one of grey.
-        splits: which classes are in which split. `None`: the folders say so and, without such folders, the
-            shares 0.7, 0.15 and 0.15. Three shares: classes are divided by `hashed_order` of their names,
-            whatever the seed and the folders. A mapping from split to names of classes: classes that are not
-            named are left out. The name of a split: all classes are in it.
-        group: what images of a class belong together, such as frames of one track: a regular expression,
+        splits: `None`: by the folders or, without split folders, by the shares 0.7, 0.15 and 0.15. Three
+            shares: classes are divided by `hashed_order` of their names, whatever the seed and the folders.
+            A mapping from split to names of classes: other classes are left out. The name of a split: all
+            classes are in it.
+        group: images of a class that belong together, such as frames of one track: a regular expression,
             whose first group (or match) in the path of an image is its group, or a function of that path.
         labels: the class of an image by its file name, instead of by its folder; others are left out.
-        domains: which domains to take, in the order of the descriptors; `None` for all.
+        domains: the domains to use, in the order of the descriptors; `None` for all.
         superclasses: the superclass of every class by name, for the descriptors.
         normalize: `"symmetric"`: x in [-1, 1]; `"unit"`: in [0, 1]; `"imagenet"`: by the mean and deviation
             of ImageNet's channels, as pretrained networks expect. All are constants: nothing is fitted.
-        max_images: the most images of a class, the first by their paths; `None` for all.
-        remark: what `metadata` say of the data beside numbers.
+        max_images: maximum of images per class, the first by path; `None` for all.
+        remark: added to `metadata`.
         seed: see `TaskDistribution`.
 
     Attributes:
-        classes: the classes of the split that tasks are made of.
-        class_names: their names, with the domain in front where there are several.
-        n_classes: how many there are.
-        descriptor_names: what the descriptors of a task are shares of.
+        classes: the classes of the tasks of the split.
+        class_names: their names, with the domain in front if there are several.
+        n_classes: their number.
+        descriptor_names: of the superclasses or domains.
 
     Raises:
         MetaLensError: the source is missing, has no images or another layout; images are damaged; a class is
@@ -139,12 +132,11 @@ class ImageFolders(TaskDistribution):
         self.normalize: Normalize = normalize
         self.remark = remark
 
-        images = [image for image in find_images(self.path, labels) if _is_of(domains, image)]
+        found = find_images(self.path, labels)
+        images = [image for image in found if domains is None or image.domain in domains]
         if not images:
-            raise MetaLensError(
-                f"{self.path} has no images" + (f" of the domains {', '.join(domains)}" if domains else "")
-                + "; it must hold class folders with image files."
-            )  # fmt: skip
+            which = f"images of the domains {', '.join(domains)}" if domains else "images"
+            raise MetaLensError(f"{self.path} has no {which}; it must hold class folders with image files.")
         images = first_of_classes(images, max_images)
         split_of = split_classes(images, splits)
         files = [image.file for image in images]
@@ -153,8 +145,7 @@ class ImageFolders(TaskDistribution):
         everything = [number for number, image in enumerate(images) if split_of.get(image.name) == split]
         of_split = [number for number in everything if number in kept]
         self._n_copies = len(everything) - len(of_split)
-        found = self._classes(images, of_split, group)
-        self.classes = self._of_large_domains(self._large_enough(found))
+        self.classes = self._of_large_domains(self._large_enough(self._classes(images, of_split, group)))
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, of in enumerate(self.classes):
             numbers[of.domain].append(number)
@@ -166,18 +157,15 @@ class ImageFolders(TaskDistribution):
         self._pooled = False
 
     def task_classes(self, index: int) -> tuple[str, ...]:
-        """Return the names of the classes of a task: label j stands for the j-th of them."""
+        """Return the names of the classes of a task in the order of the labels."""
         return tuple(self.classes[number].name for number in self._draw(index)[0])
 
     def task_name(self, index: int) -> str:
-        """Return the number of a task with the names of its classes."""
         return f"{index} ({', '.join(self.task_classes(index))})"
 
     def metadata(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            "classes": self.n_classes,
-            "images": sum(len(of.images) for of in self.classes),
-        }
+        n_images = sum(len(of.images) for of in self.classes)
+        facts: dict[str, Any] = {"classes": self.n_classes, "images": n_images}
         if self._n_copies:
             facts["copies_left_out"] = self._n_copies
         domains = Counter(of.domain for of in self.classes)
@@ -191,26 +179,17 @@ class ImageFolders(TaskDistribution):
         twin._pooled = True
         return twin
 
-    def __getitem__(self, index: int) -> Task:
-        tensors = [tensor[0] for tensor in self.batch([index]).tensors]
-        return Task.of_tensors(tensors)
-
-    def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        drawn = [self._draw(int(index)) for index in indices]
+    def _make_batch(self, numbers: list[int]) -> Task:
+        drawn = [self._draw(number) for number in numbers]
         classes = np.stack([numbers for numbers, _ in drawn])
         images = np.stack([of_task for _, of_task in drawn])  # (T, n_way, k_shot + n_query)
         labels = classes if self._pooled else np.broadcast_to(np.arange(self.n_way), classes.shape)
-        support, query = (
-            self._examples(part, labels) for part in (images[..., : self.k_shot], images[..., self.k_shot :])
-        )
+        parts = np.split(images, [self.k_shot], axis=-1)
+        support, query = (self._examples(part, labels) for part in parts)
         if not self.descriptor_names:
             return Task(support, query).as_batch()
-        shares = (
-            self._descriptor_of[classes][..., np.newaxis] == np.arange(len(self.descriptor_names))
-        ).mean(1)
-        return Task(support, query, torch.from_numpy(shares).float())
+        is_of = self._descriptor_of[classes][..., np.newaxis] == np.arange(len(self.descriptor_names))
+        return Task(support, query, torch.from_numpy(is_of.mean(1)).float())
 
     def _examples(self, images: np.ndarray, labels: np.ndarray) -> Examples:
         n = len(images)
@@ -225,7 +204,7 @@ class ImageFolders(TaskDistribution):
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes of a task `(n_way,)`, and their images `(n_way, k_shot + n_query)`."""
-        rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
+        rng = self._generator(index)
         pool = self._pools[rng.integers(len(self._pools))]
         numbers = rng.choice(pool, self.n_way, replace=False)
         return numbers, np.stack([self._draw_images(rng, self.classes[number]) for number in numbers])
@@ -240,14 +219,14 @@ class ImageFolders(TaskDistribution):
         is_support = np.isin(of.groups, shuffled[chosen])
         order = rng.permutation(np.flatnonzero(is_support))
         groups = of.groups[order]
-        # One image of every group in turn, so that the support set is as varied as it can be.
+        # One image of every group in turn, for a varied support set.
         turn = [np.sum(groups[:place] == group) for place, group in enumerate(groups)]
         support = of.images[order[np.argsort(turn, kind="stable")]][: self.k_shot]
         query = rng.choice(of.images[~is_support], self.n_query, replace=False)
         return np.concatenate([support, query])
 
     def _without_copies(self, images: Sequence[LabeledImage], digests: np.ndarray) -> set[int]:
-        """Return the numbers of images that stay: of equal ones the first, or none if classes differ."""
+        """Return the images to keep: of equal ones the first, or none if classes differ."""
         _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
         left_out: set[int] = set()
         for which in np.flatnonzero(counts > 1):
@@ -327,9 +306,7 @@ class ImageFolders(TaskDistribution):
         self.descriptor_names: tuple[str, ...] = ()
         if superclasses is not None:
             if missing := sorted({of.name for of in self.classes} - superclasses.keys()):
-                raise MetaLensError(
-                    f"superclasses lacks {some(missing)}; name the superclass of every class."
-                )
+                raise MetaLensError(f"superclasses lacks {some(missing)}; name that of every class.")
             self.descriptor_names = tuple(sorted(set(superclasses.values())))
             descriptors = [superclasses[of.name] for of in self.classes]
         else:
@@ -337,13 +314,7 @@ class ImageFolders(TaskDistribution):
             self.descriptor_names = tuple(known) if len(known) > 1 else ()
             descriptors = [of.domain for of in self.classes]
         if self.descriptor_names:
-            self._descriptor_of = np.array(
-                [self.descriptor_names.index(descriptor) for descriptor in descriptors]
-            )
-
-
-def _is_of(domains: Sequence[str] | None, image: LabeledImage) -> bool:
-    return domains is None or image.domain in domains
+            self._descriptor_of = np.array([self.descriptor_names.index(name) for name in descriptors])
 
 
 def _group_of(path: str, group: Group) -> str:

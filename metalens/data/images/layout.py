@@ -17,34 +17,23 @@ Splits = Sequence[float] | Mapping[str, Sequence[str]] | Split
 _SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
-_NAMED = 3  # how many of many a sentence names
+_N_NAMED = 3  # names in a message
 
 
 class LabeledImage(NamedTuple):
-    """An image file and what its folders say about it.
-
-    Attributes:
-        file: where it is.
-        name: of its class.
-        domain: the folder around the class, empty if there is none.
-        split: the folder around that, `None` if there is none.
-    """
+    """An image file and its labels by its folders."""
 
     file: SourceFile
-    name: str
-    domain: str
-    split: Split | None
+    name: str  # of its class
+    domain: str  # the folder around the class, or empty
+    split: Split | None  # the folder around that, or None
 
 
 def find_images(source: Path, labels: Mapping[str, str] | None = None) -> list[LabeledImage]:
-    """Return the images of a directory or a zip file, with what their folders say, sorted by path.
-
-    Args:
-        source: see `ImageFolders`.
-        labels: see `ImageFolders`.
+    """Return the images of a directory or a zip file, sorted by path; see `ImageFolders`.
 
     Raises:
-        MetaLensError: the source cannot be read, or its folders are laid out in another way.
+        MetaLensError: the source cannot be read, or its folders have another layout.
     """
     files = [file for file in list_files(source) if is_image(file.path)]
     if labels is not None:
@@ -71,14 +60,10 @@ def find_images(source: Path, labels: Mapping[str, str] | None = None) -> list[L
 
 
 def split_classes(images: Sequence[LabeledImage], splits: Splits | None = None) -> dict[str, Split]:
-    """Return the split of every class by name; classes that are in none are left out.
-
-    Args:
-        images: from `find_images`.
-        splits: see `ImageFolders`.
+    """Return the split of every class by name, without the classes that are in none; see `ImageFolders`.
 
     Raises:
-        MetaLensError: a class is in two splits, or splits are no such choice.
+        MetaLensError: a class is in two splits, or splits are not valid.
     """
     names = sorted({image.name for image in images})
     if splits is None and all(image.split is None for image in images):
@@ -87,9 +72,8 @@ def split_classes(images: Sequence[LabeledImage], splits: Splits | None = None) 
         listed: dict[str, set[str]] = defaultdict(set)
         for image in images:
             listed[image.split or ""].add(image.name)
-        return _listed(
-            listed, names, "has folders in", "; give splits as three shares to divide classes again"
-        )
+        remedy = "; give splits as three shares to divide classes again"
+        return _listed(listed, names, "has folders in", remedy)
     if isinstance(splits, str):
         if splits not in get_args(Split):
             raise MetaLensError(f"splits must be one of {', '.join(get_args(Split))}, got {splits!r}.")
@@ -119,14 +103,12 @@ def _listed(
 
 
 def first_of_classes(images: list[LabeledImage], most: int | None) -> list[LabeledImage]:
-    """Return the first images of every class, at most so many; all for `None`."""
-    if most is None:
-        return images
+    """Return at most the first `most` images of every class."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []
     for image in images:
         seen[image.domain, image.name] += 1
-        if seen[image.domain, image.name] <= most:
+        if most is None or seen[image.domain, image.name] <= most:
             kept.append(image)
     return kept
 
@@ -137,5 +119,5 @@ def some(names: Sequence[str]) -> str:
     >>> some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
+    return ", ".join(names[:_N_NAMED]) + more

@@ -16,41 +16,29 @@ import numpy as np
 from metalens.errors import MetaLensError
 from metalens.io.files import atomic_path, cache_folder
 
-# Part of the cache's key: raise it when the decoding or the layout of the cache files changes.
-_FORMAT = 1
+_FORMAT = 1  # part of the cache's key: raise it when the decoding or the layout of the cache files changes
 
 
 class SourceFile(NamedTuple):
-    """A file of a folder or a zip file.
+    """A file of a folder or a zip file."""
 
-    Attributes:
-        path: inside the source, with forward slashes.
-        size: in bytes.
-        stamp: what changes with the content: the time of writing, of a zip's member also the checksum.
-    """
-
-    path: str
-    size: int
-    stamp: str
+    path: str  # inside the source, with forward slashes
+    size: int  # in bytes
+    stamp: str  # changes with the content: the modification time, of a zip's member also the checksum
 
 
 class ImageStore(NamedTuple):
-    """Decoded images.
+    """Decoded images."""
 
-    Attributes:
-        pixels: `(n, channels, side, side)` uint8, mapped from the cache where there is one.
-        digests: `(n,)` uint64, equal for equal images.
-    """
-
-    pixels: np.ndarray
-    digests: np.ndarray
+    pixels: np.ndarray  # (n, channels, side, side) uint8, mapped from the cache if there is one
+    digests: np.ndarray  # (n,) uint64, equal for equal images
 
 
 def list_files(source: Path) -> list[SourceFile]:
-    """Return all files of a folder or a zip file in the order of their paths; hidden ones are left out.
+    """Return all files of a folder or a zip file, sorted by path; hidden ones are left out.
 
     Raises:
-        MetaLensError: there is no such folder or zip file, or the zip names files outside of itself.
+        MetaLensError: the folder or zip file is missing, or the zip names files outside itself.
     """
     found = _files_of_folder(source) if source.is_dir() else _files_of_zip(source)
     return sorted(
@@ -59,11 +47,7 @@ def list_files(source: Path) -> list[SourceFile]:
 
 
 def is_image(path: str) -> bool:
-    """Return whether the extension of a file is that of an image that Pillow reads.
-
-    >>> is_image("cat/1.JPG"), is_image("labels.csv")
-    (True, False)
-    """
+    """Return whether a file has the extension of an image that Pillow reads."""
     from metalens.data.images.decoding import format_of  # needs Pillow
 
     return format_of(path) is not None
@@ -71,11 +55,7 @@ def is_image(path: str) -> bool:
 
 @contextmanager
 def reading(source: Path) -> Iterator[Callable[[str], bytes]]:
-    """Give a function that reads a file of a folder or a zip file by its path inside.
-
-    Raises:
-        MetaLensError: the zip file cannot be read.
-    """
+    """Give a function that reads a file of a folder or a zip file by its path inside."""
     if source.is_dir():
         yield lambda path: (source / path).read_bytes()
         return
@@ -87,31 +67,20 @@ def reading(source: Path) -> Iterator[Callable[[str], bytes]]:
         members = {PurePosixPath(info.filename).as_posix(): info for info in archive.infolist()}
 
         def read(path: str) -> bytes:
-            with archive.open(members[path]) as member:
-                return member.read(
-                    max(1, members[path].file_size)
-                )  # a member may unpack to more than it says
+            with archive.open(members[path]) as member:  # which may unpack to more than it says
+                return member.read(max(1, members[path].file_size))
 
         yield read
 
 
 def load_images(source: Path, files: Sequence[SourceFile], *, side: int, color: bool) -> ImageStore:
-    """Return images, square and of one size, from the cache or decoded into it.
+    """Return the image files of a folder or a zip file, in the order of the files, `side` by `side` pixels.
 
-    The cache is the folder that METALENS_CACHE names, or the user's cache folder of the system. Where it
-    cannot be written, the images stay in memory.
-
-    Args:
-        source: a folder or a zip file.
-        files: some of its files, all of them images.
-        side: height and width to which images are brought, whatever their proportions.
-        color: whether to keep three channels, or one of grey.
-
-    Returns:
-        The images in the order of the files; callers must not change them.
+    They are decoded once into the folder that METALENS_CACHE names, or the user's cache folder of the system;
+    if it cannot be written, the images stay in memory. Callers must not change them.
 
     Raises:
-        MetaLensError: images are damaged, or too large to be harmless.
+        MetaLensError: images are damaged or dangerously large.
     """
     digest = hashlib.sha256(repr((_FORMAT, side, color)).encode())
     for file in files:
@@ -129,13 +98,12 @@ def _load(source: Path, files: tuple[SourceFile, ...], side: int, color: bool, k
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(cache) as partial, partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             found = _decode(source, files, side, color, lambda _, pixels: file.write(pixels.tobytes()))
         with atomic_path(digests) as partial, partial.open("wb") as file:
             np.save(file, found)
-    except OSError:  # of the cache alone: those of the source name the image
+    except OSError:  # of the cache: those of the source are MetaLensErrors
         pixels = np.empty(shape, np.uint8)
         found = _decode(source, files, side, color, pixels.__setitem__)
         return ImageStore(pixels, found)
@@ -161,7 +129,7 @@ def _decode(
     color: bool,
     keep: Callable[[int, np.ndarray], object],
 ) -> np.ndarray:
-    """Decode files one after the other, hand each on, and return their digests."""
+    """Decode files one by one, pass each to `keep`, and return their digests."""
     from metalens.data.images.decoding import decode, reason_of  # needs Pillow
 
     digests = np.empty(len(files), np.uint64)
@@ -192,9 +160,7 @@ def _files_of_folder(folder: Path) -> Iterator[SourceFile]:
         for place, names, files in os.walk(folder, onerror=_refuse, followlinks=True):
             if (other := seen.setdefault(os.path.realpath(place), place)) != place:
                 link, other = sorted((place, other), key=os.path.islink, reverse=True)
-                raise MetaLensError(
-                    f"{link} is a link to {other}, which is in {folder} too; delete the link."
-                )
+                raise MetaLensError(f"{link} is a link to {other}, also in {folder}; delete the link.")
             names.sort()
             inside = Path(place).relative_to(folder)
             for name in files:
@@ -207,7 +173,7 @@ def _files_of_folder(folder: Path) -> Iterator[SourceFile]:
 
 
 def _refuse(error: OSError) -> None:
-    raise error  # `os.walk` would pass over folders that cannot be read
+    raise error  # `os.walk` would skip unreadable folders
 
 
 def _files_of_zip(source: Path) -> Iterator[SourceFile]:

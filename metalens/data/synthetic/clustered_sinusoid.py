@@ -19,24 +19,20 @@ class ClusteredSinusoid(CurveDistribution):
         (a, b) = amplitude (cos t_g, sin t_g) + spread z,    t_g = t_0 + 2 pi g / G,    z ~ N(0, 1)^2
 
     The seed draws `t_0`, the same for all splits: test tasks are new tasks of the same groups. The
-    descriptors of a task say which group it is of: 1 for its own, 0 for the others.
+    descriptors of a task are its group, one-hot.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
         n_groups: G.
-        spread: standard deviation of a and b within a group, in units of y; 0 makes all tasks of a group the
-            same function.
+        spread: standard deviation of a and b within a group, in units of y; with 0 all tasks of a group are
+            the same function.
         amplitude: of the wave in the middle of a group, in units of y. Neighboring groups are
             `2 amplitude sin(pi / G)` apart in (a, b).
-        k_shot: support examples per task.
-        n_query: query examples per task.
-        n_train_tasks: `None` for unlimited training tasks, or the size of a fixed pool with fixed data.
-        noise: standard deviation of the noise on every target, in units of y.
-        seed: see `TaskDistribution`.
+
+    Further settings: `k_shot`, `n_query`, `n_train_tasks`, `noise`, `seed`: see `CurveDistribution`.
 
     Raises:
-        MetaLensError: a size is below 1, there are fewer than two groups, or spread, amplitude or noise is
-            negative.
+        MetaLensError: a size is out of range.
 
     >>> tasks = ClusteredSinusoid("test", n_groups=3, k_shot=5).batch(range(4))
     >>> tasks.support.x.shape, tasks.descriptors.shape

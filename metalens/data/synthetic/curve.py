@@ -1,4 +1,4 @@
-"""What all regression tasks of one-dimensional functions share."""
+"""Regression of random functions of one variable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from metalens.tasks import Examples, Task
 
 Sampler = Callable[[int], np.ndarray]  # number of points -> inputs (n_tasks, points, 1)
 Function = Callable[[np.ndarray], np.ndarray]  # inputs -> true values of the same shape
-Functions = (
-    tuple[Sampler, Function] | tuple[Sampler, Function, np.ndarray]
-)  # the last: descriptors (n_tasks, p)
+Functions = tuple[Sampler, Function] | tuple[Sampler, Function, np.ndarray]  # descriptors (n_tasks, p)
 
 
 class CurveDistribution(BlockDistribution):
@@ -57,7 +55,7 @@ class CurveDistribution(BlockDistribution):
 
     @abstractmethod
     def draw_functions(self, rng: np.random.Generator, n: int) -> Functions:
-        """Draw n functions; return a sampler of inputs, the functions and, where known, their descriptors."""
+        """Draw n functions; return a sampler of inputs, the functions and, if known, their descriptors."""
 
     def draw(self, rng: np.random.Generator, n: int) -> Task:
         sample, function, *descriptors = self.draw_functions(rng, n)

@@ -11,21 +11,10 @@ class Harmonic(CurveDistribution):
     """Harmonic regression tasks, harder and more diverse than `Sinusoid`.
 
     `y = a1 sin(w x + b1) + a2 sin(2 w x + b2) + e`, with `w ~ U[5, 7]`, `b ~ U[0, 2 pi]`, `a ~ N(0, 1)`,
-    `x ~ N(mu, 1)`, `mu ~ U[-4, 4]`, `e ~ N(0, noise^2)`. The descriptors of a task are what its two waves are
-    at x = 0, how fast they turn, and where they are seen: `(a1 cos b1, a1 sin b1, a2 cos b2, a2 sin b2, w,
-    mu)`.
+    `x ~ N(mu, 1)`, `mu ~ U[-4, 4]`, `e ~ N(0, noise^2)`. The descriptors of a task are the phasors of its two
+    waves, the frequency and the center: `(a1 cos b1, a1 sin b1, a2 cos b2, a2 sin b2, w, mu)`.
 
-    Args:
-        split: `"train"`, `"val"` or `"test"`.
-        k_shot: support examples per task.
-        n_query: query examples per task.
-        n_train_tasks: `None` for unlimited training tasks, or the size of a fixed pool with fixed data;
-            the published benchmark has 5000.
-        noise: standard deviation of the noise on every target, in units of y.
-        seed: see `TaskDistribution`.
-
-    Raises:
-        MetaLensError: a size is below 1, or the noise is negative.
+    Args: see `CurveDistribution`. The published benchmark has `n_train_tasks=5000`.
 
     >>> Harmonic("test", k_shot=5).batch(range(3)).query.x.shape
     torch.Size([3, 15, 1])

@@ -1,4 +1,4 @@
-"""Sine waves of varying amplitude and phase, the field's smallest regression benchmark."""
+"""Sine waves of varying amplitude and phase, the smallest regression benchmark of the field."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ class Sinusoid(CurveDistribution):
     `e ~ N(0, noise^2)`. The descriptors of a task are `(A cos phi, A sin phi)`: their distance is `sqrt(2)`
     times the root mean square difference of two sinusoids over a period.
 
-    Args:
-        split: `"train"`, `"val"` or `"test"`.
-        k_shot: support examples per task.
-        n_query: query examples per task.
-        n_train_tasks: `None` for unlimited training tasks, or the size of a fixed pool with fixed data.
-        noise: standard deviation of the noise on every target, in units of y.
-        seed: see `TaskDistribution`.
-
-    Raises:
-        MetaLensError: a size is below 1, or the noise is negative.
+    Args: see `CurveDistribution`.
 
     >>> task = Sinusoid("test", k_shot=5)[0]
     >>> task.support.x.shape, task.query.y.shape

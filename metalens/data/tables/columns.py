@@ -40,17 +40,17 @@ class Columns:
     """The roles of the columns of a table.
 
     Args:
-        task: column that names the task of a row; `None` where a task is any few classes.
+        task: column that names the task of a row; `None` if a task is any few classes.
         target: column to predict: numbers, or words for classes.
         inputs: columns to predict from: numbers, which are standardized, or words, which become an input for
             each category; `None` for all columns without another role, or with `smiles` for none.
-            `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them as they are.
-        categorical: those among the inputs whose numbers are names of categories.
+            `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them unchanged.
+        categorical: inputs whose numbers are categories.
         smiles: column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
-        missing: empty cells of inputs: `"refuse"` them; `"mean"`: the mean of the training tasks, with a
-            further input that marks them, and no category for a word; `"drop"`: leave out the row, as for an
-            empty target, with a warning that counts them.
-        group: column, such as the patient or the scaffold, whose rows of one value in a task are never
+        missing: empty cells of inputs: `"refuse"` them; `"mean"`: impute the mean of the training tasks and
+            add an indicator input (for words: no category); `"drop"`: leave out the row, as for an empty
+            target, with a warning.
+        group: column, such as the patient or the scaffold; the rows of a task with one value are never
             divided between support and query.
         duplicates: rows of a task with equal inputs: `"together"` on one side like a group, `"refuse"` them,
             or `"allow"` them on both sides.
@@ -85,49 +85,35 @@ class Columns:
         return [] if self.smiles is None else [self.smiles]
 
     def read(self, table: Table, *, text: Sequence[str] = ()) -> pd.DataFrame:
-        """Return a table with its rows numbered from 0.
+        """Return a table with its rows numbered from 0; see `read_table`.
 
-        Args:
-            table: a data frame, the path of a file (see `read_table`), or arrays by name (see
-                `frame_of_arrays`).
-            text: columns of names beside those that have a role here, even where they look like numbers.
-
-        Raises:
-            MetaLensError: it cannot be read as a table.
+        Columns with a role that are names are read as text, also those that `text` names.
         """
         import pandas as pd  # takes as long to import as all of MetaLens
 
         if isinstance(table, Mapping):
             table = frame_of_arrays(table)
         if not isinstance(table, pd.DataFrame | str | os.PathLike):
-            raise MetaLensError(
-                "A table must be a data frame, the path of a file, or arrays by name, got "
-                f"{type(table).__name__}."
-            )
+            wanted = "a data frame, the path of a file, or arrays by name"
+            raise MetaLensError(f"A table must be {wanted}, got {type(table).__name__}.")
         names = (self.task, self.group, self.smiles, *self.categorical, *text)
         return read_table(table, text=[name for name in names if name is not None])
 
     def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:
-        """Return the columns of numbers and words that are inputs; `None` where these come ready-made.
+        """Return the columns of numbers and words that are inputs; `None` for ready-made inputs.
 
         Args:
             frame: from `read`.
             others: columns with further roles, which are inputs only if `inputs` names them.
-
-        Raises:
-            MetaLensError: a column with a role is missing or has two, or there are no inputs.
         """
         roles = [name for name in (self.task, self.target, self.group, *others) if name is not None]
         check_columns(frame, [*roles, *self.molecules])
         if [*roles, *self.molecules].count(self.target) > 1:
-            raise MetaLensError(
-                f"Column {self.target} is the target and has another role too; name two columns."
-            )
+            column = f"Column {self.target}"
+            raise MetaLensError(f"{column} is the target and has another role too; name two columns.")
         if isinstance(self.inputs, np.ndarray | Tensor):
             if self.smiles is not None:
-                raise MetaLensError(
-                    "Give ready-made inputs or smiles, got both; make fingerprints part of inputs."
-                )
+                raise MetaLensError("Give ready-made inputs or smiles, got both; add fingerprints to inputs.")
             return None
         if self.inputs is None:
             names = [] if self.smiles is not None else [name for name in frame.columns if name not in roles]
@@ -144,11 +130,7 @@ class Columns:
         return list(self.inputs)
 
     def kept_rows(self, frame: pd.DataFrame, inputs: Sequence[str]) -> np.ndarray:
-        """Return the rows that are kept: with `missing="drop"` those without an empty cell, else all.
-
-        Raises:
-            MetaLensError: no row is left.
-        """
+        """Return the rows to keep: with `missing="drop"` those without an empty cell, else all."""
         if self.missing != "drop":
             return np.arange(len(frame))
         empty = frame[[self.target, *inputs, *self.molecules]].isna()

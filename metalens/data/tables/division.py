@@ -32,7 +32,7 @@ class Division:
 
     @property
     def task_columns(self) -> list[str]:
-        """Columns that say the same in all rows of a task."""
+        """Columns that are constant within a task."""
         return [name for name in (self.splits, self.stratify) if isinstance(name, str)]
 
     @property
@@ -43,23 +43,14 @@ class Division:
     def divide(
         self, frame: pd.DataFrame, codes: np.ndarray, names: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
-        """Return the rows of every task, and the split of every task.
-
-        Args:
-            frame: the table.
-            codes: which task every row is of, `(rows,)`.
-            names: of the tasks.
-        """
+        """Return the rows and the split of every task; row i belongs to task `names[codes[i]]`."""
         rows_of = rows_by_task(codes, names)
         if isinstance(self.splits, str):
             split_of: Mapping[str, str] = splits_of_column(frame[self.splits], rows_of)
         else:
-            strata = None
-            if self.stratify is not None:
-                strata = property_of_tasks(frame[self.stratify], rows_of, "stratify")
-            split_of = divided(
-                rows_of, self.splits, strata=strata, seed=self.split_seed, instead="a column or "
-            )
+            strata = self.stratify and property_of_tasks(frame[self.stratify], rows_of, "stratify")
+            split_of = divided(rows_of, self.splits, strata=strata or None, seed=self.split_seed,
+                               instead="a column or ")  # fmt: skip
         if self.disjoint is None:
             return rows_of, split_of
         values = frame[self.disjoint].astype(str).tolist()
@@ -68,7 +59,7 @@ class Division:
         return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}, split_of
 
     def for_support(self, frame: pd.DataFrame) -> np.ndarray | None:
-        """Return which rows are support rows by their role, `(rows,)` bool, the others being query rows."""
+        """Return which rows are support rows by their role, `(rows,)` bool; the others are query rows."""
         if self.roles is None:
             return None
         words = frame[self.roles].astype(str).to_numpy()
@@ -90,15 +81,7 @@ def units_of_rows(
 ) -> np.ndarray | None:
     """Return the unit of every row, whose rows are never on both sides; `None` if rows are independent.
 
-    Args:
-        frame: the table.
-        columns: `group` and `duplicates` say what belongs together.
-        codes: which task every row is of, `(rows,)`.
-        inputs: of every row, `(rows, *input_shape)`.
-        for_support: see `Division.for_support`.
-
-    Raises:
-        MetaLensError: there are duplicates to be refused, or rows that belong together have two roles.
+    Rows of a group and duplicates in one task form a unit; `codes` are the tasks of the rows, `(rows,)`.
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -110,7 +93,7 @@ def units_of_rows(
             _refuse_duplicates(frame, equal, columns.task)
     units = linked_rows(keys)
     if for_support is not None and units is not None:
-        _refuse_divided(frame, units, for_support, columns.task)
+        _refuse_split(frame, units, for_support, columns.task)
     return units
 
 
@@ -126,9 +109,7 @@ def _refuse_duplicates(frame: pd.DataFrame, same: np.ndarray, task: str | None) 
         )
 
 
-def _refuse_divided(
-    frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str | None
-) -> None:
+def _refuse_split(frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarray, task: str | None) -> None:
     sides = (np.bincount(units[side], minlength=int(units.max()) + 1) for side in (for_support, ~for_support))
     both = np.logical_and(*(counts > 0 for counts in sides))
     if both.any():
@@ -143,7 +124,7 @@ def _refuse_divided(
 def descriptors_of_tasks(
     column: pd.Series, rows_of: Mapping[str, np.ndarray], train: Sequence[str]
 ) -> np.ndarray:
-    """Return a property of all tasks as numbers, `(tasks, p)`, scaled by the training tasks."""
+    """Return a property of all tasks as numbers, `(tasks, p)`, standardized by the training tasks."""
     refuse_missing(column, "fill it, or leave the row out")
     of_task = property_of_tasks(column, rows_of, "descriptors")
     if is_text(column):

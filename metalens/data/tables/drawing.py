@@ -8,20 +8,19 @@ import numpy as np
 
 from metalens.data.grouping import can_divide, divide_units, units_of_task
 
-MIN_QUERY = 2  # rows, where all that are left are asked: a correlation needs two
+MIN_QUERY = 2  # rows with n_query=None: a correlation needs two
 
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of one task, from which support and query rows are drawn.
+    """The n rows of one task, from which support and query rows are drawn.
 
     Attributes:
-        rows: numbers of the rows in the table.
-        units: of each row, the number of its unit, or `None` where each row is one by itself. The rows of a
-            unit are never in both sets.
-        labels: of each row, the number of its class, or `None` for real targets. The support then has each
-            class of the task if it has the room; the rest is drawn at random.
-        for_support: of each row, whether it may be a support row, and else a query row; `None` for both.
+        rows: their numbers in the table.
+        units: their units, never divided between support and query; `None` for independent rows.
+        labels: their class numbers; `None` for real targets. The support has each class of the task if there
+            is room; the rest is drawn at random.
+        for_support: which are support rows, the others being query rows; `None` for no constraint.
     """
 
     rows: np.ndarray
@@ -30,19 +29,13 @@ class TaskRows:
     for_support: np.ndarray | None = None
 
     @classmethod
-    def of_table(
-        cls,
-        rows: np.ndarray,
-        units: np.ndarray | None,
-        labels: np.ndarray | None,
-        for_support: np.ndarray | None,
-    ) -> TaskRows:
-        """Return the rows of a task with their part of what is known about all rows of the table."""
-        of_task = (None if values is None else values[rows] for values in (labels, for_support))
+    def of_table(cls, rows: np.ndarray, units: np.ndarray | None, *others: np.ndarray | None) -> TaskRows:
+        """Return the rows of a task, with units, labels and roles `others` of all rows of the table."""
+        of_task = (None if values is None else values[rows] for values in others)
         return cls(rows, units_of_task(units, rows), *of_task)
 
     def is_enough(self, k_shot: int, n_query: int | None) -> bool:
-        """Return whether the rows can be divided into so many.
+        """Return whether the rows can be divided into support and query sets of these sizes.
 
         >>> TaskRows(np.arange(4), np.array([0, 0, 0, 1])).is_enough(2, 2)
         False
@@ -58,9 +51,9 @@ class TaskRows:
     def draw(
         self, rng: np.random.Generator, k_shot: int, n_query: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return support and query rows; of the latter all that are left where `n_query` is `None`."""
+        """Return support and query rows; all that are left for queries if `n_query` is `None`."""
         if n_query is not None and self.units is None and self.labels is None and self.for_support is None:
-            drawn = rng.choice(self.rows, k_shot + n_query, replace=False)  # does not shuffle a large task
+            drawn = rng.choice(self.rows, k_shot + n_query, replace=False)  # faster than to shuffle all
             return drawn[:k_shot], drawn[k_shot:]
         order = rng.permutation(len(self.rows))
         if self.labels is not None:

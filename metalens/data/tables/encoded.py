@@ -24,31 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTable:
-    """The examples of a table, of all tasks of all splits.
+    """The examples of a table, of all tasks of all splits."""
 
-    Attributes:
-        tasks: the rows of every task by its name, in the order of the names.
-        split_of: the split of every task.
-        train: the tasks that are trained on, and that everything is fitted to.
-        raw_targets: real targets `(rows, 1)`, or class numbers `(rows,)`.
-        inputs: `(rows, *input_shape)`.
-        targets: as tasks have them.
-        descriptors: `(tasks, p)`, or `None`.
-        encoding: how columns become inputs; `None` for ready-made inputs.
-        class_names: empty for real targets.
-        target_mean: what was subtracted from real targets.
-        target_deviation: by what they were divided.
-    """
-
-    tasks: Mapping[str, TaskRows]
+    tasks: Mapping[str, TaskRows]  # by name, sorted
     split_of: Mapping[str, str]
-    train: Sequence[str]
-    raw_targets: np.ndarray
-    inputs: Tensor
-    targets: Tensor
-    descriptors: Tensor | None
-    encoding: TableInputs | None
-    class_names: tuple[str, ...]
+    train: Sequence[str]  # the tasks to train on, to which everything is fitted
+    raw_targets: np.ndarray  # real (rows, 1), or class numbers (rows,)
+    inputs: Tensor  # (rows, *input_shape)
+    targets: Tensor  # standardized
+    descriptors: Tensor | None  # (tasks, p)
+    encoding: TableInputs | None  # None for ready-made inputs
+    class_names: tuple[str, ...]  # empty for real targets
     target_mean: float = 0.0
     target_deviation: float = 1.0
 
@@ -67,10 +53,9 @@ def encode_table(
     standardize: Standardize,
     descriptors: Sequence[str],
 ) -> EncodedTable:
-    """Read, check, encode and group a table; see `TableTasks` for the settings.
+    """Read, check, encode and group a table; see `TableTasks`.
 
-    Args:
-        choose: returns the tasks to train on, of the names of those with enough rows.
+    `choose` returns the tasks to train on, given the names of those with enough rows.
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -99,7 +84,7 @@ def encode_table(
     if not train and (names is not None or (standardize == "train" and labels is None)):
         raise MetaLensError(
             f"Scales are those of the training tasks, and of {len(of_train)} none has "
-            f"{least_rows(k_shot, n_query)}; lower them, or give the train split more tasks."
+            f"{min_rows(k_shot, n_query)}; lower them, or give the train split more tasks."
         )
     train_rows = np.concatenate([rows_of[name] for name in train]) if train else np.arange(0)
     encoding = None
@@ -113,20 +98,13 @@ def encode_table(
     targets, scale = y, ()
     if not class_names:
         targets, *scale = scaled_targets(y, frame[columns.target], standardize, train_rows, rows_of.values())
-    return EncodedTable(
-        tasks(units_of_rows(frame, columns, codes, array, for_support)),
-        split_of,
-        train,
-        y,
-        torch.from_numpy(array),
-        torch.from_numpy(targets),
-        torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None,
-        encoding,
-        class_names,
-        *scale,
-    )
+    grouped = tasks(units_of_rows(frame, columns, codes, array, for_support))
+    properties = torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None
+    inputs, targets = torch.from_numpy(array), torch.from_numpy(targets)
+    of_all = inputs, targets, properties, encoding, class_names
+    return EncodedTable(grouped, split_of, train, y, *of_all, *scale)
 
 
-def least_rows(k_shot: int, n_query: int | None) -> str:
-    """Return how many rows a task needs, in words."""
+def min_rows(k_shot: int, n_query: int | None) -> str:
+    """Return the number of rows that a task needs, for messages."""
     return f"k_shot + n_query = {k_shot + (n_query or MIN_QUERY)} rows"

@@ -24,25 +24,18 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_CATEGORIES = 200  # of a column that nobody called categorical: more are likely names or texts
+_MAX_CATEGORIES = 200  # of a column that is not in categorical: more are likely names or texts
 _REMEDY = "fill it, or set missing to 'mean' or 'drop'"
 
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers, standardized: `(x - mean) / deviation`, and 0 where it is missing.
-
-    Attributes:
-        name: of the column.
-        mean: over the rows it was fitted to.
-        deviation: the same; 1 for a constant.
-        marks_missing: whether a further input is 1 where the number is missing: it was, in a fitted row.
-    """
+    """A column of numbers, standardized: `(x - mean) / deviation`, and 0 if missing."""
 
     name: str
-    mean: float
-    deviation: float
-    marks_missing: bool
+    mean: float  # of the fitted rows
+    deviation: float  # of the fitted rows; 1 for a constant
+    marks_missing: bool  # whether an indicator input follows, as numbers are missing in fitted rows
 
     @classmethod
     def fit(cls, column: pd.Series) -> NumberColumn:
@@ -62,17 +55,10 @@ class NumberColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A column of words: an input for each category, 1 where it is the row's and 0 elsewhere.
-
-    Unknown and missing categories are 0 everywhere.
-
-    Attributes:
-        name: of the column.
-        categories: in the order of their inputs.
-    """
+    """A column of words, one-hot; unknown and missing categories are all 0."""
 
     name: str
-    categories: tuple[str, ...]
+    categories: tuple[str, ...]  # in the order of their inputs
 
     @classmethod
     def fit(cls, column: pd.Series, *, named: bool) -> CategoryColumn:
@@ -101,11 +87,10 @@ class TableInputs:
     """How the columns of a table become the inputs of a model, as fitted to the rows of training tasks.
 
     Attributes:
-        columns: those of numbers and of words, in their order.
+        columns: of numbers and words.
         smiles: the column with molecules, whose Morgan fingerprints are the last inputs, or `None`.
         n_bits: length of a fingerprint.
-        missing: what an empty cell is: an error (`"refuse"`), or the mean with a mark (`"mean"`); rows with
-            one are not expected with `"drop"`.
+        missing: see `Columns`.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"dose": [1.0, 3.0], "dye": ["red", "blue"]})
@@ -132,18 +117,14 @@ class TableInputs:
         n_bits: int = 1024,
         missing: Missing = "refuse",
     ) -> TableInputs:
-        """Return the inputs that the columns make, with statistics and categories of these rows.
+        """Return inputs with the statistics and categories of these rows.
 
         Args:
             frame: the rows of the training tasks.
-            names: columns of numbers or of words.
-            categorical: those among them that are categories though they look like numbers.
-            smiles: column with molecules.
-            n_bits: length of their fingerprints.
-            missing: `"refuse"`, `"mean"` or `"drop"`.
+            names: columns of numbers or words; further settings: see `Columns`.
 
         Raises:
-            MetaLensError: a column is missing, or a cell is not what the column holds.
+            MetaLensError: a column is missing, or a cell has the wrong type.
         """
         check_columns(frame, [*names, *categorical, *([] if smiles is None else [smiles])])
         if stray := [name for name in categorical if name not in names]:
@@ -161,7 +142,7 @@ class TableInputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What every input is, in the order of `transform`."""
+        """Names of the inputs."""
         bits = [] if self.smiles is None else [f"{self.smiles} bit {bit}" for bit in range(self.n_bits)]
         return tuple([name for column in self.columns for name in column.input_names] + bits)
 
@@ -169,7 +150,7 @@ class TableInputs:
         """Return the inputs of rows, `(n, len(names))`: float32, or uint8 of fingerprints alone.
 
         Raises:
-            MetaLensError: a column is missing, or a cell is not what the column holds.
+            MetaLensError: a column is missing, or a cell has the wrong type.
         """
         used = [column.name for column in self.columns] + ([] if self.smiles is None else [self.smiles])
         check_columns(frame, used)
@@ -184,11 +165,7 @@ class TableInputs:
 
 
 def ready_made(inputs: np.ndarray | Tensor, n_rows: int) -> np.ndarray:
-    """Return ready-made inputs of the rows of a table as an array.
-
-    Raises:
-        MetaLensError: they are no finite numbers, or not one entry for each row.
-    """
+    """Return ready-made inputs of the rows of a table as an array of finite numbers."""
     array = inputs.numpy(force=True) if isinstance(inputs, Tensor) else inputs
     if len(array) != n_rows:
         raise MetaLensError(f"inputs must have one entry for each of the {n_rows} rows, got {len(array)}.")

@@ -9,19 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
 from metalens.io.files import atomic_path, cache_folder
 
-# Part of the cache's key: raise it when the bits or the layout of the cache file change.
-_FORMAT = 1
+_FORMAT = 1  # part of the cache's key: raise it when the bits or the layout of the cache file change
 
 
 def morgan_fingerprints(smiles: Sequence[str], *, n_bits: int = 1024, radius: int = 2) -> np.ndarray:
     """Return the Morgan fingerprint of every molecule, `(n, n_bits)` uint8 of zeros and ones.
 
-    A bit says that some atom's neighborhood of up to `radius` bonds is present, hashed to `n_bits` places.
-    RDKit computes them, without chirality; the cache folder (`METALENS_CACHE`, or the user's) keeps the
-    result of a list of molecules, for which RDKit is not needed again.
+    A bit is set for each neighborhood of up to `radius` bonds of an atom, hashed to `n_bits` places. RDKit
+    computes them, without chirality; the cache folder (`METALENS_CACHE`, or the user's) keeps the result of a
+    list of molecules, which then does not need RDKit again.
 
     Args:
         smiles: n molecules in SMILES notation.
@@ -46,18 +45,16 @@ def morgan_fingerprints(smiles: Sequence[str], *, n_bits: int = 1024, radius: in
     if bits is None:
         bits = _compute(smiles, n_bits, radius)
         with suppress(OSError):  # without a cache, the next process computes again: slower, not wrong
-            _write(cache, bits)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(cache) as partial, partial.open("wb") as file:
+                np.save(file, bits)
     return bits
 
 
 def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
-    try:
+    with extra("chem"):
         from rdkit import Chem, rdBase
         from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
-    except ImportError as error:
-        raise MetaLensError(
-            "Fingerprints need RDKit, which is not installed; install it by pip install 'metalens[chem]'."
-        ) from error
     generator = GetMorganGenerator(radius=radius, fpSize=n_bits)
     bits = np.zeros((len(smiles), n_bits), dtype=np.uint8)
     unreadable = []
@@ -70,9 +67,7 @@ def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
                 row[:] = generator.GetFingerprintAsNumPy(molecule)
     if unreadable:
         others = f", nor {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
-        raise MetaLensError(
-            f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it or leave it out."
-        )
+        raise MetaLensError(f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it.")
     return bits
 
 
@@ -82,9 +77,3 @@ def _read(path: Path, n: int, n_bits: int) -> np.ndarray | None:
     except Exception:  # damage shows as one of many types, and the remedy is always to compute again
         return None
     return bits if bits.shape == (n, n_bits) and bits.dtype == np.uint8 else None
-
-
-def _write(path: Path, bits: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        np.save(file, bits)

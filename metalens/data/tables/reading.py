@@ -15,7 +15,7 @@ import numpy as np
 
 from metalens.data.checks import as_array
 from metalens.data.npz import read_npz
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,22 +32,17 @@ _OTHER_SEPARATORS = ";\t|"
 def read_table(table: pd.DataFrame | str | os.PathLike[str], *, text: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table with its rows numbered from 0.
 
-    Columns of a CSV file without a name, such as the row numbers that data frames write, are left out with a
-    warning. Spaces around names, and in front of cells, do not count.
+    Nameless columns of a CSV file, such as the row numbers that data frames write, are left out with a
+    warning. Spaces around names and before cells are ignored.
 
     Args:
-        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`), of an `.npz` file (see
-            `frame_of_arrays`) or of a CSV file in UTF-8, with a header and commas between columns, which may
-            be compressed.
-        text: columns of a CSV file that are names, even where they look like numbers, such as `007`.
+        table: a data frame, or the path of a Parquet file (`.parquet`, `.pq`), an `.npz` file (see
+            `frame_of_arrays`) or a CSV file in UTF-8, with a header and commas, which may be compressed.
+        text: columns of a CSV file to read as text, even if they look like numbers, such as `007`.
 
     Raises:
-        MetaLensError: the file cannot be read as a table, has no rows, has two columns of one name, or
-            unpacks to far more than a table.
-
-    >>> import pandas as pd
-    >>> read_table(pd.DataFrame({"a": [1, 2]}, index=[5, 6])).index.tolist()
-    [0, 1]
+        MetaLensError: the file cannot be read as a table, has no rows, has two columns of one name, or may be
+            a decompression bomb.
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -71,6 +66,8 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
     name = os.fspath(path)
     try:
         if name.endswith(_PARQUET):
+            with extra("parquet"):
+                import pyarrow  # noqa: F401 # pyright: ignore[reportMissingImports]
             return pd.read_parquet(path)
         if name.endswith(".npz"):
             return frame_of_arrays(read_npz(path))
@@ -78,17 +75,11 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
         return _read_csv(path, text)
     except (MetaLensError, MemoryError):
         raise
-    except ImportError as error:
-        raise MetaLensError(
-            f"To read {name}, Parquet needs pyarrow, which is not installed; install it by "
-            "pip install 'metalens[parquet]', or give a CSV file."
-        ) from error
     except FileNotFoundError as error:
         raise MetaLensError(f"There is no file {name}; correct the path.") from error
     except UnicodeDecodeError as error:
-        raise MetaLensError(
-            f"{name} is not in UTF-8 ({error.reason} at byte {error.start}); save it as a CSV file in UTF-8."
-        ) from error
+        where = f"{error.reason} at byte {error.start}"
+        raise MetaLensError(f"{name} is not in UTF-8 ({where}); save it as a CSV file in UTF-8.") from error
     except pd.errors.EmptyDataError as error:
         raise MetaLensError(f"{name} is empty; give a CSV file with a header and rows.") from error
     except pd.errors.ParserError as error:
@@ -96,19 +87,18 @@ def _read_file(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFram
         raise MetaLensError(f"Cannot read {name} as a table ({reason}); correct that line.") from error
     except pd.errors.ParserWarning as error:
         raise MetaLensError(
-            f"{name} has rows with more cells than its header has names; name every column."
+            f"{name} has rows with more cells than its header has names; name all."
         ) from error
     except Exception as error:  # damage shows as one of a dozen types
-        raise MetaLensError(
-            f"Cannot read {name} as a table ({type(error).__name__}); give a CSV or Parquet file."
-        ) from error
+        reason = type(error).__name__
+        raise MetaLensError(f"Cannot read {name} as a table ({reason}); give CSV or Parquet.") from error
 
 
 def _read_csv(path: str | os.PathLike[str], text: Sequence[str]) -> pd.DataFrame:
     import pandas as pd  # takes as long to import as all of MetaLens
 
     file = os.fspath(path)
-    # pandas would give equal names numbers, and take cells beyond the header for a shift of all others.
+    # pandas would number equal names, and shift all columns if rows have more cells than the header.
     header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False,
                          encoding="utf-8-sig", skipinitialspace=True)  # fmt: skip
     names = [str(name).strip() for name in header.iloc[0]]
@@ -152,7 +142,7 @@ def _refuse_bomb(name: str) -> None:
 
 
 def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
-    """Return arrays as a table: one with a number or word for each row is a column, one with d is d columns.
+    """Return arrays `(rows,)` and `(rows, d)` as a table, of one and of d columns.
 
     Raises:
         MetaLensError: an array has another shape or length, or holds objects.
@@ -179,21 +169,16 @@ def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
-    """Refuse names of columns that the table does not have.
-
-    Raises:
-        MetaLensError: with those that it has.
-    """
+    """Raise a `MetaLensError` if the table lacks a column."""
     if missing := [str(name) for name in names if name not in frame.columns]:
-        raise MetaLensError(
-            f"The table has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}."
-        )
+        known = ", ".join(map(str, frame.columns))
+        raise MetaLensError(f"The table has no column {', '.join(missing)}; it has {known}.")
 
 
 def is_text(column: pd.Series) -> bool:
-    """Return whether a column holds words: no numbers by its type, and none in most of its cells.
+    """Return whether a column holds words: its type is not numeric, and nor are most of its cells.
 
-    Numbers with a decimal comma are not words: who reads them as numbers then says what is wrong.
+    Numbers with a decimal comma are not words: reading them as numbers raises a clear error.
 
     >>> import pandas as pd
     >>> is_text(pd.Series(["red", "2"])), is_text(pd.Series(["1", "2,5", "?"])), is_text(pd.Series([1, 2]))
@@ -213,10 +198,8 @@ def is_text(column: pd.Series) -> bool:
 def numbers(column: pd.Series) -> np.ndarray:
     """Return a column as numbers, `(n,)`; missing ones are nan.
 
-    Rows are counted from 1 in errors, below the header.
-
     Raises:
-        MetaLensError: a cell is no number, or infinite or beyond 1e30; with its row and column.
+        MetaLensError: a cell is not a number within 1e30; rows are counted from 1, below the header.
 
     >>> import pandas as pd
     >>> numbers(pd.Series(["1", None, "x", "4"], name="dose"))  # doctest: +ELLIPSIS
@@ -227,9 +210,7 @@ def numbers(column: pd.Series) -> np.ndarray:
     import pandas as pd  # takes as long to import as all of MetaLens
 
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        raise MetaLensError(
-            f"Column {column.name} holds dates; give numbers instead, such as days since a start."
-        )
+        raise MetaLensError(f"Column {column.name} holds dates; give numbers, such as days since a start.")
     found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = (np.isnan(found) & column.notna().to_numpy()) | (np.abs(found) > MAX_NUMBER)
     if wrong.any():
@@ -245,21 +226,15 @@ def numbers(column: pd.Series) -> np.ndarray:
 
 
 def refuse_missing(column: pd.Series, remedy: str) -> None:
-    """Refuse a column with an empty cell.
-
-    Raises:
-        MetaLensError: with the row and the remedy.
-    """
+    """Raise a `MetaLensError` if a column has an empty cell."""
     empty = column.isna().to_numpy()
     if empty.any():
-        row = column.index[int(empty.argmax())] + 1
-        raise MetaLensError(
-            f"Row {row} of column {column.name} is empty, the first of {int(empty.sum())}; {remedy}."
-        )
+        row, n = column.index[int(empty.argmax())] + 1, int(empty.sum())
+        raise MetaLensError(f"Row {row} of column {column.name} is empty, the first of {n}; {remedy}.")
 
 
 def scale_of(x: np.ndarray) -> tuple[float, float]:
-    """Return the mean and the standard deviation of numbers; 1 where rounding alone tells them apart.
+    """Return the mean and the standard deviation of numbers; 1 if they differ by rounding alone.
 
     >>> scale_of(np.full(7, 0.1))[1], scale_of(np.array([1.0, 3.0]))
     (1.0, (2.0, 1.0))
@@ -274,14 +249,7 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
     """Return the numbers of a column as `(x - mean) / deviation`; missing ones stay nan.
 
     Raises:
-        MetaLensError: a number is too far from the mean to be computed with; with its row and column.
-
-    >>> import pandas as pd
-    >>> column = pd.Series([1.0, 2e12], name="dose")
-    >>> standardized(numbers(column), column, 0.0, 1.0)
-    Traceback (most recent call last):
-    ...
-    metalens.errors.MetaLensError: Row 2 of column dose is 2000000000000.0, more than 1e+09 standard ...
+        MetaLensError: a number is more than 1e9 deviations from the mean.
     """
     x = (x - mean) / deviation
     far = np.abs(x) > MAX_DEVIATIONS
@@ -296,14 +264,14 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
 
 
 def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:
-    """Return which of some classes the cells of a column name, `(n,)` int64.
+    """Return the class number of each cell of a column, `(n,)` int64.
 
     Args:
-        column: of words, numbers or truth values, none missing.
-        classes: of the same type; words stand for any.
+        column: words, numbers or booleans, none missing.
+        classes: of the same type, or words.
 
     Raises:
-        MetaLensError: a cell names another class; with its row and column.
+        MetaLensError: a cell names another class.
 
     >>> import pandas as pd
     >>> class_numbers(pd.Series(["no", "yes"]), ["no", "yes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
@@ -12,13 +13,10 @@ import torch
 from metalens.data.base import Split, TaskDistribution
 from metalens.data.checks import check_choices, warn_of_constants
 from metalens.data.named_tasks import NamedTasks
-from metalens.data.tables.columns import (
-    ColumnOptions,
-    Columns,
-)
+from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
 from metalens.data.tables.drawing import MIN_QUERY
-from metalens.data.tables.encoded import encode_table, least_rows
+from metalens.data.tables.encoded import encode_table, min_rows
 from metalens.data.tables.targets import Kind, Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class DrawSettings(TypedDict, total=False):
-    """The settings of `TableTasks` that say how tasks are drawn, for subclasses that know their table."""
+    """Settings of `TableTasks` for subclasses that know their table."""
 
     n_query: int | None
     n_train_tasks: int | None
@@ -37,19 +35,18 @@ class DrawSettings(TypedDict, total=False):
 
 
 class TableTasks(NamedTasks):
-    """Tasks from a table: a row is an example, and the rows that name the same task belong to it.
+    """Tasks from a table: a row is an example, and a column names its task.
 
     Task number i has `k_shot + n_query` different rows of one task of the table, drawn at random. Training
-    goes through the tasks of the table in a new random order each time round; validation and test tasks
-    come in the order of their names, number i being the `(i mod P)`-th of P. When they come again, other
-    rows are drawn.
+    goes through the tasks in a new random order each round; validation and test tasks come in the order of
+    their names, number i being the `(i mod P)`-th of P. Each return to a task draws other rows.
 
     Words as targets are classes. They mean the same in all tasks: class j of every task is `class_names[j]`,
     one output of the network. `k_shot` counts the support rows of all classes together, among them one of
-    each class that the task has if there is room, so a task keeps its own balance of classes.
+    each class of the task if there is room, so a task keeps its balance of classes.
 
-    What is fitted to data (scale and categories of inputs, scale of targets) is fitted to the rows of the
-    training tasks alone. In errors rows are counted from 1, below the header.
+    Scales and categories are fitted to the rows of the training tasks alone. Errors count rows from 1, below
+    the header.
 
     Args:
         table: a data frame, the path of a CSV file, which may be compressed, or of a Parquet file
@@ -58,27 +55,26 @@ class TableTasks(NamedTasks):
         task: the column that names the task of a row.
         target: the column to predict: numbers, or words for classes.
         n_bits: length of a fingerprint.
-        kind: of the targets: `"regression"`, `"classification"`, or `"auto"`, for which words and truth
-            values are classes and numbers are not.
-        classes: the classes in the order of the outputs, where a model knows them already; `None` for those
-            of the table.
-        roles: a column that says `support` or `query`, for rows that a benchmark has divided.
-        splits: the column that says `train`, `val` or `test`; or the shares of tasks in the three, which
-            are then divided by `hashed_order` of their names, whatever `seed`.
-        split_seed: another division by shares for every number.
+        kind: of the targets: `"regression"`, `"classification"`, or `"auto"`: words and booleans are classes.
+        classes: the classes in the order of the outputs, for a model that knows them; `None` for those of the
+            table.
+        roles: a column with `support` or `query`, for rows that a benchmark has divided.
+        splits: the column with `train`, `val` or `test`; or the shares of tasks in the three, divided by
+            `hashed_order` of their names, whatever `seed`.
+        split_seed: selects another division by shares.
         stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
-        disjoint: a column whose values no two splits share, such as the molecule. Half of the values belongs
+        disjoint: a column whose values no two splits share, such as the molecule. Half of the values belong
             to training, a quarter each to validation and testing, by `hashed_order`; other rows of a split's
             tasks are left out.
-        descriptors: columns with properties of tasks that become their descriptors: words as 1 for the own
-            one and 0 for others, numbers standardized by the training tasks.
+        descriptors: columns with properties of tasks that become their descriptors: words one-hot, numbers
+            standardized by the training tasks.
         k_shot: support rows per task.
-        n_query: query rows per task; `None` for all that are left, at least two. Tasks then differ in size,
-            and do not fit into one batch: `evaluate` takes them one by one, and to train on them set it.
+        n_query: query rows per task; `None` for all that are left, at least two. Tasks of different sizes do
+            not fit into one batch: `evaluate` takes them one by one, and training needs a number.
         n_train_tasks: how many tasks of the table to train on, chosen at random by the seed; `None` for all.
-        standardize: of real targets. `"train"`: subtract the mean and divide by the standard deviation of all
-            rows of the training tasks. `"task"`: the same with those of all rows of the task itself, query
-            rows included, which a truly new task does not know. `"none"`: targets as they are.
+        standardize: real targets by the mean and standard deviation of all rows of the training tasks,
+            `"train"`, or of the task itself, `"task"`: query rows included, which a truly new task does not
+            know; or not, `"none"`.
         seed: see `TaskDistribution`.
 
     Further settings: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`: see `Columns`.
@@ -86,27 +82,26 @@ class TableTasks(NamedTasks):
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
         class_names: the classes in the order of the outputs; empty for real targets.
-        encoding: how columns become inputs, to be used for new rows; `None` for ready-made inputs.
-        inputs: of all rows of the table that are not left out, also those of other splits.
+        encoding: of columns as inputs, for new rows; `None` for ready-made inputs.
+        inputs: of all rows that are not left out, in all splits.
         input_shape: of one example.
-        n_outputs: that a network needs: the number of classes, or 1.
-        target_mean: what was subtracted from real targets by `standardize="train"`, else 0.
-        target_deviation: by what they were divided, else 1.
-        equal_sizes: whether all tasks have as many rows.
+        n_outputs: of a network: the number of classes, or 1.
+        target_mean: of real targets with `standardize="train"`, else 0.
+        target_deviation: of real targets with `standardize="train"`, else 1.
+        equal_sizes: whether all tasks have equally many rows.
 
     Raises:
-        MetaLensError: the table cannot be read, a column is missing or does not hold what it should (with the
-            row), a task is in two splits, the split has no tasks with enough rows, or a setting is out of
-            range.
+        MetaLensError: the table cannot be read, a column is missing or has a wrong cell, a task is in two
+            splits, the split has no tasks with enough rows, or a setting is out of range.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"patient": list("aaaabbbbcccc"), "age": range(12), "score": range(12)})
     >>> tasks = TableTasks(table, task="patient", target="score", splits=(0.4, 0.3, 0.3), k_shot=2, n_query=1)
-    >>> tasks.batch(range(3)).support.x.shape
-    torch.Size([3, 2, 1])
+    >>> tasks.batch(range(3)).support.x.shape, tasks.in_split("val").task_names
+    (torch.Size([3, 2, 1]), ('c',))
     """
 
-    metrics_of_numbers: ClassVar[tuple[str, ...]] = ("pearson_r2",)  # beside the usual one
+    metrics_of_numbers: ClassVar[tuple[str, ...]] = ("pearson_r2",)  # extra metrics of real targets
 
     n_query: int | None  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -133,13 +128,8 @@ class TableTasks(NamedTasks):
         seed: int = 0,
         **columns: Unpack[ColumnOptions],
     ) -> None:
-        super().__init__(
-            split,
-            k_shot=k_shot,
-            n_query=MIN_QUERY if n_query is None else n_query,
-            n_train_tasks=n_train_tasks,
-            seed=seed,
-        )
+        min_query = MIN_QUERY if n_query is None else n_query
+        super().__init__(split, k_shot=k_shot, n_query=min_query, n_train_tasks=n_train_tasks, seed=seed)
         check_choices(standardize=(standardize, Standardize), kind=(kind, Kind))
         self.standardize: Standardize = standardize
         self.n_query = n_query
@@ -148,15 +138,9 @@ class TableTasks(NamedTasks):
             table,
             Columns(task=task, target=target, **columns),
             Division(splits=splits, split_seed=split_seed, stratify=stratify, disjoint=disjoint, roles=roles),
-            k_shot=k_shot,
-            n_query=n_query,
-            choose=self.choose_tasks,
-            n_bits=n_bits,
-            kind=kind,
-            classes=classes,
-            standardize=standardize,
-            descriptors=descriptors,
-        )
+            k_shot=k_shot, n_query=n_query, choose=self.choose_tasks, n_bits=n_bits, kind=kind,
+            classes=classes, standardize=standardize, descriptors=descriptors,
+        )  # fmt: skip
         self.inputs, self.encoding = self._table.inputs, self._table.encoding
         self.input_shape = tuple(self.inputs.shape[1:])
         self.target, self.class_names = target, self._table.class_names
@@ -166,22 +150,14 @@ class TableTasks(NamedTasks):
         self._take_split()
 
     def in_split(self, split: Split) -> Self:
-        """Return the tasks of another split, of the same table, which is not read and encoded again.
-
-        >>> import pandas as pd
-        >>> table = pd.DataFrame({"site": list("aaaabbbbcccc"), "heat": range(12), "yield": range(12)})
-        >>> sizes = {"splits": (0.4, 0.3, 0.3), "k_shot": 2, "n_query": 1}
-        >>> train = TableTasks(table, task="site", target="yield", **sizes)
-        >>> train.task_names, train.in_split("val").task_names
-        (('a',), ('c',))
-        """
-        twin = self._copy_for(split)
+        """Return the tasks of another split, without reading and encoding the table again."""
+        twin = copy(self)
+        twin.split = split
         twin._take_split()
         return twin
 
     @property
     def extra_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Of real targets: `metrics_of_numbers`."""
         return () if self.class_names else self.metrics_of_numbers
 
     def metadata(self) -> dict[str, Any]:
@@ -194,11 +170,8 @@ class TableTasks(NamedTasks):
         return self  # a class is the same in all tasks
 
     def draw_tasks(self, places: Sequence[int], rngs: Sequence[np.random.Generator]) -> Task:
-        """Draw a batch of tasks; see `NamedTasks`."""
-        drawn = [
-            self._rows[place].draw(rng, self.k_shot, self.n_query)
-            for place, rng in zip(places, rngs, strict=True)
-        ]
+        rows = [self._rows[place] for place in places]
+        drawn = [of.draw(rng, self.k_shot, self.n_query) for of, rng in zip(rows, rngs, strict=True)]
         sizes = sorted({len(query) for _, query in drawn})
         if len(sizes) > 1:
             raise MetaLensError(
@@ -226,7 +199,7 @@ class TableTasks(NamedTasks):
             self._descriptors = table.descriptors[[name in enough for name in table.tasks]]
 
     def _warn_of_small(self, n: int, n_enough: int) -> None:
-        least = least_rows(self.k_shot, self.n_query)
+        least = min_rows(self.k_shot, self.n_query)
         if n_enough == 0:
             raise MetaLensError(
                 f"The {self.split} split has {n} tasks, and none with {least} or more that can be "

@@ -27,15 +27,9 @@ Standardize = Literal["train", "task", "none"]
 def read_targets(
     column: pd.Series, kind: Kind, known: Sequence[Any] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return real targets, `(rows, 1)`, or numbers of classes, `(rows,)`, and the names of the classes.
+    """Return real targets, `(rows, 1)`, or class numbers, `(rows,)`, and the names of the classes.
 
-    Args:
-        column: with the targets.
-        kind: see `TableTasks`.
-        known: the classes in the order of their numbers; `None` for those of the column, sorted.
-
-    Raises:
-        MetaLensError: a target is missing or no number, or there is a single class.
+    The classes are the `known` ones in their order, or those of the column, sorted.
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -49,9 +43,7 @@ def read_targets(
     else:
         codes, classes = class_numbers(column, known), known
     if len(classes) < 2:
-        raise MetaLensError(
-            f"Column {column.name} names one class, {classes[0]}, in all rows; classes need at least two."
-        )
+        raise MetaLensError(f"Column {column.name} names one class, {classes[0]}, in all rows; give two.")
     if kind == "auto" and 2 * len(classes) > len(column):
         raise MetaLensError(
             f"Column {column.name} names {len(classes)} classes in {len(column)} rows, such as "
@@ -67,14 +59,9 @@ def scaled_targets(
     train_rows: np.ndarray,
     tasks: Iterable[np.ndarray],
 ) -> tuple[np.ndarray, float, float]:
-    """Return real targets, standardized, `(rows, 1)` float32, with the mean and deviation of training rows.
+    """Return standardized targets, `(rows, 1)` float32, with the mean and deviation of the training rows.
 
-    Args:
-        y: targets, `(rows, 1)`.
-        column: that they are from, for errors.
-        standardize: see `TableTasks`.
-        train_rows: rows of the training tasks.
-        tasks: rows of each task.
+    `column` names the target in errors; `tasks` are the rows of each task.
     """
     mean, deviation = 0.0, 1.0
     if standardize == "train" and len(train_rows):

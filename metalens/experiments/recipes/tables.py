@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from metalens.data import ChemblAssays, Kiba, Parkinsons, Split, TaskDistribution
-from metalens.data.catalog.kiba import N_BITS
+from metalens.data.catalog.assays import N_BITS
 from metalens.data.catalog.parkinsons import N_INPUTS
 from metalens.data.tables.targets import Standardize
 from metalens.experiments.recipe import Recipe, Settings

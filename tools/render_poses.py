@@ -1,7 +1,11 @@
-"""Views of objects from meshes, in the format that `Pose` reads."""
+"""Render grey views of Wavefront meshes (NAME.obj) for `metalens.Pose`; needs pybullet 3.2.5 or later.
+
+python -m tools.render_poses pose_objects.npz MESHES/*.obj
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,8 +38,7 @@ def render_poses(
 ) -> None:
     """Render grey views of meshes from random directions on the processor, and write them for `Pose`.
 
-    Each object is scaled to the same radius and seen from all around, from the same height, on white. Needs
-    the extra `pose` (pybullet).
+    Each object is scaled to the same radius and seen from all around, from the same height, on white.
 
     Args:
         out: the file to write; `Pose` finds it by the name `pose_objects.npz`.
@@ -126,12 +129,9 @@ class _Renderer:
 
     def __init__(self, size: int, elevation: float, up: str) -> None:
         try:
-            import pybullet  # pyright: ignore[reportMissingImports] # an extra
+            import pybullet
         except ImportError as error:
-            raise MetaLensError(
-                "Rendering needs pybullet, which is not installed; install it by pip install "
-                "'metalens[pose]'."
-            ) from error
+            raise MetaLensError("pybullet is not installed; run pip install pybullet.") from error
         self._bullet: Any = pybullet
         self._size, self._elevation, self._up = size, elevation, up
 
@@ -188,3 +188,32 @@ class _Renderer:
         # What shows the object stays apart from the background, however bright it is.
         visible = np.reshape(found, (size, size)) >= 0
         return np.where(visible, grey.round().clip(0, _BACKGROUND - 1), _BACKGROUND).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path, help="file to write, pose_objects.npz for Pose")
+    parser.add_argument("meshes", type=Path, nargs="+", help="Wavefront files; their stems name the objects")
+    parser.add_argument(
+        "--families", nargs="*", default=[], metavar="NAME=FAMILY", help="one shape, one split"
+    )
+    parser.add_argument("--n-views", type=int, default=100, help="views of each object")
+    parser.add_argument("--size", type=int, default=128, help="height and width of a view in pixels")
+    parser.add_argument("--elevation", type=float, default=30.0, help="of the camera, in degrees")
+    parser.add_argument("--up", choices=["y", "z"], default="y", help="axis of the meshes that points up")
+    parser.add_argument("--seed", type=int, default=0, help="of the azimuths")
+    settings = vars(parser.parse_args())
+    out, paths, families = (settings.pop(name) for name in ("out", "meshes", "families"))
+    meshes = {path.stem: path for path in paths}
+    if len(meshes) < len(paths):
+        parser.error("Two meshes have one name; rename one.")
+    if stray := [pair for pair in families if pair.split("=")[0] not in meshes or pair.count("=") != 1]:
+        parser.error(f"--families takes NAME=FAMILY with the name of a mesh, got {stray[0]}.")
+    try:
+        render_poses(out, meshes, families=dict(pair.split("=") for pair in families), **settings)
+    except MetaLensError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
