@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # What it comes to where a file has another structure than was expected: damage, or another version.
-DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class MetaLensError(ValueError):
@@ -31,7 +31,7 @@ class DivergenceError(MetaLensError):
 
 
 @contextmanager
-def in_one_sentence(said: str, remedy: str, kinds: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+def reraise_as(said: str, remedy: str, kinds: tuple[type[Exception], ...] = MALFORMED) -> Iterator[None]:
     """Say in one sentence that something is damaged where the block fails for what is in it.
 
     Args:
@@ -42,7 +42,7 @@ def in_one_sentence(said: str, remedy: str, kinds: tuple[type[Exception], ...] =
     Raises:
         MetaLensError: the block failed.
 
-    >>> with in_one_sentence("The file is damaged", "get it again"):
+    >>> with reraise_as("The file is damaged", "get it again"):
     ...     {}["weights"]
     Traceback (most recent call last):
     ...

@@ -79,11 +79,7 @@ class Objective(nn.Module):
     ['query', 'trlearner']
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        regularizers: Sequence[Regularizer] = (),
-    ) -> None:
+    def __init__(self, learner: Learner, regularizers: Sequence[Regularizer] = ()) -> None:
         super().__init__()
         for regularizer in regularizers:
             if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from metalens.errors import MetaLensError, in_one_sentence
+from metalens.errors import MetaLensError, reraise_as
 from metalens.io.files import atomic_path, remove_partials
 from metalens.processes import ALONE, Processes
 
@@ -156,7 +156,7 @@ def restoring() -> AbstractContextManager[None]:
         MetaLensError: the block failed.
     """
     said = "The newest checkpoint does not hold the state of this training"
-    return in_one_sentence(said, "delete it, or start over without resuming")
+    return reraise_as(said, "delete it, or start over without resuming")
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> str:

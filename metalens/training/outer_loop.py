@@ -15,13 +15,7 @@ from metalens.errors import DivergenceError
 from metalens.execution.plan import Execution
 from metalens.objective import outer_loss, trained_parameters
 from metalens.tasks import Task, stack_tasks
-from metalens.training.checkpoint import (
-    Checkpoints,
-    State,
-    random_streams,
-    restoring,
-    set_random_streams,
-)
+from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
 from metalens.training.nonfinite import clip_gradients, describe_nonfinite
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
