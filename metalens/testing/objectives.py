@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -129,7 +129,7 @@ def permuted(tree: Tree) -> Tree:
     return pytree.tree_map(lambda tensor: tensor[torch.tensor([2, 0, 3, 1])], tree)
 
 
-def assert_close(got: object, expected: object, message: str, **tolerances: float) -> None:
+def assert_close(got: object, expected: object, message: str, **tolerances: Any) -> None:
     """Raise `AssertionError` with a message and the differences if tensors are not close."""
     torch.testing.assert_close(got, expected, **tolerances, msg=lambda found: f"{message}\n{found}")
 
