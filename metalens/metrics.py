@@ -34,6 +34,11 @@ class Metric:
     unit: str = ""
     meaning: str = ""
 
+    @property
+    def scale(self) -> int:
+        """The factor with which it is shown: 100 for percent."""
+        return 100 if self.unit == "fraction" else 1
+
 
 def accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return the fraction of queries of every task whose class has the largest logit, `(T,)`.
