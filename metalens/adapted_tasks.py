@@ -39,15 +39,14 @@ class AdaptedTasks:
         learner: the learner that adapts.
         tasks: a batch of T tasks.
         batching: how the learner is mapped over tasks; see `metalens.batching`.
-        chunk: tasks that are computed at a time, in memory for so many, or `None` for all.
-        parameters: with a chunk, all that is differentiated; by default the learner's parameters.
-        processes: those that work on one large batch, of which these T tasks are this process's share; by
-            default this one alone.
-        weights: what each task counts in a mean over tasks, `(T,)`, adding up to 1; by default all the same.
+        chunk: tasks that are computed at a time, in memory for as many, or `None` for all.
+        parameters: with a chunk, all tensors to differentiate; by default the learner's parameters.
+        processes: those that share a larger batch, of which these are the tasks of this process.
+        weights: of the tasks in means, `(T,)`, adding up to 1; equal by default.
 
     Attributes:
         n_tasks: T.
-        n_all_tasks: tasks of all processes together; they are numbered through.
+        n_all_tasks: tasks of all processes together; they are numbered consecutively.
 
     Raises:
         MetaLensError: there are not as many weights as tasks.
@@ -59,16 +58,10 @@ class AdaptedTasks:
     """
 
     def __init__(
-        self,
-        learner: Learner,
-        tasks: Task,
-        batching: Batching = "auto",
-        *,
-        chunk: int | None = None,
-        parameters: Iterable[Tensor] | None = None,
-        processes: Processes = ALONE,
-        weights: Tensor | None = None,
-    ) -> None:
+        self, learner: Learner, tasks: Task, batching: Batching = "auto", *,
+        chunk: int | None = None, parameters: Iterable[Tensor] | None = None,
+        processes: Processes = ALONE, weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
         self.weights = weights
         self._views: dict[str, Any] = {}
@@ -85,22 +78,21 @@ class AdaptedTasks:
         """Apply a function of one task to every task of the batch."""
         if self.chunk is None or self.chunk >= self.n_tasks:
             return task_map(function, *trees, plan=self._plan)
-        return chunked_task_map(
-            function, *trees, plan=self._plan, chunk=self.chunk, parameters=self._parameters
-        )
+        how: Any = {"plan": self._plan, "chunk": self.chunk, "parameters": self._parameters}
+        return chunked_task_map(function, *trees, **how)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return what adaptation sees of inputs `(T, n, ...)`: features if `head_only`, else the inputs."""
+        """Return the inputs of adaptation for x `(T, n, ...)`: features if `head_only`, else x itself."""
         return self.map(self.learner.encode, x) if self.learner.head_only else x
 
     @_view
     def support_encoding(self) -> Tensor:
-        """What adaptation sees of the support inputs, `(T, s, ...)`."""
+        """Inputs of adaptation for the support inputs, `(T, s, ...)`; see `encode`."""
         return self.encode(self.tasks.support.x)
 
     @_view
     def query_encoding(self) -> Tensor:
-        """What adaptation sees of the query inputs, `(T, q, ...)`."""
+        """Inputs of adaptation for the query inputs, `(T, q, ...)`; see `encode`."""
         return self.encode(self.tasks.query.x)
 
     @_view
@@ -115,11 +107,11 @@ class AdaptedTasks:
 
     @_view
     def all_states(self) -> State:
-        """Task states of the tasks of all processes; in a single process the same as `states`."""
+        """Task states of all processes' tasks; in a single process the same as `states`."""
         return self.processes.all_gather(self.states)
 
     def own(self, tensor: Tensor, dim: int = 0) -> Tensor:
-        """Return the part of this process's tasks, of a tensor with an axis for all tasks."""
+        """Return this process's part of a tensor with an axis for all tasks."""
         if self.processes.world_size == 1:
             return tensor
         return tensor.narrow(dim, self.processes.rank * self.n_tasks, self.n_tasks)
@@ -133,9 +125,8 @@ class AdaptedTasks:
         """Predictions of other tasks' models.
 
         Args:
-            models: for each task i the k tasks whose models predict i's queries, `(T, k)`, numbered through
-                all processes; by default all tasks in their order, i itself included, so that k is
-                `n_all_tasks`.
+            models: for each task i the k tasks whose models predict i's queries, `(T, k)` indices into all
+                tasks of all processes; by default all in order, including i, so that k is `n_all_tasks`.
             queries: which queries of every task, `(n,)` indices; all of them by default.
 
         Returns:
@@ -150,14 +141,14 @@ class AdaptedTasks:
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
     def cross_support_losses(self) -> Tensor:
-        """Return what the models of all tasks lose on the own tasks' support sets, `(T, n_all_tasks)`."""
+        """Return losses of all tasks' models on this process's support sets, `(T, n_all_tasks)`."""
         predictions, y = self._all_cross_predictions(self.support_encoding), self.tasks.support.y
         y = y.unsqueeze(1).expand(*predictions.shape[:2], *y.shape[1:])
         losses = self.map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1))
         return losses.unflatten(0, predictions.shape[:2])
 
     def _all_cross_predictions(self, z: Tensor) -> Tensor:
-        # No adapted parameter is copied for a pair, and kernels that a model applies to all data stay shared.
+        # Without copies of adapted parameters for pairs: a model's kernels are shared by all data.
         def predict_all(state: State, z: Tensor) -> Tensor:
             return task_map(lambda x: self.learner.predict_encoded(state, x), z, plan=self._plan)
 
@@ -166,13 +157,8 @@ class AdaptedTasks:
     @_view
     def outer_losses(self) -> Tensor:
         """The learner's outer loss of every task, `(T,)`."""
-        return self.map(
-            self.learner.outer_loss,
-            self.states,
-            self.query_predictions,
-            self.query_encoding,
-            self.tasks.query.y,
-        )
+        views = self.states, self.query_predictions, self.query_encoding
+        return self.map(self.learner.outer_loss, *views, self.tasks.query.y)
 
     @property
     def outer_loss(self) -> Tensor:
@@ -180,7 +166,7 @@ class AdaptedTasks:
         return self.mean(self.outer_losses)
 
     def last_outer_loss(self) -> Tensor:
-        """Return `outer_loss`, as the last that is asked of these tasks; see `last_outer_losses`.
+        """Return `outer_loss` as the last view of the batch; see `last_outer_losses`.
 
         In a loop, the gradient of each task is taken before the next task, in the memory of one.
         """
@@ -190,10 +176,10 @@ class AdaptedTasks:
         return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
 
     def last_outer_losses(self) -> Tensor:
-        """Return `outer_losses`, as the last that are asked of the batch.
+        """Return `outer_losses` as the last view of the batch.
 
-        As long as nothing of it was asked for, every task is adapted and scored in one go: in
-        less time, and without the features and adapted parameters of all tasks in memory.
+        If no part of it was computed before, every task is adapted and scored at once: in less time, and
+        without the features and adapted parameters of all tasks in memory.
         """
         if self._is_begun:
             return self.outer_losses
@@ -205,22 +191,14 @@ class AdaptedTasks:
         return "states" in self._views or (self.learner.head_only and "support_encoding" in self._views)
 
     def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
-        state = self.learner.adapt(Examples(x_support, y_support))
-        z_query = self.learner.encode(x_query)
-        predictions = self.learner.predict_encoded(state, z_query)
-        return self.learner.outer_loss(state, predictions, z_query, y_query)
+        return adapted_loss(self.learner, x_support, y_support, x_query, y_query)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of a value of every task, `(T,)`, by the tasks' weights; a scalar."""
+        """Return the mean of values `(T,)` by the tasks' weights; a scalar."""
         return values.mean() if self.weights is None else (self.weights * values).sum()
 
     def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the learner's loss of predictions `(T, n, c)`, the mean over tasks; a scalar.
-
-        Args:
-            predictions: of any n examples of every task.
-            y: their targets; by default those of the query set.
-        """
+        """Return the learner's mean loss of predictions `(T, n, c)`, a scalar; y defaults to the queries'."""
         y = self.tasks.query.y if y is None else y
         return self.mean(self.map(self.learner.loss, predictions, y))
 
@@ -228,7 +206,7 @@ class AdaptedTasks:
 def adapted_loss(
     learner: Learner, support: Tensor, y_support: Tensor, query: Tensor, y_query: Tensor
 ) -> Tensor:
-    """Return the learner's outer loss on one task: of the adapted model on the query set.
+    """Return the learner's outer loss on one task.
 
     >>> from metalens import MAML, Sinusoid, mlp
     >>> adapted_loss(MAML(mlp()), *Sinusoid()[0].tensors[:4]).shape

@@ -1,4 +1,4 @@
-"""Map a function of one task over a batch of tasks. The only file that calls `torch.vmap`."""
+"""Map a function of one task over a batch of tasks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     Args:
         function: maps the trees of one task to a tree of tensors.
         *trees: trees of tensors with a leading axis of length T.
-        plan: `"vmap"` runs all tasks in one vectorized call, `"loop"` runs them one by one (any operation,
-            and faster for convolutions whose kernels differ between tasks on a processor).
+        plan: `"vmap"` runs all tasks in one vectorized call, `"loop"` one by one: any operation, and faster
+            on CPUs for convolutions whose kernels differ between tasks.
 
     Returns:
         The function's results with a leading axis of length T.
@@ -39,14 +39,14 @@ def task_map(function: Callable[..., Any], *trees: Any, plan: Plan) -> Any:
     if plan == "vmap":
         return torch.vmap(function, randomness="different")(*trees)
     leaves, spec = pytree.tree_flatten(trees)
-    # The gradient of `leaf[i]` is as large as the whole leaf, for every i; that of `unbind` is made once.
+    # `unbind` has one gradient; each `leaf[i]` would have one as large as the whole leaf.
     tasks = zip(*(leaf.unbind() for leaf in leaves), strict=True)
     results = [function(*pytree.tree_unflatten(task, spec)) for task in tasks]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
 def is_vectorized() -> bool:
-    """Return whether `torch.vmap` is running, here or in code that calls this.
+    """Return whether `torch.vmap` is running.
 
     >>> task_map(lambda x: x.new_tensor(is_vectorized()), torch.zeros(1), plan="vmap")
     tensor([1.])
@@ -57,7 +57,7 @@ def is_vectorized() -> bool:
 
 
 def is_transformed() -> bool:
-    """Return whether any transform of `torch.func` is running: `vmap`, or the `grad` of an inner loop.
+    """Return whether a transform of `torch.func` is running: `vmap`, or `grad` of an inner loop.
 
     >>> torch.func.grad(lambda x: x * is_transformed())(torch.zeros(()))
     tensor(1.)
@@ -68,16 +68,10 @@ def is_transformed() -> bool:
 def chunked_task_map(
     function: Callable[..., Any], *trees: Any, plan: Plan, chunk: int, parameters: Sequence[Tensor]
 ) -> Any:
-    """Like `task_map`, a few tasks at a time, in memory that does not grow with their number.
+    """Like `task_map`, `chunk` tasks at a time, in memory that does not grow with T.
 
-    Nothing inside the function is kept for the gradient: `backward` computes each chunk again.
-
-    Args:
-        function: see `task_map`.
-        *trees: see `task_map`.
-        plan: within a chunk.
-        chunk: number of tasks at a time.
-        parameters: all tensors, beside the trees, through which the function is differentiated.
+    Intermediate results are not kept for the gradient: `backward` recomputes each chunk. `parameters` are all
+    tensors, beside the trees, through which the function is differentiated.
 
     >>> w = torch.tensor(3.0, requires_grad=True)
     >>> y = chunked_task_map(lambda x: w * x, torch.arange(5.0), plan="vmap", chunk=2, parameters=[w])
@@ -105,13 +99,13 @@ def looped_mean(
 ) -> Tensor:
     """Return the mean of a scalar function over the tasks of a batch, in the memory of one task.
 
-    The gradient of every task is taken at once, before the next task, and multiplied later by what `backward`
-    brings; so nothing is computed twice.
+    The gradient of every task is taken in the forward pass, before the next task, and only scaled in the
+    backward pass: no task is computed twice.
 
     Args:
         function: maps the trees of one task to a scalar.
-        *trees: trees of tensors with a leading axis of length T, through which nothing is differentiated.
-        weights: what each task counts, `(T,)`, constants that add up to 1; by default all the same.
+        *trees: trees of tensors with a leading axis of length T, which are not differentiated.
+        weights: of the tasks, `(T,)`, constants that add up to 1; equal by default.
         parameters: all tensors through which the function is differentiated, once.
 
     >>> w = torch.tensor(3.0, requires_grad=True)
@@ -126,7 +120,7 @@ def looped_mean(
 
 
 class _TaskByTask(torch.autograd.Function):
-    """The mean of a scalar function, whose gradient is taken task by task in the forward pass."""
+    """See `looped_mean`."""
 
     @staticmethod
     def forward(
@@ -159,7 +153,7 @@ class _TaskByTask(torch.autograd.Function):
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function that is computed again for its gradient; PyTorch's own refuses `torch.func.grad`."""
+    """A function that is recomputed for its gradient; PyTorch's checkpointing refuses `torch.func.grad`."""
 
     @staticmethod
     def forward(
@@ -187,36 +181,21 @@ class _Recomputed(torch.autograd.Function):
             ]
             values = pytree.tree_leaves(ctx.function(*pytree.tree_unflatten(list(inputs), ctx.structure)))
         pairs = [(value, slope) for value, slope in zip(values, slopes, strict=True) if value.requires_grad]
-        sources = [tensor for tensor in (*inputs, *parameters) if tensor.requires_grad]
+        sources = (*inputs, *parameters)
         if not pairs:
-            return (*[None] * 4, *[None] * len(ctx.saved_tensors))
-        outputs, factors = zip(*pairs, strict=True)
-        gradients = iter(torch.autograd.grad(outputs, sources, factors, allow_unused=True))
-        return (
-            *[None] * 4,
-            *(next(gradients) if tensor.requires_grad else None for tensor in (*inputs, *parameters)),
-        )
+            return (*[None] * 4, *[None] * len(sources))
+        needed, (outputs, factors) = [t for t in sources if t.requires_grad], zip(*pairs, strict=True)
+        gradients = iter(torch.autograd.grad(outputs, needed, factors, allow_unused=True))
+        return (*[None] * 4, *(next(gradients) if tensor.requires_grad else None for tensor in sources))
 
 
 def check_batching(batching: Batching) -> None:
-    """Raise `MetaLensError` for anything that is not a way to batch.
-
-    >>> check_batching("fast")
-    Traceback (most recent call last):
-    ...
-    metalens.errors.MetaLensError: batching must be 'auto', 'vmap' or 'loop', got 'fast'.
-    """
+    """Raise `MetaLensError` if a batching is unknown."""
     if batching not in get_args(Batching):
         raise MetaLensError(f"batching must be 'auto', 'vmap' or 'loop', got {batching!r}.")
 
 
 def check_chunk(chunk: Chunk) -> None:
-    """Raise `MetaLensError` for anything that is not a number of tasks to compute at a time.
-
-    >>> check_chunk(0)
-    Traceback (most recent call last):
-    ...
-    metalens.errors.MetaLensError: chunk must be at least 1 task, 'auto', or None for all at once, got 0.
-    """
+    """Raise `MetaLensError` if a chunk is no number of tasks, `"auto"` or `None`."""
     if chunk not in (None, "auto") and not (isinstance(chunk, int) and chunk >= 1):
         raise MetaLensError(f"chunk must be at least 1 task, 'auto', or None for all at once, got {chunk!r}.")

@@ -1,4 +1,4 @@
-"""What is raised for mistakes that the user can mend."""
+"""Errors for mistakes that the user can fix."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What it comes to where a file has another structure than was expected: damage, or another version.
-DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# What reading a file raises if it is damaged, or of another version.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class MetaLensError(ValueError):
-    """A mistake in what the library was given: says what, where, what was got and what to do.
+    """A mistake in the input: one sentence with what is wrong, where, the value and the remedy.
 
-    It derives from `ValueError`, so ordinary `except ValueError` code catches it; the command line
-    prints its message as one sentence, without a traceback.
+    The command line prints the message without a traceback.
 
     >>> raise MetaLensError("n_way must be at least 2, got 0.")
     Traceback (most recent call last):
@@ -24,38 +23,26 @@ class MetaLensError(ValueError):
 
 
 class DivergenceError(MetaLensError):
-    """Training came to a loss that is not finite, and ended there.
-
-    >>> issubclass(DivergenceError, MetaLensError)
-    True
-    """
+    """The loss of a training is not finite; training ended there."""
 
 
 @contextmanager
-def in_one_sentence(said: str, remedy: str, kinds: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
-    """Say in one sentence that something is damaged where the block fails for what is in it.
+def reraise_as(prefix: str, remedy: str, catch: tuple[type[Exception], ...] = MALFORMED) -> Iterator[None]:
+    """Reraise exceptions of the block as a `MetaLensError`: "prefix (reason); remedy."
 
-    Args:
-        said: the beginning of the sentence, before the reason.
-        remedy: what to do.
-        kinds: what damage shows as.
-
-    Raises:
-        MetaLensError: the block failed.
-
-    >>> with in_one_sentence("The file is damaged", "get it again"):
+    >>> with reraise_as("The file is damaged", "download it again"):
     ...     {}["weights"]
     Traceback (most recent call last):
     ...
-    metalens.errors.MetaLensError: The file is damaged (KeyError: 'weights'); get it again.
+    metalens.errors.MetaLensError: The file is damaged (KeyError: 'weights'); download it again.
     """
     try:
         yield
     except MetaLensError:
         raise
-    except kinds as error:
+    except catch as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise MetaLensError(f"{said} ({reason}); {remedy}.") from error
+        raise MetaLensError(f"{prefix} ({reason}); {remedy}.") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Scores of a learner on held-out tasks, one row per task and metric."""
+"""Scores of a learner on held-out tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metalens.tasks import place
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_CHUNK = 50  # tasks at a time; bounds memory, and does not change the scores
+MAX_CHUNK = 50  # tasks at a time
 
 
 def evaluate(
@@ -35,26 +35,25 @@ def evaluate(
     chunk: Chunk = None,
     processes: Processes = ALONE,
 ) -> pd.DataFrame:
-    """Adapt to each of `n_tasks` tasks by itself, and score the adapted models on their queries.
+    """Adapt to each of `n_tasks` tasks separately, and score the adapted models on their queries.
 
     Args:
-        learner: a trained learner; it is put into evaluation mode and left as it was.
+        learner: a trained learner, in evaluation mode for the time.
         tasks: the distribution of held-out tasks.
-        n_tasks: how many tasks, numbers `0 ... n_tasks - 1`.
+        n_tasks: number of tasks, `0 ... n_tasks - 1`.
         batching: how the learner is mapped over tasks.
         chunk: tasks that are computed at a time, at most 50. It changes memory, not scores.
-        processes: those that divide the chunks among them, and all get all rows; by default this one alone.
+        processes: those that share the chunks, and all get all rows; by default this one alone.
 
     Returns:
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and those
-        of `METRICS` that the distribution names in `extra_metrics`: `pearson_r2` (squared correlation),
-        `pearson_r2_above_0.3` (1 where it is above 0.3, so that the mean is a share of tasks) and `rmse` (in
-        units of y). The distribution's own `extra_scores` follow. A task on which adaptation diverged has a
-        value that is not finite.
+        and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and the
+        distribution's `extra_metrics`: `pearson_r2` (squared correlation), `pearson_r2_above_0.3` (1 if it
+        is above 0.3, so that the mean is a share of tasks) and `rmse` (in units of y). The distribution's
+        `extra_scores` follow. If adaptation to a task diverged, its value is not finite.
 
     Raises:
-        MetaLensError: fewer than one task was asked for, or a chunk of fewer.
+        MetaLensError: `n_tasks` or `chunk` is less than 1.
 
     >>> from metalens import MAML, Sinusoid, evaluate, mlp
     >>> evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3).task.tolist()
@@ -63,7 +62,7 @@ def evaluate(
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
     check_chunk(chunk)
-    import pandas as pd  # takes as long to import as all of MetaLens
+    import pandas as pd  # slow to import
 
     at_a_time = min(chunk, MAX_CHUNK) if isinstance(chunk, int) else MAX_CHUNK
     if not tasks.equal_sizes:
@@ -86,23 +85,21 @@ def evaluate(
 
 
 def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataFrame:
-    """Return the rows of `evaluate` for a learner whose training diverged: no value is a number.
+    """Return the rows of `evaluate` for a learner whose training diverged: all values are nan.
 
     >>> from metalens import Sinusoid
     >>> undefined_scores(Sinusoid("test"), n_tasks=1).values.tolist()
     [[0, 'mse', nan]]
     """
-    import pandas as pd  # takes as long to import as all of MetaLens
+    import pandas as pd
 
     batch = tasks.batch([0])
     y = batch.query.y
     n_outputs = y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
     predictions = torch.full((*y.shape[:2], n_outputs), torch.nan)
-    tables = [
-        pd.DataFrame({"task": range(n_tasks), "metric": metric, "value": math.nan})
-        for metric in _all_metrics(tasks, [0], predictions, y, batch.support.y)
-    ]
-    return pd.concat(tables, ignore_index=True)
+    metrics = _all_metrics(tasks, [0], predictions, y, batch.support.y)
+    rows = [(task, metric, math.nan) for metric in metrics for task in range(n_tasks)]
+    return pd.DataFrame(rows, columns=["task", "metric", "value"])
 
 
 def _all_metrics(
@@ -116,14 +113,14 @@ def _all_metrics(
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
     """Return the mean of every metric over the rows of `evaluate`.
 
-    A task without a finite score has its part in it, so that the mean is not finite either.
+    If a score is not finite, the mean is not finite either.
 
     >>> import pandas as pd
     >>> mean_scores(pd.DataFrame({"task": [0, 1], "metric": "mse", "value": [1.0, 2.0]}))
     {'mse': 1.5}
     """
     of_metrics = rows.groupby("metric", sort=False)["value"]
-    # skipna=False, as leaving out the tasks that diverged would hide them.
+    # skipna=False, as skipping the tasks that diverged would hide them.
     return {str(metric): float(values.mean(skipna=False)) for metric, values in of_metrics}
 
 
@@ -133,9 +130,9 @@ class Validation:
 
     Attributes:
         tasks: the distribution to validate on.
-        n_tasks: how many of its tasks, always the same ones.
+        n_tasks: number of its first tasks to use.
         every: steps between two validations.
-        patience: validations without a new best score after which training ends; `None` to make all steps.
+        patience: validations without a new best score after which training ends; `None` for all steps.
     """
 
     tasks: TaskDistribution

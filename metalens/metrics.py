@@ -19,13 +19,13 @@ class Metric:
     """A score of a task.
 
     Attributes:
-        name: as it stands in tables.
+        name: as in tables.
         function: from predictions `(T, q, c)` of the queries, their targets `(T, q)` or `(T, q, c)` and those
-            of the support to scores `(T,)`, not a number where a prediction is not finite; `None` for a
-            score that only the distribution can compute, by `extra_scores`.
+            of the support to scores `(T,)`, nan if a prediction is not finite; `None` for a score that only
+            the distribution can compute, by `extra_scores`.
         better: whether higher or lower scores are better.
         unit: `"fraction"` is shown in percent.
-        meaning: one sentence that explains it under a table, where its name does not.
+        meaning: one sentence that explains it under a table, if its name does not.
     """
 
     name: str
@@ -36,21 +36,17 @@ class Metric:
 
     @property
     def scale(self) -> int:
-        """The factor with which it is shown: 100 for percent.
-
-        >>> METRICS["accuracy"].scale, METRICS["mse"].scale
-        (100, 1)
-        """
+        """The factor with which it is shown: 100 for percent."""
         return 100 if self.unit == "fraction" else 1
 
 
 def accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
-    """Return the share of queries of every task whose class has the largest logit, `(T,)`.
+    """Return the fraction of queries of every task whose class has the largest logit, `(T,)`.
 
     >>> accuracy(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]), torch.tensor([[0, 1]]))
     tensor([0.5000])
     """
-    diverged = ~logits.isfinite().flatten(1).all(1)  # else arg max would score them near chance
+    diverged = ~logits.isfinite().flatten(1).all(1)  # argmax would score them near chance
     return (logits.argmax(-1) == y).to(logits.dtype).mean(1).masked_fill(diverged, torch.nan)
 
 
@@ -73,18 +69,18 @@ def mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
 
 
 def pearson_r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
-    """Return the squared correlation (Pearson) of predictions and targets of every task.
+    """Return the squared Pearson correlation of predictions and targets of every task.
 
-    `r^2 = cov(p, y)^2 / (var p var y)`: 1 where the targets are a linear function of the predictions,
-    whatever its scale and sign. Constant predictions or targets explain nothing, and count as 0.
+    `r^2 = cov(p, y)^2 / (var p var y)`: 1 if the targets are a linear function of the predictions, whatever
+    its scale and sign. Constant predictions or targets count as 0.
 
     Args:
         predictions: `(T, q, c)`.
         y: real targets `(T, q, c)`.
-        known: those of the support, which do not count.
+        known: those of the support, unused.
 
     Returns:
-        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
+        `(T,)`, the mean over the c targets; nan if a prediction is not finite.
 
     >>> y = torch.tensor([[[0.0], [-1.0], [-2.0]]])
     >>> pearson_r2(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
@@ -97,12 +93,12 @@ def pearson_r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
 
 
 def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
-    """Return the coefficient of determination of every task: the share of its variance that is explained.
+    """Return the coefficient of determination of every task: the fraction of variance explained.
 
     `max(1 - mse / variance, -1)`, with the variance of all targets of the task, of support and queries. 1 is
-    perfect, and 0 no better than to predict the mean. It does not depend on the unit of a task, and a task on
-    which a model is of no use counts at most as much as one that it solves. A task whose targets are all
-    equal has nothing to be explained, and counts as 0.
+    perfect, and 0 no better than predicting the mean. It does not depend on the unit of a task, and the bound
+    makes a task on which a model fails count at most as much as one that it solves. A task whose targets are
+    all equal counts as 0.
 
     Args:
         predictions: `(T, q, c)`.
@@ -110,10 +106,10 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
         known: those of the support `(T, s, c)`.
 
     Returns:
-        `(T,)`, the mean over the c targets; not a number where a prediction is not finite.
+        `(T,)`, the mean over the c targets; nan if a prediction is not finite.
 
-    >>> y, known = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]])
-    >>> [r2(torch.tensor([[[p], [p]]]), y, known).item() for p in (0.0, 1.0, 9.0)]
+    >>> y = torch.tensor([[[0.0], [2.0]]])
+    >>> [r2(torch.tensor([[[p], [p]]]), y, known=y).item() for p in (0.0, 1.0, 9.0)]
     [-1.0, 0.0, -1.0]
     """
     variance = _deviations(torch.cat([known, y], 1)).square().mean(1)
@@ -123,7 +119,7 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
 
 
 def _deviations(values: Tensor) -> Tensor:
-    """Return values minus their mean over axis 1; 0 where they differ by rounding alone."""
+    """Return values minus their mean over axis 1; 0 if they differ by rounding only."""
     deviations = values - values.mean(1, keepdim=True)
     rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
     return deviations.masked_fill(deviations.abs() <= rounding, 0.0)
@@ -132,7 +128,7 @@ def _deviations(values: Tensor) -> Tensor:
 def is_correlated(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return 1 for every task whose squared correlation is above 0.3, and 0 for the others, `(T,)`.
 
-    The share of such tasks is how the literature on drug activity counts the models that are of use.
+    Papers on drug activity count tasks with useful models in this way.
 
     >>> y = torch.tensor([[[0.0], [1.0], [2.0]]])
     >>> is_correlated(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
@@ -160,7 +156,7 @@ class _Registry(dict[str, Metric]):
         )
 
 
-# Of several metrics of a task the first one here is the primary one.
+# The primary metric of a task is the first one in this order.
 METRICS: dict[str, Metric] = _Registry()
 for metric in (
     Metric("accuracy", accuracy, "higher", "fraction"),
@@ -186,7 +182,7 @@ for metric in (
 
 
 def primary_metric(names: Iterable[str]) -> str:
-    """Return which of several metrics decides.
+    """Return the primary one of several metrics.
 
     Raises:
         MetaLensError: one of them is unknown.
@@ -216,7 +212,7 @@ def task_metrics(
         predictions: `(T, q, c)`.
         y: class indices `(T, q)` or real targets `(T, q, c)`.
         known: those of the support.
-        further: metrics of real targets beside the usual one, by their names in `METRICS`.
+        further: names of other metrics of real targets in `METRICS`.
 
     Returns:
         Tensors `(T,)`.

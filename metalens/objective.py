@@ -1,4 +1,4 @@
-"""The outer loss: a learner and its regularizers in one differentiable `forward`."""
+"""The outer loss of a learner with regularizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metalens.tasks import Task
 
 
 def outer_loss(terms: Mapping[str, Tensor]) -> Tensor:
-    """Return what is descended: the sum of the loss terms, of the shape of each: a scalar, or `(R,)`.
+    """Return the sum of the loss terms, a scalar or `(R,)` like each.
 
     >>> import torch
     >>> outer_loss({"query": torch.tensor(1.0), "trlearner": torch.tensor(0.5)})
@@ -29,25 +29,14 @@ def outer_loss(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that are not frozen.
-
-    >>> len(trained_parameters(nn.Linear(2, 1)))
-    2
-    """
+    """Return the parameters that are not frozen."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def terms_and_gradient(
     module: nn.Module, tasks: Task, weights: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """Return the loss terms of `module(tasks)`, and the gradient of the outer loss by each weight.
-
-    >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> objective = Objective(MAML(mlp()))
-    >>> terms, gradient = terms_and_gradient(objective, Sinusoid().batch([0]), list(objective.parameters()))
-    >>> len(gradient)
-    6
-    """
+    """Return the loss terms of `module(tasks)`, and the gradient of the outer loss by each weight."""
     terms = module(tasks)
     return terms, torch.autograd.grad(outer_loss(terms).sum(), weights, materialize_grads=True)
 
@@ -60,15 +49,13 @@ class Objective(nn.Module):
 
     Args:
         learner: the learner to train.
-        regularizers: any number of them; they act in the given order.
+        regularizers: applied in order.
 
     Attributes:
-        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`; `fit` sets it as its
-            `Machine` says.
-        chunk: tasks that are computed at a time, in memory for so many (and some more time, as the gradient
-            computes them again), or `None` for all; `fit` sets it as its `Machine` says.
-        processes: those that share each batch, of which `forward` gets this process's tasks; this one alone
-            unless `fit` trains on several.
+        batching: how the learner is mapped over tasks: `"auto"`, `"vmap"` or `"loop"`; set by `fit`.
+        chunk: tasks that are computed at a time, in less memory but more time, as the gradient recomputes
+            them, or `None` for all; set by `fit`.
+        processes: those that share each batch, of which `forward` gets this process's tasks; set by `fit`.
 
     Raises:
         MetaLensError: a regularizer cannot act on the learner.
@@ -79,18 +66,12 @@ class Objective(nn.Module):
     ['query', 'trlearner']
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        regularizers: Sequence[Regularizer] = (),
-    ) -> None:
+    def __init__(self, learner: Learner, regularizers: Sequence[Regularizer] = ()) -> None:
         super().__init__()
         for regularizer in regularizers:
             if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:
-                raise MetaLensError(
-                    f"{type(regularizer).__name__} cannot act on {type(learner).__name__}: "
-                    f"{learner.regularizer_refusal}"
-                )
+                names = f"{type(regularizer).__name__} cannot act on {type(learner).__name__}"
+                raise MetaLensError(f"{names}: {learner.regularizer_refusal}")
             regularizer.bind(learner)
             before = _parameters(learner)
             network = regularizer.wrap_network(learner.network)
@@ -113,12 +94,7 @@ class Objective(nn.Module):
         return max([1, *(regularizer.min_meta_batch_size for regularizer in self._regularizers())])
 
     def check_meta_batch_size(self, meta_batch_size: int, n_processes: int = 1) -> None:
-        """Raise `MetaLensError` where a batch has too few tasks for a regularizer, or cannot be shared.
-
-        Args:
-            meta_batch_size: number of tasks of all processes together.
-            n_processes: how many processes share them.
-        """
+        """Raise `MetaLensError` if `n_processes` cannot share a batch, or a regularizer needs more tasks."""
         share = len(Processes(world_size=n_processes).shard(range(meta_batch_size)))
         for regularizer in self._regularizers():
             regularizer.check_meta_batch_size(meta_batch_size if regularizer.gathers else share)
@@ -128,18 +104,18 @@ class Objective(nn.Module):
 
         Args:
             tasks: a batch of T tasks.
-            weights: what each counts in means over tasks, `(T,)`, adding up to 1; by default all the same.
+            weights: of the tasks in means, `(T,)`, adding up to 1; equal by default.
 
         Returns:
             Scalars: `"query"` and one for each term of a regularizer.
 
         Raises:
-            MetaLensError: the batch is too small for a regularizer, or two terms share a name.
+            MetaLensError: the batch is too small for a regularizer, or two terms have the same name.
         """
         return self.loss_terms(self.transform_tasks(tasks), weights)
 
     def transform_tasks(self, tasks: Task) -> Task:
-        """Return the tasks as the regularizers change them before adaptation: the first half of `forward`."""
+        """Return the tasks after the regularizers' changes: the first half of `forward`."""
         for regularizer in self._regularizers():
             tasks = regularizer.transform_tasks(tasks)
         return tasks
@@ -167,19 +143,12 @@ class Objective(nn.Module):
         return {name: value.item() for of_one in found for name, value in of_one.items()}
 
     def _adapted(self, tasks: Task, weights: Tensor | None = None) -> AdaptedTasks:
-        return AdaptedTasks(
-            self.learner,
-            tasks,
-            self.batching,
-            chunk=self.chunk,
-            parameters=self.parameters(),
-            processes=self.processes,
-            weights=weights,
-        )
+        how = {"chunk": self.chunk, "processes": self.processes, "weights": weights}
+        return AdaptedTasks(self.learner, tasks, self.batching, parameters=self.parameters(), **how)
 
     @property
     def communicates(self) -> bool:
-        """Whether the processes exchange anything within a step, beside its gradient."""
+        """Whether the processes exchange more than the gradient within a step."""
         return self.processes.world_size > 1 and any(each.gathers for each in self._regularizers())
 
     def _regularizers(self) -> list[Regularizer]:
@@ -187,5 +156,5 @@ class Objective(nn.Module):
 
 
 def _parameters(learner: NetworkLearner) -> list[tuple[str, int]]:
-    """Return the names and identities of a network's parameters, which differ once it was changed."""
+    """Return the names and identities of a network's parameters, to detect changes."""
     return [(name, id(parameter)) for name, parameter in learner.network.named_parameters()]

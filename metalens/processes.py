@@ -1,4 +1,4 @@
-"""Data-parallel processes: rank, number and collectives."""
+"""Data-parallel processes and their collectives."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Processes:
-    """`world_size` processes of which this is number `rank`; each has an equal share of the tasks of a step.
+    """`world_size` processes, of which this is number `rank`; each has an equal share of the tasks of a step.
 
-    Tasks are numbered through all processes: process r of N has the r-th of N contiguous parts. What
-    communicates must be called by all processes in the same order. A single process communicates nothing and
-    gets back the very objects that it gave.
+    Process r of N has the r-th of N contiguous parts of the tasks. All processes must call collectives in the
+    same order; a single process gets its argument back.
 
     Attributes:
         rank: number of this process, from 0.
-        world_size: number of processes, which are those of PyTorch's default process group.
+        world_size: number of processes, those of PyTorch's default process group.
 
     >>> Processes(rank=1, world_size=2).shard(range(6))
     range(3, 6)
@@ -36,7 +35,7 @@ class Processes:
     world_size: int = 1
 
     def shard(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return this process's part of what all processes work on together.
+        """Return this process's contiguous part of the items.
 
         Raises:
             MetaLensError: the items cannot be divided equally.
@@ -50,27 +49,22 @@ class Processes:
         return items[self.rank * size : (self.rank + 1) * size]
 
     def all_gather(self, tree: Any) -> Any:
-        """Return a tree of tensors `(T, ...)`, T own tasks, with those of all tasks, `(T world_size, ...)`.
+        """Return tensors `(T, ...)` of T own tasks with those of all tasks, `(T world_size, ...)`.
 
-        Differentiable: what all processes do with the tensors of a task reaches its own process. The sum of
-        the losses of all processes is differentiated, each process by its own parameters.
+        Differentiable: the gradient is that of the sum of the losses of all processes.
         """
         if self.world_size == 1:
             return tree
         leaves, structure = pytree.tree_flatten(tree)
-        # One message: its latency counts as much as the tensors of a small network.
+        # One message, as its latency counts as much as the tensors of a small network.
         rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-        columns = _Gather.apply(torch.cat(rows, dim=1), self.world_size).split(
-            [row.shape[1] for row in rows], dim=1
-        )
-        whole = [
-            column.reshape(-1, *leaf.shape[1:]).to(leaf.dtype)
-            for column, leaf in zip(columns, leaves, strict=True)
-        ]
+        gathered = _Gather.apply(torch.cat(rows, dim=1), self.world_size)
+        pairs = zip(gathered.split([row.shape[1] for row in rows], dim=1), leaves, strict=True)
+        whole = [column.reshape(-1, *leaf.shape[1:]).to(leaf.dtype) for column, leaf in pairs]
         return pytree.tree_unflatten(whole, structure)
 
     def all_reduce_mean(self, tree: Any) -> Any:
-        """Return a tree of scalars with their means over all processes, as constants."""
+        """Return a tree of scalars with their means over all processes, detached."""
         if self.world_size == 1:
             return tree
         leaves, structure = pytree.tree_flatten(tree)
@@ -79,21 +73,17 @@ class Processes:
         return pytree.tree_unflatten(list(total / self.world_size), structure)
 
     def all_reduce_min(self, value: float) -> float:
-        """Return the smallest of the values of all processes, so that all decide alike."""
-        if self.world_size == 1:
-            return value
-        parts: list[Any] = [None] * self.world_size
-        dist.all_gather_object(parts, value)
-        return min(parts)
+        """Return the smallest of the values of all processes."""
+        return value if self.world_size == 1 else min(self.gather_objects([value]))
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Return the first process's tensor, where all have drawn one of the same shape."""
+        """Return the first process's tensor; all have one of the same shape."""
         if self.world_size > 1:
             dist.broadcast(tensor, 0)
         return tensor
 
     def scatter(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return every `world_size`-th item, for work that need not be divided equally; see `gather_objects`.
+        """Return every `world_size`-th item; parts may have unequal lengths. See `gather_objects`.
 
         >>> Processes(rank=1, world_size=2).scatter(range(5))
         range(1, 5, 2)
@@ -106,10 +96,8 @@ class Processes:
             return results
         parts: list[Any] = [None] * self.world_size
         dist.all_gather_object(parts, results)
-        return [
-            parts[number % self.world_size][number // self.world_size]
-            for number in range(sum(map(len, parts)))
-        ]
+        places = [divmod(number, self.world_size) for number in range(sum(map(len, parts)))]
+        return [parts[rank][index] for index, rank in places]
 
 
 ALONE = Processes()

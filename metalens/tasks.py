@@ -1,9 +1,8 @@
-"""A task is two sets of examples: the support set to learn from and the query set to be judged on.
+"""A task is two sets of examples: the support set to learn from and the query set to be tested on.
 
 Both types are named tuples, so `torch.vmap`, `torch.utils._pytree` and the default collate function of
-PyTorch treat them as trees of tensors. A *batch* of T tasks is a `Task` whose tensors have a leading
-axis of length T; there is no second class for it. A task also carries its descriptors, of which there may be
-none: what the distribution knows about it, and no model sees.
+PyTorch treat them as trees of tensors. A *batch* of T tasks is a `Task` whose tensors have a leading axis of
+length T.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class Task(NamedTuple):
 
     Attributes:
         support: the examples a model adapts to, `(s, ...)` or `(T, s, ...)`.
-        query: the examples the adapted model is judged on, `(q, ...)` or `(T, q, ...)`.
-        descriptors: what the distribution knows about the task, `(p,)` or `(T, p)`, by default p = 0: numbers
-            whose Euclidean distance says how different two tasks are. No learner sees them.
+        query: the examples the adapted model is tested on, `(q, ...)` or `(T, q, ...)`.
+        descriptors: numbers that describe the task, `(p,)` or `(T, p)`, by default p = 0; their Euclidean
+            distance is that of two tasks. No learner sees them.
 
     >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
     >>> support, query, descriptors = Task(one, one)
@@ -53,7 +52,7 @@ class Task(NamedTuple):
     descriptors: Tensor = NO_DESCRIPTORS
 
     def map(self, function: Callable[[Examples], Examples]) -> Task:
-        """Return the task with both sets of examples changed by a function, and the same descriptors.
+        """Return the task with both sets of examples changed by a function.
 
         >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
         >>> Task(one, one).map(lambda examples: Examples(examples.x, examples.y + 1)).query.y.mean()
@@ -63,16 +62,11 @@ class Task(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The five tensors: inputs and targets of the support and the query set, then the descriptors.
-
-        >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
-        >>> len(Task(one, one).tensors)
-        5
-        """
+        """The five tensors: inputs and targets of the support and the query set, and the descriptors."""
         return (*self.support, *self.query, self.descriptors)
 
     def as_batch(self) -> Task:
-        """Return a batch of T tasks with descriptors `(T, 0)` where it was made without any.
+        """Return a batch of T tasks with descriptors `(T, 0)` if it was created without any.
 
         >>> batch = Examples(torch.zeros(3, 5, 1), torch.zeros(3, 5, 1))
         >>> Task(batch, batch).as_batch().descriptors.shape
@@ -84,18 +78,12 @@ class Task(NamedTuple):
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor]) -> Task:
-        """Return the task whose `tensors` these are."""
+        """Return the task with the given `tensors`."""
         return cls(Examples(*tensors[:2]), Examples(*tensors[2:4]), tensors[4])
 
 
 def stack_tasks(tasks: Sequence[Task]) -> Task:
-    """Stack tasks of equal shapes into a batch.
-
-    Args:
-        tasks: T tasks.
-
-    Returns:
-        A `Task` whose tensors have a leading axis of length T.
+    """Stack T tasks of equal shapes into a batch, whose tensors have a leading axis of length T.
 
     Raises:
         MetaLensError: no tasks were given, or their shapes differ.
@@ -118,7 +106,7 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
 
 
 def stack_trimmed(tasks: Sequence[Task]) -> Task:
-    """Stack tasks whose numbers of query examples may differ: each keeps as many as the smallest has.
+    """Stack tasks after truncating their query sets to the length of the smallest.
 
     >>> one, two = (Examples(torch.zeros(n, 1), torch.zeros(n, 1)) for n in (5, 7))
     >>> stack_trimmed([Task(one, one), Task(one, two)]).query.x.shape
@@ -131,7 +119,7 @@ def stack_trimmed(tasks: Sequence[Task]) -> Task:
 
 
 def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a tree of tensors on a device, with real numbers of the given type; class indices stay whole.
+    """Return a tree of tensors on a device, with floating-point ones of the given type.
 
     >>> place((torch.ones(1), torch.ones(1, dtype=torch.int64)), torch.device("cpu"), torch.float64)
     (tensor([1.], dtype=torch.float64), tensor([1]))
@@ -142,10 +130,5 @@ def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def n_tasks(batch: Task) -> int:
-    """Return the number T of tasks in a batch.
-
-    >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
-    >>> n_tasks(stack_tasks([Task(one, one)] * 3))
-    3
-    """
+    """Return the number T of tasks in a batch."""
     return batch.query.y.shape[0]

@@ -297,20 +297,20 @@ def tables(folder):
     return {path.name: path.read_bytes() for path in (*folder.glob("*.csv"), *folder.glob("weights/*"))}
 
 
-@pytest.mark.filterwarnings("ignore:What is trained is kept")
+@pytest.mark.filterwarnings("ignore:The trained weights are kept")
 def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with new_folder(whole) as folder:
         run(TINY, folder)
     with (
-        pytest.raises(KeyboardInterrupt, match="go on with --resume"),
+        pytest.raises(KeyboardInterrupt, match="resume with --resume"),
         new_folder(broken, resume=False) as folder,
     ):
         run(TINY, folder, watcher=Ending(2))
     assert not broken.exists()
     (unfinished,) = (path for path in tmp_path.iterdir() if path != whole)
     (unfinished / ".results.csv.1.partial").touch()  # of a writer that was killed
-    with pytest.raises(MetaLensError, match="unfinished; go on with --resume, or begin anew with --over"):
+    with pytest.raises(MetaLensError, match="unfinished; resume it with --resume, or start over with --over"):
         new_folder(broken, resume=False).__enter__()
     with (
         pytest.raises(MetaLensError, match="is of another run: steps was 4 and is 5"),
@@ -339,7 +339,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
             run(TINY, new)
 
     with (
-        pytest.warns(UserWarning, match="What is trained is kept; go on with --resume"),
+        pytest.warns(UserWarning, match="The trained weights are kept; resume with --resume"),
         pytest.raises(OSError, match="No space left"),
     ):
         fill(tmp_path / "run")
@@ -388,7 +388,7 @@ def test_the_command_line_resumes(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert errors.strip().splitlines()[-1] == "metalens: interrupted; go on with --resume."
+    assert errors.strip().splitlines()[-1] == "metalens: interrupted; resume with --resume."
     assert not (tmp_path / "run").exists()
     for _ in range(2):  # the second time there is nothing left to do
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)

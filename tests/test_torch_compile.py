@@ -37,8 +37,15 @@ def compiler():
     torch.compile(torch.sin, backend="eager")(torch.zeros(1))
 
 
-@pytest.mark.parametrize("related", [False, True], ids=["alone", "TRLearner"])
-@pytest.mark.parametrize("learner", [MAML, ANIL, MetaSGD, TNet, ProtoNet, R2D2])
+GRADIENT = [MAML, ANIL, MetaSGD, TNet]
+CASES = [
+    *((learner, False) for learner in (*GRADIENT, ProtoNet, R2D2)),
+    *((learner, True) for learner in (ProtoNet, R2D2)),
+    *(pytest.param(learner, True, marks=pytest.mark.slow) for learner in GRADIENT),
+]
+
+
+@pytest.mark.parametrize(("learner", "related"), CASES)
 def test_a_compiled_objective_has_the_plain_terms_and_gradients(learner, related):
     torch.compiler.reset()
     tasks = CLASSES if learner is ProtoNet else CURVES

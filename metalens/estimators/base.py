@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
-from metalens.errors import DAMAGE, DivergenceError, MetaLensError
+from metalens.errors import MALFORMED, DivergenceError, MetaLensError
 from metalens.estimators.comparison import choose_model, mean_scores, n_drawn, n_named
 from metalens.estimators.models import Answer, Candidate, Ensemble, trained_on_tasks
 from metalens.estimators.saving import Saved, damaged, read_model, write_model
@@ -225,7 +225,7 @@ class MetaEstimator(BaseEstimator, ABC):
                 objective.load_state_dict(own)
             if model.chosen_ not in model._names():
                 raise ValueError(f"there is no model {model.chosen_}")
-        except DAMAGE as error:
+        except MALFORMED as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
         model._is_fitted = True

@@ -1,4 +1,4 @@
-"""The outer step as one compiled program: losses of a batch and their meta-gradient together."""
+"""The outer step as one compiled program of losses and their meta-gradient."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from metalens.tasks import Task
 
 Tensors = dict[str, Tensor]
 
-_TOLERANCE = 1e-2  # of gradients in single precision; what is frozen by mistake differs by far more
+_TOLERANCE = 1e-2  # of gradients in single precision; mistakes differ by far more
 
 
 class CompiledObjective(nn.Module):
     """An objective whose loss terms and meta-gradient are computed together, by one compiled program.
 
-    `tasks -> terms` as `Objective` does; the gradient of the *sum* of the terms is computed in the same
-    program, and `backward` hands it out. The program is made at the first batch: the step is executed once,
-    its tensor operations are recorded, and the record is compiled. So whatever Python does besides (branches,
-    settings, numbers drawn by NumPy) is fixed at that time. Before a program is used, it is compared with the
-    plain step on two batches. While a learner follows a schedule (`Learner.schedule_finished` is false) its
-    steps run plainly.
+    `tasks -> terms` like `Objective`; the gradient of the *sum* of the terms is computed in the same program,
+    and `backward` returns it. At the first batch the step is executed once, its tensor operations are
+    recorded, and the record is compiled: Python code (branches, settings, numbers drawn by NumPy) is fixed at
+    that time. Before a program is used, it is compared with the plain step on two batches. While a learner
+    follows a schedule (`Learner.schedule_finished` is false), its steps are not compiled.
 
     Args:
         objective: what to compile; its batching must not be `"loop"`, which would record every task.
-        backend: of `torch.compile`; `None` runs the record as it is, which also saves time.
+        backend: of `torch.compile`; `None` runs the record uncompiled, which also saves time.
 
     Raises:
-        MetaLensError: `compile_refusal` says why it is not possible, or, at the first step, the program could
-            not be made or differs from the plain step.
+        MetaLensError: `compile_refusal` gives a reason or, at the first step, the program cannot be made or
+            differs from the plain step.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> compiled = CompiledObjective(Objective(MAML(mlp())), backend=None)
@@ -53,13 +52,9 @@ class CompiledObjective(nn.Module):
         if (refusal := compile_refusal(objective)) is not None:
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
         self.objective = objective
-        self._hidden = (_Step(objective),)  # the tuple keeps its parameters from being listed twice
+        self._step = [_Step(objective)]  # the list keeps its parameters from being listed twice
         self._backend = backend
         self._programs: dict[Any, _Program] = {}
-
-    @property
-    def _step(self) -> _Step:
-        return self._hidden[0]
 
     def forward(self, tasks: Task) -> Tensors:
         """Return the loss terms by name; see `Objective.forward`."""
@@ -67,16 +62,17 @@ class CompiledObjective(nn.Module):
         if not self.objective.learner.schedule_finished:
             return self.objective.loss_terms(tasks)
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks.tensors)
+        (step,) = self._step
         if shapes not in self._programs:
-            self._programs[shapes] = _Program(self._step, tasks, self._backend)
-        state = self._step.state()
+            self._programs[shapes] = _Program(step, tasks, self._backend)
+        state = step.state()
         gradients, terms = self._programs[shapes](state, tasks)
         values = _WithGradients.apply(tuple(terms.values()), gradients, *state[: len(gradients)])
         return dict(zip(terms, values, strict=True))
 
 
 def compile_refusal(objective: Objective | Replicas) -> str | None:
-    """Return why the outer step of an objective cannot be compiled, or `None` where it can.
+    """Return why the outer step of an objective cannot be compiled, or `None` if it can.
 
     >>> from metalens import MAML, Objective, conv4
     >>> compile_refusal(Objective(MAML(conv4())))
@@ -96,10 +92,7 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
 
 
 class _Step(nn.Module):
-    """The part of an objective's step that is compiled: loss terms of transformed tasks, and their gradient.
-
-    It knows the places of all tensors it computes with, as looking them up costs as much as a small step.
-    """
+    """Loss terms of transformed tasks and their gradient, the part of a step that is compiled."""
 
     def __init__(self, objective: Objective | Replicas) -> None:
         super().__init__()
@@ -107,20 +100,19 @@ class _Step(nn.Module):
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         self.trained = [name for name, value in state.items() if value.requires_grad]
         self.names = [*self.trained, *(name for name in state if name not in self.trained)]
-        self._places = [
-            (self.get_submodule(owner), attribute)
-            for owner, _, attribute in (name.rpartition(".") for name in self.names)
-        ]
+        parts = [name.rpartition(".") for name in self.names]
+        # Kept, as looking them up costs as much as a small step.
+        self._places = [(self.get_submodule(owner), attribute) for owner, _, attribute in parts]
 
     def state(self) -> list[Tensor]:
-        """Return all parameters and buffers as they are now, in the order of `names`, trained ones first."""
+        """Return all parameters and buffers in the order of `names`, trained ones first."""
         return [getattr(owner, attribute) for owner, attribute in self._places]
 
     def forward(self, tasks: Task) -> Tensors:
         return self.objective.loss_terms(tasks)
 
     def gradients_and_terms(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
-        """Return the gradient of the sum of the terms by each weight, and the terms, at the given state."""
+        """Return the gradient of the sum of the terms by each weight, and the terms, at a state."""
         n = len(self.trained)
 
         def loss(*weights: Tensor) -> tuple[Tensor, Tensors]:
@@ -133,11 +125,7 @@ class _Step(nn.Module):
 
 
 class _Program:
-    """A step, recorded and compiled for tasks of certain shapes.
-
-    Raises:
-        MetaLensError: the step could not be recorded or compiled, or the program differs from the plain step.
-    """
+    """A step, recorded and compiled for tasks of certain shapes."""
 
     def __init__(self, step: _Step, tasks: Task, backend: str | None) -> None:
         self._step = step
@@ -150,9 +138,8 @@ class _Program:
             self._names = list(terms)
             return (*gradients, *terms.values())
 
-        options: dict[str, Any] | None = None
-        if backend == "inductor":
-            options = {"fallback_random": True}  # the random numbers of the plain step
+        # With the random numbers of the plain step.
+        options: Any = {"fallback_random": True} if backend == "inductor" else None
         with torch.random.fork_rng():
             try:
                 program = make_fx(flat)(*state, *tasks.tensors)
@@ -162,23 +149,20 @@ class _Program:
                         program, fullgraph=True, dynamic=False, backend=backend, options=options
                     )
                 self._program = program
-                for seed, shift in enumerate((0, 1)):
-                    self._check(
-                        pytree.tree_map(lambda tensor, shift=shift: tensor.roll(shift, 0), tasks), seed
-                    )
+                for seed in range(2):
+                    self._check(pytree.tree_map(lambda tensor, n=seed: tensor.roll(n, 0), tasks), seed)
             except MetaLensError:
                 raise
-            except Exception as error:  # of the compiler, or of code that cannot be recorded: of any kind
-                reason = str(error).strip().split("\n")[0]
+            except Exception as error:  # of the compiler, or of code that cannot be recorded: any
+                reason, name = str(error).strip().split("\n")[0], type(error).__name__
                 raise MetaLensError(
-                    f"The outer step could not be compiled ({type(error).__name__}: {reason}); use "
-                    "compile=False."
+                    f"The outer step could not be compiled ({name}: {reason}); use compile=False."
                 ) from error
 
     def __call__(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
         """Return the gradient by each weight, and the terms by name."""
         with torch.no_grad():
-            # A flat list: PyTorch checks the structure of its arguments at every call.
+            # Flat arguments, as PyTorch checks their structure at every call.
             values = self._program(*state, *tasks.tensors)
         n = len(self._step.trained)
         return values[:n], dict(zip(self._names, values[n:], strict=True))
@@ -202,7 +186,7 @@ class _Program:
 
 
 def _tolerate_other_strides(program: GraphModule) -> None:
-    """Let every view be a reshape: compiled operations may lay their results out in another way."""
+    """Replace every view by a reshape, as compiled operations may have other strides."""
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
@@ -210,7 +194,7 @@ def _tolerate_other_strides(program: GraphModule) -> None:
 
 
 class _WithGradients(torch.autograd.Function):
-    """Terms, and the gradients of their sum, of weights."""
+    """Return terms whose gradients are known: those of their sum."""
 
     @staticmethod
     def forward(
@@ -222,12 +206,7 @@ class _WithGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
         # Only the sum of the terms is differentiated, so their factors are the same: a scalar, or `(R,)`.
-        n_axes = factors[0].dim()
-        return (
-            None,
-            None,
-            *(
-                gradient * factors[0].reshape(factors[0].shape + (1,) * (gradient.dim() - n_axes))
-                for gradient in ctx.gradients
-            ),
-        )
+        factor = factors[0]
+        shapes = [factor.shape + (1,) * (gradient.dim() - factor.dim()) for gradient in ctx.gradients]
+        scaled = (g * factor.reshape(shape) for g, shape in zip(ctx.gradients, shapes, strict=True))
+        return (None, None, *scaled)

@@ -1,4 +1,4 @@
-"""How a training runs on a machine, apart from what defines its result."""
+"""How a training runs on a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -30,24 +30,23 @@ Precision = Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
 class Machine:
     """How a training runs: where, in how many processes, and how its steps are computed.
 
-    Results do not depend on it, up to the rounding of numbers.
+    Results do not depend on it, up to rounding.
 
     Args:
-        accelerator: where to compute, as Lightning Fabric names it: auto, cpu, cuda, mps.
-        devices: processes that share the tasks of every step, each with a device of its own.
-        strategy: how they work together, as Lightning Fabric names it; auto is ddp for several of them.
-        precision: of numbers in training, as Lightning Fabric names it.
+        accelerator: the device, as in Lightning Fabric: auto, cpu, cuda, mps.
+        devices: processes that share the tasks of every step, each on its own device.
+        strategy: of several processes, as in Lightning Fabric; auto is ddp.
+        precision: of numbers in training, as in Lightning Fabric.
         threads: processor threads of each process; null leaves the number to PyTorch.
         batching: how tasks are mapped: auto, vmap or loop.
         chunk: tasks that are computed at a time, to save memory; null for all, auto for as many as fit.
-        compile: whether the training step becomes one compiled program: true, false, or auto, which compiles
-            only where profiling finds that it pays.
+        compile: compile the training step into one program: true, false, or auto, which compiles only if
+            profiling finds it faster.
         profile: time vmap, loop and compiling in a short trial before a long training, take the fastest, and
             keep the choice in the cache folder.
-        keep_freed_memory: let the process keep freed memory for later tensors until it ends (Linux, glibc).
+        keep_freed_memory: keep freed memory for later tensors until the process ends (Linux, glibc).
         workers: of an experiment: processes that train at the same time, or ray for a Ray cluster.
-        together: of an experiment: whether seeds are trained side by side: auto (where possible), true or
-            false.
+        together: of an experiment: train seeds side by side: auto (if possible), true or false.
 
     Raises:
         MetaLensError: a value is out of range, or both workers and devices are above 1.
@@ -93,7 +92,7 @@ class Machine:
 
     @property
     def n_processes(self) -> int:
-        """The number of processes that train together, on all machines."""
+        """Number of processes that train together, on all machines."""
         return self.devices * _n_machines()
 
     @contextmanager
@@ -115,25 +114,20 @@ class Machine:
         from lightning_fabric import Fabric  # its import takes seconds, so only training waits for it
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process
+        asked = {name: getattr(self, name) for name in ("accelerator", "devices", "strategy", "precision")}
         try:
-            fabric = Fabric(
-                accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=_n_machines(),
-                strategy=self.strategy,
-                precision=self.precision,
-            )
+            fabric = Fabric(num_nodes=_n_machines(), **asked)
             if (possible := fabric.strategy.precision.precision) != self.precision:
                 raise ValueError(f"the nearest precision is {possible}.")
             fabric.launch()
         except (ValueError, RuntimeError) as error:
-            names = ("accelerator", "devices", "strategy", "precision")
-            defaults = {field.name: field.default for field in fields(self)}
-            asked = [
-                f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != defaults[name]
+            changed = [
+                f"{name}={value!r}" for name, value in asked.items() if value != getattr(Machine, name)
             ]
             reason = " ".join(str(error).split())
-            raise MetaLensError(f"{', '.join(asked) or 'Training'} is not possible here: {reason}") from None
+            raise MetaLensError(
+                f"{', '.join(changed) or 'Training'} is not possible here: {reason}"
+            ) from None
         if fabric.world_size > 1:
             _destroy_process_group_at_exit()
         return fabric

@@ -13,26 +13,20 @@ _MAX_KEPT_BYTES = 32 * 2**20  # the largest size to which the library raises its
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory of freed tensors for the next ones, on Linux with the GNU C library.
+    """Keep the memory of freed tensors for later ones until the process ends; only with glibc.
 
-    By default that library gives large buffers back to the system when they are freed. The system clears
-    each page before it hands it out again, at every step: with convolutions that can take a third of the
-    time. This changes the whole process until it ends; elsewhere it does nothing.
-
-    >>> keep_freed_memory()
+    By default, glibc returns large buffers to the system, which clears each page before it is used again, at
+    every step: with convolutions that can take a third of the time.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _is_glibc():
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_M_MMAP_MAX, 0)  # large buffers come from the heap too
-        c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # of which nothing is given back
+        c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # which is never trimmed
 
 
 def return_freed_memory() -> None:
-    """Undo `keep_freed_memory`, where memory is short: kept buffers leave holes.
-
-    >>> return_freed_memory()
-    """
-    if platform.libc_ver()[0] == "glibc":
+    """Undo `keep_freed_memory` if memory is short, as kept buffers leave holes."""
+    if _is_glibc():
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_M_MMAP_MAX, 65536)
         c_library.mallopt(_M_MMAP_THRESHOLD, _MAX_KEPT_BYTES)
@@ -48,17 +42,21 @@ class _MallocInfo(ctypes.Structure):  # struct mallinfo2 of malloc.h
 
 
 def retained_bytes() -> int:
-    """Return the bytes that the C library keeps for later tensors, 0 where that is unknown.
+    """Return the bytes that the C library keeps for later tensors, 0 if unknown.
 
     >>> retained_bytes() >= 0
     True
     """
-    with suppress(AttributeError, OSError):  # another library, or one before version 2.33
-        if platform.libc_ver()[0] == "glibc":
+    with suppress(AttributeError, OSError):  # a version before 2.33
+        if _is_glibc():
             mallinfo2 = ctypes.CDLL(None).mallinfo2
             mallinfo2.restype = _MallocInfo
             info = mallinfo2()
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             unused = pages * mmap.PAGESIZE - info.uordblks - info.hblkhd
-            return max(0, min(info.fordblks, unused))  # some of what is free may have been given back
+            return max(0, min(info.fordblks, unused))  # some of the free bytes may have been returned
     return 0
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

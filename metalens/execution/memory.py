@@ -19,12 +19,11 @@ from metalens.execution.malloc import retained_bytes
 from metalens.objective import Objective, outer_loss
 from metalens.tasks import Task, n_tasks
 
-# Of what is available. The rest is for workspaces of operations, holes between tensors, and other programs.
+# Of the available memory. The rest is for workspaces of operations, holes between tensors, other programs.
 SHARE = 0.6
 
-_MEMINFO = Path("/proc/meminfo")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-# Where the kernel keeps limits, and the names of the limit and of what is used, in its versions 2 and 1.
+_MEMINFO, _OWN_GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+# Folder of control groups, and names of the limit and the usage, in versions 2 and 1.
 _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -32,29 +31,27 @@ _GROUPS = (
 
 
 def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
-    """Return how many tasks at a time fit into memory: `None` for all, else the largest chunk that does.
+    """Return how many tasks at a time fit into memory: `None` for all, else the largest chunk, at least 1.
 
-    Steps are made and their tensors counted, first of as few tasks as possible. Memory grows at most in
+    The tensors of trial steps are counted, first with as few tasks as possible. Memory grows at most in
     proportion to the tasks or, with regularizers, which may compute something for every pair, to their
     square; so the first count is mostly enough to know that all fit. Otherwise as many more tasks are taken
-    as certainly fit, at most twice as many, until it is known or can be extrapolated. Chunks, too, grow
-    from a single task by as much as certainly fits.
+    as certainly fit, at most twice as many, until it is known or can be extrapolated. Chunks also grow from
+    a single task by as much as certainly fits.
 
     Args:
-        objective: what is trained, on its device; its `chunk` changes in here and is put back.
+        objective: what is trained, on its device; its `chunk` is restored.
         tasks: a batch as in training.
-
-    Returns:
-        At least 1, even where less than that fits.
 
     >>> from metalens import MAML, Sinusoid, mlp
     >>> fitting_chunk(Objective(MAML(mlp())), Sinusoid().batch(range(4))) is None
     True
     """
     if not objective.regularizers and objective.learner.plan(objective.batching) == "loop":
-        return None  # which takes task by task anyway
-    total, before = n_tasks(tasks), objective.chunk
-    limit = objective.processes.all_reduce_min(SHARE * _own_share(objective))
+        return None  # it computes task by task anyway
+    total, before, device = n_tasks(tasks), objective.chunk, objective.learner.device
+    n_sharing = objective.processes.world_size if device.type == "cpu" else 1
+    limit = objective.processes.all_reduce_min(SHARE * available_bytes(device) / n_sharing)
     few, degree = min(total, objective.min_meta_batch_size), 2 if objective.regularizers else 1
     try:
         objective.chunk = None
@@ -67,21 +64,15 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
             objective.chunk = chunk = more
             peak = step_bytes(objective, tasks)
             more = min(total - 1, chunk + int((limit - peak) / min(of_a_task, peak / chunk)))
-        return math.ceil(total / math.ceil(total / chunk))  # of equal size, as far as possible
-    except NotImplementedError:  # an operation that cannot be followed: nothing is known
+        return math.ceil(total / math.ceil(total / chunk))  # of equal size, if possible
+    except NotImplementedError:  # an operation that cannot be followed
         return None
     finally:
         objective.chunk = before
 
 
-def _own_share(objective: Objective) -> float:
-    """Return the bytes that this process can take; a CPU's processes have its memory in common."""
-    device, processes = objective.learner.device, objective.processes
-    return available_bytes(device) / (processes.world_size if device.type == "cpu" else 1)
-
-
 def _all_fit(objective: Objective, tasks: Task, limit: float, degree: int, first: tuple[int, float]) -> bool:
-    """Return whether all tasks fit at once, from what the first few need."""
+    """Return whether all tasks fit at once, from the peak of the first few."""
     total, before, (n, peak) = n_tasks(tasks), None, first
     while peak * (total / n) ** degree > limit:
         more = min(total, 2 * n, int(n * (limit / peak) ** (1 / degree)))
@@ -97,10 +88,7 @@ def _first(n: int, tasks: Task) -> Task:
 
 
 def _extrapolate(first: tuple[int, float], second: tuple[int, float], n: int) -> float:
-    """Return the bytes of n tasks from those of two smaller batches.
-
-    By a line or, where they grow faster than the tasks, by the parabola through them and 0.
-    """
+    """Return the bytes of n tasks: by a line or, if they grow faster, by the parabola through both and 0."""
     (n1, bytes1), (n2, bytes2) = first, second
     if bytes2 * n1 <= bytes1 * n2:
         return bytes1 + (bytes2 - bytes1) / (n2 - n1) * (n - n1)
@@ -109,9 +97,7 @@ def _extrapolate(first: tuple[int, float], second: tuple[int, float], n: int) ->
 
 
 def step_bytes(objective: Objective, tasks: Task) -> int:
-    """Return the bytes that an outer step needs at its peak, above what is there before.
-
-    Of a learner that follows a schedule, those of the first or the last step, whichever needs more.
+    """Return the peak memory of an outer step; with a schedule, that of the first or last step.
 
     >>> from metalens import MAML, Sinusoid, mlp
     >>> objective = Objective(MAML(mlp()))
@@ -136,9 +122,7 @@ def step_bytes(objective: Objective, tasks: Task) -> int:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the peak of the bytes of tensors that a function makes and holds at the same time.
-
-    Workspaces inside of single operations are not seen.
+    """Return the peak bytes of tensors created by a function, without workspaces of single operations.
 
     >>> peak_bytes(lambda: torch.ones(1000).add(1).mul(2).sum())
     8000
@@ -149,7 +133,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 class _Count(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make and that are still held."""
+    """Counts the bytes of the storages that operations create and that are still held."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,9 +160,9 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return how many more bytes this process can take, infinity where that is unknown.
+    """Return how many more bytes this process can allocate, infinity if unknown.
 
-    On a CPU that is what the system has, within the limits of containers and other control groups (Linux).
+    On a CPU, the memory of the system within the limits of containers and other control groups (Linux).
 
     >>> available_bytes(torch.device("cpu")) > 0
     True
@@ -187,31 +171,22 @@ def available_bytes(device: torch.device) -> float:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "cpu":
-        return max(0.0, min([_system(), *_groups()])) + retained_bytes()
+        return max(0.0, min(_cpu_limits(), default=math.inf)) + retained_bytes()
     return math.inf
 
 
-def _system() -> float:
+def _cpu_limits() -> Iterator[float]:
+    """Yield the free memory of the system and of every control group of this process."""
     with suppress(OSError):
         if found := re.search(r"^MemAvailable:\s*(\d+) kB", _MEMINFO.read_text(), re.MULTILINE):
-            return 1024 * float(found.group(1))
-    return math.inf
-
-
-def _groups() -> Iterator[float]:
-    """Yield what the limit of every control group of this process leaves."""
+            yield 1024 * float(found.group(1))
     with suppress(OSError):
         for line in _OWN_GROUPS.read_text().splitlines():
             path = line.split(":", 2)[2].lstrip("/")
             for root, limit, used in _GROUPS:
                 for folder in {root / part for part in ("", path, *Path(path).parents)}:
-                    # A limit that is absent, or the word "max", is none.
-                    with suppress(OSError, ValueError):
-                        allowed = int((folder / limit).read_text())
-                        yield allowed - int((folder / used).read_text()) + _file_cache(folder)
-
-
-def _file_cache(folder: Path) -> int:
-    """Return the bytes of files that the system keeps for a control group and drops where memory is short."""
-    found = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
-    return int(found.group(1)) if found else 0
+                    with suppress(OSError, ValueError):  # no limit: the file is absent, or has the word "max"
+                        allowed = int((folder / limit).read_text()) - int((folder / used).read_text())
+                        statistics = (folder / "memory.stat").read_text()
+                        cached = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
+                        yield allowed + (int(cached.group(1)) if cached else 0)  # dropped if memory is short

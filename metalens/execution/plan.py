@@ -1,4 +1,4 @@
-"""How the outer step of an objective is executed on a machine: by a rule or, if asked, by a short trial."""
+"""How the outer step of an objective is executed: by a rule or, if requested, by a short trial."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,7 +26,7 @@ from metalens.learners.base import module_mode
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.tasks import Task, n_tasks
 
-# A trial must cost little beside the training, and a choice must not depend on the noise of its timings.
+# A trial must be cheap compared to the training, and a choice must not depend on the noise of its timings.
 MIN_PROFILED_STEPS = 100
 CLEARLY_FASTER = 0.8
 # Compiling took 10 to 60 s on a processor, and made vectorized steps 2 to 5 times as fast.
@@ -41,10 +40,10 @@ class Execution:
     Attributes:
         batching: how tasks are mapped: `"vmap"` or `"loop"`.
         compiled: whether losses and gradient are one compiled program.
-        reason: why, in words.
+        reason: why it was chosen.
         seconds: measured time of a step's losses and gradient, by way; empty without a trial.
         chunk: how many tasks are computed at a time; `None` for all.
-        replicas: number of objectives that are trained side by side.
+        replicas: number of objectives trained side by side.
     """
 
     batching: Plan
@@ -73,23 +72,22 @@ def executable(
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a training, and return the module that does it.
 
-    What the machine leaves open (`"auto"`) is chosen by rule: all tasks at once where they fit into memory
-    (see `metalens.execution.memory.fitting_chunk`), mapped as `Learner.plan` says, not compiled.
+    What the machine leaves open (`"auto"`) is chosen by rule: all tasks at once if they fit into memory (see
+    `metalens.execution.memory.fitting_chunk`), mapped by `Learner.plan`, not compiled.
 
-    With `machine.profile`, a training of at least 100 steps is tried: a few steps are timed by loop and by
-    `vmap`, and the rule is overruled where the other way is clearly faster and needs no smaller chunks. A
-    training that would then take more than 90 s in steps is compiled where that is possible, and stays so if
-    the compiled step is clearly faster. The choice is kept in the cache folder for the same work on the same
-    machine: repeating a training repeats its execution, and so its results to the last bit. Several processes
-    must all do the same, so they follow the rule, untimed.
+    With `machine.profile`, a training of at least 100 steps is profiled: a few steps are timed by loop and by
+    `vmap`, and the rule is overruled if the other way is clearly faster and needs no smaller chunks. If the
+    steps would then take more than 90 s, a compiled step is tried, and taken if it is clearly faster. The
+    choice is kept in the cache folder for the same work on the same machine: repeating a training repeats its
+    execution, and so its results to the last bit. Several processes follow the rule, to do the same.
 
     Args:
-        objective: what will be trained, on its device, with the machine's `batching` and, where it is a
-            number, `chunk`; both become what was chosen. Replicas are always vectorized.
+        objective: what will be trained, on its device, with the machine's `batching` and, if it is a number,
+            `chunk`; both are set to the choice. Replicas are always vectorized.
         tasks: a batch as in training, on the same device.
         machine: what is fixed, and what to choose.
         steps: number of outer steps.
-        execution: what was chosen before, if a training is resumed: nothing is chosen then.
+        execution: the choice of a training that is resumed.
 
     Returns:
         The module `tasks -> loss terms`, and the choice.
@@ -105,9 +103,14 @@ def executable(
         module, execution = _chosen(objective, tasks, machine, steps)
     else:
         objective.batching, objective.chunk = execution.batching, execution.chunk
-        module = CompiledObjective(objective) if execution.compiled else objective
+        module = _module(objective, execution)
     n = len(objective.objectives) if isinstance(objective, Replicas) else 1
     return module, replace(execution, chunk=objective.chunk, replicas=n)
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Return whether a module has anything to train."""
+    return bool(trained_parameters(module))
 
 
 def _chosen(
@@ -121,8 +124,8 @@ def _chosen(
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
     two_ways = objective.batching == "auto" and objective.learner.vmap_refusal is None
     is_open = not is_compiled and (two_ways or machine.compile == "auto")
-    several = objective.processes.world_size > 1
-    is_profiled = machine.profile and steps >= MIN_PROFILED_STEPS and is_open and not several
+    is_long, several = steps >= MIN_PROFILED_STEPS, objective.processes.world_size > 1
+    is_profiled = machine.profile and is_long and is_open and not several
     other: Plan = "loop" if rule == "vmap" else "vmap"
     ways: list[Plan] = [rule, other] if two_ways and is_profiled else [rule]
     if isinstance(objective, Objective) and machine.chunk == "auto" and not is_compiled:
@@ -131,22 +134,20 @@ def _chosen(
         return _profiled(objective, tasks, machine, steps, ways)
     objective.batching = rule
     reason = "by rule" if is_open else "as asked"
-    if machine.profile and steps < MIN_PROFILED_STEPS:
+    if machine.profile and not is_long:
         reason = "by rule, as the run is short"
     if several and is_open:
         reason = "by rule, the same in all processes"
-    return CompiledObjective(objective) if is_compiled else objective, Execution(
-        rule, is_compiled, reason, {}
-    )
+    execution = Execution(rule, is_compiled, reason, {})
+    return _module(objective, execution), execution
 
 
-def is_trained(module: nn.Module) -> bool:
-    """Return whether a module has anything to train."""
-    return bool(trained_parameters(module))
+def _module(objective: Objective | Replicas, execution: Execution) -> nn.Module:
+    return CompiledObjective(objective) if execution.compiled else objective
 
 
 def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machine: Machine) -> list[Plan]:
-    """Give the objective the chunk of the first way, and return the ways that need no smaller one."""
+    """Set the chunk of the first way on the objective, and return the ways that need no smaller one."""
     batching, chunks = objective.batching, {}
     try:
         with _leaving_no_trace(objective):
@@ -165,17 +166,21 @@ def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machin
 def _profiled(
     objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
 ) -> tuple[nn.Module, Execution]:
-    """Return what the cache or else a trial says."""
+    """Return the choice in the cache, or else that of a trial."""
     if len(ways) == 1:
         objective.batching = ways[0]
     path = cache_folder() / "executions" / f"{_work_name(objective, tasks, steps, machine)}.json"
-    execution = _read(path)
-    if execution is None:
+    try:
+        execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):  # missing or damaged
         with _leaving_no_trace(objective):
             module, execution = _tried(objective, tasks, machine, steps, ways)
-        _write(path, execution)
+        with suppress(OSError):  # the next training measures again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as partial:
+                partial.write_text(json.dumps(asdict(execution)), encoding="utf-8")
     else:
-        module = CompiledObjective(objective) if execution.compiled else objective
+        module = _module(objective, execution)
     objective.batching = execution.batching
     return module, execution
 
@@ -183,29 +188,29 @@ def _profiled(
 def _tried(
     objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
 ) -> tuple[nn.Module, Execution]:
-    """Measure the ways, of which the first is taken unless the last is clearly faster, and compiling."""
+    """Time the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
     for way in ways:
         objective.batching = way
         seconds[way] = _seconds(objective, tasks)
     best = ways[-1] if seconds[ways[-1]] < CLEARLY_FASTER * seconds[ways[0]] else ways[0]
     objective.batching = best
+    plain = Execution(best, False, "measured", seconds)
     is_long = steps * seconds[best] > MIN_COMPILED_SECONDS
     if machine.compile is False or not is_long or compile_refusal(objective) is not None:
-        return objective, Execution(best, False, "measured", seconds)
+        return objective, plain
     try:
         module = CompiledObjective(objective)
         module(tasks)
     except MetaLensError as error:
-        return objective, Execution(best, False, f"measured; {error}", seconds)
+        return objective, replace(plain, reason=f"measured; {error}")
     seconds["compiled"] = _seconds(module, tasks)
-    if seconds["compiled"] < CLEARLY_FASTER * seconds[best]:
-        return module, Execution(best, True, "measured", seconds)
-    return objective, Execution(best, False, "measured", seconds)
+    is_faster = seconds["compiled"] < CLEARLY_FASTER * seconds[best]
+    return (module, replace(plain, compiled=True)) if is_faster else (objective, plain)
 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
-    """Return the time of a step's losses and their gradient, a median."""
+    """Return the median time of a step's losses and gradient."""
     from torch.utils.benchmark import Timer  # imports setuptools, so only measuring waits for it
 
     def step() -> None:
@@ -227,7 +232,7 @@ def _leaving_no_trace(objective: nn.Module) -> Iterator[None]:
 
 
 def _work_name(objective: Objective | Replicas, tasks: Task, steps: int, machine: Machine) -> str:
-    """Return a name for this work on this machine."""
+    """Return a cache key for this work on this machine."""
     if isinstance(objective, Replicas):
         objective = objective.objectives[0]  # their number is an axis of the tasks
     settings = [plain_settings(module) for module in objective.modules()]
@@ -235,17 +240,3 @@ def _work_name(objective: Objective | Replicas, tasks: Task, steps: int, machine
     shapes = [(leaf.shape, leaf.dtype, leaf.device) for leaf in pytree.tree_leaves(tasks)]
     work = (objective, settings, shapes, steps, machine.compile, here, torch.__version__)
     return hashlib.sha256(repr(work).encode()).hexdigest()[:32]
-
-
-def _read(path: Path) -> Execution | None:
-    try:
-        return Execution(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None  # not there, or damaged: measured again
-
-
-def _write(path: Path, execution: Execution) -> None:
-    with suppress(OSError):  # without it the next training measures again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(asdict(execution)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training in another precision than that of the weights, and whether its gradient can be used."""
+"""Training in another precision than that of the weights, if its gradient is usable."""
 
 from __future__ import annotations
 
@@ -18,26 +18,20 @@ from metalens.tasks import Task, place
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# The type of the weights, where it changes. Of 16-true, steps of Adam underflow.
+# The type of the weights, if it changes. In 16-true, steps of Adam underflow.
 WHOLE = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
-_TRIED = 8  # tasks
 MIXED = ("bf16-mixed", "16-mixed")
+N_TRIED_TASKS = 8
 
 
 @contextmanager
 def in_precision(
     fabric: Fabric, objective: Objective, tasks: TaskDistribution, meta_batch_size: int
 ) -> Iterator[None]:
-    """Cast the weights to the Fabric's precision within the block.
+    """Cast the weights of an objective to the Fabric's precision within the block.
 
-    A lower precision than 32 bits is tried on a few tasks first, by each process alone: the gradient may
-    be less precise, not wrong.
-
-    Args:
-        fabric: its precision is meant; `"32-true"` leaves everything as it is.
-        objective: what will be trained, on its device.
-        tasks: what it will be trained on.
-        meta_batch_size: tasks per step.
+    A lower precision than 32 bits is tried on a few tasks first, by each process alone: the gradient may be
+    less precise, but not wrong.
 
     Raises:
         MetaLensError: the precision is not possible, or the gradient's error is as large as the gradient.
@@ -50,7 +44,7 @@ def in_precision(
         if name in ("32-true", "64-true") or not trained_parameters(objective):
             objective.to(WHOLE.get(name, before))
         else:
-            few = min(meta_batch_size, max(_TRIED, objective.min_meta_batch_size))
+            few = min(meta_batch_size, max(N_TRIED_TASKS, objective.min_meta_batch_size))
             batch = place(tasks.batch(range(few)), fabric.device, before)
             exact = _gradient(objective, batch)
             objective.to(WHOLE.get(name, before))

@@ -1,4 +1,4 @@
-"""Several objectives that differ in numbers only, computed as one."""
+"""Several objectives that differ in numbers only, computed as one module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 
 class ReplicationError(MetaLensError):
-    """Objectives that cannot be computed side by side; they can be one by one."""
+    """Objectives that cannot be computed side by side, only one by one."""
 
 
 class Replicas(nn.Module):
@@ -32,8 +32,8 @@ class Replicas(nn.Module):
     `terms[r] = objectives[r](tasks[r])`. The objectives may differ in their weights and in settings that are
     real numbers: step sizes, strengths of regularizers. The parameters are the stacked ones, `(R, ...)`, and
     until `release` those of the objectives are views of them: training the replicas trains the objectives.
-    The gradient of the sum of the terms is that of each objective, so that optimizers that treat every
-    number by itself (SGD, Adam) take the steps that they would take with each alone.
+    The gradient of the sum of the terms is that of each objective, so elementwise optimizers (SGD, Adam) take
+    the same steps as with each alone.
 
     Args:
         objectives: at least one, of equal structure, on one device.
@@ -78,15 +78,11 @@ class Replicas(nn.Module):
         return self.objectives[0].learner
 
     def forward(self, tasks: Task) -> Tensors:
-        """Return the loss terms by name, `(R,)` each.
-
-        Args:
-            tasks: a batch of T tasks for each objective, `(R, T, ...)`.
-        """
+        """Return the loss terms by name, `(R,)`, of T tasks for each objective, `(R, T, ...)`."""
         return self.loss_terms(tasks)
 
     def transform_tasks(self, tasks: Task) -> Task:
-        """Return the tasks: whatever changes them is a part of `loss_terms` here."""
+        """Return the tasks unchanged: `loss_terms` transforms them."""
         return tasks
 
     def loss_terms(self, tasks: Task) -> Tensors:
@@ -101,11 +97,11 @@ class Replicas(nn.Module):
         return torch.vmap(of_one)(state, numbers, tasks)
 
     def check(self, tasks: Task, *, tolerance: float = 1e-3) -> None:
-        """Compare losses and gradient with those of each objective by itself.
+        """Compare losses and gradient with those of each objective alone, on tasks `(R, T, ...)`.
 
         Args:
-            tasks: a batch of T tasks for each objective, `(R, T, ...)`.
-            tolerance: of the norm of their difference; what is mixed up differs by far more than rounding.
+            tasks: a batch of T tasks for each objective.
+            tolerance: of the norm of the difference; mistakes differ by far more than rounding.
 
         Raises:
             ReplicationError: they differ, or the step draws random numbers, which each objective alone would
@@ -122,7 +118,7 @@ class Replicas(nn.Module):
             part = pytree.tree_map(lambda tensor, number=number: tensor[number], tasks)
             terms, gradient = terms_and_gradient(objective, part, trained_parameters(objective))
             alone = torch.cat([part.flatten() for part in (*terms.values(), *gradient)])
-            diverged = not alone.isfinite().all()  # which training will tell
+            diverged = not alone.isfinite().all()  # training reports that
             if not diverged and not (own - alone).norm() <= tolerance * alone.norm():
                 raise ReplicationError(
                     "Side by side, the outer step differs from that of each objective alone, so something in "
@@ -130,7 +126,7 @@ class Replicas(nn.Module):
                 )
 
     def release(self) -> None:
-        """Give each objective weights of its own again, with the values of now."""
+        """Give each objective its own weights again, with their present values."""
         for objective in self.objectives:
             for tensor in (*objective.parameters(), *objective.buffers()):
                 tensor.data = tensor.data.clone()
@@ -143,15 +139,14 @@ class Replicas(nn.Module):
     @contextmanager
     def _at(self, numbers: list[Tensor]) -> Iterator[None]:
         """Temporarily set the differing settings on the first objective."""
-        places = [(owner, name) for owner, name, _ in self._numbers]
-        before = [getattr(owner, name) for owner, name in places]
+        before = [getattr(owner, name) for owner, name, _ in self._numbers]
         try:
-            for (owner, name), number in zip(places, numbers, strict=True):
+            for (owner, name, _), number in zip(self._numbers, numbers, strict=True):
                 setattr(owner, name, number)
             yield
         finally:
-            for (owner, name), number in zip(places, before, strict=True):
-                setattr(owner, name, number)
+            for (owner, name, _), value in zip(self._numbers, before, strict=True):
+                setattr(owner, name, value)
 
 
 def _tensors(objective: Objective) -> Tensors:

@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-_PLAIN = (str, int, float, bool, type(None))
-
 
 def settings_of(instance: object) -> dict[str, Any]:
-    """Return the public attributes of an object by name, without the mode of a module.
-
-    >>> from metalens import MAML, mlp
-    >>> settings_of(MAML(mlp(), inner_lr=0.1))["inner_lr"]
-    0.1
-    """
+    """Return the public attributes of an object by name, without the mode of a module."""
     return {name: value for name, value in vars(instance).items() if name[0] != "_" and name != "training"}
 
 
 def plain_settings(instance: object) -> dict[str, str]:
-    """Return the class of an object, and those of its settings that are plain values, as texts.
+    """Return the class of an object and the `repr` of its plain settings.
 
-    Plain are numbers, texts and `None`, and lists, tuples and data classes of them.
+    Plain are numbers, strings and `None`, and lists, tuples and data classes of them.
 
     >>> from metalens import MAML, mlp
     >>> plain_settings(MAML(mlp(), inner_lr=0.1))["inner_lr"]
@@ -36,4 +29,4 @@ def _is_plain(value: object) -> bool:
         return all(map(_is_plain, value))
     if is_dataclass(value):
         return all(_is_plain(getattr(value, field.name)) for field in fields(value))
-    return isinstance(value, _PLAIN)
+    return value is None or isinstance(value, str | int | float)

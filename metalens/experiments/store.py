@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import save
 from torch import Tensor
 
-from metalens.errors import MetaLensError, in_one_sentence
+from metalens.errors import MetaLensError, reraise_as
 from metalens.experiments.arms import Arm, Cell
 from metalens.experiments.recipe import Recipe
 from metalens.io.files import MANIFEST, atomic_path, remove_partials
@@ -107,7 +107,7 @@ class Store:
         if not path.is_file():
             divided = [[[*cell.arm, cell.seed] for cell in group] for group in groups()]
             _write(path, {"identity": dict(identity), "started": started, "groups": divided})
-        with in_one_sentence(f"{self.unfinished} is damaged", _REMEDY):
+        with reraise_as(f"{self.unfinished} is damaged", _REMEDY):
             content = read_json(path, _REMEDY)
             _check_same(self.folder, content["identity"], identity)
             self.groups = [[Cell(Arm(*arm), seed) for *arm, seed in group] for group in content["groups"]]
@@ -138,7 +138,7 @@ class Store:
 
     def read(self, cell: Cell) -> CellResult:
         """Return the result of a cell that is done, without its weights."""
-        with in_one_sentence(f"{self._file(cell)} is damaged", _REMEDY):
+        with reraise_as(f"{self._file(cell)} is damaged", _REMEDY):
             content = read_json(self._file(cell), _REMEDY, {"is_scored": bool})
             tables = {name: str(content["tables"][name]) for name in TABLES}
             facts = dict(content["facts"])

@@ -16,12 +16,12 @@ def download(files: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
     """Download files into a folder, unless they are there, and return their paths.
 
     Args:
-        files: the MD5 sum of each by its address, whose last part is the name of the file.
+        files: the MD5 checksum of each by its URL, whose last part is the name of the file.
         folder: where they are kept.
 
     Raises:
-        OSError: one cannot be downloaded or written; all network errors of pooch derive from it.
-        ValueError: one has another sum, and was not kept.
+        OSError: a file cannot be downloaded or written; all network errors of pooch derive from it.
+        ValueError: a file has another checksum, and was not kept.
     """
     with extra("cli"):
         import pooch

@@ -1,4 +1,4 @@
-"""Writing files so that readers see them whole or not at all."""
+"""Writing files atomically: readers see them whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from filelock import FileLock, Timeout
 
 from metalens.errors import DivergenceError, MetaLensError, extra
 
-MANIFEST = "manifest.json"  # what makes a folder that of a run
-MODEL = "model.json"  # and what makes it that of a trained estimator
-SUITE = "suite.json"  # and a suite
-SWEEP = "sweep.json"  # and what makes it that of a sweep
+# The file by which the folder of a run, a trained estimator, a suite or a sweep is recognized.
+MANIFEST, MODEL, SUITE, SWEEP = "manifest.json", "model.json", "suite.json", "sweep.json"
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Give a path to write to, and put the file in the target's place when the block has succeeded.
+    """Yield a path to write to; the file replaces the target when the block has succeeded.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -37,43 +35,33 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())  # else a loss of power may leave the name without the content
         os.replace(partial, target)
-        _sync_folder(target.parent)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            descriptor = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
-    """Say that a folder cannot be written to where the block fails for that.
-
-    Raises:
-        MetaLensError: it cannot.
-    """
+    """Reraise an `OSError` of the block as a `MetaLensError` that names the folder."""
     try:
         yield
     except OSError as error:
-        raise MetaLensError(
-            f"Cannot write to {folder}: {error.strerror}; make it writable and try again."
-        ) from error
+        raise MetaLensError(f"Cannot write to {folder}: {error.strerror}; make it writable.") from error
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what writers that were killed have left in a folder, where nobody else writes."""
+    """Remove the partial files of killed writers from a folder to which no other process writes."""
     for path in folder.glob(".*.partial"):
         path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def cache_folder() -> Path:
-    """Return the folder that METALENS_CACHE names, or the user's cache folder of the system."""
+    """Return the folder named by METALENS_CACHE, or the user's cache folder of the system."""
     if folder := os.environ.get("METALENS_CACHE"):
         return Path(folder).expanduser()
     with extra("cli"):
@@ -82,10 +70,10 @@ def cache_folder() -> Path:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Return a folder, made where it is missing, that can be written to.
+    """Return a folder after creating it, if it is missing.
 
     Raises:
-        MetaLensError: it cannot.
+        MetaLensError: it cannot be written to.
     """
     folder = Path(path)
     try:
@@ -97,31 +85,23 @@ def writable_folder(path: str | Path) -> Path:
     return folder
 
 
-def is_replaceable(folder: Path) -> bool:
-    """Tell whether a folder is empty or that of a run or a model, and so may be replaced by another."""
-    if not folder.is_dir():
-        return False
-    return any((folder / name).is_file() for name in (MANIFEST, MODEL)) or not any(folder.iterdir())
-
-
 @contextmanager
 def new_folder(target: Path, *, overwrite: bool = False, resume: bool | None = None) -> Iterator[Path]:
-    """Give a folder to fill, and put it in the target's place when the block has succeeded.
+    """Yield a folder to fill, which replaces the target when the block has succeeded.
 
-    Whatever ends the block early, an interruption included, leaves the target as it was. What is unfinished
-    and can be resumed is kept beside it, as `.NAME.unfinished`, if trained weights are in it that did not
-    diverge.
+    If the block ends early, even by an interruption, the target stays as it was. An unfinished run that can
+    be resumed is kept beside it, as `.NAME.unfinished`, if it has trained weights and did not diverge.
 
     Args:
-        target: where the folder shall stand; its parents are made.
-        overwrite: replace what stands there, if it is an empty folder or that of a run or a model, and
-            unless `resume` also what is unfinished.
-        resume: give the unfinished folder with what is in it, if there is one; `None` for what cannot be
-            resumed, of which nothing is kept.
+        target: the folder to create, with its parents.
+        overwrite: replace the target if it is an empty folder or that of a run or a model, and, unless
+            `resume`, an unfinished run, too.
+        resume: yield the unfinished folder with its files, if there is one; `None` for runs that cannot be
+            resumed and are never kept.
 
     Raises:
-        MetaLensError: the target exists and may not be replaced, or cannot be written; something unfinished
-            is neither to be resumed nor to be replaced, or another process is at it.
+        MetaLensError: the target exists and may not be replaced, or cannot be written; an unfinished run is
+            neither to be resumed nor to be overwritten; or another process writes the target.
 
     >>> folder = Path(tempfile.mkdtemp()) / "run"
     >>> with new_folder(folder) as path:
@@ -135,11 +115,11 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool | None = N
             os.rename(old, target)  # killed between the two steps of a replacement
         if target.exists() and not overwrite:
             raise MetaLensError(f"{target} exists already; choose another --out, or pass --overwrite.")
-        if target.is_symlink() or (target.exists() and not is_replaceable(target)):
+        if target.is_symlink() or (target.exists() and not _is_replaceable(target)):
             raise MetaLensError(f"{target} is no folder of a run and is not replaced; choose another --out.")
         if keep and _has_weights(filled) and not (resume or overwrite):
             raise MetaLensError(
-                f"A run into {target} is unfinished; go on with --resume, or begin anew with --overwrite."
+                f"A run into {target} is unfinished; resume it with --resume, or start over with --overwrite."
             )
         if not resume:
             shutil.rmtree(filled, ignore_errors=True)
@@ -147,15 +127,15 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool | None = N
         try:
             yield filled
         except DivergenceError:
-            shutil.rmtree(filled)  # it would come to the same again
+            shutil.rmtree(filled)  # it would diverge again
             raise
         except KeyboardInterrupt as error:
             if keep and _has_weights(filled):
-                raise KeyboardInterrupt("go on with --resume") from error
+                raise KeyboardInterrupt("resume with --resume") from error
             raise
         except Exception:
             if keep and _has_weights(filled):
-                warnings.warn("What is trained is kept; go on with --resume.", stacklevel=3)
+                warnings.warn("The trained weights are kept; resume with --resume.", stacklevel=3)
             raise
         if target.exists():
             os.rename(target, old)
@@ -169,7 +149,7 @@ def new_folder(target: Path, *, overwrite: bool = False, resume: bool | None = N
 
 @contextmanager
 def _staging(target: Path, keep: bool) -> Iterator[tuple[Path, Path]]:
-    """Give the folders for a new run and an old one, to this process alone, and `keep` what has weights."""
+    """Yield folders for a new and an old run, locked for this process; afterwards `keep` trained weights."""
     staging = target.with_name(f".{target.name}.unfinished")
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -195,3 +175,8 @@ def _staging(target: Path, keep: bool) -> Iterator[tuple[Path, Path]]:
 
 def _has_weights(folder: Path) -> bool:
     return any(folder.rglob("*.safetensors"))
+
+
+def _is_replaceable(folder: Path) -> bool:
+    is_ours = any((folder / name).is_file() for name in (MANIFEST, MODEL))
+    return folder.is_dir() and (is_ours or not any(folder.iterdir()))

@@ -1,4 +1,4 @@
-"""Reading JSON, with errors in one sentence."""
+"""Reading JSON files that may be damaged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from metalens.errors import MetaLensError
 
 
 def read_json(path: Path, remedy: str, keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Args:
         path: of the file.
-        remedy: what to do where it is damaged.
-        keys: which names it must have, and the kind of each value, see `is_of`.
+        remedy: what to do if it is damaged.
+        keys: the names it must have, and the kind of each value, see `is_of`.
 
     Raises:
-        MetaLensError: the file is missing or damaged, or holds something else.
+        MetaLensError: the file is missing or damaged, or has other content.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "run.json")
@@ -43,12 +43,10 @@ def read_json(path: Path, remedy: str, keys: Mapping[str, Any] | None = None) ->
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Tell whether a plain value is what it should be.
+    """Return whether a JSON value has the expected kind.
 
-    Args:
-        value: of JSON.
-        kind: its type; several, of which it has one; a list with the kind of each entry of a list; or the
-            kinds of the values of an object by their names.
+    A kind is a type; a tuple of kinds, of which one fits; a list with the kind of all entries; or a dict
+    of the kinds of an object's values by name.
 
     >>> is_of({"arms": [{"seed": 0}]}, {"arms": [{"seed": int}]}), is_of(None, (str, [str]))
     (True, False)

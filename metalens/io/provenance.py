@@ -1,4 +1,4 @@
-"""Where the numbers of a run come from."""
+"""The version of the source code of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def commit() -> str | None:
-    """Return the commit of the source this runs from, or `None` outside of a checkout of MetaLens.
+    """Return the commit of the source code, or `None` outside of a checkout of MetaLens.
 
     >>> commit() is None or len(commit()) >= 12
     True

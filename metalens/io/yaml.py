@@ -1,4 +1,4 @@
-"""Reading YAML, as in version 1.2."""
+"""Reading YAML 1.2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metalens.errors import MetaLensError, extra
 
 @cache
 def _loader() -> Any:
-    """Return a loader as of YAML 1.2, to which `on` and `yes` are text: only true and false are not."""
+    """Return a loader of YAML 1.2, in which `on` and `yes` are text, unlike true and false."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         MetaLensError: it is not YAML.
         OSError: it cannot be read.
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: it is not text.
     """
     with extra("cli"):
         import yaml

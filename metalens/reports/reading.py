@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import TemplateError
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
+from metalens.errors import MALFORMED, MetaLensError, reraise_as
 from metalens.io.json import read_json
 from metalens.metrics import METRICS
 from metalens.statistics.arms import ARM
@@ -163,4 +163,4 @@ def naming_damage(folder: Path, remedy: str) -> AbstractContextManager[None]:
         MetaLensError: the block failed for what it found in the files.
     """
     said = f"The files in {folder} are damaged or of another version"
-    return in_one_sentence(said, f"{remedy} again", (*DAMAGE, TemplateError))
+    return reraise_as(said, f"{remedy} again", (*MALFORMED, TemplateError))

@@ -1,7 +1,7 @@
-"""Checks of the contracts that every learner, regularizer and task distribution keeps.
+"""Checks of the contracts of learners, regularizers and task distributions.
 
-`check_learner`, `check_regularizer` and `check_distribution` check a method of your own as the tests of
-MetaLens check its methods. Each raises an `AssertionError` that says what does not hold. Their companions
+`check_learner`, `check_regularizer` and `check_distribution` test a custom method as the tests of MetaLens
+test its own, and raise an `AssertionError` that says what does not hold. `learner_checks` and its siblings
 yield the checks one by one, for example as the cases of a parametrized test:
 
     @pytest.mark.parametrize("check", learner_checks(lambda: MyLearner(mlp(5, 3))), ids=str)
@@ -9,11 +9,10 @@ yield the checks one by one, for example as the cases of a parametrized test:
         check()
 """
 
-from metalens.testing.checks import Check
+from metalens.testing.checks import Check, random_tasks
 from metalens.testing.distributions import check_distribution, distribution_checks
 from metalens.testing.learners import check_learner, learner_checks
 from metalens.testing.regularizers import check_regularizer, regularizer_checks
-from metalens.testing.tasks import random_tasks
 
 __all__ = [
     "Check",

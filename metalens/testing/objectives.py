@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -28,19 +28,24 @@ STEP = 5e-5  # of finite differences
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: an objective that is built anew for every check, from one seed, and a batch of tasks.
+    """What is checked: an objective, rebuilt from one seed for every check, and a batch of 4 tasks.
 
     Attributes:
         build: returns a new learner.
         regularize: returns new regularizers for it.
         batch: a batch of 4 tasks.
-        batching: how tasks are mapped where a check does not compare ways to do so.
+        vectorizes: whether it works under `torch.vmap`; otherwise tasks are looped over.
     """
 
     build: Callable[[], Learner]
     regularize: Callable[[Learner], Sequence[Regularizer]]
     batch: Task
-    batching: Batching = "auto"
+    vectorizes: bool = True
+
+    @property
+    def batching(self) -> Batching:
+        """How tasks are mapped by checks that do not compare batchings."""
+        return "auto" if self.vectorizes else "loop"
 
     @property
     def tasks(self) -> Task:
@@ -62,8 +67,7 @@ class Subject:
     def gradient(self, batching: Batching, chunk: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the outer loss, and its gradient by the names of the trained parameters."""
         objective = self.objective(batching, chunk)
-        loss = loss_of(objective, self.tasks)
-        weights = trained(objective)
+        loss, weights = loss_of(objective, self.tasks), trained(objective)
         if not weights:
             return loss.detach(), {}
         gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
@@ -72,11 +76,23 @@ class Subject:
     def checks(self, *properties: Callable[[Subject], None]) -> Iterator[Check]:
         """Yield a check of each property."""
         for check in properties:
-            yield Check(check.__name__, lambda check=check: self._hold(check))
+            yield Check(check.__name__, lambda check=check: same_draws_in_every_plan()(check)(self))
 
-    def _hold(self, check: Callable[[Subject], None]) -> None:
-        with same_draws_in_every_plan():
-            check(self)
+
+def objective_checks(
+    subject: Subject, *, trains: bool = True, exact_gradient: bool, random: bool = False
+) -> Iterator[Check]:
+    """Yield the checks of an outer loss that apply to it; see `check_learner` and `check_regularizer`."""
+    if subject.vectorizes:
+        yield from subject.checks(vmap_and_chunks_equal_loop)
+    if not trains:
+        return
+    if exact_gradient:
+        yield from subject.checks(gradient_equals_finite_difference)
+    yield from subject.checks(training_touches_nothing_and_reaches_every_parameter)
+    if not random:
+        yield from subject.checks(permuting_tasks_keeps_the_loss)
+    yield from subject.checks(state_dict_round_trip)
 
 
 def loss_of(objective: Objective, tasks: Task) -> Tensor:
@@ -91,18 +107,14 @@ def trained(objective: Objective) -> dict[str, Tensor]:
 
 
 def draws_by_shape(tensor: Tensor) -> Tensor:
-    """Stand in for `torch.rand_like`, with numbers that depend on the shape alone.
-
-    >>> draws_by_shape(torch.zeros(2))
-    tensor([0.1000, 0.7180])
-    """
+    """Replace `torch.rand_like` by numbers that depend on the shape alone."""
     numbers = 0.1 + 0.618034 * torch.arange(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
     return numbers.frac().view(tensor.shape)
 
 
 @contextmanager
 def same_draws_in_every_plan() -> Iterator[None]:
-    """Replace `torch.rand_like`: draws within the map over tasks come in another order for every plan.
+    """Replace `torch.rand_like`, as each plan draws in another order.
 
     >>> with same_draws_in_every_plan():
     ...     torch.rand_like(torch.zeros(2))
@@ -113,15 +125,13 @@ def same_draws_in_every_plan() -> Iterator[None]:
 
 
 def permuted(tree: Tree) -> Tree:
-    """Return tensors with their tasks in another order."""
+    """Return the tasks in another order."""
     return pytree.tree_map(lambda tensor: tensor[torch.tensor([2, 0, 3, 1])], tree)
 
 
-def assert_close(
-    got: object, expected: object, said: str, *, rtol: float | None = None, atol: float | None = None
-) -> None:
-    """Raise `AssertionError`, a sentence and the differences, where tensors are not close."""
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda found: f"{said}\n{found}")
+def assert_close(got: object, expected: object, message: str, **tolerances: Any) -> None:
+    """Raise `AssertionError` with a message and the differences if tensors are not close."""
+    torch.testing.assert_close(got, expected, **tolerances, msg=lambda found: f"{message}\n{found}")
 
 
 def vmap_and_chunks_equal_loop(subject: Subject) -> None:
@@ -133,10 +143,9 @@ def vmap_and_chunks_equal_loop(subject: Subject) -> None:
         except (MetaLensError, RuntimeError) as error:
             raise AssertionError(f"It cannot be vectorized; pass vectorizes=False. {error}") from error
         plan = "vmap" if chunk is None else f"vmap in chunks of {chunk}"
-        said = f"The outer loss of {plan} must equal that of a loop over tasks."
-        assert_close(mapped_loss, loss, said, rtol=1e-12, atol=1e-12)
-        said = f"The gradient of {plan} must equal that of a loop over tasks."
-        assert_close(mapped, gradients, said, rtol=1e-9, atol=1e-11)
+        message = f"of {plan} must equal that of a loop over tasks."
+        assert_close(mapped_loss, loss, f"The outer loss {message}", rtol=1e-12, atol=1e-12)
+        assert_close(mapped, gradients, f"The gradient {message}", rtol=1e-9, atol=1e-11)
 
 
 def gradient_equals_finite_difference(subject: Subject) -> None:
@@ -148,19 +157,18 @@ def gradient_equals_finite_difference(subject: Subject) -> None:
     direction = [torch.randn_like(parameter) for parameter in parameters]
     slope = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
     difference = _central_difference(objective, tasks, parameters, direction)
-    said = (
-        "The gradient must be that of the outer loss; pass exact_gradient=False where it is not meant to be."
+    message = (
+        "The gradient must be that of the outer loss; pass exact_gradient=False if it is not meant to be."
     )
-    assert_close(slope, difference, said, rtol=1e-6, atol=1e-8)
+    assert_close(slope, difference, message, rtol=1e-6, atol=1e-8)
 
 
 @torch.no_grad()
 def _central_difference(
     objective: Objective, tasks: Task, parameters: Sequence[Tensor], direction: Sequence[Tensor]
 ) -> Tensor:
-    """The five-point rule: its error is of order h^4, where normalization layers curve strongly."""
-    values = {}
-    at = 0
+    """The five-point rule: its error is of order h^4, as normalization layers curve strongly."""
+    values, at = {}, 0
     for position in (-2, -1, 1, 2):
         for parameter, d in zip(parameters, direction, strict=True):
             parameter.add_((position - at) * STEP * d)
@@ -179,11 +187,10 @@ def training_touches_nothing_and_reaches_every_parameter(subject: Subject) -> No
     after = objective.state_dict()
     assert before.keys() == after.keys(), "Training must not add or remove parameters or buffers."
     changed = [name for name in before if not torch.equal(before[name], after[name])]
-    assert not changed, (
-        f"Forward, backward and adaptation must change nothing, but changed {', '.join(changed)}."
-    )
+    said = "Forward, backward and adaptation must"
+    assert not changed, f"{said} change nothing, but changed {', '.join(changed)}."
     same = all(torch.equal(a, b) for a, b in zip(given.tensors, tasks.tensors, strict=True))
-    assert same, "Forward, backward and adaptation must not change the tasks in place."
+    assert same, f"{said} not change the tasks in place."
     without = [name for name, p in trained(objective).items() if p.grad is None or not p.grad.any()]
     # A bias before batch or instance normalization, and the key bias of attention, cancel exactly.
     without = [name for name in without if not name.endswith("bias") or "head" in name]
@@ -200,8 +207,10 @@ def support_of(tasks: Task, number: int) -> Examples:
 def permuting_tasks_keeps_the_loss(subject: Subject) -> None:
     """The outer loss does not depend on the order of tasks in a batch."""
     objective, tasks = subject.objective(), subject.tasks
-    said = "The outer loss must not depend on the order of tasks; pass random=True if it draws for each task."
-    assert_close(loss_of(objective, permuted(tasks)), loss_of(objective, tasks), said)
+    message = (
+        "The outer loss must not depend on the order of tasks; pass random=True if it draws for each task."
+    )
+    assert_close(loss_of(objective, permuted(tasks)), loss_of(objective, tasks), message)
 
 
 def weight_zero_equals_no_regularizer(subject: Subject) -> None:
@@ -216,7 +225,7 @@ def weight_zero_equals_no_regularizer(subject: Subject) -> None:
 
 
 def state_dict_round_trip(subject: Subject) -> None:
-    """A state dictionary that was written and read gives another objective the same outer loss."""
+    """An objective that loads a saved state dictionary has the same outer loss."""
     objective, tasks = subject.objective(), subject.tasks
     file = io.BytesIO()
     torch.save(objective.state_dict(), file)

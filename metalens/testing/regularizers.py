@@ -11,18 +11,12 @@ from metalens.networks import mlp
 from metalens.regularizers import Regularizer
 from metalens.tasks import Task
 from metalens.testing import objectives
-from metalens.testing.checks import Check, run_checks
-from metalens.testing.learners import objective_checks
-from metalens.testing.objectives import Subject
-from metalens.testing.tasks import random_tasks
+from metalens.testing.checks import Check, random_tasks, run_checks
+from metalens.testing.objectives import Subject, objective_checks
 
 
 def small_maml() -> Learner:
-    """Return MAML with two steps on a smooth perceptron, for the tasks of `random_tasks()`.
-
-    >>> small_maml().network.n_outputs
-    3
-    """
+    """Return MAML with two steps on a smooth perceptron, for the tasks of `random_tasks()`."""
     return MAML(mlp(5, 3, [8, 7], activation=nn.Softplus), inner_lr=0.1, inner_steps=2)
 
 
@@ -55,19 +49,14 @@ def check_regularizer(
         The names of the checks that apply; all hold.
 
     Raises:
-        AssertionError: one does not hold.
+        AssertionError: a check does not hold.
 
     >>> from metalens import LabelSmoothing
     >>> check_regularizer(lambda learner: LabelSmoothing(weight=0.5))[-1]
     'weight_zero_equals_no_regularizer'
     """
-    claims = {
-        "weighted": weighted,
-        "random": random,
-        "vectorizes": vectorizes,
-        "exact_gradient": exact_gradient,
-    }
-    return run_checks(regularizer_checks(factory, learner=learner, tasks=tasks, **claims))
+    claims = {"random": random, "vectorizes": vectorizes, "exact_gradient": exact_gradient}
+    return run_checks(regularizer_checks(factory, learner=learner, tasks=tasks, weighted=weighted, **claims))
 
 
 def regularizer_checks(
@@ -87,10 +76,7 @@ def regularizer_checks(
     >>> checks["weight_zero_equals_no_regularizer"]()
     """
     batch = random_tasks() if tasks is None else tasks
-    batching = "auto" if vectorizes else "loop"
-    subject = Subject(learner, lambda learner: [factory(learner)], batch, batching)
-    yield from objective_checks(
-        subject, vectorizes=vectorizes, trains=True, exact_gradient=exact_gradient, random=random
-    )
+    subject = Subject(learner, lambda learner: [factory(learner)], batch, vectorizes)
+    yield from objective_checks(subject, exact_gradient=exact_gradient, random=random)
     if weighted:
         yield from subject.checks(objectives.weight_zero_equals_no_regularizer)

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training in files, from which it resumes to the last bit."""
+"""Checkpoints: files with the state of a training, from which it resumes to the last bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from metalens.errors import MetaLensError, in_one_sentence
+from metalens.errors import MetaLensError, reraise_as
 from metalens.io.files import atomic_path, remove_partials
 from metalens.processes import ALONE, Processes
 
@@ -28,28 +28,27 @@ State = dict[str, Any]  # a tree of dictionaries, lists, tensors and plain value
 Fingerprint = Mapping[str, Any]  # plain values by name, see `metalens.training.fingerprint`
 
 MAX_KEPT = 2
-_CLOCK_EVERY = 10  # steps between two readings of the clock by several processes
 MAX_DIFFERENCES = 5  # in a message
+_CLOCK_EVERY = 10  # steps between two readings of the clock by several processes
 _TENSOR = "$tensor"  # in JSON, the key of a tensor's name
-_NUMBER = "$number "  # in JSON, how a key that is a whole number begins
+_NUMBER = "$number "  # in JSON, the prefix of an integer key
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
 class Checkpoints:
-    """The newest two states of a training, each one file of a folder.
+    """The newest two states of a training, one file each.
 
     A file is safetensors, with the plain values as JSON in its header; it can hold no code. Its name has the
-    step and the SHA-256 of the content, so that damage of any kind is noticed. Of several processes the first
-    one reads and writes.
+    step and the SHA-256 of the content, so that any damage is noticed. Of several processes, the first one
+    reads and writes.
 
     Args:
         folder: where the files are; `None` in a process that does not write.
         every: seconds between two checkpoints; 0 writes one after every step, infinity none.
-        resume: resume from the newest checkpoint, if there is one; otherwise those of earlier trainings are
-            deleted.
+        resume: resume from the newest checkpoint, if there is one; otherwise old checkpoints are deleted.
 
     Attributes:
-        seconds: how long the training took up to the checkpoint from which it resumes.
+        seconds: duration of the training up to the checkpoint from which it resumes.
 
     Raises:
         MetaLensError: `every` is negative or not a number.
@@ -104,10 +103,10 @@ class Checkpoints:
         return processes.all_reduce_min(self._next - time.monotonic()) <= 0
 
     def write(self, step: int, state: State) -> None:
-        """Write the state after a step, and keep it with the one before.
+        """Write the state after a step, and keep the one before.
 
         Raises:
-            OSError: the file cannot be written, as the disk is full; earlier checkpoints stay.
+            OSError: the file cannot be written; earlier checkpoints stay.
         """
         if self.folder is not None:
             tensors: dict[str, Tensor] = {}
@@ -129,16 +128,16 @@ class Checkpoints:
             old.unlink()
 
     def _newest(self, fingerprint: Fingerprint) -> State | None:
-        """Return the content of the newest file that is not damaged."""
+        """Return the content of the newest undamaged file."""
         assert self.folder is not None
         paths = _files(self.folder)
         for path in paths:
             try:
-                content, own = _read(path)
+                content, saved = _read(path)
             except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
                 warnings.warn(f"The checkpoint {path} is damaged ({error}) and is left out.", stacklevel=2)
                 continue
-            if changes := differences(own, fingerprint):
+            if changes := differences(saved, fingerprint):
                 raise MetaLensError(
                     f"The checkpoints in {self.folder} are of another training: {changes}; make both alike, "
                     "or start over without resuming."
@@ -150,37 +149,30 @@ class Checkpoints:
 
 
 def restoring() -> AbstractContextManager[None]:
-    """Report a checkpoint whose content is not the state of this training.
-
-    Raises:
-        MetaLensError: the block failed.
-    """
-    said = "The newest checkpoint does not hold the state of this training"
-    return in_one_sentence(said, "delete it, or start over without resuming")
+    """Reraise errors of the block as those of a checkpoint without the state of this training."""
+    prefix = "The newest checkpoint does not hold the state of this training"
+    return reraise_as(prefix, "delete it, or start over without resuming")
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> str:
-    """Return what differs, in words; an empty text if nothing does.
+    """Return a description of what differs, empty if nothing does.
 
     >>> differences({"steps": 10, "seed": 0}, {"steps": 20, "seed": 0})
     'steps was 10 and is 20'
     """
     absent = "absent"
     now = json.loads(json.dumps(dict(now)))  # as it would be read from a file
-    names = [name for name in {**before, **now} if before.get(name, absent) != now.get(name, absent)]
-    shown = [
-        f"{name} was {before.get(name, absent)} and is {now.get(name, absent)}"
-        for name in names[:MAX_DIFFERENCES]
-    ]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f", and {rest} more differ" if rest else "")
+    pairs = {name: (before.get(name, absent), now.get(name, absent)) for name in {**before, **now}}
+    found = [f"{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
+    n_more = len(found) - MAX_DIFFERENCES
+    return ", ".join(found[:MAX_DIFFERENCES]) + (f", and {n_more} more differ" if n_more > 0 else "")
 
 
 def random_streams(device: torch.device) -> State:
-    """Return the states of the random streams of PyTorch, on CPU and device, of NumPy and of Python."""
-    words: Any = np.random.get_state()
+    """Return the states of the random streams of PyTorch (CPU and device), NumPy and Python."""
+    kind, keys, *rest = np.random.get_state()
     streams: State = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    streams["numpy"] = [words[0], words[1].tolist(), *words[2:]]
+    streams["numpy"] = [kind, keys.tolist(), *rest]  # pyright: ignore[reportAttributeAccessIssue] # an array
     if device.type != "cpu":
         streams["device"] = torch.get_device_module(device).get_rng_state()
     return streams
@@ -206,7 +198,7 @@ def _files(folder: Path) -> list[Path]:
 def _read(path: Path) -> tuple[State, Fingerprint]:
     match = _NAME.fullmatch(path.name)
     if match is None or match[2] != _digest(path.read_bytes()):
-        raise ValueError("its content is not what was written")
+        raise ValueError("its content was changed")
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # no dictionary
@@ -219,12 +211,17 @@ def _digest(content: bytes) -> str:
 
 
 def _without_tensors(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a tree with the names of its tensors in their place, and put the tensors into a dictionary."""
+    """Return a tree with names in place of its tensors, which are put into a dictionary."""
     if isinstance(tree, Tensor):
         tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {_TENSOR: name}
     if isinstance(tree, dict):
-        return {_text(key): _without_tensors(value, f"{name}/{key}", tensors) for key, value in tree.items()}
+        return {
+            f"{_NUMBER}{key}" if isinstance(key, int) else key: _without_tensors(
+                value, f"{name}/{key}", tensors
+            )
+            for key, value in tree.items()
+        }
     if isinstance(tree, list | tuple):
         return [_without_tensors(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]
     return tree
@@ -234,15 +231,10 @@ def _with_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(tree, dict):
         if tree.keys() == {_TENSOR}:
             return tensors[tree[_TENSOR]]
-        return {_key(text): _with_tensors(value, tensors) for text, value in tree.items()}
+        return {
+            int(key.removeprefix(_NUMBER)) if key.startswith(_NUMBER) else key: _with_tensors(value, tensors)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list):
         return [_with_tensors(value, tensors) for value in tree]
     return tree
-
-
-def _text(key: str | int) -> str:
-    return f"{_NUMBER}{key}" if isinstance(key, int) else key
-
-
-def _key(text: str) -> str | int:
-    return int(text.removeprefix(_NUMBER)) if text.startswith(_NUMBER) else text

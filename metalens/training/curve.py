@@ -1,4 +1,4 @@
-"""The learning curve of a training, and the loggers that get it."""
+"""The learning curve of a training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 class LearningCurve:
     """Rows `step, split, metric, value` of a training.
 
-    Loggers get new rows after every step or, where checkpoints are written, just before each: a resumed
-    training then logs what is missing, and nothing twice. Only a training that is killed while it writes a
-    checkpoint logs the last values once more, the same at the same steps.
+    Loggers get new rows after every step or, with checkpoints, just before each: a resumed training then logs
+    nothing twice. Only a training that is killed while it writes a checkpoint logs the last rows once more.
 
     Attributes:
         rows: of the curve so far.
-        loggers: of Lightning Fabric, or with its methods.
-        n_logged: rows that the loggers have.
+        loggers: of Lightning Fabric, or with the same methods.
+        n_logged: number of rows that were logged.
     """
 
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
@@ -35,7 +34,7 @@ class LearningCurve:
         self.rows += [(step, split, metric, value) for metric, value in values.items()]
 
     def log(self) -> None:
-        """Send the rows that are new to the loggers, as `split/metric` at the step.
+        """Send new rows to the loggers, as `split/metric` at the step.
 
         >>> import tempfile
         >>> from lightning_fabric.loggers import CSVLogger
@@ -61,5 +60,5 @@ class LearningCurve:
         """Return the curve as a data frame."""
         import pandas as pd  # its import takes as long as that of all of MetaLens
 
-        types = {"step": int, "split": str, "metric": str, "value": float}  # also where there are no rows
+        types = {"step": int, "split": str, "metric": str, "value": float}  # also without rows
         return pd.DataFrame(self.rows, columns=list(types)).astype(types)

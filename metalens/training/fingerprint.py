@@ -1,4 +1,4 @@
-"""Fingerprint of a training: all inputs that determine its result, as plain values by name."""
+"""Fingerprint of a training: all inputs that determine its result."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-_OF_VALIDATION = ("n_tasks", "every", "patience")
-
-
 def fingerprint(
     runs: Sequence[TrainingRun], settings: TrainingSettings, machine: Machine, fabric: Fabric
 ) -> dict[str, Any]:
-    """Return everything that the numbers of a training depend on, but for its first weights.
+    """Return everything that determines the result of a training except for its initial weights, by name.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
     >>> runs = [TrainingRun(Objective(MAML(mlp(), inner_lr=0.1)), Sinusoid())]
@@ -55,29 +52,25 @@ def fingerprint(
 
 
 def _of_run(run: TrainingRun, meta_batch_size: int) -> dict[str, Any]:
-    """Return the settings and data of a run."""
     parts: dict[str, object] = {"tasks": run.tasks, "sampler": run.sampler}
-    # Without the objective itself: how it maps tasks is decided when training starts.
+    # Without the objective itself: its batching is chosen when training starts.
     parts |= {name: module for name, module in run.objective.named_modules() if name}
     data = {"tasks.data": run.tasks.batch(range(meta_batch_size)).tensors}
-    numbers = {}
+    numbers: dict[str, Any] = {}
     if run.validation is not None:
         held_out = run.validation.tasks
         parts["validation.tasks"], data["validation.tasks.data"] = held_out, held_out.batch([0]).tensors
-        numbers = {f"validation.{name}": getattr(run.validation, name) for name in _OF_VALIDATION}
-    settings = {
-        f"{name}.{key}": value for name, part in parts.items() for key, value in plain_settings(part).items()
-    }
+        for name in ("n_tasks", "every", "patience"):
+            numbers[f"validation.{name}"] = getattr(run.validation, name)
+    settings: dict[str, Any] = {}
+    for name, part in parts.items():
+        settings |= {f"{name}.{key}": value for key, value in plain_settings(part).items()}
     return settings | numbers | {name: _digest(tensors) for name, tensors in data.items()}
 
 
 @cache
 def source_digest() -> str:
-    """Return a digest of the source code of MetaLens.
-
-    >>> len(source_digest())
-    16
-    """
+    """Return a digest of the source code of MetaLens."""
     folder = Path(metalens.__file__).parent
     code = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -86,6 +79,5 @@ def source_digest() -> str:
 
 
 def _digest(tensors: tuple[Tensor, ...]) -> str:
-    """Return a digest of the values of tensors."""
     content = save({str(number): tensor.cpu().clone() for number, tensor in enumerate(tensors)})
     return hashlib.sha256(content).hexdigest()[:16]

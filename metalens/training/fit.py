@@ -68,32 +68,31 @@ def fit(
         tasks: the distribution of training tasks.
         validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
             or mean squared error) are kept, without it the last ones.
-        sampler: chooses the tasks of each batch; by default `Uniform`. One that learns continues from its
-            present state.
-        machine: how the training runs; by default on one device, which Lightning Fabric chooses, and with
-            nothing of `Machine` that changes the process or takes a trial. Each of several processes takes an
-            equal share of the tasks of a step, and the first of them writes files.
+        sampler: chooses the tasks of each batch; by default `Uniform`. A sampler that learns continues from
+            its present state.
+        machine: how the training runs; by default `Machine()`, on one device that Lightning Fabric chooses.
+            Each of several processes takes an equal share of the tasks of a step, and the first one writes.
         out: folder for `metrics.csv`, `weights.safetensors` and, in `checkpoints`, the newest two states of
             the training; nothing is written by default.
         checkpoint_every: seconds between two checkpoints; one more follows the last step. 0 writes one after
             every step, infinity none.
         resume: resume from the newest checkpoint in `out`, as if training had not been interrupted: the
-            result is the same to the last bit where machine, versions and threads are the same. Without a
-            checkpoint, training starts over; without `resume`, checkpoints of earlier trainings are deleted.
+            result is the same to the last bit on the same machine, with the same versions and threads.
+            Without a checkpoint, training starts over; without `resume`, old checkpoints are deleted.
         loggers: of Lightning Fabric; they get the learning curve while it grows, see `LearningCurve`.
-        progress: called with the step's number and its loss, that of all processes, after every step.
-        on_execution: called with the way the steps are executed, before the first one.
+        progress: called after every step with its number and the loss of all processes.
+        on_execution: called before the first step with the way the steps are executed.
         **settings: `steps`, `meta_batch_size` and the other fields of `TrainingSettings`.
 
     Returns:
-        The learning curve: rows `step, split, metric, value`, the training terms being means over the
-        steps since the row before.
+        The learning curve: rows `step, split, metric, value`; training terms are means over the steps since
+        the previous row.
 
     Raises:
         MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
             shared equally, the machine lacks something, or the checkpoints are of another training.
-        DivergenceError: loss or gradient are not finite; it names the task and the reason. The objective has
-            the best weights so far if there was a validation.
+        DivergenceError: the loss or gradient is not finite; names the task and the reason. The objective has
+            the best weights so far, if there was a validation.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit, mlp
     >>> curve = fit(Objective(MAML(mlp())), Sinusoid(), steps=3, meta_batch_size=4)
@@ -103,22 +102,17 @@ def fit(
     training, machine = TrainingSettings(**settings), machine or Machine()
     fabric = machine.fabric()
     folder = writable_folder(out) if out is not None and fabric.is_global_zero else None
-    run = TrainingRun(
-        objective,
-        training_tasks(objective.learner, tasks),
-        validation,
-        sampler or Uniform(),
-        LearningCurve(loggers=loggers),
-    )
+    tasks, curve = training_tasks(objective.learner, tasks), LearningCurve(loggers=loggers)
+    run = TrainingRun(objective, tasks, validation, sampler or Uniform(), curve)
     checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
-    (curve,) = train([run], training, machine, fabric, checkpoints, progress, on_execution)
+    (table,) = train([run], training, machine, fabric, checkpoints, progress, on_execution)
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
             path.write_bytes(save(objective.state_dict()))  # a full disk is an OSError then
         with atomic_path(folder / "metrics.csv") as path:
-            curve.to_csv(path, index=False)
-    return curve
+            table.to_csv(path, index=False)
+    return table
 
 
 def fit_together(
@@ -137,10 +131,10 @@ def fit_together(
 ) -> list[pd.DataFrame]:
     """Train several objectives side by side, each on its own tasks, in one vectorized step.
 
-    Each ends as `fit` would leave it, up to the rounding of numbers; together they take little more time than
-    one, as long as the networks are small. They may differ in weights and in settings that are real numbers:
-    seeds, inner step sizes, strengths of regularizers. One whose loss is no longer finite ends there, and the
-    others continue; the last row of its curve is `diverged`.
+    Each ends as with `fit`, up to rounding; together they take little more time than one, if the networks are
+    small. They may differ in weights and in settings that are real numbers: seeds, step sizes, strengths of
+    regularizers. If the loss of one is not finite, it ends there with the row `diverged` in its curve, and
+    the others continue.
 
     Args:
         objectives: R objectives of equal structure, trained in place.
@@ -148,11 +142,11 @@ def fit_together(
         validations: held-out tasks of each objective; each keeps its own best weights.
         samplers: the task sampler of each objective; several objectives need samplers that ask no model.
         machine: see `fit`; several objectives need a single process.
-        out: folder for `checkpoints`; weights and curves are left to the caller.
+        out: folder for `checkpoints`; weights and curves are not written.
         checkpoint_every: see `fit`.
         resume: see `fit`.
-        progress: called with the step's number and the mean loss after every step.
-        on_execution: called with the way the steps are executed, before the first one.
+        progress: called after every step with its number and the mean loss.
+        on_execution: see `fit`.
         **settings: the fields of `TrainingSettings`, the same for all; several objectives need
             `on_nonfinite="raise"`, and draw nothing by `seed`.
 
@@ -161,15 +155,13 @@ def fit_together(
 
     Raises:
         ReplicationError: the objectives differ in more than numbers, draw random numbers in a step, loop
-            over tasks, or have samplers that ask the model; nothing was changed, and `fit` can train them one
-            by one.
-        DivergenceError: no objective has a finite loss any more.
+            over tasks, or have samplers that ask the model; nothing was changed, and `fit` can train each.
+        DivergenceError: all objectives have diverged.
         MetaLensError: as `fit`.
 
     >>> from metalens import MAML, Objective, Sinusoid, fit_together, mlp
     >>> objectives = [Objective(MAML(mlp(), inner_lr=rate)) for rate in (0.003, 0.01, 0.03)]
-    >>> curves = fit_together(objectives, [Sinusoid()] * 3, steps=3, meta_batch_size=4)
-    >>> len(curves)
+    >>> len(fit_together(objectives, [Sinusoid()] * 3, steps=3, meta_batch_size=4))
     3
     """
     training, machine = TrainingSettings(**settings), machine or Machine()
@@ -201,25 +193,15 @@ def train(
 ) -> list[pd.DataFrame]:
     """Train one run, or several side by side: the core of `fit` and `fit_together`.
 
-    Args:
-        runs: changed in place.
-        settings: of the outer loop.
-        machine: how the training runs.
-        fabric: the machine's, launched.
-        checkpoints: where the state is kept; nowhere by default.
-        progress: see `fit`.
-        on_execution: see `fit`.
-
-    >>> from metalens import MAML, Machine, Objective, Sinusoid, mlp
-    >>> settings, machine = TrainingSettings(steps=3, meta_batch_size=4), Machine(accelerator="cpu")
-    >>> runs = [TrainingRun(Objective(MAML(mlp())), Sinusoid())]
-    >>> train(runs, settings, machine, machine.fabric())[0].step.tolist()
-    [1, 2, 3]
+    `fabric` is that of the machine, launched; the runs are changed in place.
     """
     for run in runs:
         run.objective.learner.prepare(run.tasks)
         run.objective.check_meta_batch_size(settings.meta_batch_size, fabric.world_size)
-    _check(runs, settings, fabric)
+    if len(runs) > 1 and fabric.world_size > 1:
+        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
+    if len(runs) > 1 and settings.on_nonfinite != "raise":
+        raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
     processes, saved, execution = processes_of(fabric), None, None
     with machine.set_threads(), torch.random.fork_rng():
         if checkpoints is not None and is_trained(runs[0].objective):
@@ -247,17 +229,10 @@ def assembled(
     fabric: Fabric,
     execution: Execution | None = None,
 ) -> Iterator[tuple[nn.Module, Execution]]:
-    """Yield the module that computes the outer steps of the runs, and how it does; see `executable`.
+    """Yield the module that computes the outer steps of the runs, and their execution; see `executable`.
 
     The objectives are moved to the device of the Fabric, and within the block have its precision and share
     each batch with its processes. Several runs are computed side by side.
-
-    Args:
-        runs: objectives with their tasks.
-        settings: of the outer loop.
-        machine: how the training runs.
-        fabric: the machine's, launched.
-        execution: that of a training that is resumed.
 
     Raises:
         ReplicationError: several runs cannot be computed side by side.
@@ -266,15 +241,15 @@ def assembled(
     machine = _for_samplers(runs, machine)
     processes, n = processes_of(fabric), settings.meta_batch_size
     with ExitStack() as stack:
-        on_failure = stack.enter_context(ExitStack())  # what a refusal must not leave behind
+        on_failure = stack.enter_context(ExitStack())
         for run in runs:
             objective = run.objective
             fabric.to_device(objective)
-            on_failure.callback(setattr, objective, "batching", objective.batching)
-            on_failure.callback(setattr, objective, "chunk", objective.chunk)
+            for name in ("batching", "chunk"):
+                on_failure.callback(setattr, objective, name, getattr(objective, name))
             objective.batching = machine.batching
             objective.chunk = machine.chunk if isinstance(machine.chunk, int) else None
-            objective.learner.plan(machine.batching)  # refuses what is impossible
+            objective.learner.plan(machine.batching)  # refuses impossible batchings
             stack.enter_context(in_precision(fabric, objective, run.tasks, n))
             stack.callback(objective.learner.set_progress, 1.0)
             stack.callback(setattr, objective, "processes", ALONE)
@@ -296,7 +271,7 @@ def assembled(
 
 
 def _for_samplers(runs: Sequence[TrainingRun], machine: Machine) -> Machine:
-    """Return the machine as the samplers of the runs allow it."""
+    """Return the machine, uncompiled if samplers weigh tasks."""
     if len(runs) > 1 and any(run.sampler.asks_model for run in runs):
         raise ReplicationError("Side by side, objectives need task samplers that do not ask the model.")
     if not any(run.sampler.weighs for run in runs):
@@ -304,14 +279,6 @@ def _for_samplers(runs: Sequence[TrainingRun], machine: Machine) -> Machine:
     if machine.compile is True:
         raise MetaLensError("compile=True is not possible: steps whose tasks are weighed are not compiled.")
     return replace(machine, compile=False)
-
-
-def _check(runs: Sequence[TrainingRun], settings: TrainingSettings, fabric: Fabric) -> None:
-    """Raise `MetaLensError` for what cannot be trained together."""
-    if len(runs) > 1 and fabric.world_size > 1:
-        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
-    if len(runs) > 1 and settings.on_nonfinite != "raise":
-        raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
 
 
 def _checkpoints(out: str | Path | None, fabric: Fabric, *, every: float, resume: bool) -> Checkpoints | None:
@@ -330,7 +297,7 @@ def processes_of(fabric: Fabric) -> Processes:
 
 @contextmanager
 def _reporting_unused_parameters() -> Iterator[None]:
-    """Report parameters for whose gradient the processes wait in vain as `MetaLensError`."""
+    """Reraise PyTorch's error about parameters without a gradient as a `MetaLensError`."""
     try:
         yield
     except RuntimeError as error:
@@ -343,10 +310,10 @@ def _reporting_unused_parameters() -> Iterator[None]:
 
 
 def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
-    """Return the tasks as a learner trains on them: with global labels if it needs these.
+    """Return the tasks, with global labels if the learner needs them.
 
     Raises:
-        MetaLensError: they have another number of classes than the learner's head has outputs.
+        MetaLensError: the number of classes differs from the outputs of the learner's head.
     """
     if not isinstance(learner, NetworkLearner) or not learner.needs_global_labels:
         return tasks

@@ -15,13 +15,13 @@ from metalens.tasks import TENSORS, Task, place
 from metalens.training.settings import OnNonfinite
 from metalens.training.step import OuterStep
 
-FAULTS = {"skip": "skipped", "clip": "clipped"}  # the rows of a learning curve that count such steps
+FAULTS = {"skip": "skipped", "clip": "clipped"}  # metrics of a learning curve that count these steps
 
 
 def describe_nonfinite(
     step: OuterStep, objective: Objective, place: int, what: str, values: Sequence[float]
 ) -> str:
-    """Return a sentence on what is not finite in a step, for which reason, and the remedy.
+    """Return a sentence on what is not finite in a step, the reason and the remedy.
 
     Args:
         step: as it was computed.
@@ -31,22 +31,20 @@ def describe_nonfinite(
         values: of all objectives.
     """
     tasks = step.choices[place].numbers
+    where = f"at step {step.number} (tasks {min(tasks)} to {max(tasks)})"
     cause = find_cause(objective, step.batches[place], tasks, step.terms_of(place))
-    return (
-        f"The {what} is {', '.join(map(str, values))} at step {step.number} (tasks {min(tasks)} to "
-        f"{max(tasks)}): {cause}"
-    )
+    return f"The {what} is {', '.join(map(str, values))} {where}: {cause}"
 
 
 def find_cause(objective: Objective, tasks: Task, numbers: Sequence[int], terms: Mapping[str, float]) -> str:
     """Return what is not finite in a step, and the likely remedy.
 
-    Tasks are examined one by one, as the distribution has them; the random stream is left unchanged.
+    Tasks are examined one by one; the random stream is left unchanged.
 
     Args:
         objective: as it was before the step.
         tasks: the batch of this process.
-        numbers: of the batch of all processes.
+        numbers: the tasks of all processes.
         terms: loss terms of the step.
 
     >>> from metalens import MAML, Objective, Sinusoid, mlp
@@ -95,12 +93,8 @@ def _is_finite(tensors: Sequence[Tensor | None]) -> bool:
     return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def gradient_norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
-    """Return the norm of the gradient of each replica, `(R,)`; of a single objective `(1,)`.
-
-    >>> gradient_norms([torch.tensor([3.0]), torch.tensor([4.0])], 1)
-    tensor([5.])
-    """
+def _norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
+    """Return the norm of the gradient of each replica, `(R,)`; of a single objective `(1,)`."""
     if n_replicas == 1:
         return torch.nn.utils.get_total_norm(gradients).unsqueeze(0)
     flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]  # of a single number it is (R,)
@@ -108,20 +102,16 @@ def gradient_norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
 
 
 def clip_gradients(
-    weights: Sequence[Tensor],
-    n_replicas: int,
-    max_norm: float | None,
-    on_nonfinite: OnNonfinite,
-    *,
+    weights: Sequence[Tensor], n_replicas: int, max_norm: float | None, on_nonfinite: OnNonfinite, *,
     return_norms: bool,
-) -> list[float]:
+) -> list[float]:  # fmt: skip
     """Clip the gradient of each replica in place; return the norms before, if `return_norms`.
 
     Args:
         weights: parameters with their gradients.
-        n_replicas: how many objectives there are side by side, 1 for a single one.
+        n_replicas: number of objectives side by side.
         max_norm: largest norm, or `None` for no limit.
-        on_nonfinite: with `"clip"`, entries that are not finite become 0.
+        on_nonfinite: with `"clip"`, entries that are not finite are set to 0.
         return_norms: whether to wait for the norms.
 
     >>> weight = torch.zeros(2, requires_grad=True)
@@ -132,21 +122,14 @@ def clip_gradients(
     if max_norm is None and not return_norms:
         return []
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norms = gradient_norms(gradients, n_replicas)
+    norms = _norms(gradients, n_replicas)
     found = norms.tolist() if return_norms else []
     if on_nonfinite == "clip" and not all(map(math.isfinite, found)):
         for gradient in gradients:
             gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        norms = gradient_norms(gradients, n_replicas)
+        norms = _norms(gradients, n_replicas)
     if max_norm is not None:
-        _scale_to_norm(gradients, norms, max_norm)
+        factors = (max_norm / (norms + 1e-6)).clamp(max=1)  # as in PyTorch
+        for gradient in gradients:  # of a single objective without an axis for replicas
+            gradient.mul_(factors[0] if n_replicas == 1 else factors.view(-1, *[1] * (gradient.dim() - 1)))
     return found
-
-
-def _scale_to_norm(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
-    """Scale the gradient of each replica to at most a norm, as PyTorch does for one objective."""
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        # A single objective has no axis of its own, and may have numbers without any axis.
-        alone = len(factors) == 1
-        gradient.mul_(factors[0] if alone else factors.view(-1, *[1] * (gradient.dim() - 1)))

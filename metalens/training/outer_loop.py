@@ -15,13 +15,7 @@ from metalens.errors import DivergenceError
 from metalens.execution.plan import Execution
 from metalens.objective import outer_loss, trained_parameters
 from metalens.tasks import Task, stack_tasks
-from metalens.training.checkpoint import (
-    Checkpoints,
-    State,
-    random_streams,
-    restoring,
-    set_random_streams,
-)
+from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
 from metalens.training.nonfinite import clip_gradients, describe_nonfinite
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
@@ -36,9 +30,8 @@ Progress = Callable[[int, float], None]
 class OuterLoop:
     """The outer steps of one run, or of several side by side.
 
-    A run whose loss or gradient is not finite ends with that step, and the others continue; or the step is
-    skipped or clipped, as `on_nonfinite` says. With `"raise"`, no step waits for a device to check the
-    gradient, whose fault then shows in the loss of the next step.
+    With `on_nonfinite="raise"`, a run whose loss or gradient is not finite ends with that step, the others
+    continue, and no step waits for a device to check the gradient: its fault shows in the next loss.
 
     Args:
         settings: of the training.
@@ -49,17 +42,12 @@ class OuterLoop:
     """
 
     def __init__(
-        self,
-        settings: TrainingSettings,
-        module: nn.Module,
-        runs: Sequence[TrainingRun],
-        fabric: Fabric,
+        self, settings: TrainingSettings, module: nn.Module, runs: Sequence[TrainingRun], fabric: Fabric,
         execution: Execution,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.settings, self.runs, self.fabric, self.execution = settings, runs, fabric, execution
         self.processes = runs[0].objective.processes
-        # The scaling of 16-mixed leaves out steps that are not finite by itself, and a fused optimizer would
-        # undo it too late for clipping.
+        # 16-mixed scales gradients and skips steps that are not finite; a fused optimizer unscales too late.
         self._is_scaled = fabric.strategy.precision.precision == "16-mixed"
         fused = fabric.device.type in ("cpu", "cuda") and not self._is_scaled
         self._unwrapped, self.scheduler = _optimizer(settings, module, fused=fused)
@@ -77,13 +65,12 @@ class OuterLoop:
         """Take all steps, and keep the best weights.
 
         Args:
-            progress: called with the step's number and its loss, a mean over the runs that continue, after
-                every step.
-            checkpoints: where the state is kept now and then, and after the last step.
-            saved: the state to resume from; by default training starts over.
+            progress: called after every step with its number and the mean loss of the remaining runs.
+            checkpoints: where the state is written.
+            saved: the state to resume from.
 
         Raises:
-            DivergenceError: no run continues.
+            DivergenceError: all runs have diverged.
         """
         first = 1
         if saved is not None:
@@ -104,7 +91,7 @@ class OuterLoop:
             run.keep_best()
 
     def _active(self) -> list[int]:
-        """Return the places of the runs that have not diverged."""
+        """Return the indices of the runs that have not diverged."""
         return [place for place, run in enumerate(self.runs) if run.diverged is None]
 
     def _is_out_of_patience(self) -> bool:
@@ -124,7 +111,7 @@ class OuterLoop:
         return OuterStep(number, choices, batches, terms, loss, mean_loss)
 
     def _descend(self, step: OuterStep) -> bool:
-        """Take a step; return whether it counts in the curve, which steps with a fault do not."""
+        """Take a step; return whether it counts in the curve, unlike skipped and clipped ones."""
         policy = self.settings.on_nonfinite
         is_finite = self._check_finite(step, "loss", step.losses)
         if is_finite or policy != "skip":
@@ -139,18 +126,14 @@ class OuterLoop:
         return is_finite or policy == "raise"
 
     def _clip(self, number: int) -> list[float]:
-        """Clip the gradients; return the norms that they had, where it costs little to wait for them."""
+        """Clip the gradients; return the norms before, if waiting for them is cheap."""
         settings = self.settings
         if settings.clip_norm is not None:
             self.fabric.strategy.precision.unscale_gradients(self._unwrapped)
         is_quick = self.fabric.device.type == "cpu" or settings.on_nonfinite != "raise"
-        return clip_gradients(
-            self._weights,
-            len(self.runs),
-            settings.clip_norm,
-            settings.on_nonfinite,
-            return_norms=not self._is_scaled and (is_quick or number == settings.steps),
-        )
+        waits = not self._is_scaled and (is_quick or number == settings.steps)
+        limits = settings.clip_norm, settings.on_nonfinite
+        return clip_gradients(self._weights, len(self.runs), *limits, return_norms=waits)
 
     def _check_finite(self, step: OuterStep, what: str, values: Sequence[float]) -> bool:
         """Apply the `on_nonfinite` policy; return whether the values of all runs are finite."""
@@ -168,9 +151,8 @@ class OuterLoop:
     def _record(self, step: OuterStep, *, counts: bool) -> None:
         """Add the means of the loss terms to the curves, every 200th of the training."""
         if counts:
-            self._sums = {
-                name: self._sums.get(name, 0.0) + term.detach() for name, term in step.terms.items()
-            }
+            sums = self._sums
+            self._sums = {name: sums.get(name, 0.0) + term.detach() for name, term in step.terms.items()}
         number, every = step.number, max(1, self.settings.steps // 200)
         if number % every and number != self.settings.steps:
             return
@@ -183,7 +165,7 @@ class OuterLoop:
         self._sums = {}
 
     def _validate(self, step: OuterStep, *, counts: bool) -> None:
-        """Add diagnostics and validation scores to the curves, where they are due."""
+        """Add diagnostics and validation scores to the curves if they are due."""
         number, last = step.number, self.settings.steps
         for place in self._active():
             run = self.runs[place]
@@ -192,10 +174,7 @@ class OuterLoop:
             run.validate(number, is_last=number == last)
 
     def _save(self, number: int, checkpoints: Checkpoints | None) -> None:
-        """Send the curves to their loggers and write a checkpoint, where it is due.
-
-        Loggers get nothing sooner, so that a resumed training logs nothing twice.
-        """
+        """Log the curves and write a checkpoint if it is due; see `LearningCurve`."""
         is_over = number == self.settings.steps or self._is_out_of_patience()
         if checkpoints is None or checkpoints.is_due(number, self.processes) or is_over:
             for run in self.runs:
@@ -204,7 +183,7 @@ class OuterLoop:
                 checkpoints.write(number, self._state(number))
 
     def _state(self, number: int) -> State:
-        """Return everything on which the steps after this one depend."""
+        """Return everything on which later steps depend."""
         return {
             "step": number,
             "execution": asdict(self.execution),
@@ -217,7 +196,7 @@ class OuterLoop:
         }
 
     def _restore(self, state: State) -> int:
-        """Take over a state, and return the number of the step that comes next."""
+        """Restore a state, and return the number of the next step."""
         device = self.fabric.device
         for run, of_run in zip(self.runs, state["runs"], strict=True):
             run.load(of_run)
@@ -234,7 +213,7 @@ class OuterLoop:
 def _optimizer(
     settings: TrainingSettings, module: nn.Module, *, fused: bool
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return the optimizer of what a module trains, and the schedule of its step size."""
+    """Return the optimizer of a module, and the schedule of its step size."""
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[settings.outer_optimizer]
     optimizer = make(trained_parameters(module), lr=settings.outer_lr, fused=fused)
     factors = {

@@ -25,7 +25,7 @@ from metalens.training.step import OuterStep
 
 @dataclass
 class TrainingRun:
-    """One objective in training, with everything of its own: several share the steps of an outer loop.
+    """One objective in training; several share the steps of an outer loop.
 
     Attributes:
         objective: what is trained.
@@ -33,7 +33,7 @@ class TrainingRun:
         validation: held-out tasks; with them the best weights are kept.
         sampler: chooses the training tasks of each batch.
         curve: its learning curve.
-        diverged: the step whose loss was not finite, with which training ended; `None` otherwise.
+        diverged: the step whose loss was not finite, which ended training; `None` otherwise.
     """
 
     objective: Objective
@@ -48,13 +48,13 @@ class TrainingRun:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether as many validations as its patience have passed without a new best score."""
+        """Whether `patience` validations have passed without a new best score."""
         patience = None if self.validation is None else self.validation.patience
         return patience is not None and self._n_worse >= patience
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are usable weights: not after a divergence before any validation."""
+        """Whether there are usable weights: not if training diverged before any validation."""
         return self.diverged is None or self._best_weights is not None
 
     def choose(self, step: int, meta_batch_size: int) -> Choice:
@@ -62,7 +62,7 @@ class TrainingRun:
         return self.sampler.choose(self.objective, self.tasks, step, meta_batch_size)
 
     def is_diagnosed(self, step: int, steps: int) -> bool:
-        """Return whether diagnostics are due: with each validation, else ten times in a training."""
+        """Return whether diagnostics are due: with each validation, or ten times in a training."""
         every = max(1, steps // 10) if self.validation is None else self.validation.every
         return step % every == 0 or step == steps
 
@@ -85,7 +85,9 @@ class TrainingRun:
         elif not self.n_nonfinite(after=before):
             if not self.n_nonfinite(after=0):
                 words = describe_nonfinite(step, self.objective, place, what, values)
-                warnings.warn(f"{words}; the step is {FAULTS[on_nonfinite]}, like all such.", stacklevel=2)
+                warnings.warn(
+                    f"{words}; the step is {FAULTS[on_nonfinite]}, as are later ones.", stacklevel=2
+                )
             self.curve.add(step.number, "train", {FAULTS[on_nonfinite]: 1.0})
 
     def n_nonfinite(self, after: int) -> int:
@@ -96,14 +98,9 @@ class TrainingRun:
         """Score the objective on its held-out tasks if that is due, and remember the best weights."""
         if self.validation is None or not (is_last or step % self.validation.every == 0):
             return
-        rows = evaluate(
-            self.objective.learner,
-            self.validation.tasks,
-            n_tasks=self.validation.n_tasks,
-            batching=self.objective.batching,
-            chunk=self.objective.chunk,
-            processes=self.objective.processes,
-        )
+        how = {name: getattr(self.objective, name) for name in ("batching", "chunk", "processes")}
+        n_tasks = self.validation.n_tasks
+        rows = evaluate(self.objective.learner, self.validation.tasks, n_tasks=n_tasks, **how)
         means = mean_scores(rows)
         self.curve.add(step, "val", means)
         metric = primary_metric(means)
@@ -111,8 +108,8 @@ class TrainingRun:
         if not math.isfinite(mean):
             lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
             warnings.warn(
-                f"{len(lost)} of {self.validation.n_tasks} validation tasks have no finite {metric} at step "
-                f"{step}, first task {lost.min()}; these weights do not count as the best.",
+                f"{len(lost)} of {n_tasks} validation tasks have no finite {metric} at step {step}, first "
+                f"task {lost.min()}; these weights do not count as the best.",
                 stacklevel=2,
             )
         score = mean if METRICS[metric].better == "higher" else -mean
@@ -136,7 +133,7 @@ class TrainingRun:
 
     def load(self, state: State) -> None:
         """Restore what `state` returned."""
-        if state["best_weights"] is not None:  # taken at the end, when damage would be found too late
+        if state["best_weights"] is not None:  # loaded once to find damage before the end
             self.objective.load_state_dict(state["best_weights"])
         self.objective.load_state_dict(state["weights"])
         self.sampler.load_state_dict(state["sampler"])

@@ -28,18 +28,18 @@ class TrainingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class OuterSettings:
-    """What defines a training beside its objective, its tasks and its seed; recipes have these settings, too.
+    """Settings of the outer loop without its seed, as in recipes.
 
     Args:
         steps: number of outer steps.
         meta_batch_size: tasks per step, of each objective.
         outer_lr: step size of the outer optimizer.
         outer_optimizer: adam, or sgd for plain gradient descent.
-        schedule: of the outer step size: constant, or down to 0 at the end by linear or cosine.
+        schedule: of the outer step size: constant, or linear or cosine decay to 0.
         clip_norm: largest norm of the outer gradient of each objective; no limit by default.
         on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is left out (skip),
-            or is made without those entries of the gradient (clip). The curve has a row skipped or clipped
-            for each such step, and the first one gives a warning.
+            or sets those entries of the gradient to 0 (clip). Each skipped or clipped step has a row in the
+            curve, and the first one gives a warning.
 
     Raises:
         MetaLensError: a setting is out of range.
@@ -65,9 +65,8 @@ class OuterSettings:
         allowed = {"outer_optimizer": OuterOptimizer, "schedule": Schedule, "on_nonfinite": OnNonfinite}
         for name, choices in allowed.items():
             if getattr(self, name) not in get_args(choices):
-                raise MetaLensError(
-                    f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}."
-                )
+                expected = ", ".join(get_args(choices))
+                raise MetaLensError(f"{name} must be one of {expected}, got {getattr(self, name)!r}.")
         for name in ("outer_lr", "clip_norm"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < math.inf:
@@ -76,13 +75,10 @@ class OuterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(OuterSettings):
-    """What defines a training beside its objective and tasks.
+    """Settings of the outer loop.
 
     Args:
-        seed: of everything random inside training (dropout, regularizers); the tasks have their own.
-
-    >>> TrainingSettings(steps=3, meta_batch_size=4, seed=1).outer_lr
-    0.001
+        seed: of random numbers inside training (dropout, regularizers); the tasks have their own seed.
     """
 
     seed: int = 0

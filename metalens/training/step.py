@@ -13,14 +13,14 @@ from metalens.tasks import Task
 
 @dataclass(frozen=True)
 class OuterStep:
-    """The tasks and losses of an outer step, of R objectives side by side or of a single one.
+    """The tasks and losses of an outer step of one objective, or of R side by side.
 
     Attributes:
         number: of the step, from 1.
         choices: the tasks of each objective, in all processes.
         batches: this process's share of them.
         terms: loss terms by name, means over all processes: scalars, or `(R,)`.
-        outer_loss: what this process descends, the sum of its terms: a scalar, or `(R,)`.
+        outer_loss: the sum of this process's terms, which it descends: a scalar, or `(R,)`.
         mean_loss: its mean over all processes, of the same shape.
     """
 

@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from metalens.errors import DAMAGE, MetaLensError, in_one_sentence
+from metalens.errors import MALFORMED, MetaLensError, reraise_as
 from metalens.io.files import SWEEP, atomic_path, writable_folder
 from metalens.io.json import read_json
 from metalens.training.checkpoint import differences
@@ -101,8 +101,8 @@ def reraise_damage(path: Path) -> AbstractContextManager[None]:
     Raises:
         MetaLensError: the block failed.
     """
-    kinds = (*DAMAGE, SQLAlchemyError, StorageInternalError)
-    return in_one_sentence(f"{path} is damaged", "sweep into another folder", kinds)
+    kinds = (*MALFORMED, SQLAlchemyError, StorageInternalError)
+    return reraise_as(f"{path} is damaged", "sweep into another folder", kinds)
 
 
 def retried(trials: Sequence[FrozenTrial]) -> set[int]:
