@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from metalens.data import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
 from metalens.networks import Network
 from metalens.processes import Processes
+from metalens.specs.presets import Presets
 from metalens.training.settings import OuterSettings, TrainingSettings
 
 Settings = dict[str, Any]
@@ -60,6 +61,8 @@ class Recipe(OuterSettings, ABC):
     n_test_tasks: int = 600
     machine: Machine = MACHINE
 
+    presets: ClassVar[Presets] = {}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("learner", "regularizers", "sampler", "seeds"):
@@ -88,12 +91,15 @@ class Recipe(OuterSettings, ABC):
 
     def tuned(self, learner: str) -> Settings:
         """Return the settings of a learner for this recipe, used where a call does not set them."""
-        return {}
+        return self.presets.get(learner, {})
+
+    def values(self, *names: str) -> Settings:
+        """Return some of the settings by name."""
+        return {name: getattr(self, name) for name in names}
 
     def training(self, seed: int) -> TrainingSettings:
         """Return the settings by which every arm is trained."""
-        shared = {field.name: getattr(self, field.name) for field in fields(OuterSettings)}
-        return TrainingSettings(**shared, seed=seed)
+        return TrainingSettings(**self.values(*(field.name for field in fields(OuterSettings))), seed=seed)
 
     @abstractmethod
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
