@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
-from rich.console import Console
 
-from metalens.cli.progress import StepBar, progress_bars
+from metalens.cli.progress import StepBar, progress_bars, say
 from metalens.cli.report import show_model
 from metalens.errors import MetaLensError
 from metalens.io.files import new_folder
@@ -66,7 +65,6 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
     parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
-    add("--sampler", type=str, default="Uniform", help="Which tasks make a batch.")
     add("--baselines", type=str, nargs="*",
         help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
     add("--fallback", action=ActionYesNo, default=True, help="Use the best baseline if it wins.")
@@ -79,7 +77,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     started, clock = datetime.now(UTC), time.perf_counter()
     if not data.exists():
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
-    with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
+    with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars() as progress:
         from metalens.estimators import FallbackWarning
         from metalens.estimators.report import TRAINING, write_model_report
         from metalens.experiments.experiment import versions  # slow to import, so under the progress bar
@@ -110,7 +108,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         (folder / TRAINING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         write_model_report(folder)
     show_model(out)
-    Console().print(f"Next: {facts['commands'][0]}", soft_wrap=True, highlight=False, markup=False)
+    say(f"Next: {facts['commands'][0]}")
 
 
 def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, str]:
@@ -126,14 +124,8 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
     if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
-    model.fit(
-        data,
-        group=settings.group,
-        image_size=settings.image_size,
-        color=settings.color,
-        splits=_splits(settings.splits),
-        progress=progress,
-    )
+    options = {name: settings[name] for name in ("group", "image_size", "color")}
+    model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
     return model, "Tasks of images are drawn from their classes, and have no names to be related by."
 
 
@@ -221,14 +213,14 @@ def _title(settings: Namespace, data: Path) -> str:
 
 
 def _extension(settings: Namespace, data: Path) -> str:
-    """Return how the names of further files of the same kind end; images are in folders."""
+    """Return the extension of further data of the same kind; images are in folders."""
     if settings.target is None:
         return ""
     return data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
 
 
 def _commands(out: Path, extension: str) -> list[str]:
-    """Return what can be done with a model."""
+    """Return the commands that use a model."""
     model, few, new, other = (
         shlex.quote(str(path)) for path in (out, f"few{extension}", f"new{extension}", f"other{extension}")
     )

@@ -26,13 +26,7 @@ def command_of(recipe: Recipe) -> str:
 
 
 def options_of(experiment: Any, default: Any, prefix: str = "") -> Sequence[str]:
-    """Return the options that turn one experiment into another of the same kind.
-
-    Args:
-        experiment: with the settings to be given, a dataclass.
-        default: with the settings that need no option.
-        prefix: of the names of options.
-    """
+    """Return the command-line options that turn the dataclass `default` into `experiment`."""
     words: list[str] = []
     for name in (field.name for field in fields(experiment)):
         value, usual = getattr(experiment, name), getattr(default, name)

@@ -25,10 +25,7 @@ N_COMPARED = 8  # test tasks of each seed by which runs are compared
 
 
 def recipe_of(manifest: dict[str, Any]) -> Recipe:
-    """Return the recipe of a run with the settings that it had.
-
-    Args:
-        manifest: of a finished run.
+    """Return the recipe of a finished run with its settings.
 
     Raises:
         MetaLensError: this version has no such recipe, or other settings.
@@ -48,15 +45,12 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
 
 
 def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """Refuse runs that were not tested on the same tasks: seeds, number of tasks, and tasks themselves.
+    """Check that runs, given by folder and manifest, were tested on the same tasks.
 
-    For each seed the first tasks are drawn again and compared, number by number.
-
-    Args:
-        runs: folder and manifest of each.
+    Compares seeds, numbers of tasks, and the first tasks of each seed, which are drawn again.
 
     Raises:
-        MetaLensError: two runs differ; their settings that do are named. Or see `recipe_of`.
+        MetaLensError: two runs differ, in the settings that are named; or see `recipe_of`.
     """
     (first, of_first), *others = ((folder, recipe_of(manifest)) for folder, manifest in runs)
     for folder, recipe in others:
@@ -81,26 +75,26 @@ def _same_tests(one: Recipe, other: Recipe) -> bool:
     for seed in one.seeds:
         tests = [recipe.distribution("test", seed) for recipe in (one, other)]
         for number in range(min(N_COMPARED, one.n_test_tasks)):
-            pair = [list(test[number].tensors) for test in tests]
-            if not all(map(torch.equal, *pair)):
+            if not all(map(torch.equal, *(test[number].tensors for test in tests))):
                 return False
     return True
 
 
 def arm_of(recipe: Recipe, text: str | None) -> Arm:
-    """Return the arm that a text names: by its label, with or without the learner, or its number from 0.
+    """Return the arm with a label, with or without the learner, or with a number from 0.
 
-    Without a text, it is the first arm whose relations between tasks are not all 1, else the first.
+    Without a text, it is the first arm that learns relations between tasks, else the first.
 
     Raises:
-        MetaLensError: no arm or several have that name.
+        MetaLensError: no arm or several arms match.
 
     >>> str(arm_of(RECIPES["demo"], "TRLearner")), str(arm_of(RECIPES["demo"], "0"))
     ('MAML + TRLearner', 'MAML')
     """
     arms = arms_of(recipe)
     if text is None:
-        return next((arm for arm in arms if _relates(arm)), arms[0])
+        relating = (arm for arm in arms if relation_of(build_regularizers(arm.regularizers)) is not None)
+        return next(relating, arms[0])
     named = [
         arm
         for number, arm in enumerate(arms)
@@ -117,18 +111,8 @@ def _names(arm: Arm) -> tuple[str, str]:
     return str(arm), str(arm).removeprefix(arm.learner).removeprefix(" + ") or "none"
 
 
-def _relates(arm: Arm) -> bool:
-    return relation_of(build_regularizers(arm.regularizers)) is not None
-
-
 def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objective:
-    """Return the objective that an arm trained from a seed, in evaluation mode.
-
-    Args:
-        folder: of a finished run.
-        recipe: of the run, see `recipe_of`.
-        arm: one of its arms.
-        seed: one of its seeds.
+    """Return the trained objective of an arm and seed of a finished run, in evaluation mode.
 
     Raises:
         MetaLensError: the run has no such seed, or its weights are missing or damaged.

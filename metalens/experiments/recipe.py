@@ -16,7 +16,7 @@ from metalens.training.settings import OuterSettings, TrainingSettings
 
 Settings = dict[str, Any]
 
-FIXED = ("name", "description")  # what a recipe is, and cannot be set
+FIXED = ("name", "description")  # these cannot be set
 # An experiment is long enough for trials of its steps, and its process can keep the memory.
 MACHINE = Machine(profile=True, keep_freed_memory=True)
 ONE_THREAD = replace(MACHINE, threads=1)  # for networks so small that more threads are slower
@@ -80,7 +80,7 @@ class Recipe(OuterSettings, ABC):
 
     @property
     def configuration(self) -> Settings:
-        """What defines the result, as plain values: all but the machine."""
+        """The settings that define the result, as plain values: all but the machine."""
         return {name: value for name, value in asdict(self).items() if name != "machine"}
 
     @property
@@ -90,7 +90,7 @@ class Recipe(OuterSettings, ABC):
         return {**self.configuration, **machine}
 
     def tuned(self, learner: str) -> Settings:
-        """Return the settings of a learner for this recipe, used where a call does not set them."""
+        """Return the defaults of a learner's settings for this recipe."""
         return self.presets.get(learner, {})
 
     def values(self, *names: str) -> Settings:
@@ -110,5 +110,5 @@ class Recipe(OuterSettings, ABC):
         """Return a freshly initialized network."""
 
     def curve_distribution(self, seed: int) -> TaskDistribution | None:
-        """Return the test tasks with dense queries for figures of curves; `None` if they are no curves."""
+        """Return the test tasks with dense queries for figures of curves; `None` for other tasks."""
         return None
