@@ -134,7 +134,7 @@ def test_config_file_and_print_config(tmp_path, metalens_here):
         (["run", "demo", "--steps", "many"], "steps"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
         (
-            ["run", "demo", "--machine.devices", "3"],
+            ["run", "demo", "--machine.devices", "3", "--meta_batch_size", "9"],
             "devices is 3, and 1 process was started on this machine; start "
             "`torchrun --nproc-per-node 3 -m metalens run ... --machine.devices 3`",
         ),

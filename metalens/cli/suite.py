@@ -15,8 +15,7 @@ from metalens.cli.report import show_suite
 from metalens.errors import MetaLensError
 from metalens.experiments.experiment import Job
 from metalens.experiments.suites import SUITES, Entry, read_suite
-from metalens.experiments.suites.folder import suite_folder
-from metalens.experiments.suites.running import SuiteWatcher, run_suite
+from metalens.experiments.suites.running import SuiteWatcher, run_suite, suite_folder
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:

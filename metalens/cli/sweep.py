@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
-from optuna.trial import FrozenTrial, TrialState
 from rich.progress import Progress
 
 from metalens.cli.progress import StepBar, progress_bars
@@ -18,6 +17,9 @@ from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
 from metalens.experiments.sweeps.trials import Pruner
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
 
@@ -86,11 +88,11 @@ class LiveProgress(SweepWatcher):
     def end_trial(self, trial: FrozenTrial) -> None:
         settings = ", ".join(f"{name} {setting_text(value)}" for name, value in trial.params.items())
         what = {
-            TrialState.COMPLETE: f"validation score {setting_text(trial.value)}",
-            TrialState.PRUNED: f"pruned after step {trial.last_step}",
-            TrialState.FAIL: "given up, as its processes were lost",
+            "COMPLETE": f"validation score {setting_text(trial.value)}",
+            "PRUNED": f"pruned after step {trial.last_step}",
+            "FAIL": "given up, as its processes were lost",
         }
-        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state]
+        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state.name]
         self.progress.console.print(f"trial {trial.number} ({settings}): {note}")
         self.progress.advance(self.trials)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,14 +15,7 @@ from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError, differing_numbers
 from metalens.experiments.recipe import Recipe
 from metalens.objective import Objective
-from metalens.specs.calls import (
-    build_learner,
-    build_regularizers,
-    build_sampler,
-    canonical,
-    refuses_regularizers,
-    sampler_call,
-)
+from metalens.specs import calls
 from metalens.statistics.arms import arm_label
 from metalens.training.fit import assembled, training_tasks
 from metalens.training.run import TrainingRun
@@ -50,8 +44,8 @@ class Arm(NamedTuple):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            learner = build_learner(self.learner, recipe.network(), recipe.tuned)
-            regularizers = build_regularizers(self.regularizers)
+            learner = calls.build_learner(self.learner, recipe.network(), recipe.tuned)
+            regularizers = calls.build_regularizers(self.regularizers)
             learner.plan(recipe.machine.batching)  # raises if impossible
             return Objective(learner, regularizers)
 
@@ -82,12 +76,13 @@ def arms_of(recipe: Recipe) -> list[Arm]:
     Raises:
         MetaLensError: an arm is named twice, a text cannot be parsed, or a sampler is unknown.
     """
-    samplers = [str(sampler_call(sampler)) for sampler in recipe.sampler]
+    samplers = [str(calls.sampler_call(sampler)) for sampler in recipe.sampler]
     arms = []
     for learner in recipe.learner:
-        alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
+        alone = len(recipe.learner) > 1 and calls.refuses_regularizers(learner)
         for regularizers in ["none"] if alone else recipe.regularizers:
-            arms += [Arm(canonical(learner), canonical(regularizers), sampler) for sampler in samplers]
+            names = calls.canonical(learner), calls.canonical(regularizers)
+            arms += [Arm(*names, sampler) for sampler in samplers]
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
         raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
     return arms
@@ -134,7 +129,7 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None
             held_out = recipe.distribution("val", cell.seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
         tasks = training_tasks(objective.learner, recipe.distribution("train", cell.seed))
-        runs.append(TrainingRun(objective, tasks, validation, build_sampler(cell.arm.sampler)))
+        runs.append(TrainingRun(objective, tasks, validation, calls.build_sampler(cell.arm.sampler)))
     return runs
 
 
@@ -143,12 +138,10 @@ def _alike(recipe: Recipe, objectives: Objectives) -> list[list[Arm]]:
     lists: list[list[Arm]] = []
     for arm in arms_of(recipe):
         for arms in lists:
-            try:
+            with suppress(ReplicationError):
                 differing_numbers([objectives[Cell(one, recipe.seeds[0])] for one in (arms[0], arm)])
-            except ReplicationError:
-                continue
-            arms.append(arm)
-            break
+                arms.append(arm)
+                break
         else:
             lists.append([arm])
     return lists

@@ -79,13 +79,13 @@ class Runner:
         if workers == 1:
             for job in jobs:
                 yield from self.train_and_test(job, fabric, objectives)
-        else:
-            n = 1 if workers == "ray" else workers
-            threads = self.recipe.machine.threads or max(1, torch.get_num_threads() // n)
-            machine = replace(self.recipe.machine, threads=threads)
-            alone = replace(self, recipe=replace(self.recipe, machine=machine), watcher=Watcher())
-            for of_job in as_completed(partial(_in_worker, alone), jobs, workers=workers, threads=threads):
-                yield from of_job
+            return
+        threads = self.recipe.machine.threads
+        threads = threads or max(1, torch.get_num_threads() // (1 if workers == "ray" else workers))
+        machine = replace(self.recipe.machine, threads=threads)
+        alone = replace(self, recipe=replace(self.recipe, machine=machine), watcher=Watcher())
+        for of_job in as_completed(partial(_in_worker, alone), jobs, workers=workers, threads=threads):
+            yield from of_job
 
     def train_and_test(self, job: Job, fabric: Fabric, objectives: Objectives) -> Iterator[CellResult]:
         """Train the cells of a job side by side, and test those that are left."""

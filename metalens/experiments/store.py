@@ -76,8 +76,7 @@ class Store:
 
     def is_complete(self, recipe: Recipe) -> bool:
         """Return whether the experiment is complete, see `is_complete`; if so, remove the temporary files."""
-        complete = is_complete(self.folder, recipe.identity)
-        if complete:
+        if complete := is_complete(self.folder, recipe.identity):
             self.forget()
         return complete
 

@@ -71,11 +71,14 @@ class Trackers:
 class WandbLogger(Logger):
     """A run of Weights & Biases; without a login it stays in the folder, for `wandb sync`."""
 
+    name = version = ""  # pyright: ignore[reportAssignmentType] # plain attributes
+
     def __init__(
         self, folder: Path, experiment: str, title: str, key: str, settings: Mapping[str, Any]
     ) -> None:
         import wandb  # pyright: ignore[reportMissingImports] # an extra
 
+        self.name, self.version = title, key
         self.run = wandb.init(
             project="metalens",
             group=experiment,
@@ -88,14 +91,6 @@ class WandbLogger(Logger):
             reinit="create_new",  # seeds are trained side by side
             settings=wandb.Settings(silent=True),
         )
-
-    @property
-    def name(self) -> str:
-        return self.run.name
-
-    @property
-    def version(self) -> str:
-        return self.run.id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.run.log(dict(metrics), step=step)
@@ -113,6 +108,8 @@ class WandbLogger(Logger):
 class MLFlowLogger(Logger):
     """A run of MLflow, in a database in the folder, or at MLFLOW_TRACKING_URI."""
 
+    name = version = ""  # pyright: ignore[reportAssignmentType] # plain attributes
+
     def __init__(
         self, folder: Path, experiment: str, title: str, key: str, settings: Mapping[str, Any]
     ) -> None:
@@ -124,23 +121,15 @@ class MLFlowLogger(Logger):
         number = self._client.create_experiment(experiment) if known is None else known.experiment_id
         runs = self._client.search_runs([number], f"tags.metalens = '{key}'")
         run = runs[0] if runs else self._client.create_run(number, tags={"metalens": key}, run_name=title)
-        self._title, self._id = title, run.info.run_id
+        self.name, self.version = title, run.info.run_id
         self.log_hyperparams(settings)
-
-    @property
-    def name(self) -> str:
-        return self._title
-
-    @property
-    def version(self) -> str:
-        return self._id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports] # an extra
 
         now = int(1000 * time.time())
         points = [Metric(name, value, now, step or 0) for name, value in metrics.items()]
-        self._client.log_batch(self._id, metrics=points)
+        self._client.log_batch(self.version, metrics=points)
 
     def log_hyperparams(  # pyright: ignore[reportIncompatibleMethodOverride] # as TensorBoardLogger has it
         self, params: Any, metrics: Mapping[str, float] | None = None, step: int | None = None
@@ -148,11 +137,11 @@ class MLFlowLogger(Logger):
         from mlflow.entities import Param  # pyright: ignore[reportMissingImports] # an extra
 
         texts = [Param(name, str(value)) for name, value in params.items()]
-        self._client.log_batch(self._id, params=texts)
+        self._client.log_batch(self.version, params=texts)
         self.log_metrics(metrics or {}, step)
 
     def finalize(self, status: str) -> None:
-        self._client.set_terminated(self._id, "FINISHED" if status == "success" else "FAILED")
+        self._client.set_terminated(self.version, "FINISHED" if status == "success" else "FAILED")
 
 
 LOGGERS: dict[str, Callable[[Path, str, str, str, Mapping[str, Any]], Logger]] = {

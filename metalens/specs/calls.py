@@ -68,8 +68,8 @@ def parse_calls(text: str) -> list[Call]:
     Raises:
         MetaLensError: the text cannot be parsed.
 
-    >>> [str(call) for call in parse_calls("trlearner( weight=.3, relation=uniform )")]
-    ['TRLearner(weight=0.3, relation=Uniform)']
+    >>> str(parse_calls("trlearner( weight=.3, relation=uniform )")[0])
+    'TRLearner(weight=0.3, relation=Uniform)'
     """
     if text == "none":
         return []

@@ -67,42 +67,27 @@ class HarmonicRecipe(CurveRecipe):
     presets: ClassVar[Presets] = HARMONIC_PRESETS
 
 
+# fmt: off
 CURVE_RECIPES: list[Recipe] = [
     SinusoidRecipe(
-        name="demo",
-        description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
-        regularizers=["none", "TRLearner", "TRLearner(relation=Uniform)"],
-        seeds=[0, 1, 2, 3, 4],
-        n_train_tasks=100,
-        meta_batch_size=8,
-        steps=1200,
-        outer_lr=0.01,
-        validate_every=100,
+        name="demo", description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
+        regularizers=["none", "TRLearner", "TRLearner(relation=Uniform)"], seeds=[0, 1, 2, 3, 4],
+        n_train_tasks=100, meta_batch_size=8, steps=1200, outer_lr=0.01, validate_every=100,
     ),
     SinusoidRecipe(
-        name="sinusoid-5shot",
-        description="Sinusoid regression from 5 points, unlimited training tasks",
-        steps=70_000,
-        validate_every=5000,
+        name="sinusoid-5shot", description="Sinusoid regression from 5 points, unlimited training tasks",
+        steps=70_000, validate_every=5000,
     ),
     SinusoidRecipe(
-        name="sinusoid-10shot",
-        description="Sinusoid regression from 10 points, unlimited training tasks",
-        k_shot=10,
-        steps=70_000,
-        validate_every=5000,
+        name="sinusoid-10shot", description="Sinusoid regression from 10 points, unlimited training tasks",
+        k_shot=10, steps=70_000, validate_every=5000,
     ),
     HarmonicRecipe(
-        name="harmonic-5shot",
-        description="Harmonic regression from 5 points, 5,000 training tasks",
-        steps=20_000,
-        validate_every=2000,
+        name="harmonic-5shot", description="Harmonic regression from 5 points, 5,000 training tasks",
+        steps=20_000, validate_every=2000,
     ),
     HarmonicRecipe(
-        name="harmonic-10shot",
-        description="Harmonic regression from 10 points, 5,000 training tasks",
-        k_shot=10,
-        steps=20_000,
-        validate_every=2000,
+        name="harmonic-10shot", description="Harmonic regression from 10 points, 5,000 training tasks",
+        k_shot=10, steps=20_000, validate_every=2000,
     ),
 ]

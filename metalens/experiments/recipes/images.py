@@ -110,6 +110,7 @@ def _few_shot(dataset: str, title: str, k_shot: int, image_size: int) -> ImageRe
     )
 
 
+# fmt: off
 IMAGE_RECIPES: list[Recipe] = [
     _few_shot("cifarfs", "Small photographs (CIFAR-FS)", 1, 32),
     _few_shot("cifarfs", "Small photographs (CIFAR-FS)", 5, 32),
@@ -118,14 +119,11 @@ IMAGE_RECIPES: list[Recipe] = [
     DomainsRecipe(
         name="cross-domain",
         description="Train on Tiny-ImageNet, test on CIFAR-FS, traffic signs and PACS, 5-way 5-shot",
-        test_seen=False,
-        k_shot=5,
+        test_seen=False, k_shot=5,
     ),
     DomainsRecipe(
         name="multi-domain",
         description="Train on Tiny-ImageNet and CIFAR-FS, test on both, traffic signs and PACS, 5-way 5-shot",
-        domains=["tinyimagenet", "cifarfs"],
-        unseen=["gtsrb", "pacs"],
-        k_shot=5,
+        domains=["tinyimagenet", "cifarfs"], unseen=["gtsrb", "pacs"], k_shot=5,
     ),
 ]

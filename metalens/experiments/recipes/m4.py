@@ -43,17 +43,11 @@ class M4Recipe(Recipe):
         return forecast_mlp(self.length, tasks.horizon, season=tasks.season, hidden=self.hidden)
 
 
+# fmt: off
 M4_RECIPES: list[Recipe] = [
     M4Recipe(
-        name="m4-hourly",
-        description="Two days of hourly series from the week before",
-        learner=["MAML", "SeasonalNaive", "Ridge"],
-        meta_batch_size=16,
-        n_query=3,
-        steps=2000,
-        schedule="cosine",
-        n_val_tasks=62,
-        validate_every=200,
-        n_test_tasks=62,
-    )
+        name="m4-hourly", description="Two days of hourly series from the week before",
+        learner=["MAML", "SeasonalNaive", "Ridge"], meta_batch_size=16, n_query=3, steps=2000,
+        schedule="cosine", n_val_tasks=62, validate_every=200, n_test_tasks=62,
+    ),
 ]

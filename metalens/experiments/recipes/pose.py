@@ -54,14 +54,10 @@ class PoseRecipe(Recipe):
         return pose_net(n_filters=self.n_filters, image_size=self.distribution("train", seed=0).image_size)
 
 
+# fmt: off
 POSE_RECIPES: list[Recipe] = [
     PoseRecipe(
-        name="pose",
-        description="Azimuth of new objects from 15 grey views",
-        steps=1000,
-        schedule="cosine",
-        n_val_tasks=60,
-        validate_every=100,
-        n_test_tasks=120,
-    )
+        name="pose", description="Azimuth of new objects from 15 grey views", steps=1000, schedule="cosine",
+        n_val_tasks=60, validate_every=100, n_test_tasks=120,
+    ),
 ]

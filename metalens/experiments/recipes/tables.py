@@ -91,42 +91,23 @@ class ParkinsonsRecipe(TableRecipe):
     presets: ClassVar[Presets] = TABLE_PRESETS
 
 
+# fmt: off
 TABLE_RECIPES: list[Recipe] = [
     KibaRecipe(
-        name="drug-kiba",
-        description="Activity against kinases from 16 molecules and their fingerprints",
-        learner=["MAML", "Ridge", "KNN", "RandomForest"],
-        k_shot=16,
-        meta_batch_size=8,
-        steps=2000,
-        validate_every=200,
-        n_test_tasks=200,
+        name="drug-kiba", description="Activity against kinases from 16 molecules and their fingerprints",
+        learner=["MAML", "Ridge", "KNN", "RandomForest"], k_shot=16, meta_batch_size=8, steps=2000,
+        validate_every=200, n_test_tasks=200,
     ),
     ChemblRecipe(
         name="drug-chembl",
         description="Activity in unrelated assays from 16 molecules and their fingerprints",
-        learner=["DeepKernelGP", "MAML", "Ridge", "GaussianProcess", "KNN", "RandomForest"],
-        k_shot=16,
-        n_train_query=10,
-        whole_tasks=True,
-        hidden=[128, 64],
-        meta_batch_size=8,
-        steps=300,
-        validate_every=20,
-        n_val_tasks=80,
-        n_test_tasks=160,
+        learner=["DeepKernelGP", "MAML", "Ridge", "GaussianProcess", "KNN", "RandomForest"], k_shot=16,
+        n_train_query=10, whole_tasks=True, hidden=[128, 64], meta_batch_size=8, steps=300, validate_every=20,
+        n_val_tasks=80, n_test_tasks=160,
     ),
     ParkinsonsRecipe(
-        name="parkinsons",
-        description="Motor symptoms of patients from 10 recordings of their voice",
-        learner=["MAML", "MeanPredictor", "Ridge", "KNN", "RandomForest"],
-        k_shot=10,
-        n_query=40,
-        hidden=[64, 64],
-        meta_batch_size=8,
-        steps=1000,
-        validate_every=100,
-        n_val_tasks=80,
-        n_test_tasks=80,
+        name="parkinsons", description="Motor symptoms of patients from 10 recordings of their voice",
+        learner=["MAML", "MeanPredictor", "Ridge", "KNN", "RandomForest"], k_shot=10, n_query=40,
+        hidden=[64, 64], meta_batch_size=8, steps=1000, validate_every=100, n_val_tasks=80, n_test_tasks=80,
     ),
 ]
