@@ -360,6 +360,7 @@ def age(folder: Path, seconds: int) -> None:
         database.commit()
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_was_killed_before_its_first_heartbeat_is_retried(sweep, tmp_path):
     folder, distributions = tmp_path / "s", sweep().space.distributions
     search(sweep(n_trials=1), folder)
@@ -435,7 +436,7 @@ def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
             "meta_batch_size: [4, 200]",
             "with meta_batch_size=200: n_train_tasks must be at least meta_batch_size",
         ),
-        ("outer_lr: [null, 0.1]", "outer_lr must have a value, got none"),
+        ("outer_lr: [null, 0.1]", "outer_lr must have a value, got null"),
         ("k_shot: [5, 7]", "k_shot changes the validation tasks"),
     ],
 )

@@ -59,9 +59,7 @@ def add_recipes(
         check_config(words, RECIPES[words[1]], own)
     commands = parser.add_subcommands(dest=dest)
     for recipe in RECIPES.values():
-        command = make(recipe)
-        add_settings(command, recipe)
-        commands.add_subcommand(recipe.name, command, help=recipe.description)
+        commands.add_subcommand(recipe.name, make(recipe), help=recipe.description)
 
 
 def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
@@ -108,6 +106,7 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     add("--explain", action=ActionYesNo, default=False,
         help="Only show how training would be executed, and end.")
     # fmt: on
+    add_settings(parser, recipe)
     return parser
 
 

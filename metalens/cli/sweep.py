@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_sweep
-from metalens.cli.run import add_recipes, with_settings
+from metalens.cli.run import add_recipes, add_settings, with_settings
 from metalens.errors import MetaLensError
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
@@ -46,6 +46,7 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     add("--lost_after", type=float, default=LOST_AFTER,
         help="Seconds without a heartbeat, after which the trial of a process is retried.")
     # fmt: on
+    add_settings(parser, recipe)
     return parser
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from metalens import learners, networks, regularizers, relations, samplers
+from metalens import learners, regularizers, relations, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Baseline, Learner, NetworkLearner
 from metalens.networks import Network
@@ -37,9 +37,6 @@ LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
 SAMPLERS: dict[str, type[TaskSampler]] = _exported(samplers, TaskSampler)
 RELATIONS: dict[str, type[Relation]] = _exported(relations, Relation)
-NETWORKS: dict[str, Callable[..., Network]] = {
-    name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
-}
 
 _RELATION = "relation"  # the setting that is a call itself
 _SPELLED = {name.lower(): name for name in (*LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}

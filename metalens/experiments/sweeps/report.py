@@ -190,10 +190,7 @@ def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
         names=result.names,
         space={name: _range(values) for name, values in about["space"].items()},
         n_complete=int((trials["state"] == "complete").sum()),
-        rows=[
-            row | {"settings": [setting_text(row[n]) for n in result.names]}
-            for row in rows.to_dict("records")
-        ],
+        rows=[row | {"settings": [setting_text(row[name]) for name in result.names]} for row in records],
         images=images,
     )
 
