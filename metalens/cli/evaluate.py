@@ -20,7 +20,7 @@ _BEFORE_CAPITAL = re.compile("(?<=[a-z])(?=[A-Z])")  # where a name may be divid
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Divide the rows of every task of new data: all models adapt to some, and are scored on others."
+        "Score all models on new data: they adapt to some rows of a task, and predict others."
     )
     # fmt: off
     add = parser.add_argument

@@ -114,7 +114,7 @@ def _by_task(
     if task not in known.columns or (task not in asked.columns and known[task].nunique() == 1):
         if task in asked.columns and asked[task].nunique() > 1:
             raise MetaLensError(
-                f"{query} has rows of several tasks by its column {task}, which {support} lacks; add it."
+                f"{query} has rows of several tasks by its column {task}; {support} lacks it."
             )
         yield "", known, asked
         return
@@ -126,9 +126,7 @@ def _by_task(
     for path, frame in ((support, known), (query, asked)):
         if frame[task].isna().any():
             row = int(frame[task].isna().to_numpy().argmax()) + 1
-            raise MetaLensError(
-                f"Row {row} of column {task} of {path} is empty; fill it, or leave the row out."
-            )
+            raise MetaLensError(f"Row {row} of column {task} of {path} is empty; fill it, or delete the row.")
     supports = dict(tuple(known.groupby(known[task].astype(str), sort=False)))
     queries = dict(tuple(asked.groupby(asked[task].astype(str), sort=False)))
     if alone := [name for name in queries if name not in supports]:

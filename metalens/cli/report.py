@@ -18,9 +18,7 @@ _TABLES = {MODEL: ("model", "comparison.csv"), SWEEP: ("sweep", "trials.csv")}  
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = (
-        "Rewrite the figures and report of a run, suite, sweep or model, or write a table as text."
-    )
+    parser.description = "Rewrite the report of a run, suite, sweep or model, or write a table as text."
     parser.add_argument("folder", type=str, help="folder of a run, suite or sweep, or of a trained model")
     parser.add_argument(
         "--format", type=Literal["html", "md", "latex", "csv"], default="html",

@@ -64,9 +64,7 @@ class Experiment:
         if of_first([self._store is not None and self._store.is_complete(recipe)])[0]:
             return
         # Now, so that missing or damaged test data are found at once.
-        self._data = {
-            split: recipe.distribution(split, recipe.seeds[0]).metadata() for split in get_args(Split)
-        }
+        self._data = {split: recipe.distribution(split, first).metadata() for split in get_args(Split)}
         now, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         self._commit = commit()
         with recipe.machine.set_threads():
@@ -145,8 +143,9 @@ class Experiment:
     def _manifest(
         self, results: Sequence[CellResult], command: str, failures: Mapping[Cell, str]
     ) -> dict[str, Any]:
-        recipe = self.recipe
         assert self.plan is not None
+        recipe = self.recipe
+        failed = [{**cell.arm._asdict(), "seed": cell.seed, "reason": why} for cell, why in failures.items()]
         return {
             "metalens": version("metalens"),
             "recipe": recipe.name,
@@ -165,9 +164,7 @@ class Experiment:
             "started": self.plan.started,
             "seconds": self._seconds(),
             "cells": [result.facts for result in results],
-            FAILURES: [
-                {**cell.arm._asdict(), "seed": cell.seed, "reason": why} for cell, why in failures.items()
-            ],
+            FAILURES: failed,
         }
 
     def _seconds(self) -> float:

@@ -37,9 +37,8 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
         raise MetaLensError(f"The run is of the recipe {name!r}, which is not among {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
     if unknown := settings.keys() - {field.name for field in fields(recipe)}:
-        raise MetaLensError(
-            f"The run is of another version of MetaLens: {name} has no {', '.join(sorted(unknown))}."
-        )
+        names = ", ".join(sorted(unknown))
+        raise MetaLensError(f"The run is of another version of MetaLens: {name} has no {names}.")
     try:
         return changed(recipe, settings)
     except MetaLensError as error:

@@ -46,9 +46,8 @@ OMNIGLOT_PRESETS: Presets = {
 }
 
 # MAML: Finn, Abbeel, Levine 2017, for 20 classes; learners with the same inner loop have the same.
-OMNIGLOT_MANY_CLASSES: Presets = OMNIGLOT_PRESETS | _alike(
-    "MAML BOIL MetaSGD TNet MTNet", inner_lr=0.1, inner_steps=5
-)
+_SAME = "MAML BOIL MetaSGD TNet MTNet"
+OMNIGLOT_MANY_CLASSES: Presets = OMNIGLOT_PRESETS | _alike(_SAME, inner_lr=0.1, inner_steps=5)
 
 # MAML and ANIL: ours, and the best of three and four step sizes on validation classes of CIFAR-FS.
 # The others: ours, untuned.

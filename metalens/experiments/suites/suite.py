@@ -55,9 +55,7 @@ def read_suite(name: str, size: str | None = None) -> Suite:
     ('sinusoid-5shot', 5)
     """
     if name not in SUITES and Path(name).suffix not in (".yaml", ".yml"):
-        raise MetaLensError(
-            f"There is no suite {name!r}; choose from {', '.join(SUITES)}, or give a file that ends in .yaml."
-        )
+        raise MetaLensError(f"There is no suite {name!r}; name a .yaml file, or one of {', '.join(SUITES)}.")
     path = SUITES.get(name, Path(name))
     content = _checked(read_yaml(path), _KEYS, str(path))
     sizes = _sizes(content, str(path))

@@ -71,11 +71,9 @@ class Sweep:
         """
         arms = arms_of(self.recipe)
         if len(arms) != 1:
-            names = "; ".join(map(str, arms))
-            raise MetaLensError(
-                f"A sweep is of one arm, got {len(arms)} ({names}); name it, for example "
-                "--learner MAML --regularizers TRLearner."
-            )
+            got = f"{len(arms)} ({'; '.join(map(str, arms))})"
+            name = "name it, for example --learner MAML --regularizers TRLearner"
+            raise MetaLensError(f"A sweep is of one arm, got {got}; {name}.")
         if not self.recipe.n_val_tasks:
             raise MetaLensError("A sweep needs validation tasks to choose settings, got n_val_tasks=0.")
         if self.recipe.machine.devices > 1:
@@ -145,9 +143,8 @@ def search(
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: SweepWatcher) -> None:
     """Make trials until none is left or running elsewhere."""
     direction = "maximize" if METRICS[metric].better == "higher" else "minimize"
-    all_trials = Trials(
-        folder, direction, sweep.pruner, every=sweep.recipe.validate_every, lost_after=sweep.lost_after
-    )
+    every, lost_after = sweep.recipe.validate_every, sweep.lost_after
+    all_trials = Trials(folder, direction, sweep.pruner, every=every, lost_after=lost_after)
     reported: set[int] = set()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
