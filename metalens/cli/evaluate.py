@@ -19,9 +19,7 @@ _BEFORE_CAPITAL = re.compile("(?<=[a-z])(?=[A-Z])")  # where a name may be divid
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
-    parser.description = (
-        "Score all models on new data: they adapt to some rows of a task, and predict others."
-    )
+    parser.description = "Score all models on new data; they adapt to some rows of a task and predict others."
     # fmt: off
     add = parser.add_argument
     add("--model", type=str, required=True, help="Folder that `metalens train` has written.")

@@ -114,7 +114,7 @@ def _by_task(
     if task not in known.columns or (task not in asked.columns and known[task].nunique() == 1):
         if task in asked.columns and asked[task].nunique() > 1:
             raise MetaLensError(
-                f"{query} has rows of several tasks by its column {task}; {support} lacks it."
+                f"{query} has rows of several tasks by its column {task}, which {support} lacks; add it."
             )
         yield "", known, asked
         return

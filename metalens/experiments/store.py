@@ -121,7 +121,7 @@ class Store:
     def write(self, result: CellResult, seconds: float) -> None:
         """Write a result and the time since the start; the last one of a group deletes its checkpoints."""
         with atomic_path(self.weights / f"{self._name(result.cell)}.safetensors") as path:
-            path.write_bytes(save(result.weights))  # `save_file` has errors of its own for a full disk
+            path.write_bytes(save(result.weights))  # `save_file` raises another error if the disk is full
         content = {name: getattr(result, name) for name in ("scores", "facts", "is_scored", "tables")}
         _write(self._file(result.cell), {**content, "seconds": seconds})
         (group,) = (group for group in self.groups if result.cell in group)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -68,17 +69,40 @@ class Trackers:
         return settings
 
 
-class WandbLogger(Logger):
-    """A run of Weights & Biases; without a login it stays in the folder, for `wandb sync`."""
+class _Run(Logger):
+    """A run of a tracker, with its title and key."""
 
-    name = version = ""  # pyright: ignore[reportAssignmentType] # plain attributes
+    _title: str
+    _key: str
+
+    @property
+    def name(self) -> str:
+        return self._title
+
+    @property
+    def version(self) -> str:
+        return self._key
+
+    def log_hyperparams(  # pyright: ignore[reportIncompatibleMethodOverride] # as TensorBoardLogger has it
+        self, params: Any, metrics: Mapping[str, float] | None = None, step: int | None = None
+    ) -> None:
+        self.log_settings(params)
+        self.log_metrics(dict(metrics or {}), step)
+
+    @abstractmethod
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
+        """Log the settings of the cell."""
+
+
+class WandbLogger(_Run):
+    """A run of Weights & Biases; without a login it stays in the folder, for `wandb sync`."""
 
     def __init__(
         self, folder: Path, experiment: str, title: str, key: str, settings: Mapping[str, Any]
     ) -> None:
         import wandb  # pyright: ignore[reportMissingImports] # an extra
 
-        self.name, self.version = title, key
+        self._title, self._key = title, key
         self.run = wandb.init(
             project="metalens",
             group=experiment,
@@ -95,20 +119,15 @@ class WandbLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.run.log(dict(metrics), step=step)
 
-    def log_hyperparams(  # pyright: ignore[reportIncompatibleMethodOverride] # as TensorBoardLogger has it
-        self, params: Any, metrics: Mapping[str, float] | None = None, step: int | None = None
-    ) -> None:
-        self.run.config.update(params, allow_val_change=True)
-        self.log_metrics(metrics or {}, step)
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
+        self.run.config.update(settings, allow_val_change=True)
 
     def finalize(self, status: str) -> None:
         self.run.finish(exit_code=int(status != "success"))
 
 
-class MLFlowLogger(Logger):
+class MLFlowLogger(_Run):
     """A run of MLflow, in a database in the folder, or at MLFLOW_TRACKING_URI."""
-
-    name = version = ""  # pyright: ignore[reportAssignmentType] # plain attributes
 
     def __init__(
         self, folder: Path, experiment: str, title: str, key: str, settings: Mapping[str, Any]
@@ -121,27 +140,24 @@ class MLFlowLogger(Logger):
         number = self._client.create_experiment(experiment) if known is None else known.experiment_id
         runs = self._client.search_runs([number], f"tags.metalens = '{key}'")
         run = runs[0] if runs else self._client.create_run(number, tags={"metalens": key}, run_name=title)
-        self.name, self.version = title, run.info.run_id
-        self.log_hyperparams(settings)
+        self._title, self._key = title, run.info.run_id
+        self.log_settings(settings)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports] # an extra
 
         now = int(1000 * time.time())
         points = [Metric(name, value, now, step or 0) for name, value in metrics.items()]
-        self._client.log_batch(self.version, metrics=points)
+        self._client.log_batch(self._key, metrics=points)
 
-    def log_hyperparams(  # pyright: ignore[reportIncompatibleMethodOverride] # as TensorBoardLogger has it
-        self, params: Any, metrics: Mapping[str, float] | None = None, step: int | None = None
-    ) -> None:
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
         from mlflow.entities import Param  # pyright: ignore[reportMissingImports] # an extra
 
-        texts = [Param(name, str(value)) for name, value in params.items()]
-        self._client.log_batch(self.version, params=texts)
-        self.log_metrics(metrics or {}, step)
+        texts = [Param(name, str(value)) for name, value in settings.items()]
+        self._client.log_batch(self._key, params=texts)
 
     def finalize(self, status: str) -> None:
-        self._client.set_terminated(self.version, "FINISHED" if status == "success" else "FAILED")
+        self._client.set_terminated(self._key, "FINISHED" if status == "success" else "FAILED")
 
 
 LOGGERS: dict[str, Callable[[Path, str, str, str, Mapping[str, Any]], Logger]] = {

@@ -52,7 +52,7 @@ def typed_settings(cls: type, settings: Mapping[str, Any], skip: Container[str] 
     return typed
 
 
-def changed(instance: T, settings: Mapping[str, Any], skip: Container[str] = ()) -> T:
+def changed(instance: T, settings: Mapping[str, Any]) -> T:
     """Return a dataclass with other settings; a nested dataclass keeps those that are not given.
 
     Raises:
@@ -68,7 +68,7 @@ def changed(instance: T, settings: Mapping[str, Any], skip: Container[str] = ())
         if isinstance(value, Mapping) and is_dataclass(nested := getattr(instance, name, None)):
             merged[name] = changed(nested, value)
     typed: Any = instance
-    return replace(typed, **typed_settings(type(instance), merged, skip))
+    return replace(typed, **typed_settings(type(instance), merged))
 
 
 @cache

@@ -21,7 +21,7 @@ class OmniglotRecipe(Recipe):
         scheme: how characters are split: vinyals (1,028/172/423) or finn (1,100/100/rest).
         slots: random, or fixed: slot j of every task is drawn from the same group of classes.
         n_train_characters: characters to train on, chosen by the seed; null for all.
-        rotations: count each quarter turn of a character as a class of its own.
+        rotations: count each quarter turn of a character as a new class.
         folder: folder with the two upstream zips; by default METALENS_DATA, then a download.
     """
 

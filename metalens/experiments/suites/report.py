@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,8 +210,7 @@ def _as_markdown(results: dict[str, pd.DataFrame]) -> str:
     scores = {name: scores_of(rows) for name, rows in results.items()}
     lines = [piped(["arm", *(f"{name} ({of_entry.metric})" for name, of_entry in scores.items())])]
     lines.append("|---|" + "--:|" * len(scores))
-    for arm in arms_in_order(scores):
-        lines.append(piped([arm, *(_cell(of_entry, arm, "**{}**", " †") for of_entry in scores.values())]))
+    lines += [piped(row) for row in _rows(scores, "**{}**", " †", str)]
     return "\n".join(lines) + "\n\n" + " ".join(LEGEND) + "\n"
 
 
@@ -221,9 +221,7 @@ def _as_latex(results: dict[str, pd.DataFrame]) -> str:
     lines.append(latex_row(map(escaped, ["", *scores])))
     lines.append(latex_row(map(escaped, ["", *(of_entry.metric for of_entry in scores.values())])))
     lines.append(r"\midrule")
-    for arm in arms_in_order(scores):
-        cells = (_cell(one, arm, r"\textbf{{{}}}", r"$^\dagger$", tex=True) for one in scores.values())
-        lines.append(latex_row([escaped(arm), *cells]))
+    lines += [latex_row(row) for row in _rows(scores, r"\textbf{{{}}}", r"$^\dagger$", escaped)]
     caption = escaped(LEGEND[0]) + r" $^\dagger$: " + escaped(LEGEND[1].removeprefix("†: "))
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -235,10 +233,17 @@ LEGEND = [
 ]
 
 
-def _cell(scores: Scores, arm: str, bold: str, mark: str, tex: bool = False) -> str:
-    row = scores.rows.get(arm)
-    if row is None:
-        return ""
-    mean, interval = (escaped(str(row[key])) if tex else str(row[key]) for key in ("mean", "interval"))
-    text = bold.format(mean) if arm == scores.best else mean
-    return f"{text} {interval}" + (mark if arm in scores.alike else "")
+def _rows(
+    scores: dict[str, Scores], bold: str, mark: str, escape: Callable[[str], str]
+) -> Iterator[list[str]]:
+    """Yield each arm with its score on every entry."""
+    for arm in arms_in_order(scores):
+        cells = [escape(arm)]
+        for of_entry in scores.values():
+            text = ""
+            if row := of_entry.rows.get(arm):
+                mean = escape(str(row["mean"]))
+                text = bold.format(mean) if arm == of_entry.best else mean
+                text += f" {escape(str(row['interval']))}" + (mark if arm in of_entry.alike else "")
+            cells.append(text)
+        yield cells
