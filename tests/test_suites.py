@@ -253,7 +253,7 @@ def test_the_command_of_an_entry_is_the_entry(name):
         parser = run_command._parser(RECIPES[words[0]])
         choices = parser.parse_args(words[1:]).as_dict()
         settings = {key: choices[key] for key in vars(entry.recipe) if key in choices}
-        assert replace(entry.recipe, **settings) == entry.recipe
+        assert changed(entry.recipe, settings) == entry.recipe
         assert settings["seeds"] == entry.recipe.seeds
 
 
