@@ -138,7 +138,7 @@ def command_of(recipe: Recipe) -> str:
     >>> from dataclasses import replace
     >>> demo = RECIPES["demo"]
     >>> command_of(replace(demo, steps=9, seeds=[0, 1], n_train_tasks=None))
-    'metalens run demo --seeds 0 1 --steps 9 --n_train_tasks null'
+    'metalens run demo --steps 9 --seeds 0 1 --n_train_tasks null'
     >>> command_of(replace(demo, machine=replace(demo.machine, compile=False)))
     'metalens run demo --machine.compile false'
     """
