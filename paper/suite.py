@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from metalens.errors import MetaLensError
-from metalens.experiments.commands import options_of
+from metalens.experiments.loading import options_of
 from metalens.experiments.store import is_complete
 from metalens.experiments.workers import processes
 from metalens.io.yaml import read_yaml

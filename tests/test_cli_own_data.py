@@ -33,6 +33,7 @@ def call(folder, *words):
     said, errors = io.StringIO(), io.StringIO()
     with chdir(folder), redirect_stdout(said), redirect_stderr(errors), warnings.catch_warnings():
         os.environ["METALENS_CACHE"] = str(folder / ".cache")
+        warnings.simplefilter("default")  # they are notes for the user, as in a process of its own
         try:
             main(words)
             status = 0

@@ -18,8 +18,8 @@ from metalens.cli import main
 from metalens.cli import run as run_command
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
-from metalens.experiments.commands import command_of
 from metalens.experiments.experiment import run
+from metalens.experiments.loading import command_of
 from metalens.experiments.suites import SUITES, Entry, Suite, read_suite
 from metalens.experiments.suites.report import write_suite_report, write_suite_table
 from metalens.experiments.suites.running import SuiteWatcher, run_suite

@@ -25,8 +25,7 @@ from metalens.experiments import RECIPES
 from metalens.experiments.arms import arms_of
 from metalens.experiments.sweeps.report import outcome_in_words, read_result, write_sweep_report
 from metalens.experiments.sweeps.space import read_space
-from metalens.experiments.sweeps.sweep import Sweep, SweepWatcher, search
-from metalens.experiments.sweeps.trial import score, sealed
+from metalens.experiments.sweeps.sweep import Sweep, SweepWatcher, score, sealed, search
 from metalens.experiments.sweeps.trials import DATABASE, MAX_RETRIES, Trials, retried
 from metalens.training.fit import fit
 
@@ -505,7 +504,7 @@ def test_a_missing_extra_is_one_sentence(metalens_here, monkeypatch, tmp_path):
     for words in (["sweep", "demo", "--space", "space.yaml"], ["report", str(tmp_path)]):
         done = metalens_here(*words)
         assert done.returncode == 2
-        assert done.stderr == "metalens: Sweeps need Optuna: pip install 'metalens[sweep]'.\n"
+        assert done.stderr == "metalens: optuna is not installed; run pip install 'metalens[sweep]'.\n"
 
 
 def test_a_table_of_a_sweep_is_trials_csv(metalens_here, sweep, tmp_path):

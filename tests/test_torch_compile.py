@@ -59,9 +59,7 @@ def test_a_compiled_objective_has_the_plain_terms_and_gradients(learner, related
     torch.testing.assert_close(own_gradients, gradients)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning"
-)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_the_solver_of_imaml_breaks_the_graph():
     """Its gradient is an `autograd.Function`, whose rule for `vmap` is lost when PyTorch traces it."""
     torch.compiler.reset()

@@ -12,7 +12,7 @@ from lightning_fabric.loggers import Logger
 import metalens as ml
 from metalens.cli import main
 from metalens.execution.machine import Machine
-from metalens.experiments import RECIPES, tracker_loggers, trackers
+from metalens.experiments import RECIPES, trackers
 from metalens.experiments.experiment import Watcher, run
 from metalens.io.files import new_folder
 from metalens.specs.settings import changed
@@ -100,7 +100,7 @@ def test_each_cell_has_a_run_of_its_own_that_survives_an_interruption(together, 
         assert keys.setdefault(title, key) == key  # the same run of the tracker
         return Recorder(tmp_path / "told" / f"{title}.jsonl")
 
-    monkeypatch.setitem(tracker_loggers.LOGGERS, "recorder", recorder)
+    monkeypatch.setitem(trackers.LOGGERS, "recorder", recorder)
     monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
     monkeypatch.setattr("metalens.experiments.experiment.check_trackers", lambda names: None)
 

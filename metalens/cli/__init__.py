@@ -45,14 +45,14 @@ def main(
     """Run the command line and exit; a user's mistake ends in one sentence and status 2.
 
     Args:
-        arguments: the words after the program's name; by default those of the process.
+        arguments: those after the program's name; by default `sys.argv[1:]`.
         commands: module and help text of each command.
         prog: the program's name in its help.
         description: what the program does.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _notes()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended cleans up like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
     try:
         _dispatch(words, commands, prog, description)
     except (ArgumentError, MetaLensError) as error:
@@ -67,25 +67,25 @@ def main(
             raise
         _fail(f"{missing} is not installed: pip install 'metalens[all]'.", 2)
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        # PyTorch, NumPy and Python have no common class for this.
+        # PyTorch, NumPy and Python share no exception class for this.
         words = ("allocate", "Overflow", "too large")
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
         _fail("the sizes asked for do not fit into memory.", 2)
     except KeyboardInterrupt as interruption:
-        # If the interrupt met code that `exec` runs, as of dataclasses, Python remembers it, and `python -m`
-        # then ends by the signal whatever is raised here; running other such code makes it forget.
+        # After an interrupt in code run by `exec`, as of dataclasses, `python -m` ends by the signal whatever
+        # is raised here, unless other such code is run.
         exec("")
         _fail(f"interrupted; {str(interruption) or 'nothing was written'}.", 130)
 
 
 def _notes() -> Callable[..., None]:
     """Return a handler that prints every warning once, as a note."""
-    said = set()
+    seen = set()
 
     def note(message: Warning | str, *_: object) -> None:
-        if (text := f"metalens: note: {_line(str(message))}") not in said:
-            said.add(text)
+        if (text := f"metalens: note: {_line(str(message))}") not in seen:
+            seen.add(text)
             print(text, file=sys.stderr)
 
     return note
@@ -97,7 +97,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _line(message: str) -> str:
-    """Return a message as one printable line, whatever it quotes from a file.
+    """Return a message as one printable line.
 
     >>> _line("Row 3 holds 'a\\x1b[31m\\nb'; correct it.")
     "Row 3 holds 'a\\\\x1b[31m b'; correct it."

@@ -14,23 +14,24 @@ from metalens.errors import MetaLensError
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     """Add the settings of the command to its parser."""
     parser.description = (
-        "Compare the arms of several runs, which must have been tested on the same tasks. An arm that "
-        "several runs have is named after its folder."
+        "Compare the arms of several runs that were tested on the same tasks. An arm that several runs have "
+        "is named after its folder."
     )
-    parser.add_argument("folders", type=str, nargs="+", help="folders of finished runs, two or more")
-    parser.add_argument(
-        "--baseline", type=str | None, default=None,
-        help="Arm to compare the others with, by its name in the table; by default the first.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--format", type=Literal["md", "latex", "csv"] | None, default=None,
-        help="Print the table as Markdown, LaTeX (with booktabs) or CSV.",
-    )  # fmt: skip
+    # fmt: off
+    add = parser.add_argument
+    add("folders", type=str, nargs="+", help="folders of finished runs, two or more")
+    add("--baseline", type=str | None, default=None,
+        help="Arm to compare the others with, by its name in the table; by default the first.")
+    add("--format", type=Literal["md", "latex", "csv"] | None, default=None,
+        help="Print the table as Markdown, LaTeX (with booktabs) or CSV.")
+    # fmt: on
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Show the arms of all runs, and how they differ."""
-    from metalens.experiments.loading import check_same_tasks  # slow to import, as the others
+    import numpy as np  # slow to import, as the others
+
+    from metalens.experiments.loading import check_same_tasks
     from metalens.reports import FORMATS, arm_label, read_together, results_table
     from metalens.reports.reading import read_manifest
     from metalens.statistics.arms import ARM
@@ -45,11 +46,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
         if settings.baseline not in labels:
             arms = "; ".join(dict.fromkeys(labels))
             raise MetaLensError(f"No arm is {settings.baseline!r}; the runs have {arms}.")
-        is_other = results.assign(is_other=[label != settings.baseline for label in labels])["is_other"]
-        results = results.loc[is_other.sort_values(kind="stable").index]
-    console = Console()
+        results = results.iloc[np.argsort([label != settings.baseline for label in labels], kind="stable")]
     if settings.format is None:
-        console.print(results_table(results))
+        Console().print(results_table(results))
     else:
-        _, text_of = FORMATS[settings.format]
-        console.out(text_of(results), end="", highlight=False)
+        Console().out(FORMATS[settings.format][1](results), end="", highlight=False)

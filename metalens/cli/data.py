@@ -9,7 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from metalens.data.catalog.datasets import DATASETS, DataSet
+from metalens.cli.progress import say
+from metalens.data.catalog.datasets import DATASETS
 from metalens.errors import MetaLensError
 
 ACTIONS = {
@@ -34,26 +35,19 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Print what was asked for."""
-    console = Console(highlight=False, markup=False)
     options = settings[settings.action]
     if settings.action == "list":
-        console.print(_table(options.folder))
+        Console(highlight=False, markup=False).print(_table(options.folder))
         return
-    dataset = _dataset(options.name)
+    if options.name not in DATASETS:
+        raise MetaLensError(f"There is no data set {options.name!r}; choose from {', '.join(DATASETS)}.")
+    dataset = DATASETS[options.name]
     if settings.action == "fetch":
-        console.print(f"{dataset.name} is in {dataset.find() or dataset.fetch()}.", soft_wrap=True)
+        say(f"{dataset.name} is in {dataset.find() or dataset.fetch()}.")
         return
-    console.print(f"{dataset.name}: {dataset.description}")
-    console.print(f"{dataset.require(options.folder)}, from {dataset.source}, license: {dataset.license}",
-                  soft_wrap=True)  # fmt: skip
-    for name, value in dataset.check(options.folder).items():
-        console.print(f"{name}: {_in_words(value)}", soft_wrap=True)
-
-
-def _dataset(name: str) -> DataSet:
-    if name not in DATASETS:
-        raise MetaLensError(f"There is no data set {name!r}; choose from {', '.join(DATASETS)}.")
-    return DATASETS[name]
+    say(f"{dataset.name}: {dataset.description}", wrap=True)
+    say(f"{dataset.require(options.folder)}, from {dataset.source}, license: {dataset.license}")
+    say(*(f"{name}: {_text(value)}" for name, value in dataset.check(options.folder).items()))
 
 
 def _table(folder: str | None) -> Table:
@@ -66,17 +60,15 @@ def _table(folder: str | None) -> Table:
     return table
 
 
-def _in_words(value: Any) -> str:
-    """Return a value of the facts as text.
+def _text(value: Any) -> str:
+    """Return a value of the metadata as text.
 
-    >>> _in_words({"classes": 20, "images": 3000})
-    'classes 20, images 3,000'
-    >>> _in_words({"tasks": 8, "target_mean": 21.296228})
-    'tasks 8, target mean 21.3'
+    >>> _text({"classes": 20, "images": 3000}), _text({"target_mean": 21.296228})
+    ('classes 20, images 3,000', 'target mean 21.3')
     """
     match value:
         case Mapping():
-            return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner)}" for name, inner in value.items())
+            return ", ".join(f"{name.replace('_', ' ')} {_text(inner)}" for name, inner in value.items())
         case int():
             return f"{value:,}"
         case float():

@@ -1,4 +1,4 @@
-"""`metalens predict`: predictions for rows or images of new tasks, from a few others with known answers."""
+"""`metalens predict`: predictions for rows or images of new tasks, from a few labeled ones."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
-from rich.console import Console
 
+from metalens.cli.progress import say
 from metalens.errors import MetaLensError
 from metalens.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from metalens.estimators import MetaClassifier, MetaRegressor
-    from metalens.estimators.images import ImageReader
     from metalens.estimators.tables import TableReader
-
-    Estimator = MetaRegressor | MetaClassifier
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -29,19 +25,21 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "Adapt a trained model to a new task by its support, and predict the query. Both may hold several "
         "tasks where they have the column that names them: each is predicted by its own support."
     )
+    # fmt: off
     add = parser.add_argument
     add("--model", type=str, required=True, help="Folder that `metalens train` has written.")
     add("--support", type=str, required=True,
-        help="Table with known targets, or class folders of images (directory or zip).")  # fmt: skip
+        help="Table with known targets, or class folders of images (directory or zip).")
     add("--query", type=str, required=True, help="Table or images to predict.")
     add("--out", type=str, default="predictions.csv", help="Table (CSV) to write.")
-    add("--overwrite", action=ActionYesNo, default=False, help="Replace it where it exists.")
+    add("--overwrite", action=ActionYesNo, default=False, help="Replace an existing table.")
     add("--coverage", type=float, default=0.9,
-        help="Share of targets that shall lie between the columns lower and upper.")  # fmt: skip
+        help="Share of targets that shall lie between the columns lower and upper.")
+    # fmt: on
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
-    """Predict, and write the table whole or not at all."""
+    """Predict, and write the table."""
     out = Path(settings.out)
     if out.resolve() in (Path(settings.support).resolve(), Path(settings.query).resolve()):
         raise MetaLensError(f"{out} is the support or the query; choose another --out.")
@@ -51,54 +49,42 @@ def execute(settings: Namespace, words: list[str]) -> None:
     from metalens.estimators import load_model  # slow to import
     from metalens.estimators.tables import TableReader
 
-    model, given = load_model(settings.model), (settings.support, settings.query, settings.coverage)
-    if isinstance(model.reader_, TableReader):
-        table, n_tasks = _predict_table(model, model.reader_, *given)
-    else:
-        table, n_tasks = _predict_images(model, model.reader_, *given)
+    model = load_model(settings.model)
+    predict = _predict_table if isinstance(model.reader_, TableReader) else _predict_images
+    table, n_tasks = predict(model, settings.support, settings.query, settings.coverage)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as path:
         table.to_csv(path, index=False, float_format="%.6g")
-    console = Console()
     tasks = "1 task" if n_tasks == 1 else f"{n_tasks} tasks"
-    console.print(
-        f"{len(table)} rows of {tasks}, predicted by {model.chosen_}.", highlight=False, markup=False
-    )
-    console.print(f"Predictions: {out.resolve()}", soft_wrap=True, highlight=False, markup=False)
+    say(f"{len(table)} rows of {tasks}, predicted by {model.chosen_}.", wrap=True)
+    say(f"Predictions: {out.resolve()}")
 
 
 def check_out(out: str, *, overwrite: bool) -> None:
-    """Refuse a file to write to that is there, or no CSV file by its name.
-
-    Raises:
-        MetaLensError: it is such a file.
-    """
+    """Raise a `MetaLensError` if `out` is not named as a CSV file, or exists and must not be overwritten."""
     if Path(out).suffix != ".csv":
         raise MetaLensError(f"--out must be the path of a table, ending in .csv, got {out}.")
     if Path(out).exists() and not overwrite:
         raise MetaLensError(f"{out} exists already; choose another --out, or pass --overwrite.")
 
 
-def _predict_images(
-    model: Estimator, reader: ImageReader, support: str, query: str, coverage: float
-) -> tuple[pd.DataFrame, int]:
+def _predict_images(model: Any, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
-    paths = [file.path for file in reader.files(query)]
+    paths = [file.path for file in model.reader_.files(query)]
     found, _ = _predictions(model.adapt(support), query, coverage)
     return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), 1
 
 
-def _predict_table(
-    model: Estimator, reader: TableReader, support: str, query: str, coverage: float
-) -> tuple[pd.DataFrame, int]:
+def _predict_table(model: Any, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
     from metalens.data.tables.reading import check_columns, read_table
 
+    reader: TableReader = model.reader_
     known, asked = reader.columns.read(support), reader.columns.read(query)
     for path, frame, others in ((support, known, [reader.columns.target]), (query, asked, [])):
-        try:  # here, as the rows of one task do not know where they stand in the file
+        try:  # on whole files, so that errors name their rows
             check_columns(frame, [*reader.input_names, *others])
             reader.encoding.transform(frame)
         except MetaLensError as error:
@@ -115,7 +101,7 @@ def _predict_table(
     if reasons:
         warnings.warn(f"{len(reasons)} of {len(parts)} tasks have no intervals: {reasons[0]}", stacklevel=2)
     predicted = pd.concat(parts).loc[asked.index]
-    rows = read_table(query, text=asked.columns.tolist())  # cells as they are written
+    rows = read_table(query, text=asked.columns.tolist())  # cells as written
     if taken := [name for name in predicted.columns if name in rows.columns]:
         raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
     return pd.concat([rows, predicted], axis=1), len(parts)
@@ -124,7 +110,7 @@ def _predict_table(
 def _by_task(
     known: pd.DataFrame, asked: pd.DataFrame, task: str | None, support: str, query: str
 ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Yield what to call a task in errors, its support rows and its query rows."""
+    """Yield the name of each task for errors, its support rows and its query rows."""
     if task not in known.columns or (task not in asked.columns and known[task].nunique() == 1):
         if task in asked.columns and asked[task].nunique() > 1:
             raise MetaLensError(
@@ -140,9 +126,7 @@ def _by_task(
     for path, frame in ((support, known), (query, asked)):
         if frame[task].isna().any():
             row = int(frame[task].isna().to_numpy().argmax()) + 1
-            raise MetaLensError(
-                f"Row {row} of column {task} of {path} is empty; fill it, or leave the row out."
-            )
+            raise MetaLensError(f"Row {row} of column {task} of {path} is empty; fill it, or delete the row.")
     supports = dict(tuple(known.groupby(known[task].astype(str), sort=False)))
     queries = dict(tuple(asked.groupby(asked[task].astype(str), sort=False)))
     if alone := [name for name in queries if name not in supports]:
@@ -156,7 +140,7 @@ def _by_task(
 
 
 def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, Any], str | None]:
-    """Return the columns of predictions by name, and why numbers have no intervals where they have none."""
+    """Return the columns of predictions by name, and the reason if numbers have no intervals."""
     if hasattr(adapted, "classes_"):
         chances = adapted.predict_proba(data)
         names = [f"probability of {label}" for label in adapted.classes_]
@@ -176,10 +160,6 @@ def _warn_of_copies(known: pd.DataFrame, asked: pd.DataFrame, reader: TableReade
     task = reader.columns.task
     names = [*reader.input_names, *([task] if {task} <= {*known.columns} & {*asked.columns} else [])]
     own, new = (pd.MultiIndex.from_frame(frame[names].astype(str)) for frame in (known, asked))
-    copies = int(new.isin(own).sum())
-    if copies:
-        warnings.warn(
-            f"{copies} of the {len(asked)} query rows have the inputs of a support row; what is predicted "
-            "for them says little about rows that are new.",
-            stacklevel=2,
-        )
+    if copies := int(new.isin(own).sum()):
+        text = f"{copies} of the {len(asked)} query rows have the inputs of a support row; "
+        warnings.warn(f"{text}their predictions say little about new rows.", stacklevel=2)

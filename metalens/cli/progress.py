@@ -1,4 +1,4 @@
-"""Live progress in the terminal."""
+"""Text and live progress in the terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 REFRESH_RATE = 4  # times a second; more would slow down the training
 
 
-def progress_bars(console: Console) -> Progress:
-    """Return a display of progress bars that disappears at its end."""
+def say(*texts: str, wrap: bool = False) -> None:
+    """Print texts as they are, each on a line; `wrap` breaks long ones at the width of the terminal."""
+    console = Console(highlight=False, markup=False)
+    for text in texts:
+        console.print(text, soft_wrap=not wrap)
+
+
+def progress_bars(console: Console | None = None) -> Progress:
+    """Return progress bars that disappear at the end; their console prints text as it is."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -20,7 +27,7 @@ def progress_bars(console: Console) -> Progress:
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=console or Console(highlight=False, markup=False),
         transient=True,
         refresh_per_second=REFRESH_RATE,
     )
@@ -30,8 +37,7 @@ class StepBar:
     """The bar of a training: call it after each step with the step's number and loss."""
 
     def __init__(self, progress: Progress, steps: int = 1) -> None:
-        self.progress = progress
-        self.next_update = 0.0
+        self.progress, self.next_update = progress, 0.0
         self.bar = progress.add_task("training", total=steps, status="")
 
     def start(self, description: str, steps: int) -> Self:

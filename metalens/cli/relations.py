@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from metalens.cli.report import is_model
+from metalens.cli.progress import say
 from metalens.errors import MetaLensError
-from metalens.io.files import atomic_path
+from metalens.io.files import MODEL, atomic_path
 
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap
@@ -22,70 +22,64 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "Show how a trained model relates tasks to each other: nearest tasks, groups, a heat map with the "
         "tree of tasks (PNG), and all relations as a table (CSV)."
     )
-    parser.add_argument("folder", type=str, help="folder of a finished run, or of a trained model")
-    parser.add_argument(
-        "--data", type=str | None, default=None,
-        help="For a trained model: tasks to relate; by default the held-out ones. Besides, only --groups and "
-        "--out apply.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--arm", type=str | None, default=None,
-        help="Arm by its label or number; by default the first with TRLearner.",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int | None, default=None, help="Seed; by default the first.")
-    parser.add_argument("--split", type=Literal["train", "val", "test"], default="test", help="Which tasks.")
-    parser.add_argument("--tasks", type=int, default=30, help="Number of tasks, from number 0 on.")
-    parser.add_argument(
-        "--groups", type=int | None, default=None, help="Number of groups; by default as many as are clear."
-    )
-    parser.add_argument(
-        "--by", type=Literal["features", "labeled", "adaptation", "predictions"] | None, default=None,
+    # fmt: off
+    add = parser.add_argument
+    add("folder", type=str, help="folder of a finished run, or of a trained model")
+    add("--data", type=str | None, default=None,
+        help="For a trained model: tasks to relate; by default the held-out ones. Of the other options "
+        "only --groups and --out apply.")
+    add("--arm", type=str | None, default=None,
+        help="Arm by its label or number; by default the first with TRLearner.")
+    add("--seed", type=int | None, default=None, help="Seed; by default the first.")
+    add("--split", type=Literal["train", "val", "test"], default="test", help="Which tasks.")
+    add("--tasks", type=int, default=30, help="Number of tasks, from number 0 on.")
+    add("--groups", type=int | None, default=None, help="Number of groups; by default as many as are clear.")
+    add("--by", type=Literal["features", "labeled", "adaptation", "predictions"] | None, default=None,
         help="Instead of the relations of the arm: plain cosine of these task vectors, or how well the "
-        "models of two tasks predict each other's support sets.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="Folder to write to; by default DIR/relations."
-    )
+        "models of two tasks predict each other's support sets.")
+    add("--out", type=str | None, default=None, help="Folder to write to; by default DIR/relations.")
+    # fmt: on
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Compute, show and write the relations."""
+    folder, data, known = Path(settings.folder), settings.data, []
+    out = folder / "relations" if settings.out is None else Path(settings.out)
+    if (folder / MODEL).is_file():
+        title = "Tasks held out in training" if data is None else f"Tasks of {data}"
+        relations = _of_model(folder, data, settings.groups)
+        stem = "held-out" if data is None else Path(data).stem
+    elif data is not None:
+        raise MetaLensError(f"{folder} is no folder of a trained model; leave out --data, which is for one.")
+    else:
+        relations, title, known, stem = _of_run(folder, settings)
+    _show(relations, title, known, out, stem)
+
+
+def _of_run(folder: Path, settings: Namespace) -> tuple[RelationMap, str, list[str], str]:
+    """Return the relations of an arm, their title, the agreement with known relations, and a file name."""
     from metalens.experiments.arms import arms_of  # all slow to import
     from metalens.experiments.loading import arm_of, load_objective, recipe_of
     from metalens.relations.clusters import relation_map
     from metalens.relations.relate import plain_relation, relate
     from metalens.reports.reading import read_manifest
 
-    folder = Path(settings.folder)
-    if is_model(folder):
-        title = "Tasks held out in training" if settings.data is None else f"Tasks of {settings.data}"
-        relations = _of_model(folder, settings.data, settings.groups)
-        stem = "held-out" if settings.data is None else Path(settings.data).stem
-        _show(
-            relations, title, [], folder / "relations" if settings.out is None else Path(settings.out), stem
-        )
-        return
-    if settings.data is not None:
-        raise MetaLensError(f"{folder} is no folder of a trained model; leave out --data, which is for one.")
     recipe = recipe_of(read_manifest(folder))
     if settings.tasks < 3:
         raise MetaLensError(f"--tasks must be at least 3, got {settings.tasks}.")
-    arm = arm_of(recipe, settings.arm)
+    arm, by = arm_of(recipe, settings.arm), settings.by
     seed = recipe.seeds[0] if settings.seed is None else settings.seed
     objective = load_objective(folder, recipe, arm, seed)
-    relation = objective.relation if settings.by is None else plain_relation(settings.by)
+    relation = objective.relation if by is None else plain_relation(by)
     found = relate(objective.learner, relation, recipe.distribution(settings.split, seed), settings.tasks)
-    relations = relation_map(found.matrix, found.names, settings.groups)
-
-    known = (
-        []
-        if found.agreement is None
-        else [f"Rank correlation with what is known about the tasks: {found.agreement:.2f}"]
+    known = "" if found.agreement is None else f"{found.agreement:.2f}"
+    stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{'' if by is None else f'-{by}'}"
+    return (
+        relation_map(found.matrix, found.names, settings.groups),
+        f"{arm}, seed {seed}, {settings.split} tasks: {found.kind}",
+        [f"Rank correlation with what is known about the tasks: {known}"] if known else [],
+        stem,
     )
-    by = "" if settings.by is None else f"-{settings.by}"
-    stem = f"{settings.split}-arm{arms_of(recipe).index(arm)}-seed{seed}{by}"
-    title = f"{arm}, seed {seed}, {settings.split} tasks: {found.kind}"
-    _show(relations, title, known, folder / "relations" if settings.out is None else Path(settings.out), stem)
 
 
 def _of_model(folder: Path, data: str | None, n_groups: int | None) -> RelationMap:
@@ -109,14 +103,13 @@ def _show(relations: RelationMap, title: str, known: list[str], out: Path, stem:
     from metalens.relations.clusters import relations_as_table
     from metalens.reports.relation_map import relation_figure, relations_summary
 
-    console = Console()
-    console.print(title, style="bold", highlight=False, markup=False)
+    console = Console(highlight=False)
+    console.print(title, style="bold", markup=False)
     for part in [*relations_summary(relations), *known]:
-        console.print(part, highlight=False)
+        console.print(part)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / f"{stem}.csv") as path:
         relations_as_table(relations).to_csv(path, index=False)
     with atomic_path(out / f"{stem}.png") as path:
         relation_figure(relations, title).savefig(path, format="png", dpi=150)
-    for kind, name in (("Picture", f"{stem}.png"), ("Table", f"{stem}.csv")):
-        console.print(f"{kind}: {(out / name).resolve()}", soft_wrap=True, markup=False, highlight=False)
+    say(f"Picture: {(out / f'{stem}.png').resolve()}", f"Table: {(out / f'{stem}.csv').resolve()}")

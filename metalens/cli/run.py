@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
-from rich.console import Console
 from rich.progress import Progress
 
-from metalens.cli.progress import StepBar, progress_bars
+from metalens.cli.progress import StepBar, progress_bars, say
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution.plan import Execution
@@ -43,17 +42,24 @@ OWN = {"out", "overwrite", "resume", "checkpoint_every", "explain", "tracker"}  
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
-    """Add the recipes with their settings to the command's parser.
+    """Add the recipes with their settings to the command's parser."""
+    parser.description = "Run a recipe; `metalens list` describes them."
+    add_recipes(parser, words, "experiment", OWN, _parser)
+
+
+def add_recipes(
+    parser: ArgumentParser, words: list[str], dest: str, own: set[str], make: Callable[..., ArgumentParser]
+) -> None:
+    """Add a subcommand for each recipe, and check the configuration file of the one in `words`.
 
     Raises:
-        MetaLensError: something is wrong with the configuration file that the words name.
+        MetaLensError: the configuration file is malformed.
     """
     if len(words) > 1 and words[1] in RECIPES:
-        check_config(words, RECIPES[words[1]], OWN)
-    parser.description = "Run a recipe; `metalens list` describes them."
-    commands = parser.add_subcommands(dest="experiment")
+        check_config(words, RECIPES[words[1]], own)
+    commands = parser.add_subcommands(dest=dest)
     for recipe in RECIPES.values():
-        commands.add_subcommand(recipe.name, _parser(recipe), help=recipe.description)
+        commands.add_subcommand(recipe.name, make(recipe), help=recipe.description)
 
 
 def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
@@ -65,7 +71,7 @@ def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
         own: settings of the command itself.
 
     Raises:
-        MetaLensError: something is wrong.
+        MetaLensError: the file is malformed.
     """
     known = {field.name for field in fields(experiment)} - {*FIXED} | own
     lists = _list_fields(experiment)
@@ -92,19 +98,14 @@ def _list_fields(experiment: Any) -> list[str]:
 
 def _parser(recipe: Recipe) -> ArgumentParser:
     parser = experiment_parser(recipe)
-    parser.add_argument(
-        "--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training."
-    )
-    parser.add_argument(
-        "--tracker", type=TrackerName, nargs="*", default=[],
-        help="Experiment trackers, with a run for each arm and seed; metrics.csv is always written.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--explain",
-        action=ActionYesNo,
-        default=False,
-        help="Only show how training would be executed, and end.",
-    )
+    # fmt: off
+    add = parser.add_argument
+    add("--checkpoint_every", type=float, default=60.0, help="Seconds between checkpoints of a training.")
+    add("--tracker", type=TrackerName, nargs="*", default=[],
+        help="Experiment trackers, with a run for each arm and seed; metrics.csv is always written.")
+    add("--explain", action=ActionYesNo, default=False,
+        help="Only show how training would be executed, and end.")
+    # fmt: on
     add_settings(parser, recipe)
     return parser
 
@@ -112,16 +113,13 @@ def _parser(recipe: Recipe) -> ArgumentParser:
 def experiment_parser(experiment: Any) -> ArgumentParser:
     """Return a parser with the options of every command that runs an experiment into a folder."""
     parser = ArgumentParser(exit_on_error=False, description=experiment.description)
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
-    parser.add_argument(
-        "--out", type=str, default=f"runs/{experiment.name}", help="Folder for everything the run writes."
-    )
-    parser.add_argument(
-        "--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder."
-    )
-    parser.add_argument(
-        "--resume", action=ActionYesNo, default=False, help="Resume the run that was interrupted there."
-    )
+    # fmt: off
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file with any of these settings.")
+    add("--out", type=str, default=f"runs/{experiment.name}", help="Folder for everything the run writes.")
+    add("--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder.")
+    add("--resume", action=ActionYesNo, default=False, help="Resume the interrupted run in the folder.")
+    # fmt: on
     return parser
 
 
@@ -168,16 +166,16 @@ def execute(settings: Namespace, words: list[str]) -> None:
         return
     if choices.explain:
         for arm, execution in explain(chosen):
-            Console().print(f"{arm}: {execution}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{arm}: {execution}")
         return
     every = choices.checkpoint_every
     if _rank(chosen.machine.devices) > 0:
         run(chosen, None, checkpoint_every=every)
         return
     folder = new_folder(out, overwrite=choices.overwrite, resume=choices.resume)
-    with folder as staged, progress_bars(Console()) as progress:
+    with folder as staged, progress_bars() as progress:
         watcher = LiveProgress(progress, len(arms_of(chosen)) * len(chosen.seeds))
-        # Slow to import, so under the progress bar; before the run, so that it does not fail after hours.
+        # Slow to import, so under the progress bar; before the run, so that it cannot fail after hours.
         from metalens.reports import write_report
 
         command = shlex.join(["metalens", *words])
@@ -188,7 +186,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
 
 def _rank(devices: int) -> int:
-    """Return the rank of this process among those that `torchrun` has started; 0 without it.
+    """Return the rank of this process among those started by `torchrun`; 0 without it.
 
     Raises:
         MetaLensError: the number of processes on this machine is not `devices`.
@@ -219,8 +217,7 @@ class LiveProgress(Watcher):
         arms = dict.fromkeys(cell.arm for cell in cells)
         is_measured = execution.seconds or execution.chunk
         if is_measured and any(self.executions.get(arm) != execution for arm in arms):
-            who = ", ".join(map(str, arms))
-            self.progress.console.print(f"{who}: steps by {execution}", highlight=False, markup=False)
+            self.progress.console.print(f"{', '.join(map(str, arms))}: steps by {execution}")
             self.executions |= dict.fromkeys(arms, execution)
 
     def step(self, step: int, loss: float) -> None:
@@ -229,5 +226,5 @@ class LiveProgress(Watcher):
     def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
         text = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
         end = "" if diverged is None else f"diverged at step {diverged}; "
-        self.progress.console.print(f"{cells_label([cell])}: {end}test {text}", highlight=False, markup=False)
+        self.progress.console.print(f"{cells_label([cell])}: {end}test {text}")
         self.progress.advance(self.cells)

@@ -4,60 +4,50 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
-from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 from rich.progress import Progress
 
 from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_sweep
-from metalens.cli.run import add_settings, check_config, with_settings
+from metalens.cli.run import add_recipes, add_settings, with_settings
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES
+from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
+from metalens.experiments.sweeps.trials import Pruner
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 OWN = {"space", "trials", "out", "pruner", "lost_after"}  # settings of the command
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
-    """Add the recipes with their settings to the command's parser.
-
-    Raises:
-        MetaLensError: something is wrong with the configuration file that the words name.
-    """
-    if len(words) > 1 and words[1] in RECIPES:
-        check_config(words, RECIPES[words[1]], OWN)
+    """Add the recipes with their settings to the command's parser."""
     parser.description = (
         "Search for good settings of a recipe with one arm. The same command, started again, joins or "
         "continues the sweep."
     )
-    commands = parser.add_subcommands(dest="recipe")
-    for recipe in RECIPES.values():
-        command = ArgumentParser(exit_on_error=False, description=recipe.description)
-        command.add_argument("--config", action="config", help="YAML file with any of these settings.")
-        command.add_argument("--space", type=str, required=True, help="YAML file: settings and their values.")
-        command.add_argument(
-            "--trials", type=int, default=50, help="Number of trials, earlier ones included."
-        )
-        command.add_argument(
-            "--out",
-            type=str,
-            default=f"sweeps/{recipe.name}",
-            help="Folder of the sweep, new or to be continued.",
-        )
-        command.add_argument(
-            "--pruner", type=Literal["median", "halving", "none"], default="median",
-            help="Which trials end early: those behind the median, those that halving drops, none.",
-        )  # fmt: skip
-        command.add_argument(
-            "--lost_after", type=float, default=LOST_AFTER,
-            help="Seconds without a heartbeat, after which the trial of a process is retried.",
-        )  # fmt: skip
-        add_settings(command, recipe)
-        commands.add_subcommand(recipe.name, command, help=recipe.description)
+    add_recipes(parser, words, "recipe", OWN, _parser)
+
+
+def _parser(recipe: Recipe) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, description=recipe.description)
+    # fmt: off
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file with any of these settings.")
+    add("--space", type=str, required=True, help="YAML file: settings and their values.")
+    add("--trials", type=int, default=50, help="Number of trials, earlier ones included.")
+    add("--out", type=str, default=f"sweeps/{recipe.name}", help="Folder of the sweep, new or existing.")
+    add("--pruner", type=Pruner, default="median",
+        help="Which trials end early: those behind the median, those that halving drops, none.")
+    add("--lost_after", type=float, default=LOST_AFTER,
+        help="Seconds without a heartbeat, after which the trial of a process is retried.")
+    # fmt: on
+    add_settings(parser, recipe)
+    return parser
 
 
 def execute(settings: Namespace, words: list[str]) -> None:
@@ -69,10 +59,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
     space, out = read_space(Path(choices.space), recipe), Path(choices.out)
     sweep = Sweep(recipe, space, choices.trials, choices.pruner, choices.lost_after)
     command = shlex.join(["metalens", *words])
-    with progress_bars(Console()) as progress:
-        from metalens.experiments.sweeps.report import (
-            write_sweep_report,  # slow to import, so under the progress bar
-        )
+    with progress_bars() as progress:
+        from metalens.experiments.sweeps.report import write_sweep_report  # slow to import
 
         try:
             watcher, workers = LiveProgress(progress, sweep), recipe.machine.workers
@@ -101,13 +89,12 @@ class LiveProgress(SweepWatcher):
     def end_trial(self, trial: FrozenTrial) -> None:
         settings = ", ".join(f"{name} {setting_text(value)}" for name, value in trial.params.items())
         what = {
-            TrialState.COMPLETE: f"validation score {setting_text(trial.value)}",
-            TrialState.PRUNED: f"pruned after step {trial.last_step}",
-            TrialState.FAIL: "given up, as its processes were lost",
+            "COMPLETE": f"validation score {setting_text(trial.value)}",
+            "PRUNED": f"pruned after step {trial.last_step}",
+            "FAIL": "given up, as its processes were lost",
         }
-        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state]
-        text = f"trial {trial.number} ({settings}): {note}"
-        self.progress.console.print(text, highlight=False, markup=False)
+        note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or what[trial.state.name]
+        self.progress.console.print(f"trial {trial.number} ({settings}): {note}")
         self.progress.advance(self.trials)
 
     def wait(self, n_running: int) -> None:

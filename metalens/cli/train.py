@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
-from rich.console import Console
 
-from metalens.cli.progress import StepBar, progress_bars
+from metalens.cli.progress import StepBar, progress_bars, say
 from metalens.cli.report import show_model
 from metalens.errors import MetaLensError
 from metalens.io.files import new_folder
@@ -78,7 +77,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     started, clock = datetime.now(UTC), time.perf_counter()
     if not data.exists():
         raise MetaLensError(f"There is no file or folder {data}; correct --data.")
-    with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars(Console()) as progress:
+    with new_folder(out, overwrite=settings.overwrite) as folder, progress_bars() as progress:
         from metalens.estimators import FallbackWarning
         from metalens.estimators.report import TRAINING, write_model_report
         from metalens.experiments.experiment import versions  # slow to import, so under the progress bar
@@ -86,10 +85,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
         train = _train_on_images if settings.target is None else _train_on_table
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
-            bar = StepBar(progress)
-            model, relations = train(
-                settings, data, lambda name: bar.start(f"training {name}", settings.steps)
-            )
+            bar, steps = StepBar(progress), settings.steps
+            model, relations = train(settings, data, lambda name: bar.start(f"training {name}", steps))
         model.write_into(folder)
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
@@ -97,7 +94,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "metalens": version("metalens"),
             "title": _title(settings, data),
             "command": shlex.join(["metalens", *words]),
-            "commands": _commands(out, _extension(settings, data)),
+            "commands": _commands(out, settings, data),
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
             "no_relations": relations if isinstance(relations, str) else None,
@@ -109,14 +106,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         (folder / TRAINING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         write_model_report(folder)
     show_model(out)
-    Console().print(f"Next: {facts['commands'][0]}", soft_wrap=True, highlight=False, markup=False)
+    say(f"Next: {facts['commands'][0]}")
 
 
 def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, str]:
     if data.is_file() and data.suffix != ".zip":
-        raise MetaLensError(
-            f"{data} is a table, so --target must name the column to predict, and --task that of the tasks."
-        )
+        needed = "--target must name the column to predict, and --task that of the tasks"
+        raise MetaLensError(f"{data} is a table, so {needed}.")
     from metalens.data.tables.columns import Columns
     from metalens.estimators import MetaClassifier
 
@@ -125,14 +121,8 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
     if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
-    model.fit(
-        data,
-        group=settings.group,
-        image_size=settings.image_size,
-        color=settings.color,
-        splits=_splits(settings.splits),
-        progress=progress,
-    )
+    options = {name: settings[name] for name in ("group", "image_size", "color")}
+    model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
     return model, "Tasks of images are drawn from their classes, and have no names to be related by."
 
 
@@ -152,9 +142,7 @@ def _train_on_table(
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
     else:
         if settings.task is None:
-            raise MetaLensError(
-                "Numbers are predicted task by task; give --task, the column that names them."
-            )
+            raise MetaLensError("Numbers are predicted by task; give --task, the column that names them.")
         model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **splits)
     return model, _relations(model, frame, None if settings.new_classes else settings.task)
@@ -184,7 +172,7 @@ def _is_classes(kind: str, target: pd.Series) -> bool:
 
 
 def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
-    """Return the relations between held-out tasks, or why there are none."""
+    """Return the relations between held-out tasks, or the reason for their absence."""
     from metalens.relations.clusters import relations_as_table
 
     held_out = model.comparison_["task"].unique()[:_MAX_RELATED]
@@ -198,11 +186,7 @@ def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.Da
 
 
 def _splits(words: list[str] | None) -> str | list[float] | None:
-    """Return the column or the shares that were given.
-
-    >>> _splits(["part"]), _splits(["0.8", "0.1", "0.1"]), _splits(None)
-    ('part', [0.8, 0.1, 0.1], None)
-    """
+    """Return the column or the shares of `--splits`."""
     if words is None or len(words) == 1:
         return None if words is None else words[0]
     try:
@@ -219,20 +203,12 @@ def _title(settings: Namespace, data: Path) -> str:
     return settings.target if settings.task is None else f"{settings.target} by {settings.task}"
 
 
-def _extension(settings: Namespace, data: Path) -> str:
-    """Return how the names of further files of the same kind end; images are in folders."""
-    if settings.target is None:
-        return ""
-    return data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
-
-
-def _commands(out: Path, extension: str) -> list[str]:
-    """Return what can be done with a model."""
-    model, few, new, other = (
-        shlex.quote(str(path)) for path in (out, f"few{extension}", f"new{extension}", f"other{extension}")
-    )
+def _commands(out: Path, settings: Namespace, data: Path) -> list[str]:
+    """Return the commands that use a model on data in the format of the training data."""
+    ending = "" if settings.target is None else data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
+    model = shlex.quote(str(out))
     return [
-        f"metalens predict --model {model} --support {few} --query {new} --out predictions.csv",
-        f"metalens evaluate --model {model} --data {other}",
-        f"metalens relations {model} --data {other}",
+        f"metalens predict --model {model} --support few{ending} --query new{ending} --out predictions.csv",
+        f"metalens evaluate --model {model} --data other{ending}",
+        f"metalens relations {model} --data other{ending}",
     ]

@@ -10,14 +10,8 @@ from metalens.experiments.recipes.tables import TABLE_RECIPES
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (
-        *CURVE_RECIPES,
-        *OMNIGLOT_RECIPES,
-        *IMAGE_RECIPES,
-        *TABLE_RECIPES,
-        *M4_RECIPES,
-        *POSE_RECIPES,
-    )
+    for recipes in (CURVE_RECIPES, OMNIGLOT_RECIPES, IMAGE_RECIPES, TABLE_RECIPES, M4_RECIPES, POSE_RECIPES)
+    for recipe in recipes
 }
 
 __all__ = ["RECIPES", "Recipe"]

@@ -1,8 +1,9 @@
-"""The arms of a recipe, and which of their trainings can run side by side."""
+"""The arms of a recipe, and the trainings that can run side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,14 +15,7 @@ from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError, differing_numbers
 from metalens.experiments.recipe import Recipe
 from metalens.objective import Objective
-from metalens.specs.calls import (
-    build_learner,
-    build_regularizers,
-    build_sampler,
-    canonical,
-    refuses_regularizers,
-    sampler_call,
-)
+from metalens.specs import calls
 from metalens.statistics.arms import arm_label
 from metalens.training.fit import assembled, training_tasks
 from metalens.training.run import TrainingRun
@@ -43,16 +37,16 @@ class Arm(NamedTuple):
         return arm_label(*self)
 
     def build(self, recipe: Recipe, seed: int) -> Objective:
-        """Return a freshly initialized objective; arms with the same learner start from equal weights.
+        """Return a freshly initialized objective; arms with the same learner have equal initial weights.
 
         Raises:
-            MetaLensError: a learner or regularizer is unknown, or cannot be built for this recipe.
+            MetaLensError: a learner or regularizer is unknown, or does not fit the recipe.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            learner = build_learner(self.learner, recipe.network(), recipe.tuned)
-            regularizers = build_regularizers(self.regularizers)
-            learner.plan(recipe.machine.batching)  # refuses what is impossible, now
+            learner = calls.build_learner(self.learner, recipe.network(), recipe.tuned)
+            regularizers = calls.build_regularizers(self.regularizers)
+            learner.plan(recipe.machine.batching)  # raises if impossible
             return Objective(learner, regularizers)
 
 
@@ -64,7 +58,7 @@ class Cell(NamedTuple):
 
 
 class Objectives(dict[Cell, Objective]):
-    """The freshly initialized objectives of a recipe by cell, each built when it is first asked for."""
+    """The freshly initialized objectives of a recipe by cell, each built on first access."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -77,17 +71,18 @@ class Objectives(dict[Cell, Objective]):
 def arms_of(recipe: Recipe) -> list[Arm]:
     """Return the arms of a recipe: every learner with every choice of regularizers and every sampler.
 
-    A learner to which no regularizer can attach is an arm by itself, whatever the others are compared with.
+    Among several learners, one that refuses regularizers is only an arm without them.
 
     Raises:
-        MetaLensError: an arm is named twice, a text cannot be read, or a sampler is unknown.
+        MetaLensError: an arm is named twice, a text cannot be parsed, or a sampler is unknown.
     """
-    samplers = [str(sampler_call(sampler)) for sampler in recipe.sampler]
+    samplers = [str(calls.sampler_call(sampler)) for sampler in recipe.sampler]
     arms = []
     for learner in recipe.learner:
-        alone = len(recipe.learner) > 1 and refuses_regularizers(learner)
+        alone = len(recipe.learner) > 1 and calls.refuses_regularizers(learner)
         for regularizers in ["none"] if alone else recipe.regularizers:
-            arms += [Arm(canonical(learner), canonical(regularizers), sampler) for sampler in samplers]
+            names = calls.canonical(learner), calls.canonical(regularizers)
+            arms += [Arm(*names, sampler) for sampler in samplers]
     if twice := {str(arm) for arm in arms if arms.count(arm) > 1}:
         raise MetaLensError(f"Each arm must be named once, got {', '.join(sorted(twice))} twice.")
     return arms
@@ -99,10 +94,10 @@ def groups_of(recipe: Recipe, fabric: Fabric, objectives: Objectives | None = No
     Args:
         recipe: the recipe.
         fabric: its devices.
-        objectives: where the objectives that are looked at are kept; by default nowhere.
+        objectives: cache of objectives; by default a new one.
 
     Raises:
-        ReplicationError: the recipe insists on training side by side, and its arms do not allow it.
+        ReplicationError: the recipe requires training side by side, and its arms do not allow it.
     """
     several, together = recipe.machine.n_processes > 1, recipe.machine.together
     if several and together is True:
@@ -121,12 +116,7 @@ def groups_of(recipe: Recipe, fabric: Fabric, objectives: Objectives | None = No
 
 
 def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None = None) -> list[TrainingRun]:
-    """Return the untrained runs of cells: their objectives, tasks and samplers.
-
-    Args:
-        recipe: the recipe.
-        cells: some of its cells.
-        objectives: those of the runs; by default new ones.
+    """Return the untrained runs of some cells of a recipe: objectives, by default new, tasks and samplers.
 
     Raises:
         MetaLensError: a learner, regularizer or sampler is unknown, or the data are missing.
@@ -139,28 +129,26 @@ def runs_of(recipe: Recipe, cells: Sequence[Cell], objectives: Objectives | None
             held_out = recipe.distribution("val", cell.seed)
             validation = Validation(held_out, n_tasks=recipe.n_val_tasks, every=recipe.validate_every)
         tasks = training_tasks(objective.learner, recipe.distribution("train", cell.seed))
-        runs.append(TrainingRun(objective, tasks, validation, build_sampler(cell.arm.sampler)))
+        runs.append(TrainingRun(objective, tasks, validation, calls.build_sampler(cell.arm.sampler)))
     return runs
 
 
 def _alike(recipe: Recipe, objectives: Objectives) -> list[list[Arm]]:
-    """Return the arms in lists whose objectives differ in numbers only, as far as one can see."""
+    """Return the arms in lists whose objectives seem to differ in numbers only."""
     lists: list[list[Arm]] = []
     for arm in arms_of(recipe):
         for arms in lists:
-            try:
+            with suppress(ReplicationError):
                 differing_numbers([objectives[Cell(one, recipe.seeds[0])] for one in (arms[0], arm)])
-            except ReplicationError:
-                continue
-            arms.append(arm)
-            break
+                arms.append(arm)
+                break
         else:
             lists.append([arm])
     return lists
 
 
 def _split(recipe: Recipe, cells: list[Cell], fabric: Fabric, objectives: Objectives) -> list[list[Cell]]:
-    """Return all cells as one group or, where a trial finds that impossible, by arm or one by one."""
+    """Return all cells as one group; if assembling it fails, by arm or one by one."""
     if len(cells) == 1:
         return [cells]
     before = [{name: t.clone() for name, t in objectives[cell].state_dict().items()} for cell in cells]

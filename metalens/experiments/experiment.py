@@ -36,28 +36,26 @@ VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensor
 class Experiment:
     """A recipe in the folder for its files: planned, done job by job, and finished.
 
-    It continues from what is in the folder. So the jobs can also be done by several processes, each with an
-    experiment of its own in the same folder, after one has planned it and before one finishes it.
+    It resumes from the files in the folder. So several processes can do the jobs, each with an `Experiment`
+    in the same folder, after one has planned it and before one finishes it.
 
     Args:
-        recipe: what to run.
+        recipe: to run.
         folder: see `run`.
 
     Attributes:
-        plan: what was done before, and how the rest is divided; `None` if the experiment is complete.
-        jobs: what is left.
+        plan: of all cells; `None` if the experiment is complete.
+        jobs: those that are left.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled; the folder is that of another run.
+        MetaLensError: the recipe cannot be assembled; the folder has another run.
     """
 
     def __init__(self, recipe: Recipe, folder: Path | None) -> None:
         self.recipe, self.folder = recipe, folder
         self.arms, self._objectives = arms_of(recipe), Objectives(recipe)
         first = recipe.seeds[0]
-        self._descriptions = [  # mistakes show at once
-            describe(arm, recipe, self._objectives[Cell(arm, first)]) for arm in self.arms
-        ]
+        self._descriptions = [describe(arm, recipe, self._objectives[Cell(arm, first)]) for arm in self.arms]
         self._fabric = recipe.machine.fabric()
         self._store = None if folder is None else Store(folder, self.arms)
         self.plan: RunPlan | None = None
@@ -65,10 +63,8 @@ class Experiment:
         of_first = processes_of(self._fabric).gather_objects  # what the first process says
         if of_first([self._store is not None and self._store.is_complete(recipe)])[0]:
             return
-        # Now, so that missing or damaged test data are not found after hours.
-        self._data = {
-            split: recipe.distribution(split, recipe.seeds[0]).metadata() for split in get_args(Split)
-        }
+        # Now, so that missing or damaged test data are found at once.
+        self._data = {split: recipe.distribution(split, first).metadata() for split in get_args(Split)}
         now, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         self._commit = commit()
         with recipe.machine.set_threads():
@@ -78,18 +74,17 @@ class Experiment:
             self.plan = of_first([self._store and self._store.plan(identity, now, divide)])[0]
         assert self.plan is not None
         for group in self.plan.groups:
-            left = [cell for cell in group if cell not in self.plan.done]
             checkpoints = None if self._store is None else self._store.checkpoints(group)
-            if left:
+            if left := [cell for cell in group if cell not in self.plan.done]:
                 self.jobs.append(Job(group, left, checkpoints))
 
     def clean(self) -> None:
-        """Remove what killed writers have left in its folder; nobody may write there now."""
+        """Remove the files of killed writers; no process may be writing."""
         if self._store is not None:
             self._store.clean()
 
     def done(self) -> Iterator[CellResult]:
-        """Yield the results of the cells that were trained and tested before."""
+        """Yield the results of the cells that are done."""
         if self.plan is not None and self._store is not None:
             yield from map(self._store.read, self.plan.done)
 
@@ -100,7 +95,7 @@ class Experiment:
         checkpoint_every: float = CHECKPOINT_EVERY,
         trackers: Sequence[TrackerName] = (),
     ) -> None:
-        """Train and test the cells of some jobs, and write their results."""
+        """Train and test the cells of jobs, and write their results."""
         if self.plan is None:
             return
         tracked = None
@@ -114,10 +109,10 @@ class Experiment:
                     watcher.end_cell(result.cell, result.scores, result.facts["diverged"])
 
     def finish(self, command: str = "", failures: Mapping[Cell, str] | None = None) -> None:
-        """Write the tables and the manifest, if all cells are done, but for those that failed.
+        """Write the tables and the manifest once all cells are done or have failed.
 
         Args:
-            command: the command that repeats the run.
+            command: that repeats the run.
             failures: why cells failed; their arms are left out of the tables, and can be tried again.
 
         Raises:
@@ -148,9 +143,9 @@ class Experiment:
     def _manifest(
         self, results: Sequence[CellResult], command: str, failures: Mapping[Cell, str]
     ) -> dict[str, Any]:
-        """Return all that is known about the run beside its tables."""
-        recipe = self.recipe
         assert self.plan is not None
+        recipe = self.recipe
+        failed = [{**cell.arm._asdict(), "seed": cell.seed, "reason": why} for cell, why in failures.items()]
         return {
             "metalens": version("metalens"),
             "recipe": recipe.name,
@@ -169,9 +164,7 @@ class Experiment:
             "started": self.plan.started,
             "seconds": self._seconds(),
             "cells": [result.facts for result in results],
-            FAILURES: [
-                {**cell.arm._asdict(), "seed": cell.seed, "reason": why} for cell, why in failures.items()
-            ],
+            FAILURES: failed,
         }
 
     def _seconds(self) -> float:
@@ -190,25 +183,24 @@ def run(
 ) -> None:
     """Train and test every arm with every seed, and write the run's files into a folder.
 
-    In a folder where the same run was interrupted, cells that are done are kept, and a training resumes from
-    its last checkpoint. The results are those of a run without interruption, to the last bit.
+    In the folder of the same run, interrupted, finished cells are kept, and a training resumes from its last
+    checkpoint. The results are bit-identical to those of an uninterrupted run.
 
-    A training that diverges is a result: it is scored with the best weights that were validated before, and
-    without any, its test scores are not numbers.
+    A training that diverges is a result: it is scored with the best weights validated before, and by NaN if
+    there are none.
 
     Args:
-        recipe: what to run.
-        folder: an empty folder or that of an interrupted run, filled with `results.csv`, `metrics.csv`,
-            `manifest.json`, `weights/*.safetensors` and, where they apply, `curves.csv` and `relations.csv`;
-            `None` in all but the first of several processes, which alone writes.
-        command: the command that repeats the run, for the manifest.
-        watcher: its callbacks are called with the progress.
+        recipe: to run.
+        folder: empty or of an interrupted run, filled with `results.csv`, `metrics.csv`, `manifest.json`,
+            `weights/*.safetensors` and, if they apply, `curves.csv` and `relations.csv`; `None` in all but
+            the first of several processes, the only one that writes.
+        command: that repeats the run, for the manifest.
+        watcher: progress callbacks.
         checkpoint_every: seconds between two checkpoints of a training, and between two reports to trackers.
         trackers: get a run for each cell, see `Trackers`.
 
     Raises:
-        MetaLensError: the recipe cannot be assembled; the folder is that of another run; a tracker is not
-            installed.
+        MetaLensError: the recipe cannot be assembled; the folder has another run; a tracker is not installed.
         DivergenceError: every training diverged.
     """
     watcher = watcher or Watcher()
@@ -222,7 +214,7 @@ def run(
 
 
 def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
-    """Yield the arms of a recipe, each with the way in which the steps of its training would be executed.
+    """Yield the arms of a recipe, each with the execution that its training would use.
 
     Raises:
         MetaLensError: the recipe cannot be assembled, or is for several processes.
@@ -243,7 +235,7 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
 
 
 def describe(arm: Arm, recipe: Recipe, objective: Objective) -> dict[str, Any]:
-    """Return what the manifest says about an arm.
+    """Return the entry of an arm in the manifest.
 
     Raises:
         MetaLensError: the arm cannot be trained on the tasks of the recipe.
@@ -261,7 +253,7 @@ def describe(arm: Arm, recipe: Recipe, objective: Objective) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages on which numbers depend.
+    """Return the versions of Python and of the packages that affect numbers.
 
     >>> sorted(versions())[:2]
     ['lightning-fabric', 'numpy']

@@ -32,8 +32,8 @@ class Job(NamedTuple):
 
     Attributes:
         cells: all of them.
-        left: those that are not yet tested.
-        checkpoints: folder of the training's checkpoints; `None` in a process that does not write.
+        left: those not tested yet.
+        checkpoints: folder of checkpoints; `None` in a process that does not write.
     """
 
     cells: Sequence[Cell]
@@ -45,31 +45,25 @@ class Watcher:
     """Progress callbacks of an experiment; they do nothing unless overridden."""
 
     def start_training(self, cells: Sequence[Cell], steps: int) -> None:
-        """Training of one cell begins, or of several side by side."""
+        """The training of cells side by side begins."""
 
     def execution(self, cells: Sequence[Cell], execution: Execution) -> None:
-        """The way to execute the steps of this training was chosen."""
+        """The execution of the steps of this training was chosen."""
 
     def step(self, step: int, loss: float) -> None:
         """An outer step was taken."""
 
     def end_cell(self, cell: Cell, scores: dict[str, float], diverged: int | None) -> None:
-        """One arm with one seed was trained and tested.
-
-        Args:
-            cell: the arm and the seed.
-            scores: mean test scores by metric.
-            diverged: the step at which training diverged, if it did.
-        """
+        """A cell has these mean test scores by metric; its training may have diverged at a step."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Does jobs of a recipe, in this process or in the workers of the recipe's machine.
+    """Runs jobs of a recipe, in this process or in the workers of the recipe's machine.
 
     Args:
         recipe: what is trained and tested.
-        watcher: its callbacks are called with the progress; not by workers.
+        watcher: progress callbacks, which workers do not call.
         checkpoint_every: seconds between two checkpoints of a training.
         trackers: log every cell.
     """
@@ -85,13 +79,13 @@ class Runner:
         if workers == 1:
             for job in jobs:
                 yield from self.train_and_test(job, fabric, objectives)
-        else:
-            n = 1 if workers == "ray" else workers
-            threads = self.recipe.machine.threads or max(1, torch.get_num_threads() // n)
-            machine = replace(self.recipe.machine, threads=threads)
-            alone = replace(self, recipe=replace(self.recipe, machine=machine), watcher=Watcher())
-            for of_job in as_completed(partial(_in_worker, alone), jobs, workers=workers, threads=threads):
-                yield from of_job
+            return
+        threads = self.recipe.machine.threads
+        threads = threads or max(1, torch.get_num_threads() // (1 if workers == "ray" else workers))
+        machine = replace(self.recipe.machine, threads=threads)
+        alone = replace(self, recipe=replace(self.recipe, machine=machine), watcher=Watcher())
+        for of_job in as_completed(partial(_in_worker, alone), jobs, workers=workers, threads=threads):
+            yield from of_job
 
     def train_and_test(self, job: Job, fabric: Fabric, objectives: Objectives) -> Iterator[CellResult]:
         """Train the cells of a job side by side, and test those that are left."""
@@ -103,7 +97,7 @@ class Runner:
             if self.trackers is not None and cell in job.left:
                 run.curve.loggers = self.trackers.open(cell)
         checkpoints = None
-        if recipe.machine.workers != "ray":  # other machines of a cluster lack the folder
+        if recipe.machine.workers != "ray":  # other machines lack the folder
             checkpoints = Checkpoints(job.checkpoints, every=self.checkpoint_every, resume=True)
         facts: dict[str, Any] = {}
 

@@ -1,9 +1,11 @@
-"""A finished run's trained objectives, from its manifest and weights."""
+"""From a run to its recipe and trained objectives, and from a recipe to the command that runs it."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,7 @@ N_COMPARED = 8  # test tasks of each seed by which runs are compared
 
 
 def recipe_of(manifest: dict[str, Any]) -> Recipe:
-    """Return the recipe of a run with the settings that it had.
-
-    Args:
-        manifest: of a finished run.
+    """Return the recipe of a finished run with its settings.
 
     Raises:
         MetaLensError: this version has no such recipe, or other settings.
@@ -38,9 +37,8 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
         raise MetaLensError(f"The run is of the recipe {name!r}, which is not among {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
     if unknown := settings.keys() - {field.name for field in fields(recipe)}:
-        raise MetaLensError(
-            f"The run is of another version of MetaLens: {name} has no {', '.join(sorted(unknown))}."
-        )
+        names = ", ".join(sorted(unknown))
+        raise MetaLensError(f"The run is of another version of MetaLens: {name} has no {names}.")
     try:
         return changed(recipe, settings)
     except MetaLensError as error:
@@ -48,15 +46,12 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
 
 
 def check_same_tasks(runs: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """Refuse runs that were not tested on the same tasks: seeds, number of tasks, and tasks themselves.
+    """Check that runs, given by folder and manifest, were tested on the same tasks.
 
-    For each seed the first tasks are drawn again and compared, number by number.
-
-    Args:
-        runs: folder and manifest of each.
+    Compares seeds, numbers of tasks, and the first tasks of each seed, which are drawn again.
 
     Raises:
-        MetaLensError: two runs differ; their settings that do are named. Or see `recipe_of`.
+        MetaLensError: two runs differ, in the settings that are named; or see `recipe_of`.
     """
     (first, of_first), *others = ((folder, recipe_of(manifest)) for folder, manifest in runs)
     for folder, recipe in others:
@@ -81,26 +76,26 @@ def _same_tests(one: Recipe, other: Recipe) -> bool:
     for seed in one.seeds:
         tests = [recipe.distribution("test", seed) for recipe in (one, other)]
         for number in range(min(N_COMPARED, one.n_test_tasks)):
-            pair = [list(test[number].tensors) for test in tests]
-            if not all(map(torch.equal, *pair)):
+            if not all(map(torch.equal, *(test[number].tensors for test in tests))):
                 return False
     return True
 
 
 def arm_of(recipe: Recipe, text: str | None) -> Arm:
-    """Return the arm that a text names: by its label, with or without the learner, or its number from 0.
+    """Return the arm with a label, with or without the learner, or with a number from 0.
 
-    Without a text, it is the first arm whose relations between tasks are not all 1, else the first.
+    Without a text, it is the first arm that learns relations between tasks, else the first.
 
     Raises:
-        MetaLensError: no arm or several have that name.
+        MetaLensError: no arm or several arms match.
 
     >>> str(arm_of(RECIPES["demo"], "TRLearner")), str(arm_of(RECIPES["demo"], "0"))
     ('MAML + TRLearner', 'MAML')
     """
     arms = arms_of(recipe)
     if text is None:
-        return next((arm for arm in arms if _relates(arm)), arms[0])
+        relating = (arm for arm in arms if relation_of(build_regularizers(arm.regularizers)) is not None)
+        return next(relating, arms[0])
     named = [
         arm
         for number, arm in enumerate(arms)
@@ -117,18 +112,8 @@ def _names(arm: Arm) -> tuple[str, str]:
     return str(arm), str(arm).removeprefix(arm.learner).removeprefix(" + ") or "none"
 
 
-def _relates(arm: Arm) -> bool:
-    return relation_of(build_regularizers(arm.regularizers)) is not None
-
-
 def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objective:
-    """Return the objective that an arm trained from a seed, in evaluation mode.
-
-    Args:
-        folder: of a finished run.
-        recipe: of the run, see `recipe_of`.
-        arm: one of its arms.
-        seed: one of its seeds.
+    """Return the trained objective of an arm and seed of a finished run, in evaluation mode.
 
     Raises:
         MetaLensError: the run has no such seed, or its weights are missing or damaged.
@@ -145,3 +130,29 @@ def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objecti
         reason = str(error).strip().split("\n")[0].rstrip(":.")
         raise MetaLensError(f"{path} does not hold the weights of {arm} ({reason}).") from error
     return objective.eval()
+
+
+def command_of(recipe: Recipe) -> str:
+    """Return the command that runs a recipe with its settings.
+
+    >>> from dataclasses import replace
+    >>> demo = RECIPES["demo"]
+    >>> command_of(replace(demo, steps=9, seeds=[0, 1], n_train_tasks=None))
+    'metalens run demo --steps 9 --seeds 0 1 --n_train_tasks null'
+    >>> command_of(replace(demo, machine=replace(demo.machine, compile=False)))
+    'metalens run demo --machine.compile false'
+    """
+    return shlex.join(["metalens", "run", recipe.name, *options_of(recipe, RECIPES[recipe.name])])
+
+
+def options_of(experiment: Any, default: Any, prefix: str = "") -> Sequence[str]:
+    """Return the command-line options that turn the dataclass `default` into `experiment`."""
+    words: list[str] = []
+    for name in (field.name for field in fields(experiment)):
+        value, usual = getattr(experiment, name), getattr(default, name)
+        if is_dataclass(value):
+            words += options_of(value, usual, f"{prefix}{name}.")
+        elif value != usual:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{prefix}{name}", *(v if isinstance(v, str) else json.dumps(v) for v in values)]
+    return words

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from metalens.data import Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
 from metalens.networks import Network
 from metalens.processes import Processes
+from metalens.specs.presets import Presets
 from metalens.training.settings import OuterSettings, TrainingSettings
 
 Settings = dict[str, Any]
 
-FIXED = ("name", "description")  # what a recipe is, and cannot be set
+FIXED = ("name", "description")  # these cannot be set
 # An experiment is long enough for trials of its steps, and its process can keep the memory.
 MACHINE = Machine(profile=True, keep_freed_memory=True)
 ONE_THREAD = replace(MACHINE, threads=1)  # for networks so small that more threads are slower
@@ -60,6 +61,8 @@ class Recipe(OuterSettings, ABC):
     n_test_tasks: int = 600
     machine: Machine = MACHINE
 
+    presets: ClassVar[Presets] = {}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("learner", "regularizers", "sampler", "seeds"):
@@ -77,7 +80,7 @@ class Recipe(OuterSettings, ABC):
 
     @property
     def configuration(self) -> Settings:
-        """What defines the result, as plain values: all but the machine."""
+        """The settings that define the result, as plain values: all but the machine."""
         return {name: value for name, value in asdict(self).items() if name != "machine"}
 
     @property
@@ -87,13 +90,16 @@ class Recipe(OuterSettings, ABC):
         return {**self.configuration, **machine}
 
     def tuned(self, learner: str) -> Settings:
-        """Return the settings of a learner for this recipe, used where a call does not set them."""
-        return {}
+        """Return the defaults of a learner's settings for this recipe."""
+        return self.presets.get(learner, {})
+
+    def values(self, *names: str) -> Settings:
+        """Return some of the settings by name."""
+        return {name: getattr(self, name) for name in names}
 
     def training(self, seed: int) -> TrainingSettings:
         """Return the settings by which every arm is trained."""
-        shared = {field.name: getattr(self, field.name) for field in fields(OuterSettings)}
-        return TrainingSettings(**shared, seed=seed)
+        return TrainingSettings(**self.values(*(field.name for field in fields(OuterSettings))), seed=seed)
 
     @abstractmethod
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
@@ -104,5 +110,5 @@ class Recipe(OuterSettings, ABC):
         """Return a freshly initialized network."""
 
     def curve_distribution(self, seed: int) -> TaskDistribution | None:
-        """Return the test tasks with dense queries for figures of curves; `None` if they are no curves."""
+        """Return the test tasks with dense queries for figures of curves; `None` for other tasks."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,9 +13,8 @@ from metalens.data import TaskDistribution
 from metalens.evaluation import evaluate, mean_scores, undefined_scores
 from metalens.experiments.arms import Cell
 from metalens.experiments.recipe import Recipe
-from metalens.experiments.store import CellResult
+from metalens.experiments.store import TABLES, CellResult
 from metalens.learners import GradientLearner, Learner
-from metalens.objective import Objective
 from metalens.relations.relate import relate
 from metalens.statistics.arms import ARM
 from metalens.training.fit import processes_of
@@ -32,7 +31,7 @@ METRICS = [*ARM, "seed", "step", "split", "metric", "value"]
 
 
 def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], fabric: Fabric) -> CellResult:
-    """Score what was trained on the test tasks; with the first seed, also draw its curves and relations.
+    """Score a trained run on the test tasks; with the first seed, also compute its curves and relations.
 
     Args:
         recipe: of the experiment.
@@ -47,24 +46,21 @@ def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], f
     test = recipe.distribution("test", seed)
     if run.has_weights:
         scores = evaluate(
-            objective.learner,
-            test,
-            n_tasks=recipe.n_test_tasks,
-            batching=objective.batching,
-            chunk=objective.chunk,
-            processes=processes_of(fabric),
-        )
+            objective.learner, test, n_tasks=recipe.n_test_tasks, batching=objective.batching,
+            chunk=objective.chunk, processes=processes_of(fabric),
+        )  # fmt: skip
     else:
         scores = undefined_scores(test, n_tasks=recipe.n_test_tasks)
-    is_described = run.has_weights and seed == recipe.seeds[0]
-    curves = _curves(objective.learner, recipe, seed) if is_described else []
-    relations = _relations(objective, recipe, seed) if is_described else []
-    tables = {
+    tables = dict.fromkeys(TABLES, "") | {
         "results": _results(scores.assign(recipe=recipe.name, **labels), test).to_csv(index=False),
         "metrics": run.curve.table().assign(**labels)[METRICS].to_csv(index=False),
-        "curves": _as_csv(frame.assign(**labels) for frame in curves),
-        "relations": _as_csv(frame.assign(**labels) for frame in relations),
     }
+    if run.has_weights and seed == recipe.seeds[0]:
+        if frames := list(_curves(objective.learner, recipe, seed)):
+            tables["curves"] = pd.concat(frames).assign(**labels).to_csv(index=False)
+        if objective.relation is not None:  # of arms that learn relations
+            pairs = relate(objective.learner, objective.relation, test, N_RELATED).pairs()
+            tables["relations"] = pairs.assign(**labels).to_csv(index=False)
     return CellResult(
         cell,
         scores=mean_scores(scores),
@@ -75,14 +71,8 @@ def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], f
     )
 
 
-def _as_csv(frames: Iterable[pd.DataFrame]) -> str:
-    """Return frames one below the other; no text where there are none."""
-    rows = list(frames)
-    return pd.concat(rows).to_csv(index=False) if rows else ""
-
-
 def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
-    """Return the scores with the columns of `RESULTS`, without `domain` and `source` where all are empty."""
+    """Return the scores with the columns of `RESULTS`, without `domain` or `source` if it is empty."""
     names = {
         "domain": [test.domain(task) or "" for task in scores["task"]],
         "source": [test.source(task) or "" for task in scores["task"]],
@@ -93,7 +83,7 @@ def _results(scores: pd.DataFrame, test: TaskDistribution) -> pd.DataFrame:
 
 
 def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the curves of a few test tasks before and after adaptation by gradient steps."""
+    """Yield curves of a few test tasks before and after adaptation by gradient steps."""
     dense = recipe.curve_distribution(seed)
     if dense is None or not isinstance(learner, GradientLearner):
         return
@@ -109,10 +99,3 @@ def _curves(learner: Learner, recipe: Recipe, seed: int) -> Iterator[pd.DataFram
                 columns = {"x": x, "y": y, "before": learner.predict(start, x), "after": model(x)}
                 values = {name: tensor.flatten().tolist() for name, tensor in columns.items()}
                 yield pd.DataFrame({"task": number, "part": part, **values})
-
-
-def _relations(objective: Objective, recipe: Recipe, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield the relations between a few test tasks, for arms that learn them."""
-    if objective.relation is not None:
-        test = recipe.distribution("test", seed)
-        yield relate(objective.learner, objective.relation, test, N_RELATED).pairs()

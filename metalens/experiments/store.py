@@ -1,4 +1,4 @@
-"""The results of cells, kept in the folder of an experiment until all of them are done."""
+"""The results of cells, kept in the folder of an experiment until all cells are done."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FAILURES = "failures"  # in the manifest: the cells that failed, so that the exp
 
 
 class CellResult(NamedTuple):
-    """What is known of a cell that was trained and tested.
+    """The result of a cell.
 
     Attributes:
         cell: the arm and the seed.
         scores: mean test scores by metric.
         facts: its entry in the manifest.
-        is_scored: whether training came to weights that could be tested.
-        tables: its rows of the tables of the experiment, as CSV; no text where it has none.
+        is_scored: whether training reached weights that could be tested.
+        tables: its rows of the tables of the experiment, as CSV; empty text without rows.
         weights: of the trained objective; empty in a result that was read.
     """
 
@@ -46,13 +46,13 @@ class CellResult(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """How an experiment continues.
+    """The plan of a new or resumed experiment.
 
     Attributes:
         groups: its cells, in groups that are trained side by side.
         done: the cells that were trained and tested before.
-        seconds: how long the experiment took until the last of them was done.
-        started: when it began.
+        seconds: time from the start until the last of them was done.
+        started: when the experiment began.
     """
 
     groups: Groups
@@ -66,7 +66,7 @@ class Store:
 
     Args:
         folder: of the experiment.
-        arms: its arms; files are named by their place in this list.
+        arms: of the experiment; files are named by the index of the arm.
     """
 
     def __init__(self, folder: Path, arms: Sequence[Arm]) -> None:
@@ -75,18 +75,13 @@ class Store:
         self.groups: Groups = []
 
     def is_complete(self, recipe: Recipe) -> bool:
-        """Return whether nothing is left to do; if so, remove the temporary files.
-
-        Raises:
-            MetaLensError: the folder has a complete experiment of another recipe.
-        """
-        complete = is_complete(self.folder, recipe.identity)
-        if complete:
+        """Return whether the experiment is complete, see `is_complete`; if so, remove the temporary files."""
+        if complete := is_complete(self.folder, recipe.identity):
             self.forget()
         return complete
 
     def clean(self) -> None:
-        """Remove what killed writers have left; nobody may write now."""
+        """Remove the files of killed writers; no process may be writing."""
         for folder in (self.folder, self.weights, self.unfinished):
             remove_partials(folder)
 
@@ -94,9 +89,9 @@ class Store:
         """Return the plan of the experiment, the same after every interruption.
 
         Args:
-            identity: which experiment it is, as plain values by name.
-            started: the time of now.
-            groups: divides the cells; called the first time only, as it may depend on the memory at hand.
+            identity: of the experiment, plain values by name.
+            started: the current time.
+            groups: divides the cells; called only once, as it may depend on the free memory.
 
         Raises:
             MetaLensError: the folder has results of another experiment.
@@ -124,12 +119,9 @@ class Store:
         return self.unfinished / f"{self._name(group[0])}-checkpoints"
 
     def write(self, result: CellResult, seconds: float) -> None:
-        """Keep a result, and how long the experiment took until then.
-
-        With the last result of a group its checkpoints are deleted.
-        """
+        """Write a result and the time since the start; the last one of a group deletes its checkpoints."""
         with atomic_path(self.weights / f"{self._name(result.cell)}.safetensors") as path:
-            path.write_bytes(save(result.weights))  # `save_file` has errors of its own for a full disk
+            path.write_bytes(save(result.weights))  # `save_file` raises another error if the disk is full
         content = {name: getattr(result, name) for name in ("scores", "facts", "is_scored", "tables")}
         _write(self._file(result.cell), {**content, "seconds": seconds})
         (group,) = (group for group in self.groups if result.cell in group)
@@ -142,22 +134,16 @@ class Store:
             content = read_json(self._file(cell), _REMEDY, {"is_scored": bool})
             tables = {name: str(content["tables"][name]) for name in TABLES}
             facts = dict(content["facts"])
-            facts["diverged"]  # is there
+            facts["diverged"]  # raises if it is missing
             return CellResult(cell, dict(content["scores"]), facts, content["is_scored"], tables, {})
 
     def write_tables(self, results: Sequence[CellResult]) -> None:
-        """Write the tables of the experiment: those of the cells one below the other.
-
-        Raises:
-            MetaLensError: two cells have other columns.
-        """
+        """Concatenate the tables of the cells, or raise a `MetaLensError` if their columns differ."""
         for name in TABLES:
             texts = [result.tables[name] for result in results if result.tables[name]]
             headers = {text.partition("\n")[0] for text in texts}
             if len(headers) > 1:
-                raise MetaLensError(
-                    f"{self.unfinished} is damaged (the columns of {name} differ); {_REMEDY}."
-                )
+                raise MetaLensError(f"{self.unfinished} is damaged: columns of {name} differ; {_REMEDY}.")
             if headers:
                 rows = "".join(text.partition("\n")[2] for text in texts)
                 with atomic_path(self.folder / f"{name}.csv") as path:
@@ -179,10 +165,10 @@ def is_complete(folder: Path, identity: Mapping[str, Any]) -> bool:
 
     Args:
         folder: of a run or a study.
-        identity: which experiment it is: the settings by name, as of `Recipe.identity`.
+        identity: its settings by name, as of `Recipe.identity`.
 
     Raises:
-        MetaLensError: it is another experiment.
+        MetaLensError: the folder has another experiment.
     """
     if not (folder / MANIFEST).is_file():
         return False

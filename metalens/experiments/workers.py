@@ -1,4 +1,4 @@
-"""Call a function on many items in several processes of this machine, or on a Ray cluster."""
+"""Call a function on many items in parallel processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, extra
 from metalens.execution.machine import Workers
 
 Item = TypeVar("Item")
@@ -24,10 +24,9 @@ Result = TypeVar("Result")
 
 # A fork server imports once for all processes; not all systems can fork.
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+_PRELOAD = ["lightning_fabric", "pandas", "matplotlib.figure", "scipy.stats", "sklearn.ensemble"]
 if os.name == "posix":
-    _PROCESSES.set_forkserver_preload(
-        ["lightning_fabric", "pandas", "matplotlib.figure", "scipy.stats", "sklearn.ensemble"]
-    )
+    _PROCESSES.set_forkserver_preload(_PRELOAD)
 
 
 def as_completed(
@@ -38,15 +37,16 @@ def as_completed(
     Args:
         function: called in another process; it, the items and the results must be picklable.
         items: independent of each other.
-        workers: number of processes, or `"ray"` for a Ray cluster: the one that `RAY_ADDRESS` names, or one
-            that is started on this machine.
+        workers: number of processes, or `"ray"` for a Ray cluster: the one at `RAY_ADDRESS`, or one started
+            on this machine.
         threads: processors that a call occupies on a cluster.
 
     Raises:
         MetaLensError: Ray is not installed; or what a call raised.
 
-    >>> sorted(as_completed(abs, [-1, 2], workers=1, threads=1))
-    [1, 2]
+    ::
+
+        sorted(as_completed(abs, [-1, 2], workers=2, threads=1))  # [1, 2]
     """
     if workers == "ray":
         yield from _on_ray(function, items, threads)
@@ -62,11 +62,10 @@ def processes(n: int) -> Iterator[Callable[..., Future[Any]]]:
     """Yield `submit(function, *arguments)`, which calls in new processes, at most `n` at a time.
 
     A process that dies fails its own call only. All processes end with this one, however it ends, and with
-    the block. Functions, arguments and results must be picklable.
+    the block. Functions, arguments and results must be picklable. ::
 
-    >>> with processes(2) as submit:
-    ...     submit(abs, -1).result(), submit(os._exit, 1).exception()
-    (1, MetaLensError('Its process died, ...'))
+        with processes(2) as submit:
+            submit(abs, -1).result()  # 1
     """
     listening, held = _PROCESSES.Pipe(duplex=False)
     pool = ThreadPoolExecutor(n)
@@ -113,12 +112,10 @@ def _call_noting(function: Callable[..., Any], *arguments: Any) -> tuple[Any, li
 
 
 def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    try:
+    with extra("ray"):
         import ray  # pyright: ignore[reportMissingImports] # an extra
-    except ImportError:
-        raise MetaLensError("workers=ray needs Ray: pip install 'metalens[ray]'.") from None
     ray.init(log_to_driver=False, ignore_reinit_error=True)
-    remote = ray.remote(num_cpus=threads)(_call)
+    remote = ray.remote(num_cpus=threads)(lambda function, item: function(item))
     pending = [remote.remote(function, item) for item in items]
     try:
         while pending:
@@ -130,7 +127,3 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], threads: 
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
-
-
-def _call(function: Callable[[Item], Result], item: Item) -> Result:
-    return function(item)

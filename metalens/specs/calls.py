@@ -1,4 +1,4 @@
-"""Learners, regularizers and samplers as people write them: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
+"""Learners, regularizers and samplers as text: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
 
 The text is parsed, never evaluated, and every setting is checked against the signature of its class.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from metalens import learners, networks, regularizers, relations, samplers
+from metalens import learners, regularizers, relations, samplers
 from metalens.errors import MetaLensError
 from metalens.learners import Baseline, Learner, NetworkLearner
 from metalens.networks import Network
@@ -25,24 +25,21 @@ C = TypeVar("C")
 
 
 def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
-    """Return the methods that a package exports, by name."""
-    exports = [getattr(package, name) for name in package.__all__]
-    methods = [export for export in exports if isinstance(export, type) and issubclass(export, base)]
-    return {cls.__name__: cls for cls in methods if cls is not base and not inspect.isabstract(cls)}
+    exports = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: cls
+        for name, cls in exports.items()
+        if isinstance(cls, type) and issubclass(cls, base) and cls is not base and not inspect.isabstract(cls)
+    }
 
 
 LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
 REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
 SAMPLERS: dict[str, type[TaskSampler]] = _exported(samplers, TaskSampler)
 RELATIONS: dict[str, type[Relation]] = _exported(relations, Relation)
-NETWORKS: dict[str, Callable[..., Network]] = {
-    name: getattr(networks, name) for name in networks.__all__ if inspect.isfunction(getattr(networks, name))
-}
 
-RELATION = "relation"  # the setting that is a call itself
-
-# Settings that are not plain values: they come from the network or from Python.
-_NOT_SETTABLE = {"network", "loss"}
+_RELATION = "relation"  # the setting that is a call itself
+_NOT_SETTABLE = {"network", "loss"}  # these are no plain values
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,14 @@ def parse_calls(text: str) -> list[Call]:
     """Parse calls joined by `+`.
 
     Args:
-        text: for example `"TRLearner(weight=0.3, relation=Cosine(heads=2))"`, in capitals or not;
-            `"none"` stands for no calls.
-
-    Returns:
-        The calls in their order.
+        text: for example `"TRLearner(weight=0.3, relation=Cosine(heads=2))"`, with names in any case;
+            `"none"` for no calls.
 
     Raises:
-        MetaLensError: the text is no such list.
+        MetaLensError: the text cannot be parsed.
 
-    >>> [str(call) for call in parse_calls("trlearner( weight=.3, relation=uniform )")]
-    ['TRLearner(weight=0.3, relation=Uniform)']
+    >>> str(parse_calls("trlearner( weight=.3, relation=uniform )")[0])
+    'TRLearner(weight=0.3, relation=Uniform)'
     """
     if text == "none":
         return []
@@ -89,11 +83,10 @@ def _calls(node: ast.expr) -> list[Call]:
             return [*_calls(left), *_calls(right)]
         case ast.Name(id=name):
             return [Call(_spelled(name), {})]
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            settings = {_name(k.arg): _value(_name(k.arg), k.value) for k in keywords}
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords) if all(k.arg for k in keywords):
+            settings = {str(k.arg): _value(str(k.arg), k.value) for k in keywords}
             return [Call(_spelled(name), settings)]
-        case _:
-            raise ValueError
+    raise ValueError
 
 
 def _spelled(name: str) -> str:
@@ -102,21 +95,15 @@ def _spelled(name: str) -> str:
     return known.get(name.lower(), name)
 
 
-def _name(name: str | None) -> str:
-    if name is None:
-        raise ValueError
-    return name
-
-
 def _value(setting: str, node: ast.expr) -> Any:
-    if setting == RELATION or isinstance(node, ast.Call):
+    if setting == _RELATION or isinstance(node, ast.Call):
         (call,) = _calls(node)
         return call
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
 def canonical(text: str) -> str:
-    """Return the text of calls as it stands in results: spelled and spaced in one way.
+    """Return the text of calls in its canonical spelling and spacing, as in results.
 
     Raises:
         MetaLensError: see `parse_calls`.
@@ -128,10 +115,10 @@ def canonical(text: str) -> str:
 
 
 def learner_call(text: str) -> Call:
-    """Parse the text of a learner, which is one call.
+    """Parse the text of a learner, which must be a single call.
 
     Raises:
-        MetaLensError: it is none, or several.
+        MetaLensError: it is not a single call.
 
     >>> learner_call("anil").name
     'ANIL'
@@ -140,10 +127,10 @@ def learner_call(text: str) -> Call:
 
 
 def sampler_call(text: str) -> Call:
-    """Parse the text of a task sampler, which is one call.
+    """Parse the text of a task sampler, which must be a single call.
 
     Raises:
-        MetaLensError: it is none, or several, or there is no such sampler.
+        MetaLensError: it is not a single call, or the sampler is unknown.
 
     >>> str(sampler_call("HardMining( )"))
     'HardMining'
@@ -161,12 +148,12 @@ def _single(text: str, kind: str) -> Call:
 
 
 def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, Any]]) -> Learner:
-    """Build a learner from its text.
+    """Build a learner from its text, a single call such as `"MAML(inner_lr=0.1)"`.
 
     Args:
-        text: one call, for example `"MAML(inner_lr=0.1)"`.
+        text: of the learner.
         network: the network it gets; a baseline gets its number of outputs.
-        tuned: gives a learner's settings by its name, used where the call does not set them.
+        tuned: returns the defaults of a learner's settings by its name.
 
     Raises:
         MetaLensError: the name or a setting is unknown or of a wrong type.
@@ -178,10 +165,10 @@ def build_learner(text: str, network: Network, tuned: Callable[[str], dict[str, 
 
 
 def build_baseline(text: str, n_outputs: int, tuned: Callable[[str], dict[str, Any]]) -> Baseline:
-    """Build a baseline, which needs no network, from its text; see `build_learner`.
+    """Build a baseline from its text; see `build_learner`.
 
     Raises:
-        MetaLensError: there is no such baseline, or a setting is unknown or of a wrong type.
+        MetaLensError: the baseline or a setting is unknown, or a setting has a wrong type.
 
     >>> build_baseline("KNN(n_neighbors=3)", 2, lambda name: {}).n_neighbors
     3
@@ -204,8 +191,8 @@ def refuses_regularizers(text: str) -> bool:
     >>> refuses_regularizers("Reptile(inner_steps=3)"), refuses_regularizers("MAML")
     (True, False)
     """
-    known = [LEARNERS[call.name] for call in parse_calls(text) if call.name in LEARNERS]
-    return any(learner.regularizer_refusal is not None for learner in known)
+    names = [call.name for call in parse_calls(text) if call.name in LEARNERS]
+    return any(LEARNERS[name].regularizer_refusal is not None for name in names)
 
 
 def build_regularizers(text: str) -> list[Regularizer]:
@@ -214,34 +201,28 @@ def build_regularizers(text: str) -> list[Regularizer]:
     Raises:
         MetaLensError: a name or a setting is unknown or of a wrong type.
     """
-    regularizers = []
-    for call in parse_calls(text):
-        cls = _find(REGULARIZERS, call.name, "regularizer")
-        regularizers.append(_built(cls, call.settings))
-    return regularizers
+    calls = parse_calls(text)
+    return [_built(_find(REGULARIZERS, call.name, "regularizer"), call.settings) for call in calls]
 
 
 def build_sampler(text: str) -> TaskSampler:
-    """Build a task sampler from its text.
+    """Build a task sampler from its text; see `sampler_call`.
 
     Raises:
-        MetaLensError: the text is not one call; the name or a setting is unknown or of a wrong type.
+        MetaLensError: the sampler or a setting is unknown, or a setting has a wrong type.
 
     >>> build_sampler("Related(neighbors=3)").neighbors
     3
     """
     call = sampler_call(text)
-    cls = SAMPLERS[call.name]
-    return cls(**typed_settings(cls, call.settings, _NOT_SETTABLE))
+    return _built(SAMPLERS[call.name], call.settings)
 
 
 def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a learner, regularizer or sampler, by its name, with the types that they have there.
-
-    A relation stays text.
+    """Return settings of a learner, regularizer or sampler with the right types; a relation stays text.
 
     Raises:
-        MetaLensError: the name or a setting is unknown or of a wrong type.
+        MetaLensError: the method or a setting is unknown, or a setting has a wrong type.
 
     >>> checked_settings("MAML", {"inner_lr": "1e-2"})
     {'inner_lr': 0.01}
@@ -257,30 +238,22 @@ def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
 
 
 def _built(cls: type[C], settings: dict[str, Any]) -> C:
-    """Return an instance with checked settings, and the relation that is called among them."""
-    built = _checked(cls, settings)
-    if RELATION in built:
-        call = built[RELATION]
-        built[RELATION] = _built(RELATIONS[call.name], call.settings)
-    return cls(**built)
+    """Return an instance with checked settings; a relation among them is built as well."""
+    checked = _checked(cls, settings)
+    if call := checked.get(_RELATION):
+        checked[_RELATION] = _built(RELATIONS[call.name], call.settings)
+    return cls(**checked)
 
 
 def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in settings.items() if name != RELATION}
+    plain = {name: value for name, value in settings.items() if name != _RELATION}
     fixed = _NOT_SETTABLE | {"n_outputs"} if issubclass(cls, Baseline) else _NOT_SETTABLE
-    typed = typed_settings(cls, plain, fixed)
-    return {
-        name: typed[name] if name in plain else _checked_relation(cls, value)
-        for name, value in settings.items()
-    }
-
-
-def _checked_relation(cls: type, value: Any) -> Call:
-    """Return the call of a relation, given as such or as text, with checked settings."""
-    if RELATION not in inspect.signature(cls).parameters:
-        raise MetaLensError(f"{cls.__name__} has no setting {RELATION!r}.")
-    calls = [value] if isinstance(value, Call) else parse_calls(str(value))
-    if len(calls) != 1:
-        raise MetaLensError(f"A relation must be a single name, got {str(value)!r}.")
-    cls = _find(RELATIONS, calls[0].name, RELATION)
-    return Call(calls[0].name, _checked(cls, calls[0].settings))
+    checked = typed_settings(cls, plain, fixed)
+    if _RELATION in settings:
+        if _RELATION not in inspect.signature(cls).parameters:
+            raise MetaLensError(f"{cls.__name__} has no setting {_RELATION!r}.")
+        value = settings[_RELATION]
+        call = value if isinstance(value, Call) else _single(str(value), _RELATION)
+        relation = _find(RELATIONS, call.name, _RELATION)
+        checked[_RELATION] = Call(call.name, _checked(relation, call.settings))
+    return {name: checked[name] for name in settings}

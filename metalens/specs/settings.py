@@ -19,18 +19,18 @@ _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: 
 
 
 def typed_settings(cls: type, settings: Mapping[str, Any], skip: Container[str] = ()) -> dict[str, Any]:
-    """Return settings of a class with the types that its constructor asks for.
+    """Convert settings to the types that the constructor of a class declares.
 
-    Text becomes a number where a number is asked for, as YAML reads `1e-2` as text; the settings of a nested
+    Text becomes a number where one is declared, as YAML reads `1e-2` as text; the settings of a nested
     dataclass become that dataclass.
 
     Args:
         cls: a dataclass, or a class whose `__init__` has type hints.
-        settings: values by name; not all need be there.
-        skip: settings that cannot be set so.
+        settings: some settings by name.
+        skip: settings that cannot be set this way.
 
     Raises:
-        MetaLensError: a setting is unknown, or its value is of another type.
+        MetaLensError: a setting is unknown, or its value has another type.
 
     >>> from metalens import MAML
     >>> typed_settings(MAML, {"inner_lr": "1e-2", "inner_steps": 3})
@@ -52,8 +52,8 @@ def typed_settings(cls: type, settings: Mapping[str, Any], skip: Container[str] 
     return typed
 
 
-def changed(instance: T, settings: Mapping[str, Any], skip: Container[str] = ()) -> T:
-    """Return a dataclass with other settings; those of a nested dataclass may be some of its settings.
+def changed(instance: T, settings: Mapping[str, Any]) -> T:
+    """Return a dataclass with other settings; a nested dataclass keeps those that are not given.
 
     Raises:
         MetaLensError: see `typed_settings`; or the dataclass refuses a value.
@@ -68,12 +68,12 @@ def changed(instance: T, settings: Mapping[str, Any], skip: Container[str] = ())
         if isinstance(value, Mapping) and is_dataclass(nested := getattr(instance, name, None)):
             merged[name] = changed(nested, value)
     typed: Any = instance
-    return replace(typed, **typed_settings(type(instance), merged, skip))
+    return replace(typed, **typed_settings(type(instance), merged))
 
 
 @cache
 def setting_types(cls: type) -> dict[str, Any]:
-    """Return the type of every setting of a class, those of its `**settings: Unpack[...]` included.
+    """Return the type of every setting of a class, including those of `**settings: Unpack[...]`.
 
     >>> from metalens import Related
     >>> setting_types(Related)["neighbors"]
@@ -91,11 +91,7 @@ def setting_types(cls: type) -> dict[str, Any]:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Return a value as its type hint asks.
-
-    Raises:
-        ValueError: it cannot be.
-    """
+    """Return a value converted to its type hint, or raise a `ValueError`."""
     kind: Any = get_origin(hint) or hint
     parts = get_args(hint)
     if kind in (Union, UnionType):
@@ -124,11 +120,7 @@ def _converted(value: Any, hint: Any) -> Any:
 
 
 def _words(hint: Any) -> str:
-    """Return in words what a type hint asks for.
-
-    >>> _words(int | None), _words(Literal["adam", "sgd"]), _words(list[int])
-    ('a whole number or null', 'adam or sgd', 'a list')
-    """
+    """Return a type hint in words, such as "a whole number or null" or "adam or sgd"."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return " or ".join(map(_words, parts))

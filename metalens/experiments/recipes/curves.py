@@ -8,9 +8,9 @@ from typing import ClassVar
 from metalens.data import CurveDistribution, Harmonic, Sinusoid, Split, TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
-from metalens.experiments.recipe import ONE_THREAD, Recipe, Settings
+from metalens.experiments.recipe import ONE_THREAD, Recipe
 from metalens.networks import Network, mlp
-from metalens.specs.presets import HARMONIC_PRESETS, SINUSOID_PRESETS
+from metalens.specs.presets import HARMONIC_PRESETS, SINUSOID_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,8 @@ class CurveRecipe(Recipe):
             )
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
-        return self.family(
-            split,
-            k_shot=self.k_shot,
-            n_query=self.n_query,
-            n_train_tasks=self.n_train_tasks,
-            noise=self.noise,
-            seed=seed,
-        )
+        settings = self.values("k_shot", "n_query", "n_train_tasks", "noise")
+        return self.family(split, seed=seed, **settings)
 
     def network(self) -> Network:
         return mlp(1, 1, self.hidden)
@@ -60,9 +54,7 @@ class SinusoidRecipe(CurveRecipe):
     """Sinusoid regression by the protocol of MAML (Finn 2017): MLP 1-40-40-1, 25 tasks, one step of 0.01."""
 
     family: ClassVar[type[Sinusoid]] = Sinusoid
-
-    def tuned(self, learner: str) -> Settings:
-        return SINUSOID_PRESETS.get(learner, {})
+    presets: ClassVar[Presets] = SINUSOID_PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,47 +64,30 @@ class HarmonicRecipe(CurveRecipe):
     n_train_tasks: int | None = 5000
     hidden: list[int] = field(default_factory=lambda: [128, 128])
     family: ClassVar[type[Harmonic]] = Harmonic
-
-    def tuned(self, learner: str) -> Settings:
-        return HARMONIC_PRESETS.get(learner, {})
+    presets: ClassVar[Presets] = HARMONIC_PRESETS
 
 
+# fmt: off
 CURVE_RECIPES: list[Recipe] = [
     SinusoidRecipe(
-        name="demo",
-        description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
-        regularizers=["none", "TRLearner", "TRLearner(relation=Uniform)"],
-        seeds=[0, 1, 2, 3, 4],
-        n_train_tasks=100,
-        meta_batch_size=8,
-        steps=1200,
-        outer_lr=0.01,
-        validate_every=100,
+        name="demo", description="Sinusoids from a pool of 100 tasks: MAML, + TRLearner, + all-ones control",
+        regularizers=["none", "TRLearner", "TRLearner(relation=Uniform)"], seeds=[0, 1, 2, 3, 4],
+        n_train_tasks=100, meta_batch_size=8, steps=1200, outer_lr=0.01, validate_every=100,
     ),
     SinusoidRecipe(
-        name="sinusoid-5shot",
-        description="Sinusoid regression from 5 points, unlimited training tasks",
-        steps=70_000,
-        validate_every=5000,
+        name="sinusoid-5shot", description="Sinusoid regression from 5 points, unlimited training tasks",
+        steps=70_000, validate_every=5000,
     ),
     SinusoidRecipe(
-        name="sinusoid-10shot",
-        description="Sinusoid regression from 10 points, unlimited training tasks",
-        k_shot=10,
-        steps=70_000,
-        validate_every=5000,
+        name="sinusoid-10shot", description="Sinusoid regression from 10 points, unlimited training tasks",
+        k_shot=10, steps=70_000, validate_every=5000,
     ),
     HarmonicRecipe(
-        name="harmonic-5shot",
-        description="Harmonic regression from 5 points, 5,000 training tasks",
-        steps=20_000,
-        validate_every=2000,
+        name="harmonic-5shot", description="Harmonic regression from 5 points, 5,000 training tasks",
+        steps=20_000, validate_every=2000,
     ),
     HarmonicRecipe(
-        name="harmonic-10shot",
-        description="Harmonic regression from 10 points, 5,000 training tasks",
-        k_shot=10,
-        steps=20_000,
-        validate_every=2000,
+        name="harmonic-10shot", description="Harmonic regression from 10 points, 5,000 training tasks",
+        k_shot=10, steps=20_000, validate_every=2000,
     ),
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from metalens.data import ImageFolders, MultiDomain, Split, TaskDistribution
 from metalens.data.catalog.datasets import image_dataset
 from metalens.errors import MetaLensError
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
-from metalens.specs.presets import IMAGE_PRESETS
+from metalens.specs.presets import IMAGE_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +37,20 @@ class ImagesRecipe(Recipe):
     meta_batch_size: int = 4
     steps: int = 3000
 
+    presets: ClassVar[Presets] = IMAGE_PRESETS
+
     def tuned(self, learner: str) -> Settings:
         if learner == "LinearProbe":
             return {"n_classes": self.distribution("train", seed=0).n_classes}
-        return IMAGE_PRESETS.get(learner, {})
+        return super().tuned(learner)
 
     def network(self) -> Network:
         return conv4(self.n_way, n_filters=self.n_filters, in_channels=3, image_size=self.image_size)
 
     def tasks(self, dataset: str, split: Split, seed: int, *, entire: bool = False) -> ImageFolders:
         """Return the tasks of a data set: those of a split as published, or of all its classes."""
-        return image_dataset(dataset).tasks(
-            split,
-            n_way=self.n_way,
-            k_shot=self.k_shot,
-            n_query=self.n_query,
-            image_size=self.image_size,
-            splits=split if entire else None,
-            seed=seed,
-            folder=self.folder,
-        )
+        settings = self.values("n_way", "k_shot", "n_query", "image_size", "folder")
+        return image_dataset(dataset).tasks(split, splits=split if entire else None, seed=seed, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +93,11 @@ class DomainsRecipe(ImagesRecipe):
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         if split != "test":
-            return self._together({name: self.tasks(name, split, seed) for name in self.domains})
+            domains = {name: self.tasks(name, split, seed) for name in self.domains}
+            return MultiDomain(domains) if len(domains) > 1 else domains[self.domains[0]]
         seen = {name: self.tasks(name, "test", seed) for name in self.domains if self.test_seen}
         unseen = {name: self.tasks(name, "test", seed, entire=True) for name in self.unseen}
         return MultiDomain(seen | unseen, unseen=self.unseen)
-
-    def _together(self, domains: dict[str, TaskDistribution]) -> TaskDistribution:
-        return MultiDomain(domains) if len(domains) > 1 else next(iter(domains.values()))
 
 
 def _few_shot(dataset: str, title: str, k_shot: int, image_size: int) -> ImageRecipe:
@@ -117,6 +110,7 @@ def _few_shot(dataset: str, title: str, k_shot: int, image_size: int) -> ImageRe
     )
 
 
+# fmt: off
 IMAGE_RECIPES: list[Recipe] = [
     _few_shot("cifarfs", "Small photographs (CIFAR-FS)", 1, 32),
     _few_shot("cifarfs", "Small photographs (CIFAR-FS)", 5, 32),
@@ -125,14 +119,11 @@ IMAGE_RECIPES: list[Recipe] = [
     DomainsRecipe(
         name="cross-domain",
         description="Train on Tiny-ImageNet, test on CIFAR-FS, traffic signs and PACS, 5-way 5-shot",
-        test_seen=False,
-        k_shot=5,
+        test_seen=False, k_shot=5,
     ),
     DomainsRecipe(
         name="multi-domain",
         description="Train on Tiny-ImageNet and CIFAR-FS, test on both, traffic signs and PACS, 5-way 5-shot",
-        domains=["tinyimagenet", "cifarfs"],
-        unseen=["gtsrb", "pacs"],
-        k_shot=5,
+        domains=["tinyimagenet", "cifarfs"], unseen=["gtsrb", "pacs"], k_shot=5,
     ),
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from metalens.data import M4Hourly, Split, TaskDistribution
+from metalens.data import M4Hourly, Split
 from metalens.data.series import Scaling
-from metalens.experiments.recipe import Recipe, Settings
+from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, forecast_mlp
-from metalens.specs.presets import M4_PRESETS
+from metalens.specs.presets import M4_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)
 class M4Recipe(Recipe):
-    """The next two days of an hourly series from its last week; the baseline repeats the last day.
+    """The next two days of an hourly series from its last week.
 
     Step sizes and network were chosen on validation series, with another seed than those of the results.
 
@@ -31,40 +32,22 @@ class M4Recipe(Recipe):
     hidden: list[int] = field(default_factory=lambda: [128, 128])
     folder: str | None = None
 
-    def tuned(self, learner: str) -> Settings:
-        return M4_PRESETS.get(learner, {})
+    presets: ClassVar[Presets] = M4_PRESETS
 
-    def distribution(self, split: Split, seed: int) -> TaskDistribution:
-        return self._series(split, seed)
-
-    def _series(self, split: Split, seed: int) -> M4Hourly:
-        return M4Hourly(
-            split,
-            length=self.length,
-            k_shot=self.k_shot,
-            n_query=self.n_query,
-            n_train_tasks=self.n_train_tasks,
-            scale=self.scale,
-            seed=seed,
-            folder=self.folder,
-        )
+    def distribution(self, split: Split, seed: int) -> M4Hourly:
+        settings = self.values("length", "k_shot", "n_query", "n_train_tasks", "scale", "folder")
+        return M4Hourly(split, seed=seed, **settings)
 
     def network(self) -> Network:
-        tasks = self._series("train", seed=0)
+        tasks = self.distribution("train", seed=0)
         return forecast_mlp(self.length, tasks.horizon, season=tasks.season, hidden=self.hidden)
 
 
+# fmt: off
 M4_RECIPES: list[Recipe] = [
     M4Recipe(
-        name="m4-hourly",
-        description="Two days of hourly series from the week before",
-        learner=["MAML", "SeasonalNaive", "Ridge"],
-        meta_batch_size=16,
-        n_query=3,
-        steps=2000,
-        schedule="cosine",
-        n_val_tasks=62,
-        validate_every=200,
-        n_test_tasks=62,
-    )
+        name="m4-hourly", description="Two days of hourly series from the week before",
+        learner=["MAML", "SeasonalNaive", "Ridge"], meta_batch_size=16, n_query=3, steps=2000,
+        schedule="cosine", n_val_tasks=62, validate_every=200, n_test_tasks=62,
+    ),
 ]

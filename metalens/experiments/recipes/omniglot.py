@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from metalens.data import Omniglot, Split, TaskDistribution
+from metalens.data import Omniglot, Split
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
 from metalens.specs.presets import OMNIGLOT_MANY_CLASSES, OMNIGLOT_PRESETS
@@ -21,7 +21,7 @@ class OmniglotRecipe(Recipe):
         scheme: how characters are split: vinyals (1,028/172/423) or finn (1,100/100/rest).
         slots: random, or fixed: slot j of every task is drawn from the same group of classes.
         n_train_characters: characters to train on, chosen by the seed; null for all.
-        rotations: count each quarter turn of a character as a class of its own.
+        rotations: count each quarter turn of a character as a new class.
         folder: folder with the two upstream zips; by default METALENS_DATA, then a download.
     """
 
@@ -40,27 +40,12 @@ class OmniglotRecipe(Recipe):
 
     def tuned(self, learner: str) -> Settings:
         if learner == "LinearProbe":
-            return {"n_classes": self._omniglot("train", seed=0).n_classes}
-        if self.n_way > 5 and learner in ("MAML", "BOIL", "MetaSGD", "TNet", "MTNet"):
-            return OMNIGLOT_MANY_CLASSES
-        return OMNIGLOT_PRESETS.get(learner, {})
+            return {"n_classes": self.distribution("train", seed=0).n_classes}
+        return (OMNIGLOT_MANY_CLASSES if self.n_way > 5 else OMNIGLOT_PRESETS).get(learner, {})
 
-    def distribution(self, split: Split, seed: int) -> TaskDistribution:
-        return self._omniglot(split, seed)
-
-    def _omniglot(self, split: Split, seed: int) -> Omniglot:
-        return Omniglot(
-            split,
-            n_way=self.n_way,
-            k_shot=self.k_shot,
-            n_query=self.n_query,
-            rotations=self.rotations,
-            scheme=self.scheme,
-            slots=self.slots,
-            n_train_characters=self.n_train_characters,
-            seed=seed,
-            folder=self.folder,
-        )
+    def distribution(self, split: Split, seed: int) -> Omniglot:
+        settings = self.values("n_way", "k_shot", "n_query", "rotations", "scheme", "slots", "folder")
+        return Omniglot(split, n_train_characters=self.n_train_characters, seed=seed, **settings)
 
     def network(self) -> Network:
         return conv4(self.n_way, n_filters=self.n_filters)
@@ -69,9 +54,5 @@ class OmniglotRecipe(Recipe):
 OMNIGLOT_RECIPES: list[Recipe] = [
     OmniglotRecipe(name="omniglot-5w1s", description="Handwritten characters, 5-way 1-shot", k_shot=1),
     OmniglotRecipe(name="omniglot-5w5s", description="Handwritten characters, 5-way 5-shot", k_shot=5),
-    OmniglotRecipe(
-        name="omniglot-20w1s",
-        description="Handwritten characters, 20-way 1-shot",
-        n_way=20,
-    ),
+    OmniglotRecipe(name="omniglot-20w1s", description="Handwritten characters, 20-way 1-shot", n_way=20),
 ]

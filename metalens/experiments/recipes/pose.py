@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from metalens.data import Pose, Split, TaskDistribution
-from metalens.experiments.recipe import Recipe, Settings
+from metalens.data import Pose, Split
+from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, pose_net
-from metalens.specs.presets import POSE_PRESETS
+from metalens.specs.presets import POSE_PRESETS, Presets
 
 TURNED = "MetaAug(shift=5, period=10)"
 
@@ -18,7 +19,7 @@ class PoseRecipe(Recipe):
 
     Views of 32 x 32 pixels and 16 channels, which two cores can train; published are 128 pixels (shrink 1),
     64 channels and MAML, whose five inner steps of 0.01 in training and 20 in testing are the settings here.
-    `MetaAug` turns each object by an angle of its own: without it, the objects to train on are remembered.
+    `MetaAug` turns each object by its own angle; without it, the network memorizes the training objects.
 
     Args:
         n_train_tasks: objects to train on, chosen by the seed; null for all.
@@ -43,36 +44,20 @@ class PoseRecipe(Recipe):
     k_shot: int = 15
     n_query: int = 15
 
-    def tuned(self, learner: str) -> Settings:
-        return POSE_PRESETS.get(learner, {})
+    presets: ClassVar[Presets] = POSE_PRESETS
 
-    def distribution(self, split: Split, seed: int) -> TaskDistribution:
-        return self._pose(split, seed)
-
-    def _pose(self, split: Split, seed: int) -> Pose:
-        return Pose(
-            split,
-            k_shot=self.k_shot,
-            n_query=self.n_query,
-            n_train_tasks=self.n_train_tasks,
-            min_asymmetry=self.min_asymmetry,
-            shrink=self.shrink,
-            seed=seed,
-            folder=self.folder,
-        )
+    def distribution(self, split: Split, seed: int) -> Pose:
+        settings = self.values("k_shot", "n_query", "n_train_tasks", "min_asymmetry", "shrink", "folder")
+        return Pose(split, seed=seed, **settings)
 
     def network(self) -> Network:
-        return pose_net(n_filters=self.n_filters, image_size=self._pose("train", seed=0).image_size)
+        return pose_net(n_filters=self.n_filters, image_size=self.distribution("train", seed=0).image_size)
 
 
+# fmt: off
 POSE_RECIPES: list[Recipe] = [
     PoseRecipe(
-        name="pose",
-        description="Azimuth of new objects from 15 grey views",
-        steps=1000,
-        schedule="cosine",
-        n_val_tasks=60,
-        validate_every=100,
-        n_test_tasks=120,
-    )
+        name="pose", description="Azimuth of new objects from 15 grey views", steps=1000, schedule="cosine",
+        n_val_tasks=60, validate_every=100, n_test_tasks=120,
+    ),
 ]

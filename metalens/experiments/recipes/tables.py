@@ -9,9 +9,9 @@ from metalens.data import ChemblAssays, Kiba, Parkinsons, Split, TaskDistributio
 from metalens.data.catalog.assays import N_BITS
 from metalens.data.catalog.parkinsons import N_INPUTS
 from metalens.data.tables.targets import Standardize
-from metalens.experiments.recipe import Recipe, Settings
+from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, mlp
-from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
+from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class TableRecipe(Recipe):
 
     Args:
         n_train_tasks: tasks to train on, chosen by the seed; null for all.
-        n_train_query: query rows of training tasks; null for as many as of the others.
+        n_train_query: query rows of training tasks; null for as many as in the others.
         whole_tasks: validate and test on all rows that are not in the support, whatever their number.
         standardize: targets by the statistics of train or task, or none.
         hidden: sizes of the hidden layers.
@@ -34,29 +34,16 @@ class TableRecipe(Recipe):
     hidden: list[int] = field(default_factory=lambda: [128, 128])
     folder: str | None = None
 
-    family: ClassVar[Any]  # of `TableTasks`, with the settings below
+    family: ClassVar[Any]  # of `TableTasks`
     n_inputs: ClassVar[int]
-    settings: ClassVar[dict[str, Settings]] = MOLECULE_PRESETS
-
-    def tuned(self, learner: str) -> Settings:
-        return self.settings.get(learner, {})
+    own: ClassVar[tuple[str, ...]] = ()  # further settings of the recipe's tasks
+    presets: ClassVar[Presets] = MOLECULE_PRESETS
 
     def distribution(self, split: Split, seed: int) -> TaskDistribution:
         n_query = None if self.whole_tasks else self.n_query
-        return self.family(
-            split,
-            k_shot=self.k_shot,
-            n_query=(self.n_train_query or self.n_query) if split == "train" else n_query,
-            n_train_tasks=self.n_train_tasks,
-            standardize=self.standardize,
-            seed=seed,
-            folder=self.folder,
-            **self.choices(),
-        )
-
-    def choices(self) -> dict[str, Any]:
-        """Return the further settings of a recipe's tasks."""
-        return {}
+        n_query = (self.n_train_query or self.n_query) if split == "train" else n_query
+        settings = self.values("k_shot", "n_train_tasks", "standardize", "folder", *self.own)
+        return self.family(split, n_query=n_query, seed=seed, **settings)
 
     def network(self) -> Network:
         return mlp(self.n_inputs, 1, self.hidden)
@@ -77,9 +64,7 @@ class KibaRecipe(TableRecipe):
 
     family: ClassVar[Any] = Kiba
     n_inputs: ClassVar[int] = N_BITS
-
-    def choices(self) -> dict[str, Any]:
-        return {"new_molecules": self.new_molecules}
+    own: ClassVar[tuple[str, ...]] = ("new_molecules",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +79,7 @@ class ChemblRecipe(TableRecipe):
 
     family: ClassVar[Any] = ChemblAssays
     n_inputs: ClassVar[int] = N_BITS
-
-    def choices(self) -> dict[str, Any]:
-        return {"stratified": self.stratified}
+    own: ClassVar[tuple[str, ...]] = ("stratified",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,45 +88,26 @@ class ParkinsonsRecipe(TableRecipe):
 
     family: ClassVar[Any] = Parkinsons
     n_inputs: ClassVar[int] = N_INPUTS
-    settings: ClassVar[dict[str, Settings]] = TABLE_PRESETS
+    presets: ClassVar[Presets] = TABLE_PRESETS
 
 
+# fmt: off
 TABLE_RECIPES: list[Recipe] = [
     KibaRecipe(
-        name="drug-kiba",
-        description="Activity against kinases from 16 molecules and their fingerprints",
-        learner=["MAML", "Ridge", "KNN", "RandomForest"],
-        k_shot=16,
-        meta_batch_size=8,
-        steps=2000,
-        validate_every=200,
-        n_test_tasks=200,
+        name="drug-kiba", description="Activity against kinases from 16 molecules and their fingerprints",
+        learner=["MAML", "Ridge", "KNN", "RandomForest"], k_shot=16, meta_batch_size=8, steps=2000,
+        validate_every=200, n_test_tasks=200,
     ),
     ChemblRecipe(
         name="drug-chembl",
         description="Activity in unrelated assays from 16 molecules and their fingerprints",
-        learner=["DeepKernelGP", "MAML", "Ridge", "GaussianProcess", "KNN", "RandomForest"],
-        k_shot=16,
-        n_train_query=10,
-        whole_tasks=True,
-        hidden=[128, 64],
-        meta_batch_size=8,
-        steps=300,
-        validate_every=20,
-        n_val_tasks=80,
-        n_test_tasks=160,
+        learner=["DeepKernelGP", "MAML", "Ridge", "GaussianProcess", "KNN", "RandomForest"], k_shot=16,
+        n_train_query=10, whole_tasks=True, hidden=[128, 64], meta_batch_size=8, steps=300, validate_every=20,
+        n_val_tasks=80, n_test_tasks=160,
     ),
     ParkinsonsRecipe(
-        name="parkinsons",
-        description="Motor symptoms of patients from 10 recordings of their voice",
-        learner=["MAML", "MeanPredictor", "Ridge", "KNN", "RandomForest"],
-        k_shot=10,
-        n_query=40,
-        hidden=[64, 64],
-        meta_batch_size=8,
-        steps=1000,
-        validate_every=100,
-        n_val_tasks=80,
-        n_test_tasks=80,
+        name="parkinsons", description="Motor symptoms of patients from 10 recordings of their voice",
+        learner=["MAML", "MeanPredictor", "Ridge", "KNN", "RandomForest"], k_shot=10, n_query=40,
+        hidden=[64, 64], meta_batch_size=8, steps=1000, validate_every=100, n_val_tasks=80, n_test_tasks=80,
     ),
 ]

@@ -1,7 +1,8 @@
-"""The report of a suite: a page over its entries, and a table of all scores."""
+"""The report of a suite: a page on its entries, and a table of all scores."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,13 +38,13 @@ STATE: dict[str, Any] = {
 
 
 class Scores(NamedTuple):
-    """The scores of an entry in its first metric.
+    """The scores of an entry in its primary metric.
 
     Attributes:
-        metric: with its unit and its good direction.
+        metric: with its unit and better direction.
         rows: of `table_rows`, by arm; differences are to the best arm.
-        best: the best arm; `None` where no mean is finite.
-        alike: arms that do not differ from it significantly.
+        best: the best arm; `None` if no mean is finite.
+        alike: arms without a significant difference to it.
         cautions: limits of the comparison, as sentences.
     """
 
@@ -52,11 +53,6 @@ class Scores(NamedTuple):
     best: str | None
     alike: list[str]
     cautions: list[str]
-
-
-def is_suite(folder: Path) -> bool:
-    """Return whether a folder is that of a suite."""
-    return (folder / SUITE).is_file()
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def write_suite_report(folder: str | Path) -> Path:
-    """Write `report.html` and `results.csv` of a suite from the files of its entries so far.
+    """Write `report.html` and `results.csv` of a suite, finished or not.
 
     Args:
         folder: with `suite.json` and a folder for each entry.
@@ -101,8 +97,7 @@ def write_suite_report(folder: str | Path) -> Path:
     if results:
         with atomic_path(folder / RESULTS) as path:
             frames = [rows.assign(entry=name) for name, rows in results.items()]
-            together = pd.concat(frames, ignore_index=True)
-            together[["entry", *together.columns.drop("entry")]].to_csv(path, index=False)
+            pd.concat(frames, ignore_index=True).set_index("entry").to_csv(path)
     with atomic_path(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
@@ -117,11 +112,10 @@ def write_suite_table(folder: Path, kind: str) -> Path:
     results = _results(folder, read_state(folder))
     if not results:
         raise MetaLensError(f"No recipe of the suite in {folder} is done, so there is no table.")
-    name, text_of = {
-        "md": ("report.md", _as_markdown), "latex": ("report.tex", _as_latex), "csv": ("summary.csv", _as_csv)
-    }[kind]  # fmt: skip
+    writers = {"md": _as_markdown, "latex": _as_latex, "csv": _as_csv}
+    name = {"md": "report.md", "latex": "report.tex", "csv": "summary.csv"}[kind]
     with atomic_path(folder / name) as path:
-        path.write_text(text_of(results), encoding="utf-8")
+        path.write_text(writers[kind](results), encoding="utf-8")
     return folder / name
 
 
@@ -131,21 +125,18 @@ def outcome(state: dict[str, Any]) -> str:
     >>> outcome({"entries": [{"name": "a", "status": "done"}, {"name": "b", "status": "failed"}]})
     '1 of 2 entries is done; b failed.'
     """
-    names = {
-        status: [entry["name"] for entry in state["entries"] if entry["status"] == status]
+    done, failed, waiting = (
+        [entry["name"] for entry in state["entries"] if entry["status"] == status]
         for status in ("done", "failed", "waiting")
-    }
-    n_done, n = len(names["done"]), len(state["entries"])
-    text = f"{n_done} of {n} entries {'is' if n_done == 1 else 'are'} done"
-    if names["failed"]:
-        text += f"; {', '.join(names['failed'])} failed"
-    if names["waiting"]:
-        text += f"; {', '.join(names['waiting'])} {'is' if len(names['waiting']) == 1 else 'are'} left"
-    return text + "."
+    )
+    parts = [f"{len(done)} of {len(state['entries'])} entries {'is' if len(done) == 1 else 'are'} done"]
+    parts += [f"{', '.join(failed)} failed"] if failed else []
+    parts += [f"{', '.join(waiting)} {'is' if len(waiting) == 1 else 'are'} left"] if waiting else []
+    return "; ".join(parts) + "."
 
 
 def scores_of(results: pd.DataFrame) -> Scores:
-    """Return the scores of a run in its first metric, with the arms that do not differ from the best.
+    """Return the scores of a run in its primary metric.
 
     >>> results = pd.DataFrame({"learner": list("AAABBB"), "regularizers": "none", "sampler": "Uniform",
     ...                         "seed": 0, "task": [0, 1, 2] * 2, "metric": "mse",
@@ -174,7 +165,7 @@ def arms_in_order(scores: dict[str, Scores]) -> list[str]:
 
 
 def entries_table(folder: Path, state: dict[str, Any]) -> Table:
-    """Return a table for the terminal: every entry with its status and best arm."""
+    """Return the entries with status and best arm as a table for the terminal."""
     scores = {name: scores_of(rows) for name, rows in _results(folder, state).items()}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("entry", "status", "best arm", "mean"):
@@ -193,17 +184,14 @@ def entries_table(folder: Path, state: dict[str, Any]) -> Table:
 
 
 def _results(folder: Path, state: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return the scores of the entries that are runs and have some, by entry."""
+    """Return the scores by entry, of entries that have some."""
     names = [entry["name"] for entry in state["entries"] if entry["status"] != "waiting"]
-    return {
-        name: read_results(folder / name)
-        for name in names
-        if (folder / name / RESULTS).is_file() and (folder / name / "report.html").is_file()
-    }
+    is_there = {name: all((folder / name / f).is_file() for f in (RESULTS, "report.html")) for name in names}
+    return {name: read_results(folder / name) for name in names if is_there[name]}
 
 
 def _entry(folder: Path, entry: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
-    """Return a row of the first table: the entry with its scores."""
+    """Return an entry with its scores."""
     target = folder / entry["name"]
     row = None if scores is None or scores.best is None else scores.rows[scores.best]
     has_report = entry["status"] != "waiting" and (target / "report.html").is_file()
@@ -222,8 +210,7 @@ def _as_markdown(results: dict[str, pd.DataFrame]) -> str:
     scores = {name: scores_of(rows) for name, rows in results.items()}
     lines = [piped(["arm", *(f"{name} ({of_entry.metric})" for name, of_entry in scores.items())])]
     lines.append("|---|" + "--:|" * len(scores))
-    for arm in arms_in_order(scores):
-        lines.append(piped([arm, *(_cell(of_entry, arm, "**{}**", " †") for of_entry in scores.values())]))
+    lines += [piped(row) for row in _rows(scores, "**{}**", " †", str)]
     return "\n".join(lines) + "\n\n" + " ".join(LEGEND) + "\n"
 
 
@@ -234,11 +221,7 @@ def _as_latex(results: dict[str, pd.DataFrame]) -> str:
     lines.append(latex_row(map(escaped, ["", *scores])))
     lines.append(latex_row(map(escaped, ["", *(of_entry.metric for of_entry in scores.values())])))
     lines.append(r"\midrule")
-    for arm in arms_in_order(scores):
-        cells = [
-            _cell(of_entry, arm, r"\textbf{{{}}}", r"$^\dagger$", tex=True) for of_entry in scores.values()
-        ]
-        lines.append(latex_row([escaped(arm), *cells]))
+    lines += [latex_row(row) for row in _rows(scores, r"\textbf{{{}}}", r"$^\dagger$", escaped)]
     caption = escaped(LEGEND[0]) + r" $^\dagger$: " + escaped(LEGEND[1].removeprefix("†: "))
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -250,10 +233,17 @@ LEGEND = [
 ]
 
 
-def _cell(scores: Scores, arm: str, bold: str, mark: str, tex: bool = False) -> str:
-    row = scores.rows.get(arm)
-    if row is None:
-        return ""
-    mean, interval = (escaped(str(row[key])) if tex else str(row[key]) for key in ("mean", "interval"))
-    text = bold.format(mean) if arm == scores.best else mean
-    return f"{text} {interval}" + (mark if arm in scores.alike else "")
+def _rows(
+    scores: dict[str, Scores], bold: str, mark: str, escape: Callable[[str], str]
+) -> Iterator[list[str]]:
+    """Yield each arm with its score on every entry."""
+    for arm in arms_in_order(scores):
+        cells = [escape(arm)]
+        for of_entry in scores.values():
+            text = ""
+            if row := of_entry.rows.get(arm):
+                mean = escape(str(row["mean"]))
+                text = bold.format(mean) if arm == of_entry.best else mean
+                text += f" {escape(str(row['interval']))}" + (mark if arm in of_entry.alike else "")
+            cells.append(text)
+        yield cells

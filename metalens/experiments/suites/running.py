@@ -1,28 +1,33 @@
-"""Run a suite: the cells of all its entries in parallel, fault-tolerant worker processes."""
+"""Run a suite: lock its folder, and run the cells of its entries in parallel worker processes."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from metalens.errors import MetaLensError
 from metalens.experiments import Recipe
 from metalens.experiments.arms import Cell, cells_label
-from metalens.experiments.commands import command_of
 from metalens.experiments.experiment import Experiment, Job, Watcher
+from metalens.experiments.loading import command_of
 from metalens.experiments.store import is_complete
+from metalens.experiments.suites.report import read_state
 from metalens.experiments.suites.suite import Entry, Suite
 from metalens.experiments.workers import processes
-from metalens.io.files import SUITE, atomic_path
+from metalens.io.files import SUITE, atomic_path, remove_partials, writable_folder
 from metalens.training.fit import CHECKPOINT_EVERY
 
 Status = Literal["waiting", "done", "failed"]
@@ -30,7 +35,7 @@ REPORT = "report.html"
 
 
 class Failure(NamedTuple):
-    """Why something failed, with the traceback of an unexpected error."""
+    """The reason of a failure, with the traceback of an unexpected error."""
 
     reason: str
     traceback: str = ""
@@ -38,16 +43,10 @@ class Failure(NamedTuple):
 
 @dataclass
 class EntryState:
-    """The state of an entry.
-
-    Attributes:
-        status: `"failed"` also if only some of its cells failed.
-        failure: why the entry as a whole failed.
-        cells: the cells that failed, and why.
-    """
+    """The state of an entry: `"failed"` also if only some of its cells failed."""
 
     status: Status = "waiting"
-    failure: Failure | None = None
+    failure: Failure | None = None  # of the entry as a whole
     cells: dict[Cell, Failure] = field(default_factory=dict)
 
 
@@ -58,14 +57,14 @@ class SuiteWatcher:
         """These jobs of an entry are left to do."""
 
     def start(self, entry: Entry, what: str) -> None:
-        """A step of an entry was started in a process of its own."""
+        """A step of an entry was started in a new process."""
 
     def end(self, entry: Entry, what: str, reason: str) -> None:
         """The step ended; `reason` is empty on success."""
 
 
 class Step(NamedTuple):
-    """What one process does for an entry: plan it, do one of its jobs, or finish it."""
+    """A call in one process: plan an entry, do one of its jobs, or finish it."""
 
     kind: Literal["plan", "job", "finish"]
     entry: Entry
@@ -73,6 +72,46 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         return self.kind if self.job is None else cells_label(self.job.left)
+
+
+@contextmanager
+def suite_folder(folder: Path, suite: Suite, *, overwrite: bool, resume: bool) -> Iterator[None]:
+    """Lock the folder of a suite for the block, after deleting an earlier suite if `overwrite`.
+
+    Raises:
+        MetaLensError: the folder has other files, or an earlier suite without a flag; it is locked.
+    """
+    if overwrite and resume:
+        raise MetaLensError("Only one of --overwrite and --resume can be given.")
+    writable_folder(folder)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            found = [path for path in folder.iterdir() if path.name[0] != "."]
+            if found and not (folder / SUITE).is_file():
+                raise MetaLensError(f"{folder} has other files than those of a suite; choose another --out.")
+            if found and not (overwrite or resume):
+                raise MetaLensError(
+                    f"{folder} has a suite already; resume with --resume, or start over with --overwrite."
+                )
+            if found and resume:
+                before = read_state(folder)
+                if (before["suite"], before["size"]) != (suite.name, suite.size):
+                    raise MetaLensError(
+                        f"{folder} has the suite {before['suite']}, size {before['size']}, not {suite.name}, "
+                        f"size {suite.size}; choose another --out."
+                    )
+            # SUITE goes last: a folder without it is never overwritten.
+            for path in sorted(found, key=lambda path: path.name == SUITE) if overwrite else []:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            remove_partials(folder)
+            yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("resume with --resume") from error
+    except Timeout:
+        raise MetaLensError(f"Another process writes {folder} now; choose another --out.") from None
 
 
 def run_suite(
@@ -85,17 +124,17 @@ def run_suite(
     watcher: SuiteWatcher | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
 ) -> dict[str, EntryState]:
-    """Run what is left of a suite, and write the files of every entry and `suite.json`.
+    """Run the unfinished steps of a suite, and write the files of every entry and `suite.json`.
 
     Every entry's folder is filled as by `metalens run`. Failures and processes that die are recorded, and the
-    other steps continue. A second run into the same folder repeats what failed or was interrupted.
+    other steps continue. A second run into the same folder repeats failed and interrupted steps.
 
     Args:
-        suite: what to run.
-        folder: an empty folder, or that of an earlier run of the suite.
-        workers: processes that work at the same time.
+        suite: to run.
+        folder: empty, or of an earlier run of the suite.
+        workers: number of parallel processes.
         threads: of each process, for entries that do not set them.
-        command: the command that repeats the suite.
+        command: that repeats the suite.
         watcher: progress callbacks.
         checkpoint_every: seconds between two checkpoints of a training.
 
@@ -138,7 +177,7 @@ class _Running:
         return self.states
 
     def _begin(self, entry: Entry) -> None:
-        """Queue the plan of an entry that is not done yet."""
+        """Queue the plan of an unfinished entry."""
         target = self.folder / entry.name
         try:
             done = is_complete(target, self._recipe(entry).identity) and (target / REPORT).is_file()
@@ -164,7 +203,7 @@ class _Running:
         return _finish, recipe, target, command_of(recipe), self.failures[step.entry.name]
 
     def _end(self, step: Step, future: Future[Any]) -> None:
-        """Record the result of a step, and queue what follows from it."""
+        """Record the result of a step, and queue the next steps of its entry."""
         name, state = step.entry.name, self.states[step.entry.name]
         result: Any = None
         failure: Failure | None = None
@@ -200,23 +239,20 @@ class _Running:
             "threads": self.threads,
             "started": self.started,
             "seconds": time.perf_counter() - self.clock,
-            "entries": [self._entry(entry) for entry in self.suite.entries],
+            "entries": [self._entry(entry, self.states[entry.name]) for entry in self.suite.entries],
         }
         with atomic_path(self.folder / SUITE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    def _entry(self, entry: Entry) -> dict[str, Any]:
-        state = self.states[entry.name]
+    def _entry(self, entry: Entry, state: EntryState) -> dict[str, Any]:
+        cells = state.cells.items()
         return {
             "name": entry.name,
             "recipe": entry.recipe.name,
             "description": entry.recipe.description,
             "status": state.status,
             **(state.failure or Failure(""))._asdict(),
-            "failures": [
-                {**cell.arm._asdict(), "seed": cell.seed, **failure._asdict()}
-                for cell, failure in state.cells.items()
-            ],
+            "failures": [{**cell.arm._asdict(), "seed": cell.seed, **why._asdict()} for cell, why in cells],
         }
 
 
@@ -232,10 +268,10 @@ def _do(recipe: Recipe, folder: Path, job: Job, checkpoint_every: float) -> None
 
 
 def _finish(recipe: Recipe, folder: Path, command: str, failures: dict[Cell, Failure]) -> dict[Cell, Failure]:
-    """Write tables and report, and return the failures of the cells that are not done."""
+    """Write tables and report, and return the failures of unfinished cells."""
     from metalens.reports import write_report  # slow to import
 
-    (folder / REPORT).unlink(missing_ok=True)  # lest a kill between the two leaves an old one
+    (folder / REPORT).unlink(missing_ok=True)  # a kill must not leave an old one
     experiment = Experiment(recipe, folder)
     left = [cell for job in experiment.jobs for cell in job.left]
     experiment.finish(command, {cell: failures[cell].reason for cell in left})

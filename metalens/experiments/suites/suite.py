@@ -32,14 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """Recipes that are run together.
-
-    Attributes:
-        name: of the suite, or of its file without the ending.
-        description: one line.
-        size: the chosen size; `None` for a suite without sizes.
-        entries: what is run, in this order.
-    """
+    """Recipes that are run together, in this order, in a size, which is `None` if the suite has no sizes."""
 
     name: str
     description: str
@@ -51,30 +44,26 @@ def read_suite(name: str, size: str | None = None) -> Suite:
     """Return a suite by its name or from a file.
 
     Args:
-        name: one of `SUITES`, or the path of a YAML file; its format is documented with the suites.
+        name: one of `SUITES`, or the path of a YAML file.
         size: one of the sizes of the suite, if it has any.
 
     Raises:
-        MetaLensError: there is no such suite or size, or the file has a mistake; the message says where.
+        MetaLensError: the suite or size is unknown, or the file is malformed.
 
     >>> suite = read_suite("regression", "smoke")
     >>> suite.entries[0].name, suite.entries[0].recipe.k_shot
     ('sinusoid-5shot', 5)
     """
     if name not in SUITES and Path(name).suffix not in (".yaml", ".yml"):
-        raise MetaLensError(
-            f"There is no suite {name!r}; choose from {', '.join(SUITES)}, or give a file that ends in .yaml."
-        )
+        raise MetaLensError(f"There is no suite {name!r}; name a .yaml file, or one of {', '.join(SUITES)}.")
     path = SUITES.get(name, Path(name))
     content = _checked(read_yaml(path), _KEYS, str(path))
     sizes = _sizes(content, str(path))
     if size not in (sizes or {None}):
         has = f"its sizes are {', '.join(sizes)}; choose one with --size" if sizes else "it has no sizes"
         raise MetaLensError(f"The suite {path.stem} cannot be run in size {size}: {has}.")
-    of_all = [
-        _entry(entry, content, size, f"{path}, entry {number}")
-        for number, entry in enumerate(content.get("entries", []), start=1)
-    ]
+    entries = enumerate(content.get("entries", []), start=1)
+    of_all = [_entry(entry, content, size, f"{path}, entry {number}") for number, entry in entries]
     found = [entry for entry in of_all if entry is not None]
     if not found:
         raise MetaLensError(f"{path} must have entries, a list of recipes, and has none.")
@@ -90,7 +79,7 @@ def description_of(path: Path) -> str:
 
 
 def _checked(content: Any, keys: dict[str, type], place: str) -> dict[str, Any]:
-    """Return a mapping of a file after checking its keys and the types of their values."""
+    """Return a mapping after checking its keys and the types of their values."""
     if not isinstance(content, dict):
         raise MetaLensError(f"{place} must have {', '.join(keys)}, one `name: value` a line.")
     for key, value in content.items():
@@ -134,7 +123,7 @@ def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) ->
 
 
 def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
-    """Return a recipe with settings, after checking that it has them and that their types fit."""
+    """Return a recipe with other settings, after checking them."""
     if name not in RECIPES:
         raise MetaLensError(f"There is no recipe {name!r}; choose from {', '.join(RECIPES)}.")
     recipe = RECIPES[name]

@@ -1,4 +1,4 @@
-"""Figures of a sweep, in the manner of those of a run."""
+"""Figures of a sweep, in the style of those of a run."""
 
 from __future__ import annotations
 
@@ -20,29 +20,25 @@ from metalens.reports.figures import BLACK, BLUE, GRAY, ORANGE, STYLE, WIDTH, sc
 from metalens.statistics.comparisons import wrapped
 
 N_COLUMNS = 3
-STATES = {
-    "complete": ("o", BLUE, BLUE),
-    "pruned": ("o", GRAY, "white"),
-    "diverged": ("X", "#D55E00", "#D55E00"),
-}
+RED = "#D55E00"
+STATES = {"complete": ("o", BLUE, BLUE), "pruned": ("o", GRAY, "white"), "diverged": ("X", RED, RED)}
 
 
 @matplotlib.rc_context(STYLE)
 def history(trials: pd.DataFrame, metric: str) -> Figure:
-    """Return the score of every trial in the order in which they began, and the best so far.
+    """Plot the score of every trial by number, and the best so far.
 
     Args:
-        trials: rows `trial, state, score`; a trial that has diverged may have no score.
-        metric: what the scores are.
+        trials: rows `trial, state, score`; a diverged trial may have no score.
+        metric: of the scores.
     """
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     _dots(axes, trials["trial"], trials, metric)
     complete = trials[trials["state"] == "complete"]
     best = complete["score"].cummax() if METRICS[metric].better == "higher" else complete["score"].cummin()
-    axes.step(
-        complete["trial"], best, where="post", color=BLACK, linewidth=1.2, label="best so far", zorder=1
-    )
+    line = {"color": BLACK, "linewidth": 1.2, "label": "best so far", "zorder": 1}
+    axes.step(complete["trial"], best, where="post", **line)
     axes.set(xlabel="trial", ylabel=f"validation {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper left", ncols=4)
@@ -51,19 +47,12 @@ def history(trials: pd.DataFrame, metric: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def importances(shares: Mapping[str, float]) -> Figure:
-    """Return the importance of every setting as a bar.
-
-    Args:
-        shares: of the settings, with sum 1.
-    """
-    ordered = sorted(shares.items(), key=lambda item: item[1])
+    """Plot the importance of every setting, a share of 1, as a bar."""
+    ordered = pd.Series(shares).sort_values(kind="stable")
     figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * len(ordered)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(
-        [wrapped(name, 30) for name, _ in ordered], [share for _, share in ordered], color=BLUE, height=0.6
-    )
-    for place, (_, share) in enumerate(ordered):
-        axes.text(share + 0.01, place, f"{share:.0%}", va="center")
+    bars = axes.barh([wrapped(name, 30) for name in ordered.index], ordered, color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt="{:.0%}", padding=3)
     axes.set(xlabel="share of importance", xlim=(0, 1.08))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="y", length=0)
@@ -73,11 +62,11 @@ def importances(shares: Mapping[str, float]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def slices(trials: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> Figure:
-    """Return the scores against each setting, a panel for each.
+    """Plot the scores against each setting, a panel for each.
 
     Args:
         trials: rows `trial, state, score` and the settings.
-        metric: what the scores are.
+        metric: of the scores.
         space: the settings with their values: a range `{"low": ..., "high": ..., "log": ...}`, or a list.
     """
     n_columns = min(N_COLUMNS, len(space))
@@ -112,19 +101,13 @@ def _numbers_first(choice: Any) -> tuple[float, str]:
 
 
 def _dots(axes: Axes, places: pd.Series, trials: pd.DataFrame, metric: str) -> None:
-    """Draw trials by their state; those without a finite score at the edge that is worse."""
+    """Draw trials by their state; those without a finite score at the worse edge."""
     scores = trials["score"].where(np.isfinite(trials["score"]))
     scale_scores(axes, scores, metric)
     worst = 0.02 if METRICS[metric].better == "higher" else 0.98
     for state, (marker, color, face) in STATES.items():
         rows = trials["state"] == state
-        style = {
-            "color": color,
-            "markerfacecolor": face,
-            "markersize": 5.5,
-            "linestyle": "none",
-            "marker": marker,
-        }
+        style = {"color": color, "markerfacecolor": face, "markersize": 5.5, "marker": marker, "ls": "none"}
         if (rows & scores.notna()).any():
             axes.plot(places[rows & scores.notna()], scores[rows & scores.notna()], label=state, **style)
         if (lost := rows & scores.isna()).any():

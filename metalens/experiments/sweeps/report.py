@@ -1,4 +1,4 @@
-"""The report of a sweep at any time: its best settings, its trials, and the importance of settings."""
+"""The report of a sweep, finished or not: best settings, trials, and the importance of settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from metalens.experiments.arms import arms_of
-from metalens.experiments.commands import command_of
-from metalens.experiments.loading import recipe_of
+from metalens.experiments.loading import command_of, recipe_of
 from metalens.experiments.recipe import FIXED, Recipe
 from metalens.experiments.sweeps import figures
 from metalens.experiments.sweeps.space import setting_text, with_values
@@ -23,7 +22,7 @@ from metalens.io.files import SWEEP, atomic_path, writing_into
 from metalens.metrics import METRICS
 from metalens.reports.run import figures_folder, save_figure, template
 
-MIN_TRIALS = 10  # trained to the end, below which importances would be a guess
+MIN_TRIALS = 10  # complete ones, below which importances would be a guess
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 _WORDS = {
     "complete": "trained to the end",
@@ -41,9 +40,9 @@ class SweepResult:
     """The state of a sweep.
 
     Attributes:
-        about: its description: `recipe`, `configuration`, `space`, `metric`, `command` and so on.
+        about: its description, such as `recipe`, `configuration`, `space`, `metric` and `command`.
         trials: rows `trial, state, score, steps, seconds`, the settings, `process, note`.
-        importances: of the settings, with sum 1; empty with fewer than `MIN_TRIALS` complete trials.
+        importances: of the settings, with sum 1; empty below `MIN_TRIALS` complete trials.
         best: the recipe with the best settings; `None` before a trial is complete.
     """
 
@@ -54,28 +53,27 @@ class SweepResult:
 
     @property
     def names(self) -> list[str]:
-        """The settings that are swept."""
+        """The names of the swept settings."""
         return list(self.about["space"])
 
     @property
     def best_trial(self) -> pd.Series:
-        """The row of the best trial, if there is a best recipe."""
+        """The row of the best trial, which requires a complete one."""
         scores = self.trials[self.trials["state"] == "complete"]["score"]
         best = scores.idxmax() if METRICS[self.about["metric"]].better == "higher" else scores.idxmin()
         return self.trials.loc[best]
 
     @property
-    def command(self) -> str:
-        """The command that trains with the best settings, and tests."""
-        assert self.best is not None
-        return command_of(self.best)
+    def command(self) -> str | None:
+        """The command that trains and tests with the best settings."""
+        return None if self.best is None else command_of(self.best)
 
 
 def read_result(folder: Path) -> SweepResult:
     """Return the state of the sweep in a folder.
 
     Raises:
-        MetaLensError: a file is missing or damaged, or of another version.
+        MetaLensError: a file is missing, damaged or of another version.
     """
     about = read_sweep(folder)
     names, study, recipe = list(about["space"]), read_study(folder), recipe_of(about)
@@ -96,11 +94,11 @@ def read_result(folder: Path) -> SweepResult:
 
 
 def _row(trial: FrozenTrial, names: list[str], again: set[int]) -> dict[str, Any]:
-    note = trial.user_attrs.get("diverged") or trial.user_attrs.get("error") or ""
-    state = _STATES.get(trial.state, "running")
+    attributes, state = trial.user_attrs, _STATES.get(trial.state, "running")
+    note = attributes.get("diverged") or attributes.get("error") or ""
     if trial.number in again:
         state = "repeated"
-    elif "diverged" in trial.user_attrs:
+    elif "diverged" in attributes:
         state = "diverged"
     elif state == "failed" and not note:
         state = "lost"
@@ -113,13 +111,13 @@ def _row(trial: FrozenTrial, names: list[str], again: set[int]) -> dict[str, Any
         "steps": trial.last_step or 0,
         "seconds": trial.duration.total_seconds() if trial.duration else math.nan,
         **{name: trial.params.get(name) for name in names},
-        "process": trial.user_attrs.get("process", ""),
+        "process": attributes.get("process", ""),
         "note": note,
     }
 
 
 def write_sweep_report(folder: str | Path) -> Path:
-    """Write `report.html`, `trials.csv`, figures, and `best.yaml` if a trial was trained to the end.
+    """Write `report.html`, `trials.csv`, figures, and `best.yaml` if a trial is complete.
 
     Args:
         folder: of a sweep, finished or not.
@@ -131,8 +129,7 @@ def write_sweep_report(folder: str | Path) -> Path:
         MetaLensError: a file is missing or damaged, or the folder is not writable.
     """
     folder = Path(folder)
-    result = read_result(folder)
-    report = folder / "report.html"
+    result, report = read_result(folder), folder / "report.html"
     with writing_into(folder):
         drawn = figures_folder(folder)
         with reraise_damage(folder / SWEEP):
@@ -150,7 +147,7 @@ def write_sweep_report(folder: str | Path) -> Path:
 
 
 def outcome_in_words(result: SweepResult) -> list[str]:
-    """Return the best settings so far and the number of trials by state, in sentences."""
+    """Return sentences on the best settings so far and the number of trials by state."""
     counts = result.trials["state"].value_counts()
     n = len(result.trials) - int(counts.get("repeated", 0))
     parts = [f"{counts[state]} {words}" for state, words in _WORDS.items() if state in counts]
@@ -168,10 +165,9 @@ def outcome_in_words(result: SweepResult) -> list[str]:
 
 
 def _figures(result: SweepResult) -> dict[str, Any]:
-    trials, metric = result.trials, result.about["metric"]
-    ended = trials[trials["state"].isin(figures.STATES)]
     if result.best is None:
         return {}
+    metric, ended = result.about["metric"], result.trials[result.trials["state"].isin(figures.STATES)]
     drawn = {"history": figures.history(ended, metric)}
     if len(result.importances) > 1:
         drawn["importances"] = figures.importances(result.importances)
@@ -182,33 +178,25 @@ def _figures(result: SweepResult) -> dict[str, Any]:
 def _render(folder: Path, result: SweepResult, images: dict[str, str]) -> str:
     trials, about = result.trials, result.about
     ascending = METRICS[about["metric"]].better == "lower"
-    order = {state: place for place, state in enumerate(_WORDS)}
-    rows = trials.assign(order=trials["state"].map(order)).sort_values(
-        ["order", "score"], ascending=[True, ascending]
-    )
+    order = trials["state"].map(list(_WORDS).index)
+    rows = trials.assign(order=order).sort_values(["order", "score"], ascending=[True, ascending])
+    records = rows.to_dict("records")
     return template(Path(__file__).parent / "sweep.html.j2").render(
         about=about,
         arm=str(arms_of(recipe_of(about))[0]),
         outcome=outcome_in_words(result),
-        command=result.command if result.best else None,
+        command=result.command,
         config=folder / "best.yaml",
         names=result.names,
         space={name: _range(values) for name, values in about["space"].items()},
         n_complete=int((trials["state"] == "complete").sum()),
-        rows=[
-            {**row, "settings": [setting_text(row[name]) for name in result.names]}
-            for row in rows.to_dict("records")
-        ],
+        rows=[row | {"settings": [setting_text(row[name]) for name in result.names]} for row in records],
         images=images,
     )
 
 
 def _range(values: Any) -> str:
-    """Return the values of a setting as text.
-
-    >>> _range({"low": 0.1, "high": 1, "log": True}), _range([4, 8])
-    ('0.1 to 1, logarithmic', '4, 8')
-    """
+    """Return the values of a setting as text, such as "0.1 to 1, logarithmic" or "4, 8"."""
     if isinstance(values, dict):
         return f"{values['low']} to {values['high']}{', logarithmic' if values.get('log') else ''}"
     return ", ".join(map(setting_text, values))

@@ -1,4 +1,4 @@
-"""The space of a sweep: settings by name, each with the values that are tried."""
+"""The search space of a sweep: settings by name, each with the values to try."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from metalens.errors import MetaLensError
 from metalens.experiments.arms import Cell, arms_of, runs_of
@@ -24,18 +19,17 @@ from metalens.specs.calls import Call, checked_settings, parse_calls
 from metalens.specs.settings import changed, typed_settings
 from metalens.statistics.arms import ARM
 
-# What decides which scores are compared, and how trials are computed.
+# These decide which scores are compared, and how trials are computed.
 NOT_SWEPT = (*FIXED, *ARM, "seeds", "n_val_tasks", "validate_every", "n_test_tasks", "machine")
-RANGE = {"low", "high", "log"}
 
 
 @dataclass(frozen=True)
 class Space:
-    """Settings with the values that are tried.
+    """Settings with the values to try.
 
     Attributes:
-        source: where it was written, for messages.
-        content: as it was written.
+        source: its file, for messages.
+        content: of the file.
         distributions: by the names of settings: those of the recipe, such as `outer_lr`, and those of a
             method of its arm, such as `MAML.inner_lr`.
     """
@@ -45,11 +39,10 @@ class Space:
     distributions: dict[str, BaseDistribution]
 
     def check(self, recipe: Recipe) -> None:
-        """Assemble the arm with the ends of every range and with every choice, without any training.
+        """Assemble the arm with the ends of every range and with every choice, without training.
 
         Raises:
-            MetaLensError: something cannot be assembled, or changes the validation tasks, by which trials are
-                compared.
+            MetaLensError: an arm cannot be assembled, or a value changes the validation tasks.
         """
         held_out = None
         for setting, values in self._corners():
@@ -72,7 +65,7 @@ class Space:
                 )
 
     def _corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield values of all settings: the first of each, then with each other end or choice of one."""
+        """Yield the first values of all settings, then variations in one setting."""
         ends = {name: _ends(distribution) for name, distribution in self.distributions.items()}
         first = {name: values[0] for name, values in ends.items()}
         yield "", first
@@ -82,11 +75,7 @@ class Space:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return a recipe of one arm with other values of settings.
-
-    Args:
-        recipe: with a single learner, choice of regularizers and sampler.
-        values: by the names of settings, as in a space.
+    """Return a recipe of one arm with other values of settings, named as in a space.
 
     Raises:
         MetaLensError: the recipe refuses a value.
@@ -102,7 +91,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
-    """Read a file that says which settings of a recipe are tried, and with which values.
+    """Read the settings of a recipe to try, with their values.
 
     Args:
         path: YAML, for example
@@ -114,7 +103,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         recipe: with a single learner, choice of regularizers and sampler.
 
     Raises:
-        MetaLensError: the file has no such settings, or a range or choice that cannot be.
+        MetaLensError: the file is malformed, or has an unknown setting or an invalid range or choice.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
@@ -128,17 +117,18 @@ def read_space(path: Path, recipe: Recipe) -> Space:
 
 
 def _distribution(path: Path, recipe: Recipe, name: str, values: Any) -> BaseDistribution:
-    """Return the values of a setting for Optuna."""
+    """Return the distribution of a setting."""
     try:
         if isinstance(values, list):
-            choices = [_plain(_typed(recipe, name, value)) for value in values]
+            choices = [_typed(recipe, name, value) for value in values]
+            # Optuna takes plain values: lists become text, which is parsed when it is applied.
+            choices = [json.dumps(value) if isinstance(value, list) else value for value in choices]
             if len(set(map(repr, choices))) < len(choices):
                 raise MetaLensError(f"each choice must be named once, got {values}.")
             return CategoricalDistribution(choices)
-        if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= RANGE:
-            raise MetaLensError(
-                f"write a range {{low: ..., high: ..., log: true}} or a list of choices, got {values}."
-            )
+        if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
+            form = "{low: ..., high: ..., log: true}"
+            raise MetaLensError(f"write a range {form} or a list of choices, got {values}.")
         low, high = (_typed(recipe, name, values[end]) for end in ("low", "high"))
         log = values.get("log", False)
         if not isinstance(log, bool):
@@ -155,11 +145,7 @@ def _distribution(path: Path, recipe: Recipe, name: str, values: Any) -> BaseDis
 
 
 def _typed(recipe: Recipe, name: str, value: Any) -> Any:
-    """Return a value with the type of its setting.
-
-    Raises:
-        MetaLensError: there is no such setting, it is not to be swept, or the value is of another type.
-    """
+    """Return a value converted to the type of its setting, which must be one that can be swept."""
     method, _, setting = name.rpartition(".")
     if method:
         calls = [call.name for field in ARM for call in parse_calls(getattr(recipe, field)[0])]
@@ -173,11 +159,6 @@ def _typed(recipe: Recipe, name: str, value: Any) -> Any:
             "of a method, such as MAML.inner_lr."
         )
     return typed_settings(type(recipe), {name: value})[name]
-
-
-def _plain(value: Any) -> Any:
-    """Return a choice as Optuna takes it: lists as text, which is read again where it is applied."""
-    return value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
 
 
 def _ends(distribution: BaseDistribution) -> list[Any]:
@@ -199,11 +180,7 @@ def setting_text(value: Any) -> str:
 
 
 def _with_settings(text: str, values: Mapping[str, Any]) -> str:
-    """Return calls with the settings that are named after them.
-
-    >>> _with_settings("MAML(inner_steps=2) + TRLearner", {"MAML.inner_lr": 0.5, "outer_lr": 0.1})
-    'MAML(inner_steps=2, inner_lr=0.5) + TRLearner'
-    """
+    """Return calls with the settings of their names: of MAML, those such as `MAML.inner_lr`."""
     calls = []
     for call in parse_calls(text):
         own = {n.rpartition(".")[2]: v for n, v in values.items() if n.rpartition(".")[0] == call.name}

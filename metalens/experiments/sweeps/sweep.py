@@ -1,39 +1,47 @@
-"""Search for settings: processes take trials of one study until there are as many as asked for."""
+"""Search for settings: processes take trials of one study until it has the requested number."""
 
 from __future__ import annotations
 
 import _thread
+import math
 import multiprocessing
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from metalens.data import Split, TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
-from metalens.experiments.arms import arms_of
+from metalens.evaluation import undefined_scores
+from metalens.experiments.arms import Objectives, arms_of, groups_of, runs_of
 from metalens.experiments.experiment import versions
 from metalens.experiments.recipe import Recipe
 from metalens.experiments.sweeps.space import Space, with_values
-from metalens.experiments.sweeps.trial import metric_of, score, sealed
 from metalens.experiments.sweeps.trials import MIN_LOST_AFTER, Pruner, Trials, enter, retried
 from metalens.io.provenance import commit
-from metalens.metrics import METRICS
+from metalens.metrics import METRICS, primary_metric
+from metalens.training.fit import train
+from metalens.training.outer_loop import Progress
+from metalens.training.run import TrainingRun
+
+R = TypeVar("R", bound=Recipe)
 
 LOST_AFTER = 120.0  # seconds
-_PAUSE = 1.0  # seconds between two looks at the trials of other processes
+_PAUSE = 1.0  # seconds between two checks of the trials of other processes
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,9 @@ class Sweep:
     """Settings of a sweep.
 
     Attributes:
-        recipe: with one arm, to be trained with the settings that are tried.
-        space: the settings that are tried.
-        n_trials: of all processes together, those of earlier starts included.
+        recipe: with one arm.
+        space: the settings to try.
+        n_trials: of all processes, including earlier starts.
         pruner: which trials end early: those behind the `median` at the same step, those that successive
             `halving` drops, or `none`.
         lost_after: seconds without a heartbeat, after which the trial of a process is retried.
@@ -56,30 +64,25 @@ class Sweep:
     lost_after: float = LOST_AFTER
 
     def check(self) -> None:
-        """Check that the recipe can be swept, before anything is written.
+        """Check that the recipe can be swept.
 
         Raises:
             MetaLensError: there are several arms, no validation tasks, or settings that do not fit.
         """
         arms = arms_of(self.recipe)
         if len(arms) != 1:
-            names = "; ".join(map(str, arms))
-            raise MetaLensError(
-                f"A sweep is of one arm, got {len(arms)} ({names}); name it, for example "
-                "--learner MAML --regularizers TRLearner."
-            )
+            got = f"{len(arms)} ({'; '.join(map(str, arms))})"
+            name = "name it, for example --learner MAML --regularizers TRLearner"
+            raise MetaLensError(f"A sweep is of one arm, got {got}; {name}.")
         if not self.recipe.n_val_tasks:
-            raise MetaLensError(
-                "A sweep needs validation tasks, by which settings are chosen, got n_val_tasks=0."
-            )
+            raise MetaLensError("A sweep needs validation tasks to choose settings, got n_val_tasks=0.")
         if self.recipe.machine.devices > 1:
             raise MetaLensError("A trial is trained by one process; give workers instead of devices.")
         if self.n_trials < 1:
             raise MetaLensError(f"trials must be at least 1, got {self.n_trials}.")
         if self.lost_after < MIN_LOST_AFTER:
-            raise MetaLensError(
-                f"lost_after must be at least {MIN_LOST_AFTER:g} seconds, got {self.lost_after}."
-            )
+            least = f"{MIN_LOST_AFTER:g} seconds"
+            raise MetaLensError(f"lost_after must be at least {least}, got {self.lost_after}.")
         self.space.check(sealed(self.recipe))
 
 
@@ -102,12 +105,12 @@ class SweepWatcher:
 def search(
     sweep: Sweep, folder: Path, *, workers: int = 1, command: str = "", watcher: SweepWatcher | None = None
 ) -> None:
-    """Try settings until a sweep has all its trials, together with all other processes at the same folder.
+    """Make trials until a sweep has all of them, together with other processes at the same folder.
 
     A trial whose process was lost or interrupted is retried. Test tasks are never drawn.
 
     Args:
-        sweep: what is tried.
+        sweep: to run.
         folder: new, empty, or of the same sweep, which is joined or continued.
         workers: processes to start; all processes of a sweep are on one machine.
         command: that repeats the sweep, for its report.
@@ -131,23 +134,17 @@ def search(
         "versions": {**versions(), "optuna": version("optuna")},
         "commit": commit(),
     }
-    enter(folder, content, _identity)
+    enter(folder, content)
     threads = sweep.recipe.machine.threads or max(1, torch.get_num_threads() // workers)
     with _helpers(workers - 1, sweep, folder, metric, threads):
         _work(sweep, folder, metric, threads, watcher or SweepWatcher())
 
 
-def _identity(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what all processes of a sweep must have in common."""
-    return {**content["configuration"], **{name: content[name] for name in ("recipe", "space", "pruner")}}
-
-
 def _work(sweep: Sweep, folder: Path, metric: str, threads: int, watcher: SweepWatcher) -> None:
-    """Make trials until none is left and none is running elsewhere."""
+    """Make trials until none is left or running elsewhere."""
     direction = "maximize" if METRICS[metric].better == "higher" else "minimize"
-    all_trials = Trials(
-        folder, direction, sweep.pruner, every=sweep.recipe.validate_every, lost_after=sweep.lost_after
-    )
+    every, lost_after = sweep.recipe.validate_every, sweep.lost_after
+    all_trials = Trials(folder, direction, sweep.pruner, every=every, lost_after=lost_after)
     reported: set[int] = set()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -190,7 +187,7 @@ def _try(trials: Trials, sweep: Sweep, trial: Trial, watcher: SweepWatcher) -> N
                 result = {"state": TrialState.FAIL}
         trials.study.tell(trial, **result, skip_if_finished=True)
     except UpdateFinishedTrialError:
-        pass  # this process was suspended for so long that its trial was taken for lost
+        pass  # this process was suspended for so long that its trial was considered lost
     except BaseException:
         trials.requeue(trial.number)
         raise
@@ -198,9 +195,8 @@ def _try(trials: Trials, sweep: Sweep, trial: Trial, watcher: SweepWatcher) -> N
 
 @contextmanager
 def _helpers(n: int, *work: Any) -> Iterator[None]:
-    """Run n further processes during the block, and until no trial is left."""
-    context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=_help, args=work) for _ in range(n)]
+    """Run n more processes during the block, and until no trial is left."""
+    helpers = [multiprocessing.get_context("spawn").Process(target=_help, args=work) for _ in range(n)]
     try:
         for helper in helpers:
             helper.start()
@@ -229,3 +225,98 @@ def _follow(first: BaseProcess) -> None:
     """Interrupt this process when the first one is gone."""
     first.join()
     _thread.interrupt_main()
+
+
+def sealed(recipe: R) -> R:
+    """Return the recipe without access to its test tasks, which raise a `RuntimeError`."""
+
+    class Sealed(type(recipe)):
+        def distribution(self, split: Split, seed: int) -> TaskDistribution:
+            if split == "test":
+                raise RuntimeError("A sweep must not see test tasks.")
+            return super().distribution(split, seed)
+
+    kind: Any = Sealed
+    return kind(**{field.name: getattr(recipe, field.name) for field in fields(recipe)})
+
+
+def metric_of(recipe: Recipe) -> str:
+    """Return the primary metric of the validation tasks."""
+    return primary_metric(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"])
+
+
+def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
+    """Train the one arm of a recipe with every seed, and return the mean of the best validation scores.
+
+    After each validation the mean over seeds is reported to the trial: the scores of the seeds in training,
+    and the best ones of the seeds trained before. Outer steps are counted across seeds.
+
+    Args:
+        recipe: sealed, with the settings of the trial.
+        trial: gets the scores.
+        progress: called with the number of the step and its loss.
+
+    Raises:
+        TrialPruned: the trial is behind others.
+        DivergenceError: the training of a seed diverged.
+        MetaLensError: the recipe cannot be trained.
+    """
+    (arm,) = arms_of(recipe)
+    fabric, objectives = recipe.machine.fabric(), Objectives(recipe)
+    best: list[float] = []
+    for cells in groups_of(recipe, fabric, objectives):
+        runs = runs_of(recipe, cells, objectives)
+        judge = _Judge(trial, recipe, runs, best, progress)
+        try:
+            settings = recipe.training(cells[0].seed)
+            train(runs, settings, recipe.machine, fabric, progress=judge.look)
+        except DivergenceError:
+            trial.report(math.nan, judge.begin + max(run.diverged or 0 for run in runs))
+            raise
+        for run in runs:
+            if not _scores(run):  # there was nothing to train
+                run.validate(recipe.steps, is_last=True)
+        best += map(_best, runs)
+    if not all(map(math.isfinite, best)):
+        raise DivergenceError(f"No validation score of {arm} is finite.")
+    return fmean(best)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Reports validation scores during training, and prunes the trial."""
+
+    trial: Trial
+    recipe: Recipe
+    runs: Sequence[TrainingRun]
+    earlier: Sequence[float]
+    progress: Progress
+
+    @property
+    def begin(self) -> int:
+        """The number of steps of earlier seeds."""
+        return self.recipe.steps * len(self.earlier)
+
+    def look(self, step: int, loss: float) -> None:
+        """Report the scores of a step if it was validated."""
+        self.progress(step, loss)
+        if diverged := [run for run in self.runs if run.diverged is not None]:
+            raise DivergenceError(f"{len(diverged)} of {len(self.runs)} seeds diverged at step {step}.")
+        if self.runs[0].curve.rows[-1:] and self.runs[0].curve.rows[-1][:2] == (step, "val"):
+            scores = [_scores(run)[-1] for run in self.runs]
+            self.trial.report(fmean([*self.earlier, *scores]), self.begin + step)
+            is_last = step == self.recipe.steps and len(self.earlier) + len(scores) == len(self.recipe.seeds)
+            if not is_last and self.trial.should_prune():
+                raise optuna.TrialPruned
+
+
+def _scores(run: TrainingRun) -> list[float]:
+    """Return the scores of all validations in the primary metric, the first one."""
+    rows = [row for row in run.curve.rows if row[1] == "val"]
+    return [value for _, _, metric, value in rows if metric == rows[0][2]]
+
+
+def _best(run: TrainingRun) -> float:
+    metric = next(metric for _, split, metric, _ in run.curve.rows if split == "val")
+    best = max if METRICS[metric].better == "higher" else min
+    return best(filter(math.isfinite, _scores(run)), default=math.nan)

@@ -7,7 +7,7 @@ import os
 import socket
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -44,15 +44,8 @@ _LAYOUT = {
 }
 
 
-def enter(
-    folder: Path, content: dict[str, Any], identity: Callable[[dict[str, Any]], dict[str, Any]]
-) -> None:
-    """Start a sweep in a folder, or join the one that is there.
-
-    Args:
-        folder: of the sweep.
-        content: the description of the sweep, plain values by name.
-        identity: picks from a description what all processes must have in common.
+def enter(folder: Path, content: dict[str, Any]) -> None:
+    """Start a sweep with this description in a folder, or join the existing one.
 
     Raises:
         MetaLensError: the folder has other files, or another sweep.
@@ -62,13 +55,18 @@ def enter(
         raise MetaLensError(f"{folder} is no folder of a sweep and not empty; choose another --out.")
     with FileLock(folder / _LOCK):
         if (folder / SWEEP).is_file():
-            if changes := differences(identity(read_sweep(folder)), identity(content)):
+            if changes := differences(_identity(read_sweep(folder)), _identity(content)):
                 raise MetaLensError(
                     f"{folder} is of another sweep: {changes}; make both alike, or choose another --out."
                 )
         else:
             with atomic_path(folder / SWEEP) as path:
                 path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _identity(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a description that all processes of a sweep must share."""
+    return {**content["configuration"], **{name: content[name] for name in ("recipe", "space", "pruner")}}
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
@@ -81,7 +79,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def read_study(folder: Path) -> optuna.Study | None:
-    """Return the Optuna study of a sweep to read from; `None` before it has begun.
+    """Return the Optuna study of a sweep, to read; `None` before it exists.
 
     Raises:
         MetaLensError: the database is damaged.
@@ -96,21 +94,13 @@ def read_study(folder: Path) -> optuna.Study | None:
 
 
 def reraise_damage(path: Path) -> AbstractContextManager[None]:
-    """Re-raise what a malformed file leads to as one `MetaLensError`.
-
-    Raises:
-        MetaLensError: the block failed.
-    """
+    """Re-raise the errors of a malformed file in the block as one `MetaLensError`."""
     kinds = (*MALFORMED, SQLAlchemyError, StorageInternalError)
     return reraise_as(f"{path} is damaged", "sweep into another folder", kinds)
 
 
 def retried(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials that others retry, as their processes were lost or interrupted.
-
-    Args:
-        trials: all of a study. One that has ended with a result counts beside its retry.
-    """
+    """Return the numbers of the trials of a study that others retry; those with a result still count."""
     numbers = {number for trial in trials if (number := retry_of(trial)) is not None}
     return {number for number in numbers if trials[number].state in (TrialState.RUNNING, TrialState.FAIL)}
 
@@ -121,14 +111,14 @@ def retry_of(trial: FrozenTrial) -> int | None:
 
 
 class Trials:
-    """The trials of a sweep, which any number of processes on one machine take and make.
+    """The trials of a sweep, shared by any number of processes on one machine.
 
     Args:
         folder: of the sweep.
         direction: minimize or maximize.
-        pruner: which trials end early.
+        pruner: see `Sweep`.
         every: outer steps between two validations.
-        lost_after: seconds without a heartbeat, after which the trial of a process is retried.
+        lost_after: see `Sweep`.
 
     Raises:
         MetaLensError: the database is damaged.
@@ -152,32 +142,22 @@ class Trials:
                 grace_period=int(lost_after),
                 heartbeat_stale_trial_callback=self.retry,
             )
-            self.study = optuna.create_study(
-                study_name=_NAME,
-                storage=self.storage,
-                direction=direction,
-                pruner=pruners[pruner],
-                load_if_exists=True,
-            )
+            options = {"direction": direction, "pruner": pruners[pruner], "load_if_exists": True}
+            self.study = optuna.create_study(study_name=_NAME, storage=self.storage, **options)
 
     def take(self, n_trials: int, distributions: Mapping[str, BaseDistribution]) -> Trial | None:
-        """Return the next trial, a retry first; `None` if all are made or running.
-
-        Args:
-            n_trials: of the sweep, retried ones not counted.
-            distributions: of the settings by name.
-        """
+        """Return the next of `n_trials` trials, a retry first; `None` if all are done or running."""
         with self.lock, _quiet():
             fail_stale_trials(self.study)
             for trial in self.study.get_trials(deepcopy=False):
-                # Its process was killed before its first heartbeat, without which no trial is stale.
+                # Killed before its first heartbeat, without which no trial is stale.
                 if trial.state == TrialState.RUNNING and trial.user_attrs.get("begun") != trial.number:
                     self.requeue(trial.number)
             trials = self.study.get_trials(deepcopy=False)
             is_waiting = any(trial.state == TrialState.WAITING for trial in trials)
             if not is_waiting and len(trials) - len(retried(trials)) >= n_trials:
                 return None
-            # Seeded by the number, so that processes which begin together do not try the same.
+            # Seeded by the number, so that processes that start together draw different values.
             self.study.sampler = TPESampler(seed=len(trials))
             trial = self.study.ask(dict(distributions))
             self.storage.record_heartbeat(self._id(trial))
@@ -192,7 +172,7 @@ class Trials:
 
         def beat() -> None:
             while not over.wait(self.every):
-                with suppress(SQLAlchemyError, StorageInternalError):  # the trial meets it as well
+                with suppress(SQLAlchemyError, StorageInternalError):  # the trial raises it as well
                     self.storage.record_heartbeat(trial_id)
 
         thread = Thread(target=beat, daemon=True)
@@ -207,7 +187,7 @@ class Trials:
         """End a running trial without a result, and queue a trial with its settings."""
         trials = self.study.get_trials()
         if trials[number].state == TrialState.RUNNING:
-            # In this order: a kill in between does not lose the trial.
+            # In this order, a kill in between does not lose the trial.
             if number not in retried(trials):
                 self.retry(self.study, trials[number])
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -227,6 +207,6 @@ def _storage(path: Path, **settings: Any) -> RDBStorage:
 def _quiet() -> AbstractContextManager[Any]:
     """Silence Optuna's warnings that heartbeats are experimental, and meant for `Study.optimize`.
 
-    `optimize` fails where a trial was taken for lost, with `Cannot tell a FAIL trial`.
+    `optimize` itself raises `Cannot tell a FAIL trial` for a trial that was considered lost.
     """
     return warnings.catch_warnings(action="ignore")
