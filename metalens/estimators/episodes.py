@@ -173,12 +173,7 @@ def _episodes(
     if task is not None:  # each task has classes of its own, also where their names are equal
         owner = _labels(frame, task)
         labels = np.array([f"{name}/{label}" for name, label in zip(owner, labels, strict=True)])
-    data = {
-        "x": array,
-        "y": labels,
-        "task": owner,
-        "split": split_of,
-    }
+    data = {"x": array, "y": labels, "task": owner, "split": split_of}
     if group is not None:
         data["group"] = _labels(frame, group)
     return (Episodes if task is None else ArrayTasks)(

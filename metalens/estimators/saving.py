@@ -36,10 +36,7 @@ class Saved(NamedTuple):
 
 
 def write_model(
-    folder: Path,
-    facts: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    tables: Mapping[str, pd.DataFrame],
+    folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Mapping[str, pd.DataFrame]
 ) -> None:
     """Write the files of a trained estimator into a folder; see `Saved`."""
     # Copies: parameters that were trained side by side share their memory.

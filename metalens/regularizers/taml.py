@@ -57,12 +57,7 @@ class TAML(Regularizer):
     """
 
     def __init__(
-        self,
-        *,
-        weight: float = 0.1,
-        measure: Measure = "theil",
-        alpha: float = 2.0,
-        epsilon: float = 0.5,
+        self, *, weight: float = 0.1, measure: Measure = "theil", alpha: float = 2.0, epsilon: float = 0.5
     ) -> None:
         super().__init__()
         if measure not in get_args(Measure):

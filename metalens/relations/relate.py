@@ -90,8 +90,5 @@ def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution,
         agreement = descriptor_agreement(matrix, adapted)
     names = [tasks.task_name(number) for number in range(n)]
     return Relations(
-        names,
-        matrix.double().cpu().numpy(),
-        relation.title,
-        None if agreement is None else agreement.item(),
+        names, matrix.double().cpu().numpy(), relation.title, None if agreement is None else agreement.item()
     )
