@@ -1,4 +1,4 @@
-"""Relations by what the distribution knows of its tasks."""
+"""Relations from the known descriptors of tasks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from metalens.relations.base import Relation, check_positive
 
 
 class Known(Relation):
-    """The nearness of the descriptors t of two tasks: the control of accurate relations.
+    """A Gaussian kernel of the descriptors t of two tasks: a control with accurate relations.
 
         m_ij = exp(-||t_i - t_j||^2 / (2 s^2))
 
     Args:
-        scale: s, in the units of the descriptors. By default `2 s^2` is the variance of the descriptors of a
-            batch, summed over descriptors: half the mean squared distance between its tasks.
+        scale: s, in the units of the descriptors. By default `2 s^2` is the variance in the batch, summed
+            over descriptors: half the mean squared distance between its tasks.
 
     Raises:
         MetaLensError: scale is not above 0 and finite; the tasks have no descriptors.
@@ -26,7 +26,7 @@ class Known(Relation):
     >>> Known(scale=1.0)(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
     torch.Size([4, 4])
 
-    Source: none; ours.
+    Source: ours.
     """
 
     title = "known relations, by descriptors"
@@ -41,9 +41,9 @@ class Known(Relation):
         if own.shape[-1] == 0:
             raise MetaLensError(
                 "Known relations needs tasks with descriptors, got tasks without; let their distribution "
-                "give Task(support, query, descriptors), or use another relation, such as Cosine."
+                "return Task(support, query, descriptors), or use another relation, such as Cosine."
             )
         descriptors = adapted.processes.all_gather(own)
         distances = (own.unsqueeze(1) - descriptors).square().sum(-1)
         scale = descriptors.var(0).sum() if self.scale is None else 2 * self.scale**2
-        return torch.exp(-distances / (scale + torch.finfo(descriptors.dtype).tiny))  # tasks may be all alike
+        return torch.exp(-distances / (scale + torch.finfo(descriptors.dtype).tiny))  # tasks may be equal

@@ -1,4 +1,4 @@
-"""Relations dealt to the wrong tasks."""
+"""Relations assigned to the wrong tasks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from metalens.relations.cosine import Cosine
 
 
 class Shuffled(Relation):
-    """Other relations, dealt to the wrong tasks at every step: the control of inaccurate relations.
+    """Another relation, assigned to the wrong tasks at every step: a control with inaccurate relations.
 
-    Every task gets those of another, `m'_ij = m_{c(i) c(j)}` with a random cycle c through all tasks. What is
-    learned of the relations is trained so.
+    Every task gets the relations of another, `m'_ij = m_{c(i) c(j)}` with a random cycle c through all tasks.
+    Parameters of the relation are trained in this form.
 
     Args:
-        relation: the relations to shuffle, by default `Cosine()`.
+        relation: to shuffle, by default `Cosine()`.
 
     >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
     >>> from metalens.relations import Known
     >>> Shuffled(Known())(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
     torch.Size([4, 4])
 
-    Source: none; ours.
+    Source: ours.
     """
 
     def __init__(self, relation: Relation | None = None) -> None:
@@ -39,7 +39,7 @@ class Shuffled(Relation):
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:
         matrix = self.relation(adapted)
-        # A cycle through all tasks in random order: none keeps its own place.
+        # A cycle through all tasks in random order: no task keeps its place.
         cycle = adapted.processes.broadcast(torch.randperm(adapted.n_all_tasks, device=matrix.device))
         other = torch.empty_like(cycle).scatter(0, cycle, cycle.roll(1))
         return adapted.own(adapted.processes.all_gather(matrix)[other][:, other])

@@ -1,4 +1,4 @@
-"""All tasks related alike."""
+"""Equal relations between all tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metalens.relations.base import Relation
 
 
 class Uniform(Relation):
-    """All relations 1: the control without relations.
+    """All relations 1: a control without relations.
 
     >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
     >>> Uniform()(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(2)))).tolist()
