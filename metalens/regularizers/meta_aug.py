@@ -50,10 +50,10 @@ class MetaAug(Regularizer):
         if y.is_floating_point():
             noise = torch.rand(n, 1, *y.shape[2:], dtype=y.dtype, device=y.device)
             shift = self.shift * (2 * noise - 1)
-            shifted = tasks.map(lambda examples: Examples(examples.x, examples.y + shift))
-            if self.period is None:
-                return shifted
-            return shifted.map(lambda examples: Examples(examples.x, examples.y.remainder(self.period)))
+            tasks = tasks.map(lambda examples: Examples(examples.x, examples.y + shift))
+            if (period := self.period) is not None:
+                tasks = tasks.map(lambda examples: Examples(examples.x, examples.y.remainder(period)))
+            return tasks
         n_classes = int(torch.cat([tasks.support.y, y], 1).max()) + 1
         slots = torch.rand(n, n_classes, device=y.device).argsort(1)
         return tasks.map(lambda examples: Examples(examples.x, slots.gather(1, examples.y)))
