@@ -151,21 +151,16 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
     losses = losses.fillna(math.inf)
     best = str(losses.iloc[1:].idxmin())
+    first = f"{chosen} adapts to new tasks"
     if losses[meta] <= losses[best]:
-        first = (
-            f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
-            f"{texts[best]} of {best}, the best baseline."
-        )
+        first = f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
+        first += f"{texts[best]} of {best}, the best baseline."
     elif chosen == meta:
-        first = (
-            f"{meta} adapts to new tasks, as was asked for, but the baseline {best} is better on "
-            f"{tasks} (mean {metric} {texts[best]} against {texts[meta]})."
-        )
+        first += f", as was asked for, but the baseline {best} is better on {tasks} (mean {metric} "
+        first += f"{texts[best]} against {texts[meta]})."
     else:
-        first = (
-            f"{chosen} adapts to new tasks, a baseline: on {tasks} the meta-learner {meta} does not "
-            f"beat it (mean {metric} {texts[meta]} against {texts[chosen]})."
-        )
+        first += f", a baseline: on {tasks} the meta-learner {meta} does not beat it (mean {metric} "
+        first += f"{texts[meta]} against {texts[chosen]})."
     few = [f"With only {tasks}, another division may give another order."] if n < MIN_TASKS else []
     difference = paired[(paired["learner"] == best) & (paired["metric"] == metric)].iloc[0]
     return [first, difference_in_words(difference, metric), *few]

@@ -27,18 +27,12 @@ if TYPE_CHECKING:
 _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
-        **dict.fromkeys(("task", "smiles", "group"), _NAME),
-        **dict.fromkeys(("target", "missing", "duplicates"), str),
-        "inputs": ([str], NoneType),
-        "categorical": [str],
+        "task": _NAME, "smiles": _NAME, "group": _NAME, "target": str, "missing": str, "duplicates": str,
+        "inputs": ([str], NoneType), "categorical": [str],
     },
     "encoding": {
-        "columns": [
-            (
-                {"name": str, "categories": [str]},
-                {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool},
-            )
-        ],
+        "columns": [({"name": str, "categories": [str]},
+                     {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool})],
         "smiles": _NAME, "n_bits": int, "missing": str,
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
@@ -140,19 +134,14 @@ class TableReader:
         if not is_of(values, _LAYOUT):
             raise ValueError("its reader of tables is not as expected")
         encoding = dict(values["encoding"])
-        fitted = [
+        fitted = tuple(
             CategoryColumn(column["name"], tuple(column["categories"]))
             if "categories" in column
             else NumberColumn(**column)
             for column in encoding.pop("columns")
-        ]
-        return cls(
-            Columns(**values["columns"]),
-            TableInputs(tuple(fitted), **encoding),
-            values["mean"],
-            values["deviation"],
-            tuple(values["classes"]),
         )
+        columns, classes = Columns(**values["columns"]), tuple(values["classes"])
+        return cls(columns, TableInputs(fitted, **encoding), values["mean"], values["deviation"], classes)
 
 
 def fit_reader(

@@ -141,7 +141,7 @@ class RelatedModels(Learner):
 
         Args:
             own: the state of the learner for the task.
-            z: its encoded support inputs, `(s, ...)`.
+            z: encoded support inputs, `(s, ...)`.
             y: their targets.
         """
         if self.related_by in ("features", "adaptation"):

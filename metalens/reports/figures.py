@@ -61,12 +61,11 @@ STYLE = {
 def learning_curves(metrics: pd.DataFrame) -> Figure:
     """Draw the learning curve of every arm: mean over seeds, with a band from lowest to highest seed.
 
+    Losses that span a factor of 4 are on a logarithmic axis.
+
     Args:
         metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`; the first metric of
             the split "val" or, without validation, of "train" is drawn.
-
-    Returns:
-        A figure with one line per arm; losses that span a factor of 4 are on a logarithmic axis.
     """
     validated = metrics[metrics["split"] == "val"]
     terms = metrics[~metrics["metric"].isin(FAULTS.values())]
@@ -114,13 +113,12 @@ def _label_rows(axes: Axes, labels: list[str]) -> None:
 
 @matplotlib.rc_context(STYLE)
 def differences(paired: pd.DataFrame) -> Figure:
-    """Draw a forest plot: a row per arm with its paired difference to the baseline and 95% interval.
+    """Draw a forest plot for each metric: a row per arm with its paired difference to the baseline.
+
+    Intervals are of 95%; filled markers are significant, hollow ones are not.
 
     Args:
         paired: from `paired_differences`, not empty.
-
-    Returns:
-        A figure with one panel per metric; filled markers are significant, hollow ones are not.
     """
     metrics = paired["metric"].unique()
     height = 0.85 + 0.34 * len(paired[ARM].drop_duplicates())
@@ -162,11 +160,10 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
 def per_task(results: pd.DataFrame) -> Figure:
     """Draw the scores of single tasks in the primary metric: a row of dots per arm, with their median.
 
+    Losses that span a factor of 10 are on a logarithmic axis.
+
     Args:
         results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task.
-
-    Returns:
-        A figure with one row per arm; losses that span a factor of 10 are on a logarithmic axis.
     """
     metric = primary_metric(results["metric"])
     rows = results[(results["metric"] == metric) & np.isfinite(results["value"])]
@@ -192,10 +189,7 @@ def predictions(curves: pd.DataFrame) -> Figure:
 
     Args:
         curves: rows `learner, regularizers, sampler, seed, task, part, x, y, before, after`; the part
-            "query" is drawn as lines, "support" as points.
-
-    Returns:
-        A figure of at most four tasks.
+            "query" is drawn as lines, "support" as points; at most four tasks.
     """
     arms = list(curves[ARM].drop_duplicates().itertuples(index=False, name=None))
     tasks = curves["task"].unique()[:N_TASKS]
@@ -233,9 +227,6 @@ def relations(relations: pd.DataFrame) -> Figure:
     Args:
         relations: rows `learner, regularizers, sampler, seed, row, column, relation`, drawn for the first
             seed.
-
-    Returns:
-        A figure with one panel per arm.
 
     Raises:
         MetaLensError: the rows of an arm are not a square matrix.

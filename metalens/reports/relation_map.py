@@ -30,11 +30,9 @@ def relations_summary(relations: RelationMap) -> list[str | Table]:
     """Return sentences and tables on a relation map for a terminal of 80 columns."""
     between = relations.between
     mean, spread = between.mean(), between.std()
-    flat = (
-        "That is flat: by these relations all tasks are about equally alike."
-        if spread < MIN_SPREAD * mean
-        else "They tell tasks apart."
-    )
+    flat = "They discriminate between tasks."
+    if spread < MIN_SPREAD * mean:
+        flat = "That is flat: all tasks are about equally related."
     shown: list[str | Table] = [
         f"Between tasks, relations are {number(mean, 3)} ± {number(spread, 3)}, from "
         f"{number(between.min(), 3)} to {number(between.max(), 3)}. {flat}"

@@ -177,12 +177,9 @@ def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tupl
 
 def template(path: Path) -> jinja2.Template:
     """Return a template of a report, which may include those of this package, such as `report.css`."""
+    loader, strict = jinja2.FileSystemLoader([path.parent, Path(__file__).parent]), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": _duration, "setting": _setting}
     return environment.get_template(path.name)

@@ -116,20 +116,15 @@ def few_seeds_in_words(summary: pd.DataFrame) -> list[str]:
     """Return a warning if there are fewer than 5 seeds.
 
     >>> few_seeds_in_words(pd.DataFrame({"n_seeds": [2]}))
-    ['Only 2 seeds: how far seeds differ is hardly known, so intervals are wide and differences easily missed;
-    run at least 5.']
+    ['Only 2 seeds: intervals are wide and differences easily missed; run at least 5.']
     """
     n_seeds = int(summary["n_seeds"].min())
     if n_seeds >= MIN_SEEDS:
         return []
     if n_seeds == 1:
-        return [
-            f"A single seed: intervals are over tasks, and do not count that training again gives another "
-            f"model; run at least {MIN_SEEDS}."
-        ]
+        return [f"A single seed: intervals ignore the variance of training; run at least {MIN_SEEDS}."]
     return [
-        f"Only {n_seeds} seeds: how far seeds differ is hardly known, so intervals are wide and differences "
-        f"easily missed; run at least {MIN_SEEDS}."
+        f"Only {n_seeds} seeds: intervals are wide and differences easily missed; run at least {MIN_SEEDS}."
     ]
 
 
@@ -147,7 +142,7 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
     >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", sampler="Uniform", seed=0, step=9)
     >>> relations_in_words(metrics)
     ['MAML + TRLearner: relations are flat (0.970 ± 0.010 between tasks), so the term averages all other
-    tasks almost alike; the term is 8% of the outer loss.']
+    tasks almost equally; the term is 8% of the outer loss.']
     """
     rows = metrics[metrics["metric"].astype(str).str.startswith("trlearner_")]
     sentences = []
@@ -158,9 +153,9 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
         mean, spread = values["trlearner_mean"], values["trlearner_spread"]
         size = f"({number(mean, 3)} ± {number(spread, 3)} between tasks)"
         if spread < MIN_SPREAD * mean:
-            text = f"relations are flat {size}, so the term averages all other tasks almost alike"
+            text = f"relations are flat {size}, so the term averages all other tasks almost equally"
         else:
-            text = f"relations tell tasks apart {size}"
+            text = f"relations discriminate between tasks {size}"
         if values["trlearner_row_sum"] < MIN_ROW_SUM:
             text += "; for some task none is positive, and it averages all others equally"
         if "trlearner_agreement" in values:
@@ -179,15 +174,15 @@ def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
 
     >>> metrics = pd.DataFrame({"seed": [1, 2], "step": [87, 211], "metric": "diverged", "value": 1.0})
     >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none", sampler="Uniform"))
-    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. What counts are the best weights
-    that were validated before; without any, the scores of all test tasks are not numbers.']
+    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. The best weights validated before
+    are used; without any, all test scores are nan.']
     """
     sentences = []
     for arm, rows in metrics[metrics["metric"] == "diverged"].groupby(ARM, sort=False):
         where = ", ".join(f"seed {row.seed} at step {row.step}" for row in rows.itertuples())
         sentences.append(
-            f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
-            "validated before; without any, the scores of all test tasks are not numbers."
+            f"{arm_label(*arm)}: training diverged with {where}. The best weights validated before are used; "
+            "without any, all test scores are nan."
         )
     return sentences
 
