@@ -42,10 +42,9 @@ class MetaMix(Regularizer):
 
     Source: H. Yao and others, "Improving Generalization in Meta-learning via Task Augmentation", 2021,
     arXiv 2007.13040; alpha is 2 for images and 0.5 for pose regression in the authors' code. Deviations:
-    support examples are drawn with replacement, since the two sets may differ in size; the features are
-    one of the stages; channel shuffle acts on the outer loss only, while the authors also shuffle the
-    support set in the inner loop, and draws each channel independently, while their code exchanges one
-    block of about a sixth of all channels.
+    support examples are drawn with replacement, since the two sets may differ in size; the features are one
+    of the stages; channel shuffle acts on the outer loss only (theirs in the inner loop too) and draws each
+    channel independently (theirs one block of about a sixth of all channels).
     """
 
     def __init__(self, *, alpha: float = 2.0, channel_shuffle: float = 0.0) -> None:
