@@ -29,9 +29,9 @@ class TRLearner(Regularizer):
     relations averages all others equally. The tasks of all processes that share a batch are related.
 
     The defaults are the literal method, with the batch's query set as meta-data; no other form did better in
-    our tests (see the page of results). The effect is that of all relations 1: none on curves and kinases, and
-    on Omniglot +1.0 to +1.6 points of accuracy with ANIL and -0.3 to -1.2 with ProtoNet, less either way than
-    that of label smoothing.
+    our tests (see the page of results). The effect is that of all relations 1: none on curves and kinases,
+    and on Omniglot +1.0 to +1.6 points of accuracy with ANIL and -0.3 to -1.2 with ProtoNet, less either way
+    than that of label smoothing.
 
     Args:
         relation: by default `Cosine()`; controls are `Known`, `Uniform`, `Shuffled` and
