@@ -13,7 +13,7 @@ from metalens.statistics.arms import ARM
 NASTY = r"A_1 & B {50%} $x^2$ #3 ~ \end{tabular} [x] | <br>" + "\n"
 
 
-def results(n_arms=3, metrics=("accuracy", "loss")):
+def results(n_arms=3, metrics=("accuracy", "cross_entropy")):
     rng = np.random.default_rng(0)
     names = ["MAML", NASTY, "MAML(inner_lr=0.1)"][:n_arms]
     rows = [

@@ -219,7 +219,7 @@ def best_and_worst(
     """
     metric = primary_metric(comparison["metric"])
     rows = comparison[comparison["metric"] == metric]
-    cells = {"index": "task", "columns": "model", "values": "value", "aggfunc": "first"}
+    cells: dict[str, Any] = {"index": "task", "columns": "model", "values": "value", "aggfunc": "first"}
     table = rows.pivot_table(**cells, sort=False, dropna=False)
     table = table[[chosen, *(name for name in table.columns if name != chosen)]]
     table = table.sort_values(chosen, ascending=METRICS[metric].better == "lower", kind="stable")

@@ -147,7 +147,7 @@ def test_uses_the_learners_own_loss_and_not_its_outer_loss(draws):
     loss = Objective(learner, [MetaMix()])(tasks)["query"]
     errors = []
     for i in range(N_TASKS):
-        (support, query, _), lam, partners = one_task(tasks, i), draws.lam[i].item(), draws.partners[i]
+        (support, query), lam, partners = one_task(tasks, i)[:2], draws.lam[i].item(), draws.partners[i]
         state = learner.adapt(support)
         hidden = [learner.hidden(state, e.x, 1) for e in (support, query)]
         mixed = lam * hidden[0][partners] + (1 - lam) * hidden[1]
