@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 # What reading a file raises if it is damaged, or of another version.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -66,3 +67,25 @@ def check_positive(owner: object, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
             raise MetaLensError(f"{type(owner).__name__}: {name} must be above 0 and finite, got {value}.")
+
+
+def check_nonnegative(owner: object, **values: float) -> None:
+    """Raise `MetaLensError` if a setting of an object is negative or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise MetaLensError(f"{type(owner).__name__}: {name} must be 0 or more and finite, got {value}.")
+
+
+def check_counts(owner: object, **values: int | None) -> None:
+    """Raise `MetaLensError` if a setting of an object is below 1; `None` is allowed."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise MetaLensError(f"{type(owner).__name__}: {name} must be at least 1, got {value}.")
+
+
+def check_choice(owner: object, name: str, value: str, choices: object) -> None:
+    """Raise `MetaLensError` if a setting of an object is not among the choices of a `Literal`."""
+    if value not in get_args(choices):
+        raise MetaLensError(
+            f"{type(owner).__name__}: {name} must be one of {', '.join(get_args(choices))}, got {value!r}."
+        )

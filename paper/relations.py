@@ -15,6 +15,7 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import leaves_list
 from scipy.stats import spearmanr
 
 from metalens.experiments import Recipe
@@ -22,7 +23,7 @@ from metalens.experiments.experiment import Watcher
 from metalens.experiments.loading import load_objective
 from metalens.learners import Learner
 from metalens.relations import Mutual, Relation
-from metalens.relations.clusters import cluster_order
+from metalens.relations.clusters import cluster_tree
 from metalens.relations.relate import relate
 from metalens.reports.figures import STYLE, WIDTH
 from paper.arms import PARTS, ArmStudy, Point
@@ -162,7 +163,7 @@ def _heat_maps(relations: pd.DataFrame, seed: int) -> Figure:
     distances = _square(tables[LEARNED], "distance")
     if np.isfinite(distances).all():
         matrices["known"] = 1 - distances / distances.max()
-    order = cluster_order(matrices.get("known", matrices[LEARNED]))
+    order = leaves_list(cluster_tree(matrices.get("known", matrices[LEARNED])))
     figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
     grid = figure.subplots(1, len(matrices))
     smallest = 0 if min(matrix.min() for matrix in matrices.values()) >= 0 else -1

@@ -435,6 +435,6 @@ def change(folder, **entries):
 def test_the_outcome_tells_flat_relations_from_others(finished):
     flat, other = relations_in_words(read_metrics(finished))
     assert flat.startswith("ANIL + TRLearner(relation=Uniform): relations are flat (1.000 ± 0.000 between")
-    assert "relations tell tasks apart" in other
+    assert "relations discriminate between tasks" in other
     assert "their rank correlation with known descriptors is" in other
     assert other.endswith("% of the outer loss.")

@@ -1,9 +1,13 @@
 """Estimators in the style of scikit-learn, for your own data."""
 
+import os
+from pathlib import Path
+
+from metalens.errors import MetaLensError
 from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
 from metalens.estimators.comparison import FallbackWarning
-from metalens.estimators.loading import load_model
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor
+from metalens.estimators.saving import read_facts
 
 __all__ = [
     "AdaptedClassifier",
@@ -13,3 +17,21 @@ __all__ = [
     "MetaRegressor",
     "load_model",
 ]
+
+
+def load_model(folder: str | os.PathLike[str]) -> MetaRegressor | MetaClassifier:
+    """Return the estimator that a folder holds, on the CPU.
+
+    Raises:
+        MetaLensError: the folder is missing, damaged, or of something else.
+
+    >>> load_model("missing")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: missing is no saved model, as it has no model.json; give ...
+    """
+    kinds = {kind.__name__: kind for kind in (MetaRegressor, MetaClassifier)}
+    name = str(read_facts(Path(folder))["kind"])
+    if name not in kinds:
+        raise MetaLensError(f"{folder} holds a {name}, which is not among {', '.join(kinds)}.")
+    return kinds[name].load(folder)

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -39,104 +40,86 @@ if TYPE_CHECKING:
 N_EPISODES = 20  # in a map of relations
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MetaEstimator(BaseEstimator, ABC):
     """Settings and methods of both estimators.
 
-    The settings are kept as they were given and checked by `fit`, so that `get_params`, `set_params` and
-    `sklearn.base.clone` work. What `fit` finds has a name that ends in `_`.
+    As in scikit-learn, `fit` checks the settings, and names that end in `_` are results of `fit`.
 
     Args:
-        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the usual one.
-        regularizers: any number of them in the same way.
-        sampler: of the tasks of a batch, in the same way.
+        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the default.
+        regularizers: any number of them, in the same form.
+        sampler: of the tasks of a batch, in the same form.
         hidden: sizes of the hidden layers of the perceptron for tables.
         k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
         n_query: query rows of a training task; `None` as well.
-        steps: outer steps, at most.
-        patience: how many validations, one every 50 steps, may bring no new best score before training ends.
+        steps: maximum number of outer steps.
+        patience: number of validations, one every 50 steps, without a new best score after which training
+            stops.
         meta_batch_size: tasks per step.
         outer_lr: step size of the outer optimizer.
-        seeds: how many models are trained, from different initializations and on different tasks of the
-            stream; their predictions are averaged.
+        seeds: number of models, trained from different initializations on disjoint tasks; their predictions
+            are averaged.
         baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
-            the usual ones, `()` for none.
+            the defaults, `()` for none.
         fallback: use the best baseline if it wins on the held-out tasks.
-        random_state: of everything random: the first seed.
+        random_state: the first seed of everything random.
     """
 
-    score_metric: ClassVar[str]
-    comparison_: pd.DataFrame
-    chosen_: str
-    reader_: Any
-    _is_fitted: bool = False
+    learner: str | None = field(default=None, kw_only=False)
+    regularizers: Sequence[str] = ()
+    sampler: str = "Uniform"
+    hidden: Sequence[int] = (128, 128)
+    k_shot: int | None = None
+    n_query: int | None = None
+    steps: int = 2000
+    patience: int = 10
+    meta_batch_size: int = 8
+    outer_lr: float = 1e-3
+    seeds: int = 1
+    baselines: Sequence[str] | None = None
+    fallback: bool = True
+    random_state: int = 0
 
-    def __init__(
-        self,
-        learner: str | None = None,
-        *,
-        regularizers: Sequence[str] = (),
-        sampler: str = "Uniform",
-        hidden: Sequence[int] = (128, 128),
-        k_shot: int | None = None,
-        n_query: int | None = None,
-        steps: int = 2000,
-        patience: int = 10,
-        meta_batch_size: int = 8,
-        outer_lr: float = 1e-3,
-        seeds: int = 1,
-        baselines: Sequence[str] | None = None,
-        fallback: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        self.learner = learner
-        self.regularizers = regularizers
-        self.sampler = sampler
-        self.hidden = hidden
-        self.k_shot = k_shot
-        self.n_query = n_query
-        self.steps = steps
-        self.patience = patience
-        self.meta_batch_size = meta_batch_size
-        self.outer_lr = outer_lr
-        self.seeds = seeds
-        self.baselines = baselines
-        self.fallback = fallback
-        self.random_state = random_state
+    score_metric: ClassVar[str]
+    comparison_: pd.DataFrame = field(init=False)
+    chosen_: str = field(init=False)
+    reader_: Any = field(init=False)
+    _is_fitted: bool = field(init=False, default=False)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """The columns that new rows must have; none for images."""
+        """The columns that new rows must have; empty for images."""
         return np.array(self.reader_.input_names, dtype=object)
 
     def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
         """Score the meta-learner and the baselines on the tasks of new data.
 
-        Rows of each task are divided at random: to some of them every model adapts, on others it is judged.
+        Rows of each task are divided at random into support and query rows, the same for all models.
 
         Args:
             data: of the same kind as those of `fit`; all tasks in it count as new.
             k_shot: support rows of a task, or of a class; `None` for as many as in training.
-            n_query: the same for query rows; `None` for all that are left, or as in training for classes.
+            n_query: query rows; `None` for all that are left, or as in training for new classes.
 
         Returns:
-            Rows `model, task, metric, value`, all models on the same support and query rows.
+            Rows `model, task, metric, value`.
 
         Raises:
             MetaLensError: the data cannot be used.
-            NotFittedError: there was no `fit`.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         tasks, n_outputs = self._new_tasks(data, k_shot, n_query)
         return self._scored(self._answers(tasks, self._candidates(n_outputs)))
 
     def score(self, data: Any) -> float:
-        """Return the mean score over the tasks of new data of the model that adapts; see `evaluate`.
+        """Return the mean score of the chosen model over the tasks of new data; see `evaluate`.
 
-        It is `r2` in regression, the share of a task's variance that is explained, and accuracy in
-        classification: what models are chosen by.
+        It is `r2` in regression and accuracy in classification, the metric that models are chosen by.
         """
         check_is_fitted(self)
         tasks, n_outputs = self._new_tasks(data, None, None)
@@ -144,7 +127,7 @@ class MetaEstimator(BaseEstimator, ABC):
         return float(rows.value[rows.metric == self.score_metric].mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
-        """Return which tasks of new data are alike, as the trained learner sees them.
+        """Return relations and clusters of the tasks of new data, by the trained learner.
 
         Args:
             data: see `evaluate`; at least 3 tasks.
@@ -152,57 +135,51 @@ class MetaEstimator(BaseEstimator, ABC):
 
         Raises:
             MetaLensError: the data cannot be used, or the learner has no vectors of tasks.
-            NotFittedError: there was no `fit`.
+            NotFittedError: the estimator is not fitted.
         """
-        from metalens.relations.clusters import relation_map  # draws, and so is slow to import
+        from metalens.relations.clusters import relation_map  # slow to import
 
         check_is_fitted(self)
         tasks, _ = self._new_tasks(data, None, None)
-        objective = self._objective
-        n = n_named(tasks) or N_EPISODES
-        found = relate(objective.learner, objective.relation, tasks, n)
+        objective, *_ = next(iter(self._trained.values()))  # the meta-learner of the first seed
+        found = relate(objective.learner, objective.relation, tasks, n_named(tasks) or N_EPISODES)
         return relation_map(found.matrix, found.names, n_groups)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the trained estimator into a new folder, whole or not at all.
+        """Write the trained estimator into a new folder, atomically.
 
-        The folder holds `model.json` with settings, columns and scales, `weights.safetensors`, and
-        `comparison.csv` and `curve.csv` to read: no training data, and nothing that runs on loading.
+        The folder holds `model.json` with settings, columns and scales, `weights.safetensors`,
+        `comparison.csv` and `curve.csv`: no training data, and no code that runs on loading.
 
         Args:
-            folder: where it shall stand.
-            overwrite: replace a model that stands there.
+            folder: path of the new folder.
+            overwrite: replace an existing model.
 
         Raises:
             MetaLensError: the folder exists and may not be replaced, or cannot be written.
-            NotFittedError: there was no `fit`.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         with new_folder(Path(folder), overwrite=overwrite) as path:
             self.write_into(path)
 
     def write_into(self, folder: Path) -> None:
-        """Write the files of `save` into a folder that exists.
+        """Write the files of `save` into an existing folder.
 
         Raises:
-            NotFittedError: there was no `fit`.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         facts, tensors = self._state()
         for prefix, objective in self._objectives():
             tensors |= {prefix + name: tensor for name, tensor in objective.state_dict().items()}
-        write_model(
-            folder,
-            {
-                "kind": type(self).__name__,
-                "metalens": version("metalens"),
-                "settings": self.get_params(),
-                "trained": list(self._trained),
-            }
-            | facts,
-            tensors,
-            {"comparison": self.comparison_, "curve": self.curve_},
-        )
+        facts = {
+            "kind": type(self).__name__,
+            "metalens": version("metalens"),
+            "settings": self.get_params(),
+            "trained": list(self._trained),
+        } | facts
+        write_model(folder, facts, tensors, {"comparison": self.comparison_, "curve": self.curve_})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -233,7 +210,7 @@ class MetaEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the result of training beside the weights: plain values, and tensors."""
+        """Return what training found besides the weights: plain values, and tensors."""
 
     @abstractmethod
     def _restore(self, saved: Saved) -> None:
@@ -241,7 +218,7 @@ class MetaEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
-        """Return all tasks of new data as held-out tasks, and how many outputs they need."""
+        """Return all tasks of new data as held-out tasks, and their number of outputs."""
 
     @abstractmethod
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
@@ -249,26 +226,26 @@ class MetaEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _scores(self, answer: Answer) -> dict[str, float]:
-        """Return the scores of predictions on a task by name, the one that decides first."""
+        """Return the scores of predictions on a task by name, the deciding one first."""
 
     @abstractmethod
     def _network(self) -> Network:
-        """Return a network for the tasks that were met."""
+        """Return a new network for the training tasks."""
 
     @abstractmethod
     def _learner(self) -> str:
-        """Return the learner as it is written, or the usual one."""
+        """Return the text of the learner."""
 
     @abstractmethod
     def _usual_baselines(self) -> Sequence[str]:
         """Return the baselines to compare with by default."""
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
-        """Return a trained learner for tasks with so many outputs."""
+        """Return a trained learner for tasks with this number of outputs."""
         return learner
 
     def _check(self) -> None:
-        """Refuse settings that are out of range, and forget an earlier training."""
+        """Refuse settings that are out of range, and reset the estimator."""
         self._is_fitted = False
         for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
             value = getattr(self, name, None)
@@ -278,11 +255,7 @@ class MetaEstimator(BaseEstimator, ABC):
     def _finish(
         self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
     ) -> list[Answer]:
-        """Train on the tasks of the training split, compare on those of the test split, and choose.
-
-        Returns:
-            What the model that was chosen answers on the test split.
-        """
+        """Train, compare on the test split and choose; return the chosen model's answers there."""
         self._train(tasks["train"], tasks["val"], progress)
         answers = list(self._answers(tasks["test"], self._candidates(n_outputs)))
         self.comparison_ = self._scored(answers)
@@ -314,11 +287,13 @@ class MetaEstimator(BaseEstimator, ABC):
         self.curve_ = pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)
 
     def _trainees(self) -> dict[str, Trainee]:
-        """Return what is trained by name: first the meta-learner, which alone has regularizers."""
+        """Return what is trained by name, the meta-learner first; only it has regularizers."""
         seeds = range(self.random_state, self.random_state + self.seeds)
         of_all = (self._network, self._tuned, seeds)
         text = self._learner()
-        trainees = {learner_call(text).name: Trainee(text, self._regularizers(), self.sampler, *of_all)}
+        given = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
+        regularizers = " + ".join(given) or "none"
+        trainees = {learner_call(text).name: Trainee(text, regularizers, self.sampler, *of_all)}
         baselines = self._baselines()
         for name in baselines:
             if (trained := trained_on_tasks(name)) is not None:
@@ -327,7 +302,7 @@ class MetaEstimator(BaseEstimator, ABC):
         return trainees
 
     def _baselines(self) -> dict[str, str]:
-        """Return the baselines as they are written, by name."""
+        """Return the texts of the baselines by name."""
         given = [self.baselines] if isinstance(self.baselines, str) else self.baselines
         texts = self._usual_baselines() if given is None else given
         found = {learner_call(text).name: text for text in texts}
@@ -336,7 +311,7 @@ class MetaEstimator(BaseEstimator, ABC):
         return found
 
     def _tuned(self, learner: str) -> dict[str, Any]:
-        """Return the settings that a learner gets where none are given; they differ for molecules."""
+        """Return the default settings of a learner; they differ for molecules."""
         molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
         return (MOLECULE_PRESETS if molecules else TABLE_PRESETS).get(learner, {})
 
@@ -346,11 +321,6 @@ class MetaEstimator(BaseEstimator, ABC):
             for seed, objective in enumerate(objectives):
                 yield f"{name}.{seed}.", objective
 
-    @property
-    def _objective(self) -> Objective:
-        """The meta-learner of the first seed."""
-        return next(iter(self._trained.values()))[0]
-
     def _names(self) -> list[str]:
         """Return the names of the candidates, the meta-learner's first."""
         ready = (None, *self._trained)  # without those that diverged
@@ -358,18 +328,17 @@ class MetaEstimator(BaseEstimator, ABC):
         return list(dict.fromkeys((next(iter(self._trained)), *baselines)))
 
     def _candidate(self, name: str, n_outputs: int) -> Candidate:
-        """Return a candidate for tasks with so many outputs."""
+        """Return a candidate for tasks with this number of outputs."""
         if name in self._trained:
             learners = [objective.learner.eval() for objective in self._trained[name]]
             return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
         return Candidate(name, (build_baseline(self._baselines()[name], n_outputs, self._tuned),))
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
-        """Return all candidates for tasks with so many outputs."""
         return [self._candidate(name, n_outputs) for name in self._names()]
 
     def _answers(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Answer]:
-        """Adapt every candidate to the same support sets, and ask it the same queries."""
+        """Adapt every candidate to the same support sets, and predict the same queries."""
         for number in range(n_drawn(tasks)):
             task, name = tasks[number], tasks.task_name(number)
             for candidate in candidates:
@@ -383,8 +352,3 @@ class MetaEstimator(BaseEstimator, ABC):
             for answer in answers
             for metric, value in self._scores(answer).items()
         )
-
-    def _regularizers(self) -> str:
-        """Return the regularizers as one text."""
-        texts = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
-        return " + ".join(texts) or "none"

@@ -1,10 +1,10 @@
-"""Classification on your own tasks: of tables and of images, with classes that may be new."""
+"""Classification of rows and images in your own tasks, with shared or new classes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from types import NoneType
 from typing import Any, ClassVar, Self, Unpack
 
@@ -34,51 +34,50 @@ from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
-N_FILTERS = 32  # of the convolutional network: half of the usual, for a processor without graphics
+N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
 }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MetaClassifier(MetaEstimator):
-    """Learn from many small tasks how to tell classes apart in a new one, from few examples.
+    """Learn from many small tasks to classify in a new task, from few examples.
 
     There are three kinds of data:
 
-    - Class folders of images, or a table without a column of tasks. A task is then to tell a few of the
-      classes apart; training, validation and comparison have different classes, and those of a new task are
-      new.
+    - Class folders of images, or a table without a column of tasks. A task is then to classify examples of a
+      few of the classes; training, validation, comparison and new tasks have different classes.
     - A table with a column of tasks that share their classes, such as active and inactive.
-    - The same with `new_classes=True`: each task has classes of its own.
+    - The same with `new_classes=True`: each task has its own classes.
 
-    The rest is as in `MetaRegressor`; models are compared by accuracy. The baselines of single tasks are the
-    most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest. Those
-    that learn from all tasks are, where classes are new, a network that is trained to tell all training
-    classes apart, with a logistic regression on its features (`LinearProbe`) or the nearest class mean
-    (`NearestFeatureMean`); and `ProfileRidge` and `JointModel` where tasks share their classes.
+    The rest is as in `MetaRegressor`; models are compared by accuracy. The baselines fitted to single tasks
+    are the most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest.
+    Those that learn from all tasks are `ProfileRidge` and `JointModel` if tasks share their classes; for new
+    classes, a network trained to classify all training classes, with a logistic regression on its features
+    (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
-    Settings that both estimators have: see `MetaEstimator`. The usual learner is ProtoNet where classes are
-    new: it takes any number of them, since it learns a space in which the mean of a class stands for it.
-    Where all tasks share their classes it is R2D2; ProtoNet never predicts a class that a support lacks. A
-    learner with a head for a fixed number of classes adapts to tasks with that number alone.
-    Images are seen by `conv4` with 32 filters and group normalization.
+    Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
+    takes any number of them, and R2D2 if tasks share their classes, as ProtoNet never predicts a class that a
+    support lacks. A learner with a head for a fixed number of classes adapts to that number only. The network
+    for images is `conv4` with 32 filters and group normalization.
 
     Args:
         n_way: classes of an episode; `None` for 5, or as many as the data have.
 
     Attributes:
-        chosen_: which model adapts to new tasks.
+        chosen_: name of the model that adapts to new tasks.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
-        k_shot_: support rows of a training task, or of each class where classes are new.
-        reader_: how rows or images become examples.
-        feature_names_in_: columns that new rows must have; none for images.
+        k_shot_: support rows of a training task, or of each of its classes if these are new.
+        reader_: the fitted encoding of rows or images.
+        feature_names_in_: columns that new rows must have; empty for images.
 
     >>> import warnings
     >>> rng = np.random.default_rng(0)
     >>> kind = np.repeat([f"kind {number}" for number in range(12)], 8)
     >>> table = pd.DataFrame({"kind": kind, "length": rng.random(96) + np.arange(96) // 8})
-    >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
+    >>> with warnings.catch_warnings():  # two steps are too few, and a warning says so
     ...     warnings.simplefilter("ignore")
     ...     model = MetaClassifier(steps=2, hidden=[8], baselines=["KNN"], fallback=False)
     ...     _ = model.fit(table, target="kind")
@@ -87,45 +86,10 @@ class MetaClassifier(MetaEstimator):
     (['elm', 'fir', 'oak'], (1, 3))
     """
 
-    score_metric: ClassVar[str] = "accuracy"
-    reader_: TableReader | ImageReader
+    n_way: int | None = None
 
-    def __init__(
-        self,
-        learner: str | None = None,
-        *,
-        regularizers: Sequence[str] = (),
-        sampler: str = "Uniform",
-        hidden: Sequence[int] = (128, 128),
-        n_way: int | None = None,
-        k_shot: int | None = None,
-        n_query: int | None = None,
-        steps: int = 2000,
-        patience: int = 10,
-        meta_batch_size: int = 8,
-        outer_lr: float = 1e-3,
-        seeds: int = 1,
-        baselines: Sequence[str] | None = None,
-        fallback: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            learner,
-            regularizers=regularizers,
-            sampler=sampler,
-            hidden=hidden,
-            k_shot=k_shot,
-            n_query=n_query,
-            steps=steps,
-            patience=patience,
-            meta_batch_size=meta_batch_size,
-            outer_lr=outer_lr,
-            seeds=seeds,
-            baselines=baselines,
-            fallback=fallback,
-            random_state=random_state,
-        )
-        self.n_way = n_way
+    score_metric: ClassVar[str] = "accuracy"
+    reader_: TableReader | ImageReader = field(init=False)
 
     def fit(
         self,
@@ -145,16 +109,15 @@ class MetaClassifier(MetaEstimator):
         Args:
             data: a table as for `MetaRegressor.fit`; or the path of a directory or zip file with a
                 folder of images for each class, see `ImageFolders`.
-            target: the column with the classes; none for images.
-            task: the column that names the task of a row; `None` where a task is any few classes.
-            new_classes: whether each task of the column has classes of its own, or all share theirs.
-            image_size: height and width in pixels to which images are brought, at least 16. Larger ones show
-                more, and take time in proportion to their area.
+            target: the column with the classes; `None` for images.
+            task: the column that names the task of a row; `None` if tasks are subsets of the classes.
+            new_classes: whether each task of the column has its own classes, or all share theirs.
+            image_size: height and width in pixels to which images are resized, at least 16; time is
+                proportional to their area.
             color: whether images have three channels, or one of grey.
-            splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. Folders of images may
-                say train, val and test themselves, or a mapping names the classes of each.
-            progress: called with the name of a model before its training; what it returns is called with the
-                step's number and its loss after every step.
+            splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. For images also
+                folders named train, val and test, or a mapping from these to the names of classes.
+            progress: as in `MetaRegressor.fit`.
             columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
         Returns:
@@ -189,11 +152,12 @@ class MetaClassifier(MetaEstimator):
 
         Raises:
             MetaLensError: the support cannot be used, or has a single class.
-            NotFittedError: there was no `fit`.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         x, labels = self.reader_.support(support)
-        classes = np.array(self._shared_classes()) if self._shared_classes() else classes_of(labels)
+        shared = self._shared_classes()
+        classes = np.array(shared) if shared else classes_of(labels)
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
         y = torch.from_numpy(class_numbers(labels, classes.tolist()))
@@ -226,8 +190,7 @@ class MetaClassifier(MetaEstimator):
         self.reader_ = reader
         self._sizes = episode_sizes(counts, self.n_way, self.k_shot, self.n_query)
         return {
-            split: reader.tasks(source, split, splits, **self._sizes._asdict(), seed=self.random_state)
-            for split in counts
+            split: reader.tasks(source, split, splits, self._sizes, self.random_state) for split in counts
         }
 
     def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
@@ -235,14 +198,14 @@ class MetaClassifier(MetaEstimator):
         k_shot = sizes.k_shot if k_shot is None else k_shot
         if isinstance(reader, TableReader) and reader.classes:
             return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
+        n_query = sizes.n_query if n_query is None else n_query
         if isinstance(reader, ImageReader):
             n = max(map(len, class_counts(data, "test")["test"].values()))
-            sizes = Sizes(min(sizes.n_way, n), k_shot, sizes.n_query if n_query is None else n_query)
-            return reader.tasks(data, "test", "test", **sizes._asdict(), seed=self.random_state), sizes.n_way
+            sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
+            return reader.tasks(data, "test", "test", sizes, self.random_state), sizes.n_way
         frame = reader.columns.read(data)
         check_columns(frame, [reader.columns.target])
-        n = frame[reader.columns.target].nunique()
-        sizes = Sizes(min(sizes.n_way, n), k_shot, sizes.n_query if n_query is None else n_query)
+        sizes = Sizes(min(sizes.n_way, frame[reader.columns.target].nunique()), k_shot, n_query)
         return new_episodes(reader, frame, sizes, self.random_state), sizes.n_way
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
@@ -255,7 +218,7 @@ class MetaClassifier(MetaEstimator):
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "n_pooled": self._n_pooled, "reader": self.reader_.as_json()}, {}
+        return {**facts, "n_pooled": self._n_pooled, "reader": asdict(self.reader_)}, {}
 
     def _restore(self, saved: Saved) -> None:
         facts = saved.facts
@@ -270,13 +233,10 @@ class MetaClassifier(MetaEstimator):
         reader, n_way = self.reader_, self._sizes.n_way
         if isinstance(reader, TableReader):
             return mlp(len(reader.encoding.names), n_way, self.hidden)
-        # Normalized image by image: what is predicted for one must not depend on the others that are asked.
+        # Normalized image by image, so that predictions for one do not depend on the others.
+        channels = 3 if reader.color else 1
         return conv4(
-            n_way,
-            n_filters=N_FILTERS,
-            in_channels=3 if reader.color else 1,
-            image_size=reader.image_size,
-            norm="group",
+            n_way, n_filters=N_FILTERS, in_channels=channels, image_size=reader.image_size, norm="group"
         )
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
@@ -286,10 +246,9 @@ class MetaClassifier(MetaEstimator):
         return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
 
     def _usual_baselines(self) -> Sequence[str]:
-        across_tasks = (
-            ("ProfileRidge", "JointModel") if self._shared_classes() else (FEATURE_MEAN, "LinearProbe")
-        )
-        return *across_tasks, "MeanPredictor", "NearestCentroid", "LogisticRegression", "KNN", "RandomForest"
+        shared = self._shared_classes()
+        of_all = ("ProfileRidge", "JointModel") if shared else (FEATURE_MEAN, "LinearProbe")
+        return *of_all, "MeanPredictor", "NearestCentroid", "LogisticRegression", "KNN", "RandomForest"
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         if learner == "LinearProbe" and not self._shared_classes():
@@ -308,7 +267,7 @@ class MetaClassifier(MetaEstimator):
 
     @property
     def k_shot_(self) -> int:
-        """Support rows of a training task, or of each class where classes are new."""
+        """Support rows of a training task, or of each of its classes if these are new."""
         return self._sizes.k_shot
 
 
@@ -317,9 +276,9 @@ class AdaptedClassifier:
     """A model of one task, adapted to its support.
 
     Attributes:
-        estimator: that it comes from.
+        estimator: its fitted estimator.
         classes_: the classes, in the order of the columns of `predict_proba`.
-        n_support: examples that it has adapted to.
+        n_support: number of support examples.
     """
 
     estimator: MetaClassifier
@@ -328,11 +287,11 @@ class AdaptedClassifier:
     _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:
-        """Return the most probable class of every row or image, as it is written in the support.
+        """Return the most probable class of every row or image, `(n,)`.
 
         Args:
-            data: rows with the columns of the inputs; or a folder or zip file of images, which come in the
-                order of their paths, or a list of image files.
+            data: rows with the columns of the inputs; or a folder or zip file of images, in the order of
+                their paths, or a list of image files.
 
         Raises:
             MetaLensError: the data cannot be used.

@@ -1,4 +1,4 @@
-"""Compare models on held-out tasks, and choose the one that adapts to new ones."""
+"""Comparison of models on held-out tasks, and choice of the one for new tasks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 from metalens.data import TaskDistribution
 from metalens.estimators.episodes import Episodes
 
-MIN_DRAWS = 30  # of held-out tasks; where there are fewer, each is drawn again with other support rows
+MIN_DRAWS = 30  # of held-out tasks; fewer ones are drawn repeatedly, with other support rows
 MAX_DRAWS_PER_TASK = 4
 
 
 class FallbackWarning(UserWarning):
-    """A baseline is better on the held-out tasks than the meta-learner."""
+    """A baseline beats the meta-learner on the held-out tasks."""
 
 
 def mean_scores(rows: Iterable[tuple[str, str, str, float]]) -> pd.DataFrame:
@@ -31,12 +31,12 @@ def mean_scores(rows: Iterable[tuple[str, str, str, float]]) -> pd.DataFrame:
 
 
 def choose_model(comparison: pd.DataFrame, metric: str, *, fallback: bool) -> str:
-    """Return the model that adapts, and warn if the meta-learner is not the best one.
+    """Return the model for new tasks, and warn if the meta-learner is not the best one.
 
     Args:
         comparison: rows `model, task, metric, value`, the meta-learner first.
-        metric: that decides by its mean; higher is better.
-        fallback: whether a baseline adapts if it is better.
+        metric: whose mean decides; higher is better.
+        fallback: whether to use a baseline if it is better.
 
     >>> rows = pd.DataFrame({"model": ["ANIL", "Ridge"], "task": "a", "metric": "r2", "value": [0.5, 0.1]})
     >>> choose_model(rows, "r2", fallback=True)
@@ -51,22 +51,19 @@ def choose_model(comparison: pd.DataFrame, metric: str, *, fallback: bool) -> st
         f"On {of_metric.task.nunique()} held-out tasks {meta} does not beat {best} (mean {metric} "
         f"{means[meta]:.4g} against {means[best]:.4g})"
     )
+    used = f", so {best} adapts; set fallback=False to use {meta} all the same."
     warnings.warn(
-        f"{found}, so {best} adapts; set fallback=False to use {meta} all the same."
-        if fallback
-        else f"{found}; set fallback=True to use {best}.",
-        FallbackWarning,
-        stacklevel=4,
+        found + (used if fallback else f"; set fallback=True to use {best}."), FallbackWarning, stacklevel=4
     )
     return best if fallback else meta
 
 
 def n_named(tasks: TaskDistribution) -> int:
-    """Return how many tasks have a name of their own; 0 for episodes, which never end."""
+    """Return the number of named tasks; 0 for episodes, which are unlimited."""
     return 0 if isinstance(tasks, Episodes) else len(getattr(tasks, "task_names", ()))
 
 
 def n_drawn(tasks: TaskDistribution) -> int:
-    """Return how many held-out tasks are drawn: each once, or a few times if there are few."""
+    """Return the number of draws of held-out tasks: one of each, or up to four if there are few."""
     n = n_named(tasks)
     return n * min(MAX_DRAWS_PER_TASK, -(-MIN_DRAWS // n)) if n else MIN_DRAWS

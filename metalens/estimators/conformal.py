@@ -1,4 +1,4 @@
-"""Intervals that hold a stated share of new targets, calibrated on tasks that took no part in training."""
+"""Prediction intervals with a given coverage, calibrated on held-out tasks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from metalens.errors import MetaLensError
 
 
 def conformal_radius(residuals: Sequence[np.ndarray], coverage: float) -> float:
-    """Return how far from its prediction a target of a new task is, at most, with the given probability.
+    """Return the half width of prediction intervals with the given coverage for new tasks.
 
-    The least r with `sum_k (share of |residuals_k| <= r) / (K + 1) >= coverage`, over K calibration tasks.
-
-    Each task counts as one, whatever its number of residuals. The guarantee: if a new task is drawn as these
-    K were, and its support as theirs, then `P(|y - f(x)| <= r) >= coverage` for a query drawn as theirs. That
-    is an average over new tasks: within one task, more or fewer targets can be covered.
+    The least r with `sum_k (share of |residuals_k| <= r) / (K + 1) >= coverage`, over K calibration tasks,
+    which have equal weight. If a new task, its support and its queries are drawn like those of the K tasks,
+    then `P(|y - f(x)| <= r) >= coverage`, on average over new tasks; within one task coverage can differ.
 
     Args:
-        residuals: of each calibration task, targets minus predictions, any number above 0.
+        residuals: targets minus predictions of each calibration task, at least one.
         coverage: the probability, above 0 and below 1.
 
     Raises:
-        MetaLensError: coverage is out of range, or needs more tasks: `K / (K + 1)` must reach it.
+        MetaLensError: coverage is out of range or above `K / (K + 1)`.
 
     >>> conformal_radius([np.array([0.1, 0.2]), np.array([-0.3]), np.array([0.5])], coverage=0.5)
     0.3
@@ -34,7 +32,7 @@ def conformal_radius(residuals: Sequence[np.ndarray], coverage: float) -> float:
     if not 0 < coverage < 1:
         raise MetaLensError(f"coverage must be above 0 and below 1, got {coverage}.")
     n = len(residuals)
-    needed = coverage * (n + 1) - 1e-9  # rounding must not ask for one task more
+    needed = coverage * (n + 1) - 1e-9  # so that rounding does not require another task
     if n < needed:
         raise MetaLensError(
             f"Intervals with coverage={coverage} need {int(np.ceil(coverage / (1 - coverage) - 1e-9))} "

@@ -1,4 +1,4 @@
-"""Tables whose tasks have classes of their own: episodes of some classes, which mean nothing elsewhere."""
+"""Tables whose tasks have different classes: episodes of a few of them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_WAY, MAX_SHOT, MAX_QUERY = 5, 5, 10  # by default
-_SMALL = 0.1  # share of classes that may be too small for the sizes that are chosen
+_SMALL_SHARE = 0.1  # of classes that may be too small for the default sizes
 _SPARED = 0.25  # share of tasks that may have too few classes of that size
 
 
 class Sizes(NamedTuple):
-    """The sizes of an episode.
-
-    Attributes:
-        n_way: classes.
-        k_shot: support examples of each.
-        n_query: query examples of each.
-    """
+    """The sizes of an episode: classes, and the support and query examples of each."""
 
     n_way: int
     k_shot: int
@@ -39,7 +33,7 @@ class Sizes(NamedTuple):
 
 
 class Episodes(ArrayTasks):
-    """Episodes of the classes of a split, which are one task to `ArrayTasks`; they are named by number."""
+    """Episodes of the classes of a split, which is one task of `ArrayTasks`; named by number."""
 
     def task_name(self, index: int) -> str:
         return str(index)
@@ -53,24 +47,24 @@ def episode_sizes(
     *,
     spared: float = 0.0,
 ) -> Sizes:
-    """Return the sizes of episodes that nine in ten classes allow, where they are not given.
+    """Return the sizes of episodes, by default such that nine in ten classes are large enough.
 
     Args:
-        counts: of each place that episodes are drawn from, a split or a task, how many examples its classes
-            have, in each of its domains; the classes of an episode are of one domain.
-        n_way: classes; by default 5, or as many as each place has.
+        counts: for each split or task, by domain, the numbers of examples of its classes; the classes of an
+            episode are of one domain.
+        n_way: classes; by default 5, or as many as each split or task has.
         k_shot: support examples of a class; by default half of them, at most 5.
-        n_query: query examples of a class; by default what is left, at most 10.
-        spared: share of places that may have too few classes, and then are left out.
+        n_query: query examples of a class; by default the rest, at most 10.
+        spared: share of tasks that may have too few classes, and are then left out.
 
     Raises:
-        MetaLensError: a place has fewer than two classes with enough examples.
+        MetaLensError: a split or task has fewer than two classes with enough examples.
 
     >>> episode_sizes({"train": {"": [20, 30, 4, 12]}, "val": {"": [12, 12, 40]}}, None, None, None)
     Sizes(n_way=3, k_shot=4, n_query=4)
     """
     everywhere = [n for domains in counts.values() for of_domain in domains.values() for n in of_domain]
-    least = int(np.quantile(everywhere, _SMALL)) if everywhere else 0
+    least = int(np.quantile(everywhere, _SMALL_SHARE)) if everywhere else 0
     k_shot = k_shot or min(max(least // 2, 1), MAX_SHOT)
     n_query = n_query or min(max(least - k_shot, 1), MAX_QUERY)
     large = {
@@ -98,19 +92,10 @@ def fit_episodes(
     n_query: int | None,
     seed: int,
 ) -> tuple[TableReader, dict[Split, ArrayTasks], Sizes]:
-    """Return the reader that the training part of a table makes, the episodes of each split, and their sizes.
+    """Return the reader fitted to the training part of a table, the episodes of each split, and their sizes.
 
     With a column of tasks, these are divided, and an episode has classes of one task. Without it, classes are
-    divided, and an episode has any of them.
-
-    Args:
-        columns: the roles of the columns.
-        frame: from `columns.read`.
-        splits: shares of tasks or classes, or a column that says train, val or test.
-        n_way: see `episode_sizes`.
-        k_shot: see `episode_sizes`.
-        n_query: see `episode_sizes`.
-        seed: of the examples that are drawn.
+    divided, and an episode has any of them. See `ArrayTasks` and `episode_sizes` for the settings.
     """
     if columns.duplicates == "refuse":
         raise MetaLensError("duplicates='refuse' is for tasks that share classes; use 'together' or 'allow'.")
@@ -128,33 +113,21 @@ def fit_episodes(
     else:
         split_of = divided(rows_of, splits, instead="a column or ")
     of_rows = np.array([split_of[name] for name in owner.tolist()])
-    encoding = TableInputs.fit(
-        frame[of_rows == "train"],
-        names,
-        categorical=columns.categorical,
-        smiles=columns.smiles,
-        missing=columns.missing,
-    )
-    reader = TableReader(columns, encoding)
-    splits_of_all: tuple[Split, ...] = get_args(Split)
-    places = owner if task is not None else of_rows
-    by_place = frame.groupby([places, labels]).size().groupby(level=0)
-    counts: dict[Any, dict[str, list[int]]] = (
-        {} if task is not None else {split: {"": []} for split in splits_of_all}
-    )
+    settings: dict[str, Any] = {name: vars(columns)[name] for name in ("categorical", "smiles", "missing")}
+    encoding = TableInputs.fit(frame[of_rows == "train"], names, **settings)
+    by_place = frame.groupby([of_rows if task is None else owner, labels]).size().groupby(level=0)
+    counts: dict[Any, dict[str, list[int]]] = {}
+    if task is None:
+        counts = {split: {"": []} for split in get_args(Split)}
     counts |= {place: {"": of_place.tolist()} for place, of_place in by_place}
-    spared = 0.0 if task is None else _SPARED
-    sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=spared)
+    sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=0.0 if task is None else _SPARED)
     train = _episodes(columns, frame, encoding.transform(frame), of_rows, "train", sizes, seed)
-    tasks: dict[Split, ArrayTasks] = {
-        "train": train, "val": train.in_split("val"), "test": train.in_split("test")
-    }  # fmt: skip
-    return reader, tasks, sizes
+    tasks: dict[Split, ArrayTasks] = {split: train.in_split(split) for split in ("val", "test")}
+    return TableReader(columns, encoding), {"train": train, **tasks}, sizes
 
 
 def new_episodes(reader: TableReader, frame: pd.DataFrame, sizes: Sizes, seed: int) -> ArrayTasks:
     """Return episodes of all classes of a new table, with inputs as the model takes them."""
-    check_columns(frame, [reader.columns.target])
     array, split_of = reader.encoding.transform(frame), np.full(len(frame), "test")
     return _episodes(reader.columns, frame, array, split_of, "test", sizes, seed)
 
@@ -170,15 +143,10 @@ def _episodes(
 ) -> ArrayTasks:
     task, group = columns.task, columns.group
     owner, labels = split_of, _labels(frame, columns.target)
-    if task is not None:  # each task has classes of its own, also where their names are equal
+    if task is not None:  # classes of different tasks are different, even with equal names
         owner = _labels(frame, task)
         labels = np.array([f"{name}/{label}" for name, label in zip(owner, labels, strict=True)])
-    data = {
-        "x": array,
-        "y": labels,
-        "task": owner,
-        "split": split_of,
-    }
+    data = {"x": array, "y": labels, "task": owner, "split": split_of}
     if group is not None:
         data["group"] = _labels(frame, group)
     return (Episodes if task is None else ArrayTasks)(
@@ -187,11 +155,9 @@ def _episodes(
         group=None if group is None else "group",
         duplicates="allow" if columns.duplicates == "allow" else "together",
         splits="split",
-        n_way=sizes.n_way,
-        k_shot=sizes.k_shot,
-        n_query=sizes.n_query,
         scale_inputs=False,
         seed=seed,
+        **sizes._asdict(),
     )
 
 

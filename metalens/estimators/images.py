@@ -1,4 +1,4 @@
-"""Images of users: class folders, zip files and single files."""
+"""Your own images: class folders, zip files and single files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from metalens.data.base import Split
 from metalens.data.images.layout import LabeledImage, Splits, find_images, split_classes
 from metalens.data.images.store import SourceFile, is_image, list_files, load_images
 from metalens.errors import MetaLensError
+from metalens.estimators.episodes import Sizes
 from metalens.io.json import is_of
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -27,13 +28,7 @@ Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True)
 class ImageReader:
-    """How image files become examples. Nothing is fitted: pixels are in [-1, 1].
-
-    Attributes:
-        image_size: height and width in pixels.
-        color: whether there are three channels, or one of grey.
-        group: see `ImageFolders`.
-    """
+    """Encoding of image files as inputs, with pixels in [-1, 1]; see `ImageFolders` for the settings."""
 
     kind: ClassVar[str] = "images"
 
@@ -43,14 +38,11 @@ class ImageReader:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """None: images have no columns."""
+        """Empty, as images have no columns."""
         return ()
 
     def inputs(self, images: Images) -> Tensor:
-        """Return images as inputs.
-
-        Args:
-            images: a folder or a zip file, whose images come in the order of their paths; or paths of files.
+        """Return the images of a folder or a zip file, in the order of their paths, or of files as inputs.
 
         Raises:
             MetaLensError: there are no images, or some cannot be read.
@@ -63,7 +55,7 @@ class ImageReader:
         return torch.cat([self._load(path.parent, [_file(path)]) for path in paths])
 
     def files(self, source: str | os.PathLike[str]) -> list[SourceFile]:
-        """Return the images of a folder or a zip file, in the order in which `inputs` has them.
+        """Return the images of a folder or a zip file, in the order of their paths.
 
         Raises:
             MetaLensError: there are none.
@@ -77,44 +69,21 @@ class ImageReader:
         """Return the images of class folders as inputs, and the names of their classes."""
         folder = _path(source)
         images = _labeled(folder)
-        return self._load(folder, [image.file for image in images]), pd.Series(
-            [image.name for image in images]
-        )
+        names = pd.Series([image.name for image in images])
+        return self._load(folder, [image.file for image in images]), names
 
     def tasks(
-        self,
-        source: str | os.PathLike[str],
-        split: Split,
-        splits: Splits | None,
-        *,
-        n_way: int,
-        k_shot: int,
-        n_query: int,
-        seed: int,
+        self, source: str | os.PathLike[str], split: Split, splits: Splits | None, sizes: Sizes, seed: int
     ) -> ImageFolders:
         """Return episodes of the classes of a split."""
-        return ImageFolders(
-            source,
-            split,
-            n_way=n_way,
-            k_shot=k_shot,
-            n_query=n_query,
-            image_size=self.image_size,
-            color=self.color,
-            splits=splits,
-            group=self.group,
-            seed=seed,
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` understands."""
-        return asdict(self)
+        settings: dict[str, Any] = sizes._asdict() | asdict(self)
+        return ImageFolders(source, split, splits=splits, seed=seed, **settings)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return what `as_json` wrote."""
+        """Return the reader with the values of `asdict`."""
         if not is_of(values, {"image_size": int, "color": bool, "group": (str, NoneType)}):
-            raise ValueError("its reader of images is not as expected")
+            raise ValueError("its settings of images are not as expected")
         return cls(**values)
 
     def _load(self, source: Path, files: Sequence[SourceFile]) -> Tensor:
@@ -123,7 +92,7 @@ class ImageReader:
 
 
 def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, dict[str, list[int]]]:
-    """Return how many images the classes of each split have, domain by domain."""
+    """Return the numbers of images of the classes of each split, by domain."""
     images = _labeled(_path(source))
     split_of = split_classes(images, splits)
     domains = {image.domain for image in images}

@@ -1,4 +1,4 @@
-"""Models that adapt to a task, the meta-learner and baselines, and their predictions."""
+"""Models that adapt to a task, meta-learner and baselines, and their predictions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,19 @@ from metalens.specs.calls import LEARNERS
 from metalens.tasks import Examples
 
 FEATURE_MEAN = "NearestFeatureMean"  # nearest class mean on the features of LinearProbe
-_MAX_NUMBERS = 2**22  # in inputs that are predicted for together; bounds memory
+_MAX_NUMBERS = 2**22  # of inputs in one prediction; bounds memory
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Learners of one kind, whose predictions are averaged.
-
-    Attributes:
-        name: of the model.
-        learners: one for each seed; what is not trained has no seeds, and is one.
-    """
+    """Learners of one kind, one for each seed of the training, whose predictions are averaged."""
 
     name: str
     learners: tuple[Learner, ...]
 
     @torch.no_grad()
     def adapt(self, support: Examples) -> Ensemble:
-        """Return the models that are adapted to a support set.
+        """Return the models adapted to a support set.
 
         Raises:
             MetaLensError: a model cannot adapt to it.
@@ -48,24 +43,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models adapted to one task: call them on inputs.
-
-    Attributes:
-        models: one for each seed.
-    """
+    """Models adapted to one task, one for each seed: call them on inputs."""
 
     models: tuple[AdaptedModel, ...]
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, classes: bool = False) -> Tensor:
-        """Return predictions, the mean over the models, in double precision on the CPU.
+        """Return mean predictions of inputs `(n, *input_shape)` in double precision on the CPU, `(n, c)`.
 
-        Args:
-            x: inputs `(n, *input_shape)`.
-            classes: whether the models give logits.
-
-        Returns:
-            Targets `(n, c)`, or probabilities of classes.
+        These are targets, or the probabilities of `classes`.
         """
         parts = []
         for part in x.split(max(1, _MAX_NUMBERS // max(1, x[0].numel()))):
@@ -75,14 +61,14 @@ class Ensemble:
 
 
 class Answer(NamedTuple):
-    """What a model predicts for the queries of a task.
+    """The predictions of a model for the queries of a task.
 
     Attributes:
         model: its name.
         task: its name.
         predictions: targets in their own units, or probabilities of classes.
-        y: true targets of the queries, as the model has them.
-        known: those of the support.
+        y: targets of the queries, in the units of the model.
+        known: targets of the support, in the units of the model.
     """
 
     model: str
@@ -93,7 +79,7 @@ class Answer(NamedTuple):
 
 
 def trained_on_tasks(baseline: str) -> str | None:
-    """Return the learner that a baseline needs trained on all tasks; `None` if it learns nothing across them.
+    """Return the learner to train on all tasks for a baseline; `None` if it learns from single tasks.
 
     >>> trained_on_tasks("JointModel"), trained_on_tasks("NearestFeatureMean"), trained_on_tasks("KNN")
     ('JointModel', 'LinearProbe', None)
@@ -112,22 +98,17 @@ def trained_on_tasks(baseline: str) -> str | None:
     return None if is_per_task else baseline
 
 
-def takes_any_classes(learner: Learner) -> bool:
-    """Return whether a trained learner can adapt to another number of classes than it was trained with."""
-    return hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe | Baseline)
-
-
 def for_classes(learner: Learner, n: int) -> Learner:
-    """Return a trained learner for tasks of n classes; it shares all that was learned.
+    """Return a trained learner for tasks of n classes, with shared parameters.
 
     Raises:
-        MetaLensError: it was trained for another number of classes, and its head is part of what it learned.
+        MetaLensError: its trained head is for another number of classes.
 
     >>> from metalens import ProtoNet, mlp
     >>> for_classes(ProtoNet(mlp(4, 5)), 3).n_way
     3
     """
-    if takes_any_classes(learner):
+    if hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe | Baseline):
         twin = copy(learner)
         setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)
         return twin

@@ -1,10 +1,10 @@
-"""Regression on your own tasks."""
+"""Regression in your own tasks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
@@ -32,30 +32,28 @@ if TYPE_CHECKING:
 
 
 class MetaRegressor(MetaEstimator):
-    """Learn from many small tasks how to predict numbers in a new one, from few of its rows.
+    """Learn from many small tasks to predict numbers in a new task, from few of its rows.
 
-    `fit` divides the tasks of a table into three parts. It trains a learner on the first, until the error on
-    the second does not fall any more. On the third, the held-out tasks, it compares the learner with
-    baselines: `ProfileRidge`, a ridge regression on what the models of the training tasks predict, and
-    `JointModel`, one network for all tasks, trained like the learner; and fitted to the support of each task
-    alone mean, ridge regression, nearest neighbors, random forest and Gaussian process. What is best there by
-    its mean `r2` adapts to new tasks (`chosen_`); where that is a baseline, a warning says so. The `r2` of
-    a task is the share of its variance that is explained, so that tasks of all spreads count alike; by
-    squared errors the widest would decide. The comparison also has `pearson_r2`, the squared
-    correlation, which overlooks a wrong offset, scale or sign, and `rmse`.
+    `fit` divides the tasks of a table into three parts. It trains a learner on the first, with early stopping
+    on the second. On the third, the held-out tasks, it compares the learner with baselines: `ProfileRidge`, a
+    ridge regression on the predictions of the training tasks' models; `JointModel`, one network for all
+    tasks; and, fitted to the support of each task, mean, ridge regression, nearest neighbors, random forest
+    and Gaussian process. The model with the best mean `r2` adapts to new tasks (`chosen_`), with a warning if
+    it is a baseline. `r2` gives tasks of all spreads equal weight, unlike squared errors. The comparison also
+    has `rmse` and `pearson_r2`, the squared correlation, which ignores a wrong offset, scale or sign.
 
-    Settings that both estimators have: see `MetaEstimator`. The usual learner is R2D2, a ridge
-    regression on learned features: it takes any number of rows, little time, and no step size that would have
-    to be chosen. `k_shot` is by default half of the rows that nine in ten tasks have, at most 16, and
-    `n_query` what is left, at most three times as many.
+    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge regression on
+    learned features: it is fast, takes any number of rows and needs no inner step size. By default `k_shot`
+    is half of the rows that nine in ten tasks have, at most 16, and `n_query` the rest, at most three times
+    as many.
 
     Attributes:
-        chosen_: which model adapts to new tasks.
+        chosen_: name of the model that adapts to new tasks.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
-        reader_: how rows become examples, as fitted to those of the training tasks.
+        reader_: the encoding of rows, fitted to the training tasks.
         feature_names_in_: columns that new rows must have.
 
     >>> import pandas as pd
@@ -64,7 +62,7 @@ class MetaRegressor(MetaEstimator):
     >>> table["pressure"] = table.voltage * (1 + table.sensor % 3) + 100
     >>> model = MetaRegressor(steps=2, hidden=[8], baselines=["Ridge"], fallback=False)
     >>> import warnings
-    >>> with warnings.catch_warnings():  # two steps teach little, and a warning says so
+    >>> with warnings.catch_warnings():  # two steps are too few, and a warning says so
     ...     warnings.simplefilter("ignore")
     ...     _ = model.fit(table, task="sensor", target="pressure")
     >>> sensor = model.adapt(pd.DataFrame({"voltage": [0.1, 0.9], "pressure": [100.1, 100.9]}))
@@ -89,21 +87,21 @@ class MetaRegressor(MetaEstimator):
         """Train on the tasks of a table.
 
         Args:
-            data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array with d numbers
-                a row is d columns, `x 0`, `x 1` and so on.
+            data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array `x` of shape
+                `(n, d)` is d columns, `x 0`, `x 1` and so on.
             task: the column that names the task of a row.
-            target: the column to predict, of numbers.
+            target: the column of numbers to predict.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
-                of their names; or a column that says train, val or test.
-            progress: called with the name of a model before its training; what it returns is called with the
-                step's number and its loss after every step.
+                of their names; or a column with train, val or test.
+            progress: called with the name of a model before its training; the returned function is called
+                with the number and the loss of every step.
             columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
 
         Returns:
             The estimator itself.
 
         Raises:
-            MetaLensError: the table cannot be used (with the row and the column), there are too few tasks or
+            MetaLensError: the table cannot be used (names the row and the column), there are too few tasks or
                 rows, or a setting is out of range.
         """
         self._check()
@@ -123,8 +121,8 @@ class MetaRegressor(MetaEstimator):
             support: rows of one task with their targets, at least one.
 
         Raises:
-            MetaLensError: a column is missing, a cell is not what it should be, or rows are of several tasks.
-            NotFittedError: there was no `fit`.
+            MetaLensError: a column is missing, a cell is invalid, or rows are of several tasks.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         x, target = self.reader_.support(support)
@@ -155,7 +153,7 @@ class MetaRegressor(MetaEstimator):
         return [np.concatenate(of_task) for of_task in residuals.values()]
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"reader": self.reader_.as_json(), "k_shot": self.k_shot_, "chosen": self.chosen_}
+        facts = {"reader": asdict(self.reader_), "k_shot": self.k_shot_, "chosen": self.chosen_}
         residuals = torch.from_numpy(np.concatenate(self._residuals))
         sizes = torch.tensor([len(of_task) for of_task in self._residuals])
         return facts, {"residuals": residuals, "residuals.sizes": sizes}
@@ -192,8 +190,8 @@ class AdaptedRegressor:
     """A model of one task, adapted to its support rows.
 
     Attributes:
-        estimator: that it comes from.
-        n_support: rows that it has adapted to.
+        estimator: its fitted estimator.
+        n_support: number of support rows.
     """
 
     estimator: MetaRegressor
@@ -207,26 +205,25 @@ class AdaptedRegressor:
             data: rows of the task with the columns of the inputs, or an array of these columns.
 
         Raises:
-            MetaLensError: a column is missing, or a cell is not what the column holds.
+            MetaLensError: a column is missing, or a cell is invalid.
         """
         reader = self.estimator.reader_
         return reader.in_units(self._models(reader.inputs(data))).numpy().ravel()
 
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
-        """Return the ends of intervals that hold the targets, `(n, 2)`, in units of the target.
+        """Return the limits of prediction intervals, `(n, 2)`, in units of the target.
 
-        The half width is `conformal_radius` of the residuals on the held-out tasks, which took no part in
-        training. So a target of a new task is inside with at least the given probability, if new tasks are
-        like the held-out ones and their support has `k_shot_` rows. That is an average over tasks, and not
-        true of each. More support rows make the intervals wider than needed. Where a baseline was
-        chosen on the same held-out tasks, the probability is slightly less.
+        The half width is `conformal_radius` of the residuals on the held-out tasks: a target of a new task is
+        inside with at least the given probability, if new tasks are like the held-out ones and their support
+        has `k_shot_` rows, on average over tasks. With more support rows the intervals are wider than needed;
+        if a baseline was chosen on the same held-out tasks, the probability is slightly less.
 
         Args:
-            data: rows of the task with the columns of the inputs, or an array of these columns.
+            data: see `predict`.
             coverage: the probability.
 
         Raises:
-            MetaLensError: coverage is out of range or more than so many held-out tasks can tell, the support
+            MetaLensError: coverage is out of range or too high for the number of held-out tasks, the support
                 had fewer than `k_shot_` rows, or the rows cannot be used.
         """
         k_shot = self.estimator.k_shot_

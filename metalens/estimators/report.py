@@ -1,4 +1,4 @@
-"""The report of a trained estimator, made from the files in its folder."""
+"""The report of a trained estimator, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metalens.io.json import read_json
 from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
-from metalens.reports.numbers import metric_title, number
+from metalens.reports.numbers import metric_title, number, unit
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run import figures_folder, save_figure, template
@@ -25,18 +25,18 @@ from metalens.reports.tables import results_table, table_rows
 from metalens.statistics.comparisons import paired_differences, summarize
 
 TRAINING = "training.json"  # how the model of a folder was trained
-FEW = 20  # held-out tasks, below which the order of models is a guess
+MIN_TASKS = 20  # held-out tasks, below which the order of models is a guess
 N_SHOWN = 5  # best and worst tasks
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What the files in the folder of a model say.
+    """The content of the folder of a trained model.
 
     Attributes:
         training: how it was trained: `title`, `command`, `commands` to use it, `chosen`, `k_shot`,
             `configuration`, `versions` and so on.
-        comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner's first.
+        comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
         curve: rows `model, seed, step, split, metric, value`.
         relations: of held-out tasks, or the reason why there are none.
     """
@@ -46,25 +46,18 @@ class TrainedModel:
     curve: pd.DataFrame
     relations: RelationMap | str
 
-    @property
-    def results(self) -> pd.DataFrame:
-        """The comparison in the columns of the results of a run, a model being an arm."""
-        return as_results(self.comparison)
+
+def _of_arms(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of models in the columns of a run, a model being an arm."""
+    return rows.rename(columns={"model": "learner"}).assign(regularizers="none", sampler="Uniform")
 
 
-def as_results(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Return rows `model, task, metric, value` in the columns of the results of a run.
-
-    >>> table = pd.DataFrame({"model": ["ANIL"], "task": ["a"], "metric": ["mse"], "value": [1.0]})
-    >>> as_results(table).columns.tolist()
-    ['learner', 'task', 'metric', 'value', 'regularizers', 'sampler', 'seed']
-    """
-    named = comparison.rename(columns={"model": "learner"})
-    return named.assign(regularizers="none", sampler="Uniform", seed=0)
+def _results(comparison: pd.DataFrame) -> pd.DataFrame:
+    return _of_arms(comparison).assign(seed=0)
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
-    """Return what the files in the folder of a model say.
+    """Read the folder of a trained model.
 
     Raises:
         MetaLensError: a file is missing or damaged.
@@ -77,7 +70,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
         if comparison[["model", "task", "metric", "value"]].empty:
             raise ValueError("it has no rows")
         if unknown := set(comparison["metric"]) - METRICS.keys():
-            raise ValueError(f"it has metrics that are not known: {', '.join(sorted(unknown))}")
+            raise ValueError(f"it has unknown metrics: {', '.join(sorted(unknown))}")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
@@ -96,7 +89,7 @@ def write_model_report(folder: str | Path) -> Path:
     The same files give the same report, byte for byte.
 
     Args:
-        folder: that `metalens train` has written.
+        folder: of `metalens train`.
 
     Returns:
         The path of `report.html`, which needs no other file and no network.
@@ -121,7 +114,7 @@ def models_table(comparison: pd.DataFrame) -> Table:
     """Return the means of models and their paired differences as a table for a terminal of 80 columns.
 
     Args:
-        comparison: rows `model, task, metric, value` on new tasks, the meta-learner's first.
+        comparison: rows `model, task, metric, value` on new tasks, the meta-learner first.
 
     >>> table = pd.DataFrame({"model": ["ANIL", "Ridge"], "task": "a", "metric": "r2", "value": [0.5, 0.0]})
     >>> models_table(table).caption.plain
@@ -130,15 +123,15 @@ def models_table(comparison: pd.DataFrame) -> Table:
     n, models = comparison["task"].nunique(), comparison["model"].unique()
     caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
     caption += "." if len(models) == 1 else f"; differences to {models[0]}."
-    return results_table(as_results(comparison), arms="model", caption=caption)
+    return results_table(_results(comparison), arms="model", caption=caption)
 
 
 def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
-    """Return which model adapts to new tasks and why, in a few sentences.
+    """Return sentences on which model adapts to new tasks and why.
 
     Args:
-        comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner's first.
-        chosen: the model that adapts.
+        comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
+        chosen: name of the model that adapts.
 
     >>> rows = [(model, task, "mse", error + task / 9) for task in range(3)
     ...         for model, error in (("ANIL", 0.5), ("MeanPredictor", 2.0), ("Ridge", 0.25))]
@@ -147,76 +140,63 @@ def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
     'Ridge adapts to new tasks, a baseline: on 3 held-out tasks the meta-learner ANIL does not beat it
     (mean mse 0.61 against 0.36).'
     """
-    results = as_results(comparison)
+    results = _results(comparison)
     summary, paired = summarize(results), paired_differences(results)
     metric, n = primary_metric(summary["metric"]), comparison["task"].nunique()
-    of_metric = summary[summary["metric"] == metric]
-    means = of_metric.set_index("learner")["mean"]
-    unit = "%" if METRICS[metric].unit == "fraction" else ""
-    texts = {row["arm"]: f"{row['mean']}{unit}" for row in table_rows(summary, paired, metric)}
+    means = summary[summary["metric"] == metric].set_index("learner")["mean"]
+    texts = {row["arm"]: f"{row['mean']}{unit(metric)}" for row in table_rows(summary, paired, metric)}
     meta, losses = str(means.index[0]), -means if METRICS[metric].better == "higher" else means
     tasks = f"{n} held-out task{'' if n == 1 else 's'}"
     if len(means) == 1:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
     losses = losses.fillna(math.inf)
     best = str(losses.iloc[1:].idxmin())
+    first = f"{chosen} adapts to new tasks"
     if losses[meta] <= losses[best]:
-        first = (
-            f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
-            f"{texts[best]} of {best}, the best baseline."
-        )
+        first = f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
+        first += f"{texts[best]} of {best}, the best baseline."
     elif chosen == meta:
-        first = (
-            f"{meta} adapts to new tasks, as was asked for, but the baseline {best} is better on "
-            f"{tasks} (mean {metric} {texts[best]} against {texts[meta]})."
-        )
+        first += f", as was asked for, but the baseline {best} is better on {tasks} (mean {metric} "
+        first += f"{texts[best]} against {texts[meta]})."
     else:
-        first = (
-            f"{chosen} adapts to new tasks, a baseline: on {tasks} the meta-learner {meta} does not "
-            f"beat it (mean {metric} {texts[meta]} against {texts[chosen]})."
-        )
-    few = [f"With only {tasks}, another division may give another order."] if n < FEW else []
+        first += f", a baseline: on {tasks} the meta-learner {meta} does not beat it (mean {metric} "
+        first += f"{texts[meta]} against {texts[chosen]})."
+    few = [f"With only {tasks}, another division may give another order."] if n < MIN_TASKS else []
     difference = paired[(paired["learner"] == best) & (paired["metric"] == metric)].iloc[0]
     return [first, difference_in_words(difference, metric), *few]
 
 
 def _figures(model: TrainedModel) -> dict[str, Any]:
-    results = model.results
+    results = _results(model.comparison)
     paired = paired_differences(results)
     drawn = {"tasks": figures.per_task(results)}
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
-        curve = model.curve.rename(columns={"model": "learner"})
-        curve = curve.assign(regularizers="none", sampler="Uniform")
-        drawn["learning-curves"] = figures.learning_curves(curve)
+        drawn["learning-curves"] = figures.learning_curves(_of_arms(model.curve))
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn
 
 
 def _render(model: TrainedModel, images: dict[str, str]) -> str:
-    results, training = model.results, model.training
+    results, training = _results(model.comparison), model.training
     summary, paired = summarize(results), paired_differences(results)
+    metrics = summary["metric"].unique()
     columns, rows, note = best_and_worst(model.comparison, training["chosen"])
-    relations = (
-        [part for part in relations_summary(model.relations) if isinstance(part, str)]
-        if isinstance(model.relations, RelationMap)
-        else [model.relations]
-    )
+    relations = model.relations
+    shown = relations_summary(relations) if isinstance(relations, RelationMap) else [relations]
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
         choice=choice_in_words(model.comparison, training["chosen"]),
         baseline=results["learner"].iloc[0],
-        scores={
-            metric_title(metric): table_rows(summary, paired, metric) for metric in summary["metric"].unique()
-        },
-        meanings=meanings(summary["metric"]),
+        scores={metric_title(metric): table_rows(summary, paired, metric) for metric in metrics},
+        meanings=meanings(metrics),
         diverged=bool((summary["diverged"] > 0).any()),
         task_columns=columns,
         task_rows=rows,
         task_note=note,
-        relations=relations,
+        relations=[part for part in shown if isinstance(part, str)],
         images=images,
     )
 
@@ -224,14 +204,14 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
 def best_and_worst(
     comparison: pd.DataFrame, chosen: str
 ) -> tuple[list[str], list[tuple[str, list[str]]], str]:
-    """Return the tasks that a model does best and worst, beside the other models.
+    """Return the best and worst tasks of a model, with the scores of the other models.
 
     Args:
         comparison: rows `model, task, metric, value`.
         chosen: the model.
 
     Returns:
-        Names of columns; rows of a task's name and its cells, the best first; and what they are.
+        Names of columns; rows of a task's name and its cells, the best first; and a note.
 
     >>> table = pd.DataFrame({"model": "ANIL", "task": ["a", "b"], "metric": "mse", "value": [2.0, 1.0]})
     >>> best_and_worst(table, "ANIL")
@@ -239,27 +219,19 @@ def best_and_worst(
     """
     metric = primary_metric(comparison["metric"])
     rows = comparison[comparison["metric"] == metric]
-    table = rows.pivot_table(
-        index="task", columns="model", values="value", sort=False, aggfunc="first", dropna=False
-    )
+    cells: dict[str, Any] = {"index": "task", "columns": "model", "values": "value", "aggfunc": "first"}
+    table = rows.pivot_table(**cells, sort=False, dropna=False)
     table = table[[chosen, *(name for name in table.columns if name != chosen)]]
     table = table.sort_values(chosen, ascending=METRICS[metric].better == "lower", kind="stable")
     n = len(table)
     shown = f"The {N_SHOWN} best and the {N_SHOWN} worst of {n}" if n > 2 * N_SHOWN else f"All {n}"
     if n > 2 * N_SHOWN:
         table = pd.concat([table.iloc[:N_SHOWN], table.iloc[-N_SHOWN:]])
-    cells = [(str(name), [_cell(value, metric) for value in row]) for name, row in zip(
-        table.index, table.to_numpy(), strict=True)]  # fmt: skip
-    note = f"{shown} tasks by their {metric}."
-    return [str(name) for name in table.columns], cells, note
+    shown_rows = [(str(row.name), [_cell(value, metric) for value in row]) for _, row in table.iterrows()]
+    return [str(name) for name in table.columns], shown_rows, f"{shown} tasks by their {metric}."
 
 
 def _cell(value: float, metric: str) -> str:
-    """Return a score as text.
-
-    >>> _cell(0.98765, "mse"), _cell(0.5, "accuracy"), _cell(float("inf"), "mse")
-    ('0.988', '50.0%', '∞')
-    """
     if not math.isfinite(value):
         return number(value, 0)
     return f"{value:.1%}" if METRICS[metric].unit == "fraction" else f"{value:.3g}".replace("-", "−")

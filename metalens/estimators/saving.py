@@ -1,4 +1,4 @@
-"""Trained estimators in folders: JSON for what was decided, safetensors for numbers, nothing that runs."""
+"""Trained estimators in folders: JSON and safetensors, without code that runs on loading."""
 
 from __future__ import annotations
 
@@ -17,18 +17,12 @@ from metalens.errors import MetaLensError
 from metalens.io.files import MODEL
 from metalens.io.json import read_json
 
-FORMAT = 2  # raise it when the layout of the files changes
+FORMAT = 2  # increase it if the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 
 class Saved(NamedTuple):
-    """What a folder of a trained estimator holds.
-
-    Attributes:
-        facts: plain values.
-        tensors: by name, on the CPU.
-        tables: data frames by name: `comparison` and `curve`.
-    """
+    """The content of a saved estimator: plain values, tensors on the CPU, `comparison` and `curve`."""
 
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -36,10 +30,7 @@ class Saved(NamedTuple):
 
 
 def write_model(
-    folder: Path,
-    facts: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    tables: Mapping[str, pd.DataFrame],
+    folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Mapping[str, pd.DataFrame]
 ) -> None:
     """Write the files of a trained estimator into a folder; see `Saved`."""
     # Copies: parameters that were trained side by side share their memory.
@@ -69,11 +60,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_model(folder: Path, kind: str) -> Saved:
-    """Read the folder of a trained estimator.
-
-    Args:
-        folder: that `write_model` wrote.
-        kind: name of the estimator that it must be of.
+    """Read a folder of `write_model` with an estimator of this kind.
 
     Raises:
         MetaLensError: the folder is missing, damaged, or of something else.
@@ -89,6 +76,6 @@ def read_model(folder: Path, kind: str) -> Saved:
 
 
 def damaged(folder: Path, error: Exception) -> MetaLensError:
-    """Return the error that says that a folder of a model cannot be used."""
+    """Return the error for a damaged folder of a model."""
     reason = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
     return MetaLensError(f"{folder} is damaged ({reason}); save the model again.")

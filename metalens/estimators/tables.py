@@ -1,9 +1,9 @@
-"""Tables of users: from columns to tasks, and from new rows to inputs of a model."""
+"""Your own tables: from columns to tasks, and from new rows to inputs of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,18 +27,12 @@ if TYPE_CHECKING:
 _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
-        **dict.fromkeys(("task", "smiles", "group"), _NAME),
-        **dict.fromkeys(("target", "missing", "duplicates"), str),
-        "inputs": ([str], NoneType),
-        "categorical": [str],
+        "task": _NAME, "smiles": _NAME, "group": _NAME, "target": str, "missing": str, "duplicates": str,
+        "inputs": ([str], NoneType), "categorical": [str],
     },
     "encoding": {
-        "columns": [
-            (
-                {"name": str, "categories": [str]},
-                {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool},
-            )
-        ],
+        "columns": [({"name": str, "categories": [str]},
+                     {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool})],
         "smiles": _NAME, "n_bits": int, "missing": str,
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
@@ -50,14 +44,14 @@ _SMALL_SHARE = 0.1  # of tasks that may be too small for the default sizes
 
 @dataclass(frozen=True)
 class TableReader:
-    """How the rows of a table become examples, as fitted to the rows of the training tasks.
+    """Encoding of the rows of a table as examples, fitted to the training tasks.
 
     Attributes:
-        columns: what each column is.
+        columns: the roles of the columns.
         encoding: of the inputs.
         mean: of real targets.
         deviation: of real targets.
-        classes: that all tasks share, in the order of the outputs; empty where there are none.
+        classes: shared by all tasks, in the order of the outputs; empty if there are none.
     """
 
     kind: ClassVar[str] = "table"
@@ -71,13 +65,19 @@ class TableReader:
     @property
     def input_names(self) -> tuple[str, ...]:
         """The columns that new rows must have."""
-        names = [column.name for column in self.encoding.columns]
-        return (*names, self.encoding.smiles) if self.encoding.smiles is not None else tuple(names)
+        smiles = () if self.encoding.smiles is None else (self.encoding.smiles,)
+        return *(column.name for column in self.encoding.columns), *smiles
 
     def inputs(self, table: Table | np.ndarray) -> Tensor:
-        """Return the inputs of rows, `(n, d)`, which may come as an array of the columns in their order."""
+        """Return the inputs of rows, `(n, d)`, of a table or of an array of the columns in their order."""
         if isinstance(table, np.ndarray):
-            table = self._named(table)
+            names = self.input_names
+            if table.ndim != 2 or table.shape[1] != len(names):
+                raise MetaLensError(
+                    f"An array of rows must have the {len(names)} columns {', '.join(names)}, got the shape "
+                    f"{table.shape}."
+                )
+            table = dict(zip(names, table.T, strict=True))
         return torch.from_numpy(self.encoding.transform(self.columns.read(table)))
 
     def support(self, table: Table) -> tuple[Tensor, pd.Series]:
@@ -86,30 +86,18 @@ class TableReader:
         Raises:
             MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
         """
-        frame = self.columns.read(table)
+        frame, task = self.columns.read(table), self.columns.task
         check_columns(frame, [self.columns.target])
-        if (
-            self.columns.task is not None
-            and self.columns.task in frame.columns
-            and (found := frame[self.columns.task].nunique()) > 1
-        ):
+        if task is not None and task in frame and (found := frame[task].nunique()) > 1:
             raise MetaLensError(
-                f"The support has rows of {found} tasks by its column {self.columns.task}; give those of one."
+                f"The support has rows of {found} tasks by its column {task}; give those of one."
             )
         target = frame[self.columns.target]
         refuse_missing(target, "leave the row out")
         return torch.from_numpy(self.encoding.transform(frame)), target
 
-    def _named(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        if array.ndim != 2 or array.shape[1] != len(self.input_names):
-            raise MetaLensError(
-                f"An array of rows must have the {len(self.input_names)} columns "
-                f"{', '.join(self.input_names)}, got the shape {array.shape}."
-            )
-        return dict(zip(self.input_names, array.T, strict=True))
-
     def standardized(self, target: pd.Series) -> np.ndarray:
-        """Return real targets as the model has them, `(n, 1)`."""
+        """Return standardized real targets, `(n, 1)`."""
         y = standardized(numbers(target), target, self.mean, self.deviation)
         return y.astype(np.float32)[:, None]
 
@@ -118,9 +106,9 @@ class TableReader:
         return values * self.deviation + self.mean
 
     def tasks(self, table: Table, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
-        """Return new tasks, all that the table has, with inputs and targets as the model takes them."""
+        """Return all tasks of a new table, with inputs and targets as the model takes them."""
         frame, columns = self.columns.read(table), self.columns
-        assert columns.task is not None  # else there are episodes
+        assert columns.task is not None  # otherwise there are episodes
         check_columns(frame, [columns.task, columns.target])
         refuse_missing(frame[columns.target], "leave the row out")
         array = self.encoding.transform(frame)
@@ -140,29 +128,20 @@ class TableReader:
             seed=seed,
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` understands."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return what `as_json` wrote."""
+        """Return the reader with the values of `asdict`."""
         if not is_of(values, _LAYOUT):
             raise ValueError("its reader of tables is not as expected")
         encoding = dict(values["encoding"])
-        fitted = [
+        fitted = tuple(
             CategoryColumn(column["name"], tuple(column["categories"]))
             if "categories" in column
             else NumberColumn(**column)
             for column in encoding.pop("columns")
-        ]
-        return cls(
-            Columns(**values["columns"]),
-            TableInputs(tuple(fitted), **encoding),
-            values["mean"],
-            values["deviation"],
-            tuple(values["classes"]),
         )
+        columns, classes = Columns(**values["columns"]), tuple(values["classes"])
+        return cls(columns, TableInputs(fitted, **encoding), values["mean"], values["deviation"], classes)
 
 
 def fit_reader(
@@ -175,16 +154,9 @@ def fit_reader(
     seed: int,
     classes: bool,
 ) -> tuple[TableReader, dict[Split, TableTasks]]:
-    """Return the reader that training tasks make, and the tasks of each split.
+    """Return the reader fitted to the training tasks of a table, and the tasks of each split.
 
-    Args:
-        columns: the roles of the columns.
-        frame: from `columns.read`.
-        splits: see `TableTasks`.
-        k_shot: support rows of a task, see `row_sizes`.
-        n_query: query rows of a task.
-        seed: of the rows that are drawn.
-        classes: whether the targets are classes, which all tasks share.
+    Targets are numbers, or `classes` that all tasks share; see `TableTasks` and `row_sizes` for the settings.
     """
     check_columns(frame, [columns.task, columns.target])
     k_shot, n_query = row_sizes(frame[columns.task], k_shot, n_query)
@@ -206,15 +178,10 @@ def fit_reader(
 
 
 def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tuple[int, int]:
-    """Return how many support and query rows a training task has.
+    """Return the numbers of support and query rows of a training task.
 
-    By default both are as large as nine in ten tasks allow: half of the rows, and at most 16, for support; of
-    what is left, at most three times as many for queries.
-
-    Args:
-        tasks: the column that names the task of a row.
-        k_shot: support rows, if they are given.
-        n_query: query rows, if they are given.
+    By default nine in ten tasks are large enough: half of their rows, at most 16, are support rows, and of
+    the rest at most three times as many query rows. `tasks` is the column that names the task of a row.
     """
     rows = int(tasks.value_counts().quantile(_SMALL_SHARE))
     support = k_shot or min(max(rows // 2, _MIN_SHOT), _MAX_SHOT)
@@ -222,7 +189,7 @@ def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tupl
 
 
 def classes_of(target: pd.Series) -> np.ndarray:
-    """Return the classes that a column names, sorted: words, numbers or truth values as they are.
+    """Return the sorted classes of a column: words, numbers or truth values.
 
     >>> import pandas as pd
     >>> classes_of(pd.Series(["no", "yes", "no"])).tolist(), classes_of(pd.Series([3, 1])).tolist()

@@ -1,4 +1,4 @@
-"""Training of the models of an estimator: the meta-learner, and the baselines that learn from all tasks."""
+"""Training of the meta-learner of an estimator and of the baselines that learn from all tasks."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from metalens.training.fit import fit_together
 from metalens.training.outer_loop import Progress
 
 EVERY = 50  # steps between two validations
-CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not end a training
+CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not ruin the training
 
 ProgressOf = Callable[[str], Progress]  # of the model with this name
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A learner that is trained with several seeds; their predictions will be averaged.
+    """A learner to train with several seeds.
 
     Attributes:
-        learner: as it is written.
-        regularizers: as one text.
-        sampler: of the tasks of a batch, as it is written.
-        network: makes a new one, initialized by PyTorch's random numbers.
-        tuned: gives a learner's settings by its name, where the text has none.
+        learner: its text, such as `"ANIL(inner_lr=0.05)"`.
+        regularizers: their text.
+        sampler: its text.
+        network: returns a new network, initialized by PyTorch's random numbers.
+        tuned: returns the default settings of a learner by its name.
         seeds: of the initializations.
     """
 
@@ -47,7 +47,7 @@ class Trainee:
     seeds: range
 
     def build(self) -> list[Objective]:
-        """Return a freshly initialized objective for every seed; one alone of what has no seeds."""
+        """Return a new objective for every seed; a single one of a baseline, which has no seeds."""
         objectives = []
         for seed in self.seeds:
             with torch.random.fork_rng(devices=[]):
@@ -57,16 +57,9 @@ class Trainee:
         return objectives[:1] if isinstance(objectives[0].learner, Baseline) else objectives
 
     def train(
-        self,
-        tasks: TaskDistribution,
-        validation: Validation,
-        *,
-        steps: int,
-        meta_batch_size: int,
-        outer_lr: float,
-        progress: Progress | None,
+        self, tasks: TaskDistribution, validation: Validation, **settings: Any
     ) -> tuple[list[Objective], pd.DataFrame]:
-        """Train one model for every seed, side by side where that is possible.
+        """Train one model for every seed, together if possible, with settings of `fit_together`.
 
         Returns:
             The trained objectives, and their learning curves: rows `seed, step, split, metric, value`.
@@ -76,14 +69,11 @@ class Trainee:
             return fit_together(
                 objectives,
                 strands,
-                steps=steps,
-                meta_batch_size=meta_batch_size,
-                outer_lr=outer_lr,
                 clip_norm=CLIP_NORM,
                 validations=[validation] * len(objectives),
                 samplers=[build_sampler(self.sampler) for _ in objectives],
                 seed=self.seeds[0],
-                progress=progress,
+                **settings,
             )
 
         objectives = self.build()

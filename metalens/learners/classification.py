@@ -73,12 +73,16 @@ def class_indicators(learner: str, y: Tensor, z: Tensor, n_way: int) -> Tensor:
 
 
 def class_means(features: Tensor, indicators: Tensor) -> Tensor:
-    """Return the mean of features `(s, d)` by class, `(n_way, d)`; zeros for a class without examples.
+    """Return the mean features of every class, `(n_way, d)`; zeros for a class without examples.
+
+    Args:
+        features: `(s, d)`, or with the same leading axes as the indicators.
+        indicators: `(s, n_way)`, see `class_indicators`.
 
     >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[1.0, 0], [1, 0], [0, 1]])).tolist()
     [[2.0], [5.0]]
     """
-    return indicators.T @ features / indicators.sum(0).clamp(min=1).unsqueeze(1)
+    return indicators.mT @ features / indicators.sum(-2).clamp(min=1).unsqueeze(-1)
 
 
 def with_absent_classes(logits: Tensor, present: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three hooks by which any method can shape the training of any learner."""
+"""Base of the regularizers: hooks that change the network, the tasks or the loss of any learner."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from metalens.tasks import Task
 class Regularizer(nn.Module):
     """Base of all regularizers: three hooks, each the identity unless overridden.
 
-    A regularizer's own parameters are trained with the meta-parameters. It acts in training only; at test
-    time tasks arrive alone and adaptation is the plain learner's.
+    Its own parameters are trained with the meta-parameters. It acts in training only.
 
     Attributes:
-        min_meta_batch_size: the smallest number of tasks per batch for which it is defined.
-        gathers: where several processes share a batch, it sees the tasks of all of them; others act within
-            each process's share.
-        relation: what relates the tasks of a batch, or `None`.
+        min_meta_batch_size: smallest number of tasks per batch.
+        gathers: whether it needs the tasks of all processes that share a batch, not only the process's own.
+        relation: of the tasks of a batch, or `None`.
     """
 
     min_meta_batch_size: int = 1
@@ -38,13 +36,13 @@ class Regularizer(nn.Module):
         """Check the learner, and create the parameters whose size depends on it; `Objective` calls it.
 
         Raises:
-            MetaLensError: it cannot act on this learner.
+            MetaLensError: the regularizer does not support this learner.
         """
         if self.relation is not None:
             self.relation.bind(learner)
 
     def check_meta_batch_size(self, meta_batch_size: int) -> None:
-        """Raise `MetaLensError` where a batch has too few tasks for it."""
+        """Raise `MetaLensError` if a batch has fewer than `min_meta_batch_size` tasks."""
         if meta_batch_size < self.min_meta_batch_size:
             raise MetaLensError(
                 f"{type(self).__name__} needs a meta-batch of at least {self.min_meta_batch_size} tasks, "
@@ -64,9 +62,9 @@ class Regularizer(nn.Module):
         return {}
 
     def diagnostics(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
-        """Return scalars by name that describe its effect on a batch, shown beside the learning curve.
+        """Return scalars by name to log beside the learning curve.
 
-        Training computes them now and then, without gradients, in all processes at the same time.
+        Training computes them at intervals, without gradients, in all processes at the same time.
         """
         return {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_counts
 from metalens.learners import IMAML, NetworkLearner
 from metalens.networks import Network
 from metalens.regularizers.base import Regularizer
@@ -14,7 +14,7 @@ from metalens.regularizers.base import Regularizer
 class DropoutBins(Regularizer):
     """Average predictions over dropout samples of the features and over bins of them.
 
-    The d features are cut into B bins of neighbors, each with a linear head of its own. In training each of S
+    The d features are divided into B bins of neighbors, each with its own linear head. In training each of S
     masks keeps a feature with probability 1 - p:
 
         f(x) = (1 / (S B)) sum_s sum_b head_b( m_sb * g_b(x) / (1 - p) ),  m_sb ~ Bernoulli(1 - p)
@@ -22,9 +22,9 @@ class DropoutBins(Regularizer):
     At test time nothing is dropped. `n_bins=1` is dropout alone, `p=0` bins alone.
 
     Args:
-        n_bins: B; sizes of bins differ by one where d is no multiple of it.
+        n_bins: B; bin sizes differ by one if d is not a multiple of B.
         n_samples: S.
-        p: probability of dropping a feature, from 0 up to and without 1.
+        p: probability of dropping a feature, in [0, 1).
 
     Raises:
         MetaLensError: a setting is out of range; the network has no linear head, or fewer features than bins;
@@ -36,17 +36,14 @@ class DropoutBins(Regularizer):
     [(1, 3), (1, 3)]
 
     Source: Y. Jiang and others, "The Role of Deconfounding in Meta-learning", 2022, ICML; its two methods in
-    one class. Choices of this implementation: masks are drawn for every example, and anew for every pass
-    through the network; bins are neighbors; the outputs of the heads are averaged, in classification the
-    logits; heads have PyTorch's default initialization; all default values. The learner's network is
-    changed: it gets the new head.
+    one class. Choices of this implementation: masks are drawn for every example in every forward pass; bins
+    are neighbors; the outputs of the heads (logits in classification) are averaged; heads have PyTorch's
+    default initialization; all default values. It replaces the head of the learner's network.
     """
 
     def __init__(self, *, n_bins: int = 2, n_samples: int = 4, p: float = 0.1) -> None:
         super().__init__()
-        for name, size in (("n_bins", n_bins), ("n_samples", n_samples)):
-            if size < 1:
-                raise MetaLensError(f"DropoutBins: {name} must be at least 1, got {size}.")
+        check_counts(self, n_bins=n_bins, n_samples=n_samples)
         if not 0 <= p < 1:
             raise MetaLensError(f"DropoutBins: p must be 0 or more and below 1, got {p}.")
         self.n_bins, self.n_samples, self.p = n_bins, n_samples, p
@@ -67,7 +64,7 @@ class DropoutBins(Regularizer):
             )
         if isinstance(learner, IMAML) and self.p > 0:
             raise MetaLensError(
-                "DropoutBins: the inner loop of IMAML must converge, which it cannot where masks change from "
+                "DropoutBins: the inner loop of IMAML must converge, which it cannot if masks change from "
                 "step to step; set p=0, or use MAML."
             )
 

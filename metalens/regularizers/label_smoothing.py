@@ -1,4 +1,4 @@
-"""Label smoothing: adapted models should not be too sure of their own queries."""
+"""Label smoothing: penalize confident predictions of adapted models on their own queries."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import math
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_nonnegative
 from metalens.regularizers.base import Regularizer
 
 
 class LabelSmoothing(Regularizer):
-    """A price on answers of an adapted model that are far from equal for all classes; for classification.
+    """Penalize predictions of an adapted model that are far from uniform; for classification.
 
     With `p_ijc` the probability that task i's model gives class c of C for its own query j:
 
         weight * (1/T) sum_i (1/q) sum_j KL(uniform || p_ij),
         KL(uniform || p) = -ln C - (1/C) sum_c ln p_c
 
-    Together with the query loss this is `1 + weight` times the cross-entropy with smoothed targets that have
-    `1 - e` for the true class and share `e = weight / (1 + weight)` equally among all, up to a constant.
-
-    A control for TRLearner: the same strength of caution, on a task's own answers and without other tasks.
+    Together with the query loss this is `1 + weight` times the cross-entropy with smoothed targets, in which
+    all classes share `e = weight / (1 + weight)` and the true class has `1 - e` more, up to a constant. It is
+    a control for TRLearner, which penalizes the predictions of other tasks' models as much.
 
     Args:
         weight: strength of the term.
@@ -33,19 +32,16 @@ class LabelSmoothing(Regularizer):
     >>> from metalens import AdaptedTasks, Examples, MAML, Task, mlp
     >>> import torch
     >>> one = Examples(torch.zeros(2, 5, 1), torch.zeros(2, 5, dtype=torch.int64))
-    >>> terms = LabelSmoothing(weight=0.1).loss_terms(AdaptedTasks(MAML(mlp(1, 5)), Task(one, one)))
-    >>> terms["label_smoothing"].shape
-    torch.Size([])
+    >>> list(LabelSmoothing().loss_terms(AdaptedTasks(MAML(mlp(1, 5)), Task(one, one))))
+    ['label_smoothing']
 
     Source: C. Szegedy and others, "Rethinking the Inception Architecture for Computer Vision", 2016,
-    arXiv 1512.00567. Deviations: a term beside the unchanged query loss; it counts from the answer that is
-    equal for all classes, where it is 0.
+    arXiv 1512.00567. Deviations: a term beside the unchanged query loss, 0 for uniform predictions.
     """
 
     def __init__(self, *, weight: float = 0.1) -> None:
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise MetaLensError(f"LabelSmoothing: weight must be 0 or more and finite, got {weight}.")
+        check_nonnegative(self, weight=weight)
         self.weight = weight
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
@@ -54,7 +50,7 @@ class LabelSmoothing(Regularizer):
 
 
 def check_classes(name: str, adapted: AdaptedTasks) -> None:
-    """Raise `MetaLensError` where targets are real numbers."""
+    """Raise `MetaLensError` if targets are real numbers."""
     if adapted.tasks.query.y.is_floating_point():
         raise MetaLensError(f"{name} is for classification, got real targets.")
 

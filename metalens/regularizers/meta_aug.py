@@ -1,12 +1,10 @@
-"""Meta-augmentation: change the targets of whole tasks, so that only the support set tells them."""
+"""Meta-augmentation: change the targets of whole tasks, so that only the support set determines them."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from metalens.errors import MetaLensError
+from metalens.errors import check_nonnegative, check_positive
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples, Task, n_tasks
 
@@ -15,18 +13,16 @@ class MetaAug(Regularizer):
     """Change the targets of each task in one random way, the same for its support and query set.
 
         real targets:  y + e,    e ~ U(-shift, shift) once per task and target dimension,
-                                 modulo the period where there is one
+                                 modulo the period, if given
         classes:       pi(y),    pi a random permutation of the class slots, once per task
 
-    A learner that remembers the training tasks can then no longer do without the support set. Permuting
-    slots changes nothing where the tasks already come with random slots; it matters for tasks with
-    `slots="fixed"`.
+    A learner that memorizes the training tasks can then not ignore the support set. Permuting slots has an
+    effect on tasks with `slots="fixed"` only.
 
     Args:
-        shift: largest shift of real targets, in units of y; 0 leaves them alone. Classes are permuted
-            whatever its value.
-        period: where real targets wrap around, such as 10 for `Pose`: they stay in [0, period), and half a
-            period as shift leaves nothing to remember. `None` for targets that do not.
+        shift: largest shift of real targets, in units of y; classes are permuted whatever its value.
+        period: period of real targets, such as 10 for `Pose`: they stay in [0, period), and a shift of half
+            a period leaves nothing to memorize. `None` if they are not periodic.
 
     Raises:
         MetaLensError: shift is negative or not finite, or period is not above 0 and finite.
@@ -45,22 +41,19 @@ class MetaAug(Regularizer):
 
     def __init__(self, *, shift: float = 1.0, period: float | None = None) -> None:
         super().__init__()
-        if not 0 <= shift < math.inf:
-            raise MetaLensError(f"MetaAug: shift must be 0 or more and finite, got {shift}.")
-        if period is not None and not 0 < period < math.inf:
-            raise MetaLensError(f"MetaAug: period must be above 0 and finite, got {period}.")
-        self.shift = shift
-        self.period = period
+        check_nonnegative(self, shift=shift)
+        check_positive(self, period=period)
+        self.shift, self.period = shift, period
 
     def transform_tasks(self, tasks: Task) -> Task:
         n, y = n_tasks(tasks), tasks.query.y
         if y.is_floating_point():
             noise = torch.rand(n, 1, *y.shape[2:], dtype=y.dtype, device=y.device)
             shift = self.shift * (2 * noise - 1)
-            return tasks.map(lambda examples: Examples(examples.x, self._wrapped(examples.y + shift)))
+            tasks = tasks.map(lambda examples: Examples(examples.x, examples.y + shift))
+            if (period := self.period) is not None:
+                tasks = tasks.map(lambda examples: Examples(examples.x, examples.y.remainder(period)))
+            return tasks
         n_classes = int(torch.cat([tasks.support.y, y], 1).max()) + 1
         slots = torch.rand(n, n_classes, device=y.device).argsort(1)
         return tasks.map(lambda examples: Examples(examples.x, slots.gather(1, examples.y)))
-
-    def _wrapped(self, y: torch.Tensor) -> torch.Tensor:
-        return y if self.period is None else y.remainder(self.period)

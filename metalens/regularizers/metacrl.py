@@ -1,4 +1,4 @@
-"""Causal representations for meta-learning: separate factors, few per task, with invariant predictions."""
+"""Causal representations for meta-learning: orthogonal factors, few per task, with invariant predictions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_counts, check_nonnegative, check_positive
 from metalens.learners import NetworkLearner
 from metalens.learners.classification import one_hot
 from metalens.regularizers.base import Regularizer
 
 
 class MetaCRL(Regularizer):
-    """Split the features into factors, assign a few to each task, and ask them to predict invariantly.
+    """Split the features into factors, assign a few to each task, and make their predictions invariant.
 
-    Factors of an input are `Xi^T g(x)`, with features g and a learned matrix Xi, `(d, N)`. A task's
-    assignment to factors comes from its mean support features, by a learned perceptron f_gr:
+    Factors of an input are `Xi^T g(x)`, with features g and a learned matrix Xi, `(d, N)`. A learned
+    perceptron f_gr assigns factors to a task from its mean support features:
 
         a_i = sigmoid( f_gr( Xi^T mean_j g(x_ij) ) )
 
@@ -27,9 +27,9 @@ class MetaCRL(Regularizer):
 
         L_D = o * sum_{k<l} |Xi_k . Xi_l| + s * (1/T) sum_i sum_k ( a_ik + a_ik ln a_ik )
 
-    The causal module fits, to the support set of each task, a linear map W_i from its own factors
-    `c_i(x) = a_i * Xi^T g(x)` to the targets by ridge regression, and judges it on the query set, where no
-    rescaling should improve it (the penalty of invariant risk minimization):
+    The causal module fits a linear map W_i from a task's factors `c_i(x) = a_i * Xi^T g(x)` to the targets of
+    its support set by ridge regression. On the query set no rescaling should improve it (the penalty of
+    invariant risk minimization):
 
         L_C = v * (1/T) sum_i [ R_i(1) + R_i'(1)^2 ],  R_i(w) = mean_j || w W_i^T c_i(x_ij) - y_ij ||^2
 
@@ -55,11 +55,10 @@ class MetaCRL(Regularizer):
 
     Source: J. Wang and others, "Hacking Task Confounder in Meta-Learning", 2024, arXiv 2312.05771. L_D
     follows the authors' public code. Deviations: the sigmoid, without which the entropy is undefined; tanh in
-    f_gr instead of ReLU; the mean over tasks instead of the sum; features of the learner's backbone in place
-    of inputs; the learner itself keeps predicting from all features. The authors' code has no running causal
-    module: L_C is this implementation's own form of an invariance objective on query sets, as one loss for
-    all learners. All default values are this implementation's. The penalty in L_C: M. Arjovsky and others,
-    "Invariant Risk Minimization", 2019, arXiv 1907.02893.
+    f_gr instead of ReLU; the mean over tasks instead of the sum; backbone features instead of inputs; the
+    learner itself predicts from all features; all default values. The authors' code has no running causal
+    module, so L_C is our form of an invariance objective on query sets, with the penalty of M. Arjovsky and
+    others, "Invariant Risk Minimization", 2019, arXiv 1907.02893.
     """
 
     factors: nn.Parameter
@@ -77,15 +76,10 @@ class MetaCRL(Regularizer):
         ridge: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, size in (("n_factors", n_factors), ("hidden", hidden)):
-            if size < 1:
-                raise MetaLensError(f"MetaCRL: {name} must be at least 1, got {size}.")
-        for name, factor in (("weight", weight), ("orthogonality", orthogonality), ("sparsity", sparsity),
-                             ("invariance", invariance)):  # fmt: skip
-            if not 0 <= factor < math.inf:
-                raise MetaLensError(f"MetaCRL: {name} must be 0 or more and finite, got {factor}.")
-        if not 0 < ridge < math.inf:
-            raise MetaLensError(f"MetaCRL: ridge must be above 0 and finite, got {ridge}.")
+        check_counts(self, n_factors=n_factors, hidden=hidden)
+        check_nonnegative(self, weight=weight, orthogonality=orthogonality, sparsity=sparsity)
+        check_nonnegative(self, invariance=invariance)
+        check_positive(self, ridge=ridge)
         self.n_factors, self.hidden, self.weight, self.ridge = n_factors, hidden, weight, ridge
         self.orthogonality, self.sparsity, self.invariance = orthogonality, sparsity, invariance
         self.register_parameter("factors", None)
@@ -110,11 +104,8 @@ class MetaCRL(Regularizer):
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         support, query = adapted.tasks[:2]
-        query_features = adapted.map(adapted.learner.features, adapted.query_encoding)
-        support_factors, query_factors = (
-            adapted.support_features @ self.factors,
-            query_features @ self.factors,
-        )
+        support_factors = adapted.support_features @ self.factors
+        query_factors = adapted.map(adapted.learner.features, adapted.query_encoding) @ self.factors
         logits = self.grouping(support_factors.mean(1))  # (T, N)
         causes = logits.sigmoid().unsqueeze(1)
         n_classes = adapted.query_predictions.shape[-1]

@@ -1,22 +1,20 @@
-"""MetaMix: judge the adapted models on mixtures of query and support examples."""
+"""MetaMix: evaluate the adapted models on mixtures of query and support examples."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 from torch.distributions import Beta
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.learners import NetworkLearner, State
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples
 
 
 class MetaMix(Regularizer):
-    """Replace the query loss by the loss of query examples that are mixed with support examples.
+    """Replace the query loss by the loss on mixtures of query and support examples.
 
     With h the activations of the adapted network after a random stage, r the stages that follow, and p(j) a
     random support example of the same task for every query example j:
@@ -25,40 +23,32 @@ class MetaMix(Regularizer):
         classes:       lam loss(r(h), support y_p) + (1 - lam) loss(r(h), query y)
         real targets:  loss(r(h), lam support y_p + (1 - lam) query y)
 
-    The stage is drawn anew at each step, the same for all tasks: from the inputs themselves to the features.
-    Inputs of an integer type have no mixtures, so that mixing begins after the first stage.
-
-    The mean over tasks takes the place of the learner's outer loss, also where that is another one than the
-    loss of the adapted model's predictions.
+    Each step draws one stage for all tasks, from the inputs (unless of an integer type) to the features. The
+    mean over tasks replaces the learner's outer loss.
 
     Args:
         alpha: shape of the Beta distribution; 1 is uniform, larger values mix more evenly.
-        channel_shuffle: probability that a channel of the activations is taken from an example of another
-            class of the task, whose label does not change, before support and query are mixed. A task draws
-            its channels and a cycle through its classes once for both sets. Never at the inputs, and for
-            classification only; 0 is MetaMix alone.
+        channel_shuffle: probability that, before mixing, a channel of the activations is taken from an
+            example of another class of the task; labels do not change. A task draws its channels and a cycle
+            through its classes once for both sets. Never at the inputs, and for classification only.
 
     Raises:
         MetaLensError: a setting is out of range, or channels are shuffled with real targets.
 
-    >>> import torch
     >>> from metalens import MAML, Objective, Sinusoid, mlp
-    >>> terms = Objective(MAML(mlp()), [MetaMix(alpha=0.5)])(Sinusoid().batch(range(4)))
-    >>> {name: term.shape for name, term in terms.items()}
-    {'query': torch.Size([])}
+    >>> list(Objective(MAML(mlp()), [MetaMix(alpha=0.5)])(Sinusoid().batch(range(4))))
+    ['query']
 
     Source: H. Yao and others, "Improving Generalization in Meta-learning via Task Augmentation", 2021,
     arXiv 2007.13040; alpha is 2 for images and 0.5 for pose regression in the authors' code. Deviations:
-    support examples are drawn with replacement, since the two sets may differ in size; the features are
-    one of the stages. Channel shuffle acts on the outer loss alone, where the authors also shuffle the
-    support set in the inner loop; each channel is drawn for itself, where their code exchanges one block
-    of about a sixth of all channels.
+    support examples are drawn with replacement, since the two sets may differ in size; the features are one
+    of the stages; channel shuffle acts on the outer loss only (theirs in the inner loop too) and draws each
+    channel independently (theirs one block of about a sixth of all channels).
     """
 
     def __init__(self, *, alpha: float = 2.0, channel_shuffle: float = 0.0) -> None:
         super().__init__()
-        if not 0 < alpha < math.inf:
-            raise MetaLensError(f"MetaMix: alpha must be above 0 and finite, got {alpha}.")
+        check_positive(self, alpha=alpha)
         if not 0 <= channel_shuffle < 1:
             raise MetaLensError(
                 f"MetaMix: channel_shuffle must be 0 or more and below 1, got {channel_shuffle}."
@@ -117,14 +107,7 @@ class MetaMix(Regularizer):
 
 
 def _exchange(examples: Examples, giver: Tensor, mask: Tensor) -> Examples:
-    """Take the masked channels from a random example of the class that gives to an example's own.
-
-    Args:
-        examples: activations `(T, n, d, ...)` and class indices `(T, n)`.
-        giver: for each class slot the one that it takes from, `(T, c)`. Where the set has no example of
-            that class, an example keeps its channels.
-        mask: the channels to take, `(T, d)`.
-    """
+    """Take the channels of the mask `(T, d)` from a random example of the class `giver`, `(T, c)`, if any."""
     x, y = examples
     n_tasks, n = y.shape
     fits = y.unsqueeze(1) == giver.gather(1, y).unsqueeze(2)  # (T, takes, gives)

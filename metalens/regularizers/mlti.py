@@ -1,36 +1,33 @@
-"""Task interpolation: train on tasks that lie between pairs of tasks."""
+"""Task interpolation: train on mixtures of pairs of tasks."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_positive
 from metalens.regularizers.base import Regularizer
 from metalens.tasks import Examples, Task, n_tasks
 
 
 class MLTI(Regularizer):
-    """Interpolate every task of a batch with another one before adaptation, support and query alike.
+    """Interpolate every task of a batch with another one before adaptation.
 
-    Task i meets a task j of the batch, drawn at random and possibly itself, with one
-    `lam ~ Beta(alpha, alpha)` for both sets:
+    Task i is mixed with a task j of the batch, drawn at random and possibly itself, with one
+    `lam ~ Beta(alpha, alpha)` for its support and query set:
 
         real targets:  x = lam x_i + (1 - lam) x_j,    y = lam y_i + (1 - lam) y_j
         classes:       x = lam x_i + (1 - lam) x_j,    y = y_i
 
-    In regression the examples are paired by their place. In classification each class of i meets one class of
-    j, by a random one-to-one map that support and query share, and the examples of the two classes are paired
-    at random; they may come in any order.
+    In regression examples are paired by their index. In classification a random one-to-one map, the same for
+    support and query, pairs the classes of i with those of j, and their examples are paired at random.
 
     Args:
         alpha: shape of the Beta distribution; 1 is uniform, larger values mix more evenly.
 
     Raises:
-        MetaLensError: alpha is out of range; inputs are of an integer type; the tasks have not the same
+        MetaLensError: alpha is out of range; inputs are of an integer type; the tasks do not have the same
             classes with the same number of examples each; a meta-batch has a single task.
 
     >>> import torch
@@ -41,16 +38,15 @@ class MLTI(Regularizer):
 
     Source: H. Yao, L. Zhang, C. Finn, "Meta-Learning with Fewer Tasks through Task Interpolation", 2022,
     arXiv 2106.02695; alpha = 2 in the authors' code. Deviations: tasks are interpolated at the inputs only,
-    not at a random layer; classification tasks are taken not to share their labels, so that labels are never
-    mixed; images are added, where the authors' code for ProtoNet cuts and pastes patches.
+    not at a random layer; labels of classes are never mixed, as tasks are assumed not to share them; images
+    are added, while the authors' code for ProtoNet cuts and pastes patches.
     """
 
     min_meta_batch_size = 2
 
     def __init__(self, *, alpha: float = 2.0) -> None:
         super().__init__()
-        if not 0 < alpha < math.inf:
-            raise MetaLensError(f"MLTI: alpha must be above 0 and finite, got {alpha}.")
+        check_positive(self, alpha=alpha)
         self.alpha = alpha
 
     def transform_tasks(self, tasks: Task) -> Task:
@@ -70,7 +66,7 @@ class MLTI(Regularizer):
         return Task(support, query, _mix(lam, descriptors, descriptors[others]))
 
     def _partners_by_class(self, tasks: Task, others: Tensor) -> list[Examples]:
-        """Return the examples of the other tasks in the order in which those of the tasks meet them."""
+        """Return the examples of the other tasks, each in the place of its partner."""
         n, device = len(others), others.device
         classes = torch.cat([tasks.support.y, tasks.query.y], 1).unique()
         met_classes = torch.rand(n, len(classes), device=device).argsort(1)

@@ -1,4 +1,4 @@
-"""Meta-regularization on weights: noise and a price on what the shared weights can memorize."""
+"""Meta-regularization on weights: noise, and a penalty on the information in the shared weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_nonnegative, check_positive
 from metalens.learners import IMAML, NetworkLearner
 from metalens.networks import Network
 from metalens.regularizers.base import Regularizer
@@ -18,11 +18,10 @@ from metalens.tasks import Task
 
 
 class MRMAML(Regularizer):
-    """Limit the information in the backbone's weights, so that tasks are not memorized in them.
+    """Limit the information in the backbone's weights, so that they do not memorize tasks.
 
-    The weights are Gaussian, `q = N(mu, diag(sigma^2))`; mu are the network's own parameters, sigma is
-    learned too. Training uses one sample of them for each outer step, `mu + sigma * e`, `e ~ N(0, 1)`, and
-    adds
+    The weights are Gaussian, `q = N(mu, diag(sigma^2))`: mu are the network's parameters, sigma is learned.
+    Each outer step uses one sample, `mu + sigma * e`, `e ~ N(0, 1)`, and adds
 
         beta * KL(q || N(0, 1)) = beta * sum 1/2 (mu^2 + sigma^2 - 1 - ln sigma^2)
 
@@ -30,9 +29,8 @@ class MRMAML(Regularizer):
     linear, convolutional and attention layers), not on vectors such as biases. beta = 0 leaves the noise.
 
     Args:
-        beta: strength of the divergence, in units of the loss per nat; the default is that of the authors'
-            sinusoid code.
-        initial_sigma: standard deviation of all weights at first.
+        beta: strength, in units of the loss per nat; the default is that of the authors' sinusoid code.
+        initial_sigma: initial standard deviation of all weights.
 
     Raises:
         MetaLensError: a setting is out of range; the backbone has no such weights, recurrent layers, or
@@ -47,16 +45,14 @@ class MRMAML(Regularizer):
     arXiv 1912.03820, the variant on weights. Deviations: one sample for the support and query sets of all
     tasks of a step; no samples at test time; the paper's regularized weights do not adapt, as here with ANIL
     and other learners that share the backbone, while learners that adapt it start from noisy weights and
-    keep the noise; log sigma is learned; sigma starts well above 0, where it is next to 0 in the authors'
-    code. The learner's network is changed: its regularized parameters get other names.
+    keep the noise; log sigma is learned; sigma starts well above 0, but near 0 in the authors' code. The
+    regularized parameters of the learner's network are renamed.
     """
 
     def __init__(self, *, beta: float = 5e-5, initial_sigma: float = 0.01) -> None:
         super().__init__()
-        if not 0 <= beta < math.inf:
-            raise MetaLensError(f"MRMAML: beta must be 0 or more and finite, got {beta}.")
-        if not 0 < initial_sigma < math.inf:
-            raise MetaLensError(f"MRMAML: initial_sigma must be above 0 and finite, got {initial_sigma}.")
+        check_nonnegative(self, beta=beta)
+        check_positive(self, initial_sigma=initial_sigma)
         self.beta, self.initial_sigma = beta, initial_sigma
         self.log_sigmas = nn.ParameterList()
         self._noises: list[_Noise] = []
@@ -66,7 +62,7 @@ class MRMAML(Regularizer):
         super().bind(learner)
         if isinstance(learner, IMAML):
             raise MetaLensError(
-                "MRMAML cannot act on IMAML, whose implicit gradient sees the initialization alone and not "
+                "MRMAML cannot act on IMAML, whose implicit gradient depends on the initialization, not on "
                 "sigma; use MAML."
             )
         backbone = learner.network.backbone
@@ -79,7 +75,7 @@ class MRMAML(Regularizer):
             if isinstance(layer, _Noise):
                 raise MetaLensError(
                     "MRMAML: the weights of this network have noise of another MRMAML; give one MRMAML, and "
-                    "build the learner anew for every objective."
+                    "build a new learner for every objective."
                 )
         if not _weights(backbone):
             raise MetaLensError(
@@ -89,7 +85,7 @@ class MRMAML(Regularizer):
 
     def wrap_network(self, network: Network) -> Network:
         if self._noises:
-            raise MetaLensError("MRMAML: this one acts on another learner already; make a new one.")
+            raise MetaLensError("MRMAML: it already acts on another learner; make a new one.")
         for layer, name, mean in _weights(network.backbone):
             self.log_sigmas.append(nn.Parameter(torch.full_like(mean, math.log(self.initial_sigma))))
             noise = _Noise(self.log_sigmas, len(self.log_sigmas) - 1)
@@ -113,7 +109,7 @@ class MRMAML(Regularizer):
 
 
 class _Noise(nn.Module):
-    """A parametrization of a weight: what was drawn is added in training, and nothing at test time."""
+    """A parametrization of a weight: adds the last draw in training, and nothing at test time."""
 
     draws: Tensor
 

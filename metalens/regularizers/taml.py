@@ -1,15 +1,15 @@
-"""Task-agnostic meta-learning: the model before adaptation should favor no task."""
+"""Task-agnostic meta-learning: an initial model without preference for any task."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_choice, check_nonnegative, check_positive
 from metalens.learners import GradientLearner, NetworkLearner
 from metalens.regularizers.base import Regularizer
 
@@ -17,9 +17,9 @@ Measure = Literal["entropy", "theil", "generalized_entropy", "atkinson", "gini",
 
 
 class TAML(Regularizer):
-    """Keep the initial model undecided, or equally bad at all tasks of a batch.
+    """Keep the initial model unbiased: undecided between classes, or equally bad at all tasks of a batch.
 
-    `"entropy"` (classification): the initial model f guesses, the adapted model f_i is sure,
+    `"entropy"` (classification): high entropy of the initial model f, low entropy of the adapted model f_i,
 
         weight * (1/T) sum_i [ H_i(f_i) - H_i(f) ],  H_i(f) = -(1/q) sum_j sum_c p_jc ln p_jc
 
@@ -39,8 +39,8 @@ class TAML(Regularizer):
     Args:
         weight: strength of the term.
         measure: one of the above.
-        alpha: of the generalized entropy index; the larger, the more large losses count.
-        epsilon: of the Atkinson index, above 0; the larger, the more small losses count.
+        alpha: of the generalized entropy index; larger values give large losses more weight.
+        epsilon: of the Atkinson index, above 0; larger values give small losses more weight.
 
     Raises:
         MetaLensError: a setting is out of range; the learner has no initial model; real targets with
@@ -57,24 +57,14 @@ class TAML(Regularizer):
     """
 
     def __init__(
-        self,
-        *,
-        weight: float = 0.1,
-        measure: Measure = "theil",
-        alpha: float = 2.0,
-        epsilon: float = 0.5,
+        self, *, weight: float = 0.1, measure: Measure = "theil", alpha: float = 2.0, epsilon: float = 0.5
     ) -> None:
         super().__init__()
-        if measure not in get_args(Measure):
-            raise MetaLensError(
-                f"TAML: measure must be one of {', '.join(get_args(Measure))}, got {measure!r}."
-            )
-        if not 0 <= weight < math.inf:
-            raise MetaLensError(f"TAML: weight must be 0 or more and finite, got {weight}.")
+        check_choice(self, "measure", measure, Measure)
+        check_nonnegative(self, weight=weight)
+        check_positive(self, epsilon=epsilon)
         if not math.isfinite(alpha):
             raise MetaLensError(f"TAML: alpha must be finite, got {alpha}.")
-        if not 0 < epsilon < math.inf:
-            raise MetaLensError(f"TAML: epsilon must be above 0 and finite, got {epsilon}.")
         self.weight, self.alpha, self.epsilon = weight, alpha, epsilon
         self.measure: Measure = measure
         self.min_meta_batch_size = 1 if measure == "entropy" else 2

@@ -1,4 +1,4 @@
-"""How well relations agree with what is known of the tasks."""
+"""Agreement of relations with the descriptors of tasks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from metalens.adapted_tasks import AdaptedTasks
 
 
 def descriptor_agreement(matrix: Tensor, adapted: AdaptedTasks) -> Tensor | None:
-    """Return the rank correlation of the relations of all tasks with the nearness of their descriptors.
+    """Return Spearman's correlation of the relations of all tasks with minus the distance of descriptors.
 
-    `None` where tasks have no descriptors, or where relations or distances are all equal.
+    `None` if tasks have no descriptors, or relations or distances are all equal.
     """
     if adapted.tasks.descriptors.shape[-1] == 0:
         return None
@@ -23,7 +23,7 @@ def descriptor_agreement(matrix: Tensor, adapted: AdaptedTasks) -> Tensor | None
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Return Spearman's correlation of two lists of numbers; nan where one of them is constant.
+    """Return Spearman's correlation of two lists of numbers; nan if one of them is constant.
 
     >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.0, 5.0, 5.0]))
     tensor(0.8660, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What relates the tasks of a batch: a function of the adapted tasks, with or without parameters."""
+"""Relations between the tasks of a batch: functions of the adapted tasks, with or without parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Relation(nn.Module):
 
     Attributes:
         discriminates: whether relations can differ between pairs of tasks.
-        title: what the relations are, in words.
+        title: a short description of the relations.
     """
 
     discriminates: bool = True
@@ -23,14 +23,14 @@ class Relation(nn.Module):
         """Create the parameters whose size depends on the learner; `Objective` calls it.
 
         Raises:
-            MetaLensError: the tasks of this learner cannot be related so.
+            MetaLensError: the relation does not support this learner.
         """
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:
         """Return the relations m of the tasks, `(T, T)`: symmetric, with unit diagonal.
 
-        Where several processes share a batch, these are the rows of a process's own T tasks, with a column
-        for each task of all processes.
+        If several processes share a batch, the rows are the process's own T tasks and the columns the tasks
+        of all processes.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Groups of alike tasks."""
+"""Clusters of similar tasks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,8 @@ from scipy.spatial.distance import squareform
 
 from metalens.errors import MetaLensError
 
-
-def cluster_order(matrix: np.ndarray) -> np.ndarray:
-    """Return an order of tasks in which alike ones are neighbors: average-linkage clustering of `1 - m_ij`.
-
-    >>> cluster_order(np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])).tolist()
-    [1, 2, 0]
-    """
-    return leaves_list(cluster_tree(matrix))
-
-
-def cluster_tree(matrix: np.ndarray) -> np.ndarray:
-    """Return SciPy's average linkage of `1 - m_ij`; relations that are not finite count as distance 0."""
-    distances = np.nan_to_num(1 - (matrix + matrix.T) / 2, posinf=0.0).clip(min=0)
-    np.fill_diagonal(distances, 0)
-    return linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
-
-
-MOST_GROUPS = 12
-
-
-CLEAR = 0.5  # of a silhouette, below which Kaufman and Rousseeuw call groups weak, possibly artificial
+MAX_GROUPS = 12
+MIN_SILHOUETTE = 0.5  # below which Kaufman and Rousseeuw call groups weak, possibly artificial
 
 
 @dataclass(frozen=True)
@@ -46,7 +27,7 @@ class RelationMap:
         matrix: relations, `(n, n)`, symmetric.
         tree: SciPy's linkage of the distances `1 - m`, average linkage.
         groups: number of the group of every task, `(n,)`, from 0 in the order of the tree.
-        silhouette: how clear the groups are, at most 1; nan for a single group.
+        silhouette: mean over the tasks, at most 1; nan for a single group.
     """
 
     names: tuple[str, ...]
@@ -67,29 +48,28 @@ class RelationMap:
 
     @property
     def digits(self) -> int:
-        """Decimals that tell relations apart: more where they hardly differ."""
+        """Number of decimals to show: more if relations hardly differ."""
         return 2 if self.between.std() > 0.05 else 4
 
     @property
     def between(self) -> np.ndarray:
-        """The relations of every two tasks, `(n (n - 1) / 2,)`."""
+        """The relations of all pairs of tasks, `(n (n - 1) / 2,)`."""
         return self.matrix[np.triu_indices(len(self.matrix), 1)]
 
 
 def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None = None) -> RelationMap:
     """Cluster tasks by their relations.
 
-    Hierarchical clustering with average linkage of the distances `1 - m`. The number of groups is that of the
-    largest silhouette, from 2 to 12; where that is below 0.5, there are no clear groups and all are one.
+    Hierarchical clustering with average linkage of the distances `1 - m`. The number of groups, from 2 to 12,
+    has the largest silhouette; if that is below 0.5, all tasks are one group.
 
     Args:
         matrix: relations, `(n, n)`, of at least 3 tasks.
         names: of the tasks.
-        n_groups: how many groups, instead of as many as are clear.
+        n_groups: number of groups, instead of that of the largest silhouette.
 
     Raises:
-        MetaLensError: there are fewer than 3 tasks or relations that are not finite, or as many groups as
-            asked for are not possible.
+        MetaLensError: there are fewer than 3 tasks or fewer tasks than groups, or relations are not finite.
 
     >>> map = relation_map(np.kron(np.eye(2), np.ones((3, 3))), list("abcdef"))
     >>> map.groups.tolist(), map.silhouette
@@ -105,20 +85,25 @@ def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None 
             f"The relations of {bad} of {n} tasks are not finite: adaptation diverged on some of them."
         )
     matrix = (matrix + matrix.T) / 2
+    distances, tree = _distances(matrix), cluster_tree(matrix)
+    numbers = range(2, min(MAX_GROUPS, n - 1) + 1) if n_groups is None else [n_groups]
+    scored = [(_silhouette(distances, groups), groups) for groups in (_cut(tree, k) for k in numbers)]
+    silhouette, groups = max(scored, key=lambda pair: pair[0])
+    if n_groups is None and not silhouette >= MIN_SILHOUETTE:
+        silhouette, groups = math.nan, np.zeros(n, dtype=int)
+    return RelationMap(tuple(names), matrix, tree, groups, silhouette if silhouette > -math.inf else math.nan)
+
+
+def cluster_tree(matrix: np.ndarray) -> np.ndarray:
+    """Return SciPy's average linkage of `1 - m_ij`; relations that are not finite count as distance 0."""
+    distances = _distances(np.nan_to_num((matrix + matrix.T) / 2, nan=1.0, neginf=1.0))
+    return linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+
+
+def _distances(matrix: np.ndarray) -> np.ndarray:
     distances = (1 - matrix).clip(min=0)
     np.fill_diagonal(distances, 0)
-    tree = cluster_tree(matrix)
-    if n_groups is None:
-        candidates = [_cut(tree, k) for k in range(2, min(MOST_GROUPS, n - 1) + 1)]
-        scored = [(_silhouette(distances, groups), groups) for groups in candidates]
-        silhouette, groups = max(scored, key=lambda pair: pair[0])
-        if not silhouette >= CLEAR:
-            silhouette, groups = math.nan, np.zeros(n, dtype=int)
-    else:
-        groups = _cut(tree, n_groups)
-        silhouette = _silhouette(distances, groups)
-        silhouette = silhouette if silhouette > -math.inf else math.nan
-    return RelationMap(tuple(names), matrix, tree, groups, silhouette)
+    return distances
 
 
 def _cut(tree: np.ndarray, n_groups: int) -> np.ndarray:
@@ -129,7 +114,7 @@ def _cut(tree: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def _silhouette(distances: np.ndarray, groups: np.ndarray) -> float:
-    """Return the mean silhouette of the tasks; minus infinity where it is not defined."""
+    """Return the mean silhouette of the tasks; minus infinity if undefined."""
     from sklearn.metrics import silhouette_score  # slow to import
 
     if not 2 <= len(set(groups)) < len(groups):

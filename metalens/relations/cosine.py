@@ -1,15 +1,13 @@
-"""Cosines of task vectors, with learned weights or plain."""
+"""Cosine similarity of task vectors, with or without learned weights."""
 
 from __future__ import annotations
-
-from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
 from metalens.learners import NetworkLearner
 from metalens.relations.base import Relation
 from metalens.relations.vectors import TaskVector, task_vectors, vector_length
@@ -22,20 +20,20 @@ class Cosine(Relation):
 
         m_ij = (1/K) sum_k cos(omega_k * v_i, omega_k * v_j)
 
-    and with a temperature tau, `exp((m_ij - 1) / tau)` in its place. A task whose vector is zero is related
-    to none, itself included.
+    or, with a temperature tau, `exp((m_ij - 1) / tau)` of it. A zero vector has cosine 0 with all, itself
+    included.
 
     Args:
         heads: K.
         vector: v. `"features"`: mean of the support features (ignores targets); `"labeled"`: mean features
             per class, or feature-by-target products in regression; `"adaptation"`: the displacement of the
             adapted parameters.
-        learned: whether omega is learned; if not, it is 1, for plain cosine.
-        center: subtract the batch mean of the task vectors before comparing them.
-        temperature: tau, which spreads cosines that crowd near 1.
+        learned: whether omega is learned; otherwise it is 1.
+        center: subtract the batch mean from the task vectors.
+        temperature: tau, which spreads cosines near 1.
 
     Raises:
-        MetaLensError: a setting is out of range; the learner cannot provide the task vector.
+        MetaLensError: a setting is out of range; the learner has no such task vector.
 
     >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
     >>> learner, relation = MAML(mlp()), Cosine(heads=2)
@@ -43,8 +41,8 @@ class Cosine(Relation):
     >>> relation(AdaptedTasks(learner, Sinusoid().batch(range(4)))).shape
     torch.Size([4, 4])
 
-    Source: see `TRLearner`. Deviations, where its public text is silent: K = 4; omega starts at 1 plus noise
-    of standard deviation 0.1, so that heads differ. All vectors beside `"features"` are ours.
+    Source: see `TRLearner`. Not specified there: K = 4; omega starts at 1 plus noise of standard deviation
+    0.1, so that heads differ. All vectors except `"features"` are ours.
     """
 
     def __init__(
@@ -57,12 +55,8 @@ class Cosine(Relation):
         temperature: float | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1:
-            raise MetaLensError(f"Cosine: heads must be at least 1, got {heads}.")
-        if vector not in get_args(TaskVector):
-            raise MetaLensError(
-                f"Cosine: vector must be one of {', '.join(get_args(TaskVector))}, got {vector!r}."
-            )
+        check_counts(self, heads=heads)
+        check_choice(self, "vector", vector, TaskVector)
         check_positive(self, temperature=temperature)
         self.heads, self.learned, self.center, self.temperature = heads, learned, center, temperature
         self.vector: TaskVector = vector
@@ -93,7 +87,7 @@ class Cosine(Relation):
         return matrix
 
     def _weighted(self, vectors: Tensor) -> Tensor:
-        """Return the vectors of every head, `(K, T, slots * d)`; a single head where none is learned."""
+        """Return the vectors of every head, `(K, T, slots * d)`; one head if none is learned."""
         if not self.learned:
             return vectors.flatten(1).unsqueeze(0)
         if self.omega is None:

@@ -1,4 +1,4 @@
-"""How well the models of two tasks predict each other's support sets."""
+"""Relations from how well the models of two tasks predict each other's support sets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from metalens.relations.base import Relation
 
 
 class Mutual(Relation):
-    """By how much more the models of two tasks lose on each other's support sets than on their own.
+    """The excess loss of the models of two tasks on each other's support sets.
 
         m_ij = exp(-d_ij / tau),    d_ij = max(0, (L(f_j; S_i) - L(f_i; S_i) + L(f_i; S_j) - L(f_j; S_j)) / 2)
 
-    Outputs must mean the same in all tasks.
+    Outputs must have the same meaning in all tasks.
 
     Args:
         temperature: tau, in the units of the loss; by default the mean of d between tasks.
@@ -27,7 +27,7 @@ class Mutual(Relation):
     >>> Mutual()(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
     torch.Size([4, 4])
 
-    Source: none; ours.
+    Source: ours.
     """
 
     title = "mutual predictions"

@@ -18,7 +18,7 @@ from metalens.relations.agreement import descriptor_agreement
 from metalens.relations.vectors import TaskVector
 from metalens.tasks import place, stack_trimmed
 
-CHUNK = 50  # tasks at a time; bounds memory
+CHUNK = 50  # tasks adapted at a time; bounds memory
 
 
 class Relations(NamedTuple):
@@ -27,9 +27,8 @@ class Relations(NamedTuple):
     Attributes:
         names: of the tasks.
         matrix: `(n, n)`.
-        kind: what the relations are, in words.
-        agreement: rank correlation with the nearness of descriptors, or `None` where tasks have no
-            descriptors.
+        kind: a short description of the relations.
+        agreement: see `descriptor_agreement`.
     """
 
     names: list[str]
@@ -49,10 +48,10 @@ class Relations(NamedTuple):
 
 
 def plain_relation(by: TaskVector | Literal["predictions"]) -> Relation:
-    """Return what relates tasks without learned weights.
+    """Return a relation without learned weights.
 
     Args:
-        by: plain cosine of these task vectors, or how well models predict each other's supports.
+        by: plain cosine of these task vectors; `"predictions"` for `Mutual`.
 
     >>> plain_relation("labeled").title, plain_relation("predictions").title
     ('plain cosine of labeled', 'mutual predictions')
@@ -65,12 +64,12 @@ def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution,
 
     Args:
         learner: a trained learner; it adapts as at test time.
-        relation: what relates tasks, such as `Objective.relation`; `None` for plain cosine of features.
+        relation: such as `Objective.relation`; `None` for plain cosine of features.
         tasks: the distribution.
-        n: how many tasks.
+        n: number of tasks.
 
     Raises:
-        MetaLensError: the tasks of this learner cannot be related so.
+        MetaLensError: the relation does not support the learner or the tasks.
 
     >>> from metalens import ANIL, ClusteredSinusoid, mlp
     >>> found = relate(ANIL(mlp()), None, ClusteredSinusoid("test"), 5)
@@ -81,8 +80,7 @@ def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution,
     if not isinstance(learner, NetworkLearner):
         raise MetaLensError(f"{type(learner).__name__} has no network whose features could relate tasks.")
     relation.bind(learner)
-    batch = stack_trimmed([tasks[number] for number in range(n)])
-    batch = place(batch, learner.device, learner.dtype)
+    batch = place(stack_trimmed([tasks[number] for number in range(n)]), learner.device, learner.dtype)
     with torch.no_grad(), torch.random.fork_rng(), module_mode(learner, training=False):
         torch.manual_seed(0)  # for shuffled relations
         adapted = AdaptedTasks(learner, batch, chunk=CHUNK)
@@ -90,8 +88,5 @@ def relate(learner: Learner, relation: Relation | None, tasks: TaskDistribution,
         agreement = descriptor_agreement(matrix, adapted)
     names = [tasks.task_name(number) for number in range(n)]
     return Relations(
-        names,
-        matrix.double().cpu().numpy(),
-        relation.title,
-        None if agreement is None else agreement.item(),
+        names, matrix.double().cpu().numpy(), relation.title, None if agreement is None else agreement.item()
     )

@@ -1,10 +1,10 @@
-"""Relations at test time: a new task is predicted by its own model and by the models of related tasks."""
+"""Relations at test time: predict a new task with its own model and the models of related tasks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import task_map
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
 from metalens.evaluation import Validation
 from metalens.learners import Learner, State
 from metalens.learners.base import module_mode
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 RelatedBy = Literal["predictions", "features", "adaptation", "uniform", "shuffled"]
 
-CHUNK = 50  # tasks at a time
+CHUNK = 50  # tasks adapted at a time; bounds memory
 
 
 class RelatedModels(Learner):
-    """Predict a task by its own model, and by the models of known tasks that are related to it.
+    """Predict a task with its own model and the models of related known tasks.
 
-    A trained learner adapts to all examples of P known tasks, once, which gives the models `f_1 ... f_P`. A
-    new task with support set S gets its own model f as ever, and
+    A trained learner adapts to all examples of P known tasks, which gives the models `f_1 ... f_P`. With the
+    own model f of a new task with support set S,
 
         f'(x) = (1 - share) f(x) + share sum_p w_p f_p(x),    w = softmax(r / temperature)
 
@@ -40,24 +40,21 @@ class RelatedModels(Learner):
 
         r_p = -loss(f_p(S.x), S.y)
 
-    or a cosine, or nothing at all. Outputs are averaged, in classification logits; classes must mean the same
-    in all tasks.
-
-    Nothing is trained, and the models are those of the learner as it is now.
+    or a cosine, or 0. Outputs (logits in classification) are averaged; classes must have the same meaning in
+    all tasks. Nothing is trained.
 
     Args:
-        learner: a trained learner.
-        tasks: where the known tasks come from, such as the training tasks; each is known by its support and
-            query examples.
+        learner: a trained learner; its present models are used.
+        tasks: of the known tasks, such as the training tasks.
         n_tasks: P; the known tasks are numbers `0 ... P - 1`.
         related_by: `"predictions"` as above; `"features"`, the cosine of mean support features under the
             meta-parameters; `"adaptation"`, the cosine of the displacements of adapted parameters; as
-            controls `"uniform"`, all the same, and `"shuffled"`, predictions of the wrong known tasks.
+            controls `"uniform"`, 0, and `"shuffled"`, predictions of the wrong known tasks.
         share: of the related models, from 0 to 1.
-        temperature: in the units of the loss, or of the cosine; the smaller it is, the fewer models count.
+        temperature: in units of the loss, or of the cosine; smaller values use fewer models.
 
     Raises:
-        MetaLensError: a setting is out of range, or nothing of the learner adapts that could be compared.
+        MetaLensError: a setting is out of range, or the learner has no adapted parameters to compare.
 
     >>> from metalens import MAML, RelatedModels, Sinusoid, mlp
     >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=20)
@@ -65,9 +62,9 @@ class RelatedModels(Learner):
     >>> learner(task.support)(task.query.x).shape
     torch.Size([15, 1])
 
-    Source: none; ours. The paper relates tasks in training only. That the models of known tasks can serve new
-    ones is the idea of profile methods in drug discovery, such as E. Martin and others, "All-Assay-Max2
-    pQSAR", J. Chem. Inf. Model. 59, 2019.
+    Source: ours; the paper of `TRLearner` relates tasks in training only. Profile methods in drug discovery
+    use models of known tasks as well, such as E. Martin and others, "All-Assay-Max2 pQSAR", J. Chem. Inf.
+    Model. 59, 2019.
     """
 
     regularizer_refusal = "it is not trained."
@@ -83,17 +80,11 @@ class RelatedModels(Learner):
         share: float = 0.5,
         temperature: float = 0.1,
     ) -> None:
-        if n_tasks < 1:
-            raise MetaLensError(f"RelatedModels: n_tasks must be at least 1, got {n_tasks}.")
-        if related_by not in get_args(RelatedBy):
-            raise MetaLensError(
-                f"RelatedModels: related_by must be one of {', '.join(get_args(RelatedBy))}, got "
-                f"{related_by!r}."
-            )
+        check_counts(self, n_tasks=n_tasks)
+        check_choice(self, "related_by", related_by, RelatedBy)
+        check_positive(self, temperature=temperature)
         if not 0 <= share <= 1:
             raise MetaLensError(f"RelatedModels: share must be from 0 to 1, got {share}.")
-        if not 0 < temperature < math.inf:
-            raise MetaLensError(f"RelatedModels: temperature must be above 0 and finite, got {temperature}.")
         if related_by == "adaptation" and not learner.adapted_parameters():
             raise MetaLensError(
                 f"RelatedModels: related_by='adaptation' needs parameters that adapt, and "
@@ -131,7 +122,7 @@ class RelatedModels(Learner):
         return (1 - self.share) * self.learner.predict_encoded(own, z) + self.share * related
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        raise MetaLensError("RelatedModels is not trained: train its learner first, then make it anew.")
+        raise MetaLensError("RelatedModels is not trained: train its learner first, then create it.")
 
     def encode(self, x: Tensor) -> Tensor:
         return self.learner.encode(x)
@@ -140,7 +131,7 @@ class RelatedModels(Learner):
         return self.learner.features(z)
 
     def all_predictions(self, z: Tensor) -> Tensor:
-        """Return what the models of all known tasks predict for encoded inputs `(n, ...)`, `(P, n, c)`."""
+        """Return the predictions of all known tasks' models for encoded inputs `(n, ...)`, `(P, n, c)`."""
         plan = self.learner.plan("auto")
         return task_map(lambda state: self.learner.predict_encoded(state, z), self.models, plan=plan)
 
@@ -149,7 +140,7 @@ class RelatedModels(Learner):
 
         Args:
             own: the state of the learner for the task.
-            z: its encoded support inputs, `(s, ...)`.
+            z: encoded support inputs, `(s, ...)`.
             y: their targets.
         """
         if self.related_by in ("features", "adaptation"):
@@ -171,15 +162,13 @@ class RelatedModels(Learner):
     ) -> pd.DataFrame:
         """Set share and temperature to those with the best mean score on held-out tasks.
 
-        With 0 among the shares, related models can be found to be of no use.
-
         Args:
             validation: the tasks, and how many; of equal scores the first one counts.
-            shares: to choose from.
+            shares: to choose from; 0 for the learner's own model only.
             temperatures: to choose from.
 
         Returns:
-            Rows `share, temperature, score`; the score is the mean of the primary metric, see `evaluate`.
+            Rows `share, temperature, score`, the mean of the primary metric, see `evaluate`.
 
         >>> from metalens import MAML, Sinusoid, mlp
         >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=5)
@@ -187,7 +176,7 @@ class RelatedModels(Learner):
         >>> (learner.share, learner.temperature) in list(zip(scores.share, scores.temperature))
         True
         """
-        import pandas as pd  # takes as long to import as all of MetaLens
+        import pandas as pd  # slow to import
 
         scores: dict[tuple[float, float], list[Tensor]] = {}
         metric = ""
@@ -197,9 +186,8 @@ class RelatedModels(Learner):
                 adapted = AdaptedTasks(self.learner, batch)
                 own = adapted.query_predictions
                 related = adapted.map(self.all_predictions, adapted.query_encoding)
-                relations = adapted.map(
-                    self.relations, adapted.states, adapted.support_encoding, batch.support.y
-                )
+                known = adapted.states, adapted.support_encoding, batch.support.y
+                relations = adapted.map(self.relations, *known)
                 for temperature in temperatures:
                     weights = torch.softmax(relations / temperature, 1)
                     average = torch.einsum("tp,tpqc->tqc", weights, related)
@@ -215,7 +203,7 @@ class RelatedModels(Learner):
         return table
 
     def _known(self, tasks: TaskDistribution, numbers: range) -> tuple[State, Tensor]:
-        """Return the states and the vectors of some known tasks, by all their examples."""
+        """Return the states and the vectors of some known tasks, from all their examples."""
         batch = place(tasks.batch(numbers), self.device, self.dtype)
         pairs = zip(batch.support, batch.query, strict=True)
         everything = Examples(*(torch.cat(pair, dim=1) for pair in pairs))
@@ -223,7 +211,7 @@ class RelatedModels(Learner):
         return adapted.states, adapted.map(self._vector, adapted.states, adapted.support_encoding)
 
     def _vector(self, state: State, z: Tensor) -> Tensor:
-        """Return what cosines are taken of, for one task."""
+        """Return the vector of one task for cosines."""
         if self.related_by == "features":
             return self.learner.features(z).mean(0)
         if self.related_by == "adaptation":
@@ -233,10 +221,6 @@ class RelatedModels(Learner):
 
 
 def _parts(n: int) -> Iterator[range]:
-    """Yield the numbers of n tasks, a few at a time, which bounds memory.
-
-    >>> list(_parts(60))
-    [range(0, 50), range(50, 60)]
-    """
+    """Yield the numbers of n tasks in chunks."""
     for start in range(0, n, CHUNK):
         yield range(start, min(start + CHUNK, n))

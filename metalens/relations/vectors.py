@@ -1,4 +1,4 @@
-"""Task vectors: what cosines between tasks are taken of."""
+"""Task vectors, which `Cosine` compares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import NetworkLearner
-from metalens.learners.classification import one_hot
+from metalens.learners.classification import class_means, one_hot
 
 TaskVector = Literal["features", "labeled", "adaptation"]
 
@@ -18,9 +18,9 @@ TaskVector = Literal["features", "labeled", "adaptation"]
 def task_vectors(adapted: AdaptedTasks, kind: TaskVector) -> Tensor:
     """Return the vectors of the T tasks of all processes, `(T, slots, d)`.
 
-    `"features"` are the mean support features, in a single slot; `"labeled"` has a slot for each class, its
-    mean features, or for each real target, the mean of feature times target; `"adaptation"` is the
-    displacement of the adapted parameters, in a single slot.
+    `"features"`: mean support features, one slot; `"labeled"`: a slot per class with its mean features, or
+    per real target with the mean of feature times target; `"adaptation"`: displacement of the adapted
+    parameters, one slot.
 
     >>> from metalens import MAML, Sinusoid, mlp
     >>> adapted = AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))
@@ -37,7 +37,8 @@ def task_vectors(adapted: AdaptedTasks, kind: TaskVector) -> Tensor:
     elif y.is_floating_point():
         own = y.mT @ features / y.shape[1]
     else:
-        own = class_means(features, y, adapted.query_predictions.shape[-1])
+        n_classes = adapted.query_predictions.shape[-1]
+        own = class_means(features, one_hot(y, n_classes, features.dtype))
     return adapted.processes.all_gather(own)
 
 
@@ -45,7 +46,7 @@ def vector_length(learner: NetworkLearner, kind: TaskVector) -> int:
     """Return the length d of the task vectors of a learner.
 
     Raises:
-        MetaLensError: nothing of the learner adapts that could be compared.
+        MetaLensError: the learner has no adapted parameters to compare.
 
     >>> from metalens import MAML, mlp
     >>> vector_length(MAML(mlp()), "adaptation")
@@ -60,18 +61,3 @@ def vector_length(learner: NetworkLearner, kind: TaskVector) -> int:
             f"{type(learner).__name__} has none; use 'features' or 'labeled'."
         )
     return length
-
-
-def class_means(features: Tensor, y: Tensor, n_classes: int) -> Tensor:
-    """Return the mean features of every class, `(T, c, d)`; zeros for a class without examples.
-
-    Args:
-        features: `(T, s, d)`.
-        y: class indices `(T, s)`.
-        n_classes: c.
-
-    >>> class_means(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[1, 1]]), 2).tolist()
-    [[[0.0], [2.0]]]
-    """
-    members = one_hot(y, n_classes, features.dtype)  # (T, s, c)
-    return members.mT @ features / members.sum(1).clamp(min=1).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Figures of a finished run, drawn from its tables; colors are never the only cue."""
+"""Figures of a finished run, drawn from its tables and legible without colors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -19,13 +20,14 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list
 from metalens.errors import MetaLensError
 from metalens.metrics import METRICS, primary_metric
 from metalens.relations.clusters import cluster_tree
+from metalens.reports.numbers import unit
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import wrapped
 from metalens.training.nonfinite import FAULTS
 
 WIDTH = 7.4  # inches, the width of the report's column
 N_TASKS = 4  # rows of the small multiples
-LOWEST_TREE = 0.1  # height of the panel of a tree, in units of 1 - m; lower trees look low
+MIN_TREE_HEIGHT = 0.1  # of the panel of a tree, in units of 1 - m
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines.
 BLUE, ORANGE, GRAY, BLACK = "#0072B2", "#E69F00", "#8C8C8C", "#222222"
@@ -34,7 +36,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2)))
 
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same on every computer
+    "font.family": "DejaVu Sans",  # part of matplotlib, so figures are the same on every computer
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.edgecolor": GRAY,
@@ -46,6 +48,8 @@ STYLE = {
     "ytick.color": GRAY,
     "xtick.labelcolor": BLACK,
     "ytick.labelcolor": BLACK,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
     "legend.frameon": False,
     "text.color": BLACK,
     "text.parse_math": False,  # a $ in a name is a $
@@ -55,14 +59,13 @@ STYLE = {
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(metrics: pd.DataFrame) -> Figure:
-    """Return the learning curve of every arm: mean over seeds, with a band from lowest to highest seed.
+    """Draw the learning curve of every arm: mean over seeds, with a band from lowest to highest seed.
+
+    Losses that span a factor of 4 are on a logarithmic axis.
 
     Args:
-        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`. Drawn is the first
-            metric of the split "val" or, without validation, of "train".
-
-    Returns:
-        A figure with one line per arm; losses that span a factor of 4 are on a logarithmic axis.
+        metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`; the first metric of
+            the split "val" or, without validation, of "train" is drawn.
     """
     validated = metrics[metrics["split"] == "val"]
     terms = metrics[~metrics["metric"].isin(FAULTS.values())]
@@ -79,39 +82,46 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
         axes.plot(band.index, band["mean"], color=color, linestyle=line, linewidth=1.6, label=arm_label(*arm))
         axes.fill_between(band.index, band["min"], band["max"], color=color, alpha=0.15, linewidth=0)
         drawn.append(band["mean"])
-    scale_scores(axes, pd.concat(drawn), metric)
+    scale_scores(axes.yaxis, pd.concat(drawn), metric)
     axes.set(xlabel="outer step", ylabel=f"{'training' if validated.empty else 'validation'} {metric}")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.grid(axis="y")
     axes.margins(x=0.01)
     figure.legend(loc="outside upper left", ncols=2 if len(drawn) > 1 else 1)
     return figure
 
 
-def scale_scores(axes: Axes, scores: pd.Series, metric: str) -> None:
-    """Let the vertical axis show scores: fractions in percent, numbers of several sizes as logarithms."""
+def scale_scores(axis: Axis, scores: pd.Series, metric: str, span: float = 4) -> None:
+    """Show fractions in percent, and positive scores that span more than a factor on a logarithmic axis."""
     if metric in METRICS and METRICS[metric].unit == "fraction":  # training curves show terms of the loss
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif scores.min() > 0 and scores.max() > 4 * scores.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    elif scores.min() > 0 and scores.max() > span * scores.min():
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _label_rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
 
 
 @matplotlib.rc_context(STYLE)
 def differences(paired: pd.DataFrame) -> Figure:
-    """Return a forest plot: a row per arm with its paired difference to the baseline and 95% interval.
+    """Draw a forest plot for each metric: a row per arm with its paired difference to the baseline.
+
+    Intervals are of 95%; filled markers are significant, hollow ones are not.
 
     Args:
         paired: from `paired_differences`, not empty.
-
-    Returns:
-        A figure with one panel per metric. Filled markers are significant, hollow ones are not.
     """
     metrics = paired["metric"].unique()
-    arms = paired[ARM].drop_duplicates()
-    height = 0.85 + 0.34 * len(arms)
+    height = 0.85 + 0.34 * len(paired[ARM].drop_duplicates())
     figure = Figure(figsize=(WIDTH, height * len(metrics)), layout="constrained")
     for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
         _forest(axes, paired[paired["metric"] == metric], metric)
@@ -120,7 +130,7 @@ def differences(paired: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
-    """Return scores against the time of training, both with 95% intervals.
+    """Draw scores against training time, both with 95% intervals.
 
     Args:
         scores: `metric, mean, low, high`, a row per arm, indexed by its label; all of one metric.
@@ -129,7 +139,7 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, max(4.0, 0.4 + 0.24 * len(scores))), layout="constrained")
     axes = figure.subplots()
     metric = primary_metric(scores["metric"])
-    scale, unit = (100, " in %") if METRICS[metric].unit == "fraction" else (1, "")
+    scale = METRICS[metric].scale
     for number, row in enumerate(scores.itertuples()):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
         time = seconds.loc[row.Index]
@@ -137,10 +147,10 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
         axes.plot([time["mean"]] * 2, [row.low * scale, row.high * scale], color=color, linewidth=1.4)
         label = wrapped(row.Index, 30)
         axes.plot(time["mean"], row.mean * scale, marker, color=color, markersize=6, label=label)
-    axes.set(xlabel="training time of one seed, s", ylabel=f"test {metric}{unit}")
+    axes.set(xlabel="training time of one seed, s", ylabel=f"test {metric}{unit(metric, ' in %')}")
     corner = "upper left" if METRICS[metric].better == "higher" else "lower left"
     axes.set_title(f"better and faster: {corner}", loc="right", color="#555555")
-    axes.grid(color="#E6E6E6", linewidth=0.8)
+    axes.grid()
     axes.set_axisbelow(True)
     figure.legend(loc="outside right upper")
     return figure
@@ -148,13 +158,12 @@ def tradeoff(scores: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def per_task(results: pd.DataFrame) -> Figure:
-    """Return the scores of single tasks in the primary metric: a row of dots per arm, with their median.
+    """Draw the scores of single tasks in the primary metric: a row of dots per arm, with their median.
+
+    Losses that span a factor of 10 are on a logarithmic axis.
 
     Args:
         results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task.
-
-    Returns:
-        A figure with one row per arm; losses that span a factor of 10 are on a logarithmic axis.
     """
     metric = primary_metric(results["metric"])
     rows = results[(results["metric"] == metric) & np.isfinite(results["value"])]
@@ -168,33 +177,19 @@ def per_task(results: pd.DataFrame) -> Figure:
         heights = place + rng.uniform(-0.25, 0.25, len(values))
         axes.plot(values, heights, "o", color=color, markersize=3.5, alpha=0.5, markeredgewidth=0)
         axes.plot([np.median(values)] * 2, [place - 0.36, place + 0.36], color=BLACK, linewidth=1.6)
-    if METRICS[metric].unit == "fraction":
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif len(rows) and rows["value"].min() > 0 and rows["value"].max() > 10 * rows["value"].min():
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    better = METRICS[metric].better
-    axes.set(xlabel=f"{metric} of a task, {better} is better", ylim=(len(arms) - 0.5, -0.5))
-    axes.set_yticks(range(len(arms)), arms)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    scale_scores(axes.xaxis, rows["value"], metric, span=10)
+    axes.set(xlabel=f"{metric} of a task, {METRICS[metric].better} is better")
+    _label_rows(axes, arms)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def predictions(curves: pd.DataFrame) -> Figure:
-    """Return what adaptation does on a few one-dimensional tasks: rows are tasks, columns are arms.
+    """Draw predictions before and after adaptation to one-dimensional tasks: rows are tasks, columns arms.
 
     Args:
         curves: rows `learner, regularizers, sampler, seed, task, part, x, y, before, after`; the part
-            "query" is drawn as lines, "support" as points.
-
-    Returns:
-        A figure of at most four tasks.
+            "query" is drawn as lines, "support" as points; at most four tasks.
     """
     arms = list(curves[ARM].drop_duplicates().itertuples(index=False, name=None))
     tasks = curves["task"].unique()[:N_TASKS]
@@ -224,26 +219,21 @@ def predictions(curves: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def relations(relations: pd.DataFrame) -> Figure:
-    """Return the relation matrix of every arm that has one, as heat maps below their trees.
+    """Draw the relation matrices of arms as heat maps below their trees.
 
-    The scale starts at 0 (or at -1, if a relation is negative) and ends at 1 whatever the values are, so
-    that a nearly flat matrix looks flat; trees have a common scale as well. Tasks are ordered by
-    average-linkage clustering of `1 - m_ij`, for each panel by itself.
+    The scale is [0, 1], or [-1, 1] if a relation is negative, so that a flat matrix looks flat; trees have a
+    common scale as well. Each panel orders tasks by average-linkage clustering of `1 - m_ij`.
 
     Args:
-        relations: rows `learner, regularizers, sampler, seed, row, column, relation`; the first seed is
-            drawn.
-
-    Returns:
-        A figure with one panel per arm.
+        relations: rows `learner, regularizers, sampler, seed, row, column, relation`, drawn for the first
+            seed.
 
     Raises:
         MetaLensError: the rows of an arm are not a square matrix.
     """
     first = relations[relations["seed"] == relations["seed"].iloc[0]]
-    matrices = {
-        arm_label(*arm): _matrix(arm_label(*arm), rows) for arm, rows in first.groupby(ARM, sort=False)
-    }
+    labeled = ((arm_label(*arm), rows) for arm, rows in first.groupby(ARM, sort=False))
+    matrices = {label: _matrix(label, rows) for label, rows in labeled}
     n_columns = min(3, len(matrices))
     n_rows = math.ceil(len(matrices) / n_columns)
     layout = ConstrainedLayoutEngine(wspace=0.08, hspace=0.05)
@@ -253,9 +243,8 @@ def relations(relations: pd.DataFrame) -> Figure:
     smallest = 0 if first["relation"].min() >= 0 else -1
     colors = ScalarMappable(Normalize(smallest, 1), cmap="cividis")
     linkages = [cluster_tree(matrix) for matrix in matrices.values()]
-    top = max(LOWEST_TREE, *(1.05 * tree[-1, 2] for tree in linkages))
-    drawn = zip(trees, panels, linkages, matrices.items(), strict=False)
-    for above, axes, tree, (label, matrix) in drawn:
+    top = max(MIN_TREE_HEIGHT, *(1.05 * tree[-1, 2] for tree in linkages))
+    for above, axes, tree, (label, matrix) in zip(trees, panels, linkages, matrices.items(), strict=False):
         order = leaves_list(tree)
         axes.imshow(matrix[np.ix_(order, order)], cmap=colors.cmap, norm=colors.norm, aspect="auto")
         for places, heights in branches(tree):
@@ -273,48 +262,39 @@ def relations(relations: pd.DataFrame) -> Figure:
 
 
 def _forest(axes: Axes, paired: pd.DataFrame, metric: str) -> None:
-    scale, unit = (100, " (percentage points)") if METRICS[metric].unit == "fraction" else (1, "")
+    scale, points = METRICS[metric].scale, unit(metric, " (percentage points)")
     places = range(len(paired))
     for place, row in zip(places, paired.itertuples(), strict=True):
         if math.isnan(row.low):
-            axes.text(
-                0.02, place, "undefined", transform=axes.get_yaxis_transform(), va="center", style="italic"
-            )
+            where = axes.get_yaxis_transform()
+            axes.text(0.02, place, "undefined", transform=where, va="center", style="italic")
             continue
-        significant = row.verdict in ("better", "worse")
         axes.plot([row.low * scale, row.high * scale], [place, place], color=BLUE, linewidth=1.8)
-        face = BLUE if significant else "white"
+        face = BLUE if row.verdict in ("better", "worse") else "white"
         axes.plot(row.difference * scale, place, "o", color=BLUE, markerfacecolor=face, markersize=6.5)
     axes.axvline(0, color=BLACK, linewidth=1.0, zorder=1.5)
     left, right = ("worse", "better") if METRICS[metric].better == "higher" else ("better", "worse")
     axes.set_title(f"← {left}", loc="left", color="#555555")
     axes.set_title(f"{right} →", loc="right", color="#555555")
-    axes.set_yticks(places, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])
-    axes.set_ylim(len(paired) - 0.5, -0.5)
-    axes.set_xlabel(f"difference in {metric}{unit} from {paired['baseline'].iloc[0]}")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.set_xlabel(f"difference in {metric}{points} from {paired['baseline'].iloc[0]}")
+    _label_rows(axes, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])
 
 
 def _adaptation(axes: Axes, panel: pd.DataFrame) -> None:
     query = panel[panel["part"] == "query"].sort_values("x")
     support = panel[panel["part"] == "support"]
     axes.plot(query["x"], query["y"], color=BLACK, linewidth=1.0, label="true")
-    axes.plot(
-        query["x"], query["before"], color=GRAY, linewidth=1.2, linestyle="--", label="before adaptation"
-    )
+    before = {"linewidth": 1.2, "linestyle": "--", "label": "before adaptation"}
+    axes.plot(query["x"], query["before"], color=GRAY, **before)
     axes.plot(query["x"], query["after"], color=BLUE, linewidth=1.8, label="after adaptation")
-    axes.plot(
-        support["x"], support["y"], "o", color=ORANGE, markeredgecolor=BLACK, markersize=4.5, label="support"
-    )
+    points = {"markeredgecolor": BLACK, "markersize": 4.5, "label": "support"}
+    axes.plot(support["x"], support["y"], "o", color=ORANGE, **points)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return limits that show all curves, but at most one range of y beyond it: predictions may explode."""
+    """Return limits that show all curves up to one range of y beyond it, as predictions may diverge."""
     low, high = rows["y"].min(), rows["y"].max()
     span = max(high - low, 1e-6)
     drawn = rows[["y", "before", "after"]].to_numpy()
@@ -334,7 +314,7 @@ def _matrix(label: str, rows: pd.DataFrame) -> np.ndarray:
 
 
 def branches(tree: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the lines of a tree: places, the leaves being 0, 1, ... in order, and heights."""
+    """Yield the lines of a tree: positions, the leaves being 0, 1, ... in order, and heights."""
     lines = dendrogram(tree, no_plot=True)
     for places, heights in zip(lines["icoord"], lines["dcoord"], strict=True):
         yield (np.array(places) - 5) / 10, np.array(heights)

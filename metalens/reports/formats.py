@@ -1,4 +1,4 @@
-"""The results of a run as text to be pasted: Markdown, LaTeX, CSV."""
+"""The results of a run as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from metalens.reports.tables import table_rows
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize
 
-# LaTeX breaks a line with \\, and takes a bracket or star that follows for its argument.
+CELLS = ("arm", "mean", "interval", "rank", "difference", "difference_interval", "p_holm", "verdict")
+# After \\, LaTeX takes a bracket or star for an argument.
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "[": "{[}",
@@ -30,7 +31,7 @@ def as_csv(results: pd.DataFrame) -> str:
 
 
 def as_markdown(results: pd.DataFrame) -> str:
-    """Return the outcome in words and a table for each metric.
+    """Return sentences on the outcome and a table for each metric.
 
     >>> results = pd.DataFrame({"learner": "A|B", "regularizers": "none", "sampler": "Uniform",
     ...                         "seed": 0, "task": [0, 1], "metric": "mse", "value": [1.0, 3.0]})
@@ -43,21 +44,18 @@ def as_markdown(results: pd.DataFrame) -> str:
         title = metric_title(metric)
         names = ["arm", "mean", "95% interval"]
         if not paired.empty:
-            change = f"difference to {_baseline(summary)}"
-            names += ["rank", change, "95% interval", "p (Holm)", "verdict"]
+            names += ["rank", f"difference to {_baseline(summary)}", "95% interval", "p (Holm)", "verdict"]
         lines += ["", f"**{title[0].upper()}{title[1:]}**", "", piped(names), piped(["---"] * len(names))]
         for row in table_rows(summary, paired, metric):
-            cells = [row["arm"], f"**{row['mean']}**" if row["best"] else row["mean"], row["interval"]]
-            if not paired.empty:
-                cells += [
-                    row[name] for name in ("rank", "difference", "difference_interval", "p_holm", "verdict")
-                ]
+            cells = [row[name] for name in CELLS[: len(names)]]
+            if row["best"]:
+                cells[1] = f"**{cells[1]}**"
             lines.append(piped(cells))
     return "\n".join(lines) + "\n"
 
 
 def as_latex(results: pd.DataFrame) -> str:
-    r"""Return a table to be pasted into a paper, with the rules of the package booktabs.
+    r"""Return a table with the rules of the package booktabs.
 
     >>> results = pd.DataFrame({"learner": "A_1", "regularizers": "none", "sampler": "Uniform",
     ...                         "seed": 0, "task": [0, 1], "metric": "mse", "value": [1.0, 3.0]})
@@ -65,14 +63,13 @@ def as_latex(results: pd.DataFrame) -> str:
     A\_1 & 2 & {[}$-$11, 15{]} \\
     """
     summary, paired = summarize(results), paired_differences(results)
-    columns = ["", "mean", "95% interval"]
+    columns, mark = ["", "mean", "95% interval"], ""
     caption = f"Mean with 95% interval on {size_in_words(summary.iloc[0])}."
     if not paired.empty:
         columns += ["rank", "difference", "95% interval", "p"]
-        caption += (
-            f" Bold: the best mean. Differences are paired and to {_baseline(summary)}; p is corrected for "
-            "the number of arms (Holm)."
-        )
+        caption += f" Bold: the best mean. Differences are paired and to {_baseline(summary)}; p is corrected"
+        caption += " for the number of arms (Holm)."
+        mark = r" $^\dagger$: no significant difference."
     kinds = "l" + "".join("l" if name == "95% interval" else "r" for name in columns[1:])
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", latex_row(map(escaped, columns))]
@@ -80,18 +77,12 @@ def as_latex(results: pd.DataFrame) -> str:
         title = escaped(metric_title(metric))
         lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\"]
         for row in table_rows(summary, paired, metric):
-            mean, p = escaped(row["mean"]), escaped(row["p_holm"])
-            cells = [
-                escaped(row["arm"]),
-                rf"\textbf{{{mean}}}" if row["best"] else mean,
-                escaped(row["interval"]),
-            ]
-            if not paired.empty:
-                mark = r"$^\dagger$" if row["verdict"] == "no significant difference" else ""
-                texts = [escaped(row[name]) for name in ("rank", "difference", "difference_interval")]
-                cells += [texts[0], texts[1] + mark, texts[2], p]
+            cells = [escaped(row[name]) for name in CELLS[: len(columns)]]
+            if row["best"]:
+                cells[1] = rf"\textbf{{{cells[1]}}}"
+            if row["verdict"] == "no significant difference":
+                cells[4] += r"$^\dagger$"
             lines.append(latex_row(cells))
-    mark = "" if paired.empty else r" $^\dagger$: no significant difference."
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escaped(caption)}{mark}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -104,7 +95,7 @@ FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
 
 
 def escaped(text: str) -> str:
-    r"""Return a text such that LaTeX prints it as it is.
+    r"""Escape the special characters of LaTeX.
 
     >>> escaped("MetaMix(beta_a=2) 95% <0.001 \\")
     'MetaMix(beta\\_a=2) 95\\% $<$0.001 \\textbackslash{}'

@@ -1,4 +1,4 @@
-"""Numbers as texts."""
+"""Formatting of numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from metalens.metrics import METRICS
 
 
 def metric_title(metric: str) -> str:
-    """Return a metric's name with its unit and its good direction.
+    """Return a metric's name with its unit and its direction.
 
     >>> metric_title("accuracy")
     'accuracy in %, higher is better'
     """
-    unit = " in %" if METRICS[metric].unit == "fraction" else ""
-    return f"{metric}{unit}, {METRICS[metric].better} is better"
+    return f"{metric}{unit(metric, ' in %')}, {METRICS[metric].better} is better"
+
+
+def unit(metric: str, text: str = "%") -> str:
+    """Return a unit of percent for a metric that is a fraction, and nothing for others."""
+    return text if METRICS[metric].unit == "fraction" else ""
 
 
 def number(value: float, decimals: int, sign: str = "-") -> str:
@@ -33,13 +37,14 @@ def number(value: float, decimals: int, sign: str = "-") -> str:
 
 
 def interval(low: float, high: float, decimals: int, sign: str = "-") -> str:
+    """Return an interval in brackets, `"n/a"` if undefined; see `number`."""
     if math.isnan(low):
         return "n/a"
     return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"
 
 
 def decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
-    """Return the decimals that show two digits of the narrowest interval, or four of the smallest center.
+    """Return the decimals that show two digits of the narrowest interval or four of the smallest center.
 
     >>> decimals([0.5123], [0.5432]), decimals([48.2], [50.3])
     (3, 1)

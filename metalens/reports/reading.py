@@ -1,4 +1,4 @@
-"""Reading the files of a finished run, with every damage named."""
+"""Reading and validation of the files of a finished run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metalens.io.json import read_json
 from metalens.metrics import METRICS
 from metalens.statistics.arms import ARM
 
-# The columns of every file; those of the second kind must be numbers.
+# The columns of every file: texts and numbers.
 COLUMNS = {
     "results.csv": ([*ARM, "split", "metric"], ["seed", "task", "value"]),
     "metrics.csv": ([*ARM, "split", "metric"], ["seed", "step", "value"]),
@@ -24,8 +24,8 @@ COLUMNS = {
     "relations.csv": (ARM, ["seed", "row", "column", "relation"]),
 }
 OPTIONAL = {"curves.csv", "relations.csv"}
-MEASURED = {"value", "before", "after", "relation"}  # may be missing or infinite: not a number, but a result
-LARGEST = 1e15  # of what is counted or drawn, as steps and coordinates are
+MEASURED = {"value", "before", "after", "relation"}  # may be missing or infinite
+MAX_NUMBER = 1e15  # of other columns, such as steps and coordinates
 _TIME = (int, float)
 MANIFEST: dict[str, Any] = {
     **dict.fromkeys(["metalens", "recipe", "description", "command", "device", "started"], str),
@@ -62,7 +62,7 @@ def read_metrics(directory: str | Path) -> pd.DataFrame:
 
 
 def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
-    """Return the tables of a finished run by file name; optional ones are left out where they are absent.
+    """Return the tables of a finished run by file name, without absent optional ones.
 
     Raises:
         MetaLensError: a file is missing, damaged or lacks a column.
@@ -74,11 +74,10 @@ def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
 def read_together(directories: Sequence[str | Path]) -> pd.DataFrame:
     """Return the scores of several runs as if they were one, see `read_results`.
 
-    An arm that several runs have is named after its run, unless its scores are the same in all; it then
-    counts once.
+    An arm of several runs has the name of its run as a prefix, or counts once if its scores are equal in all.
 
     Raises:
-        MetaLensError: as `read_results`; or the runs have equal names and share an arm.
+        MetaLensError: as `read_results`; or runs with an arm in common have equal names.
     """
     scored: dict[tuple[str, ...], list[tuple[str, pd.DataFrame]]] = {}
     for directory in map(Path, directories):
@@ -104,19 +103,19 @@ def _same_scores(rows: pd.DataFrame, others: pd.DataFrame) -> bool:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    def damaged(reason: str) -> MetaLensError:
+        return MetaLensError(f"{path} is damaged: {reason}; run it again.")
+
     if not path.is_file():
         raise MetaLensError(f"{path.parent} is not a finished run: {path.name} is missing.")
+    texts, numbers = COLUMNS[path.name]
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[path.name][0], str))
+        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise MetaLensError(f"{path} is damaged ({error}); run it again.") from error
-    texts, numbers = COLUMNS[path.name]
-    missing = [column for column in (*texts, *numbers) if column not in table]
-    if missing:
-        raise MetaLensError(
-            f"{path} is damaged: it must have the columns {', '.join((*texts, *numbers))}, and lacks "
-            f"{', '.join(missing)}; run it again."
-        )
+    if missing := [column for column in (*texts, *numbers) if column not in table]:
+        needed = ", ".join((*texts, *numbers))
+        raise damaged(f"it must have the columns {needed}, and lacks {', '.join(missing)}")
     if path.name == "results.csv" and (unknown := set(table["metric"].dropna()) - METRICS.keys()):
         raise MetaLensError(
             f"{path} has metrics that are not known ({', '.join(sorted(unknown))}); add them to "
@@ -125,18 +124,15 @@ def _read(path: Path) -> pd.DataFrame:
     if table.empty and path.name == "metrics.csv":
         return table  # nothing was trained
     if table.empty:
-        raise MetaLensError(f"{path} is damaged: it has no rows; run it again.")
+        raise damaged("it has no rows")
     for column in (*texts, *numbers):
-        if column in numbers and (not is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
-            raise MetaLensError(
-                f"{path} is damaged: its column {column} has other things than numbers; run it again."
-            )
-        if column in numbers and column not in MEASURED and (table[column].abs() > LARGEST).any():
-            raise MetaLensError(
-                f"{path} is damaged: its column {column} has numbers beyond all measure; run it again."
-            )
-        if column not in MEASURED and table[column].isna().any():
-            raise MetaLensError(f"{path} is damaged: its column {column} has empty cells; run it again.")
+        cells = table[column]
+        if column in numbers and (not is_numeric_dtype(cells) or is_bool_dtype(cells)):
+            raise damaged(f"its column {column} has other things than numbers")
+        if column in numbers and column not in MEASURED and (cells.abs() > MAX_NUMBER).any():
+            raise damaged(f"its column {column} has numbers beyond all measure")
+        if column not in MEASURED and cells.isna().any():
+            raise damaged(f"its column {column} has empty cells")
     return table
 
 
@@ -153,14 +149,6 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def naming_damage(folder: Path, remedy: str) -> AbstractContextManager[None]:
-    """Say that the files are damaged where nothing can be drawn or told from them.
-
-    Args:
-        folder: with the files.
-        remedy: what to do again.
-
-    Raises:
-        MetaLensError: the block failed for what it found in the files.
-    """
+    """Report errors from the content of files in a folder as `MetaLensError`, with a remedy."""
     said = f"The files in {folder} are damaged or of another version"
     return reraise_as(said, f"{remedy} again", (*MALFORMED, TemplateError))

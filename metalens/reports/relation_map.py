@@ -1,4 +1,4 @@
-"""Which tasks are alike: a relation matrix in words, groups, a picture and a table."""
+"""A relation map as sentences and tables for a terminal, and as a figure."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from metalens.relations.clusters import RelationMap, group_name
 from metalens.reports.figures import BLACK, GRAY, STYLE, WIDTH, branches
 from metalens.reports.numbers import number
-from metalens.reports.sentences import FLAT
+from metalens.reports.sentences import MIN_SPREAD
+from metalens.reports.tables import PLAIN
 from metalens.statistics.comparisons import wrapped
 
-MOST_MEMBERS = 15  # of a group in a terminal
-MOST_ROWS = 20  # of the neighbors in a terminal
-MOST_NAMES = 60  # in a picture
-LONGEST_NAME = 28
+MAX_MEMBERS = 15  # of a group in a terminal
+MAX_ROWS = 20  # of the neighbors in a terminal
+MAX_NAMES = 60  # in a figure
+MAX_LENGTH = 28  # of a name
 
 
 def relations_summary(relations: RelationMap) -> list[str | Table]:
-    """Return what a terminal of 80 columns shows of a relation map: sentences and tables."""
+    """Return sentences and tables on a relation map for a terminal of 80 columns."""
     between = relations.between
     mean, spread = between.mean(), between.std()
-    flat = (
-        "That is flat: by these relations all tasks are about equally alike."
-        if spread < FLAT * mean
-        else "They tell tasks apart."
-    )
+    flat = "They discriminate between tasks."
+    if spread < MIN_SPREAD * mean:
+        flat = "That is flat: all tasks are about equally related."
     shown: list[str | Table] = [
         f"Between tasks, relations are {number(mean, 3)} ± {number(spread, 3)}, from "
         f"{number(between.min(), 3)} to {number(between.max(), 3)}. {flat}"
@@ -46,7 +44,7 @@ def relations_summary(relations: RelationMap) -> list[str | Table]:
 
 
 def _groups(relations: RelationMap) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(**PLAIN)
     for name in ("group", "tasks", "within", "to others"):
         table.add_column(name, justify="left" if name == "group" else "right", no_wrap=True)
     table.add_column("who", overflow="fold")
@@ -66,24 +64,21 @@ def _groups(relations: RelationMap) -> Table:
 
 
 def _members(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_MEMBERS} more" if len(names) > MOST_MEMBERS else ""
-    return ", ".join(_short(name, LONGEST_NAME) for name in names[:MOST_MEMBERS]) + more
+    more = f" and {len(names) - MAX_MEMBERS} more" if len(names) > MAX_MEMBERS else ""
+    return ", ".join(_short(name, MAX_LENGTH) for name in names[:MAX_MEMBERS]) + more
 
 
 def _neighbors(relations: RelationMap) -> Table:
     n = len(relations.names)
-    rest = f"; the table has all {n}" if n > MOST_ROWS else ""
-    table = Table(
-        title=f"Nearest tasks{rest}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
-        pad_edge=False,
-    )  # fmt: skip
+    rest = f"; the table has all {n}" if n > MAX_ROWS else ""
+    table = Table(title=f"Nearest tasks{rest}", title_justify="left", **PLAIN)
     table.add_column("task", no_wrap=True)
     longest = max(map(len, relations.names))
     n_neighbors = min(3 if longest <= 12 else 2, n - 1)
     for place in range(n_neighbors):
         table.add_column("nearest" if place == 0 else "", no_wrap=True)
     width = 76 // (n_neighbors + 1) - 5 - relations.digits
-    for task in range(min(n, MOST_ROWS)):
+    for task in range(min(n, MAX_ROWS)):
         row = relations.matrix[task].copy()
         row[task] = -math.inf
         nearest = np.argsort(-row, kind="stable")[:n_neighbors]
@@ -95,25 +90,24 @@ def _neighbors(relations: RelationMap) -> Table:
 
 @matplotlib.rc_context(STYLE)
 def relation_figure(relations: RelationMap, title: str) -> Figure:
-    """Return the relation matrix as a heat map in the order of its tree, with the tree beside it.
+    """Draw the relation matrix as a heat map in the order of its tree, with the tree beside it.
 
-    The scale starts at 0 (or at -1, if a relation is negative) and ends at 1, so that flat relations look
-    flat. Lines divide the groups; tasks have their names where there are at most 60.
+    The scale is [0, 1], or [-1, 1] if a relation is negative, so that flat relations look flat. Lines divide
+    the groups; at most 60 tasks are named.
 
     Args:
-        relations: what to draw.
-        title: what stands above.
+        relations: to draw.
+        title: of the figure.
     """
     order, n = relations.order, len(relations.names)
-    named = n <= MOST_NAMES
+    named = n <= MAX_NAMES
     size = max(6.2, 1.4 + 0.145 * n) if named else WIDTH + 1
     layout = ConstrainedLayoutEngine(wspace=0.01, hspace=0.02)
     figure = Figure(figsize=(size + 2.4, size), layout=layout)
     left, axes = figure.subplots(1, 2, width_ratios=(1, 5))
     smallest = 0 if relations.matrix.min() >= 0 else -1
-    image = axes.imshow(
-        relations.matrix[np.ix_(order, order)], cmap="cividis", vmin=smallest, vmax=1, aspect="auto"
-    )
+    matrix = relations.matrix[np.ix_(order, order)]
+    image = axes.imshow(matrix, cmap="cividis", vmin=smallest, vmax=1, aspect="auto")
     ordered = relations.groups[order]
     starts = [place for place in range(1, n) if ordered[place] != ordered[place - 1]]
     for start in starts:
@@ -129,7 +123,7 @@ def relation_figure(relations: RelationMap, title: str) -> Figure:
     axes.tick_params(length=0)
     axes.yaxis.tick_right()
     if named:
-        labels = [_short(relations.names[task], LONGEST_NAME) for task in order]
+        labels = [_short(relations.names[task], MAX_LENGTH) for task in order]
         axes.set_yticks(range(n), labels, fontsize=min(8.0, 340 / n))
     else:
         axes.set_yticks([])

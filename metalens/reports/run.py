@@ -1,4 +1,4 @@
-"""The report of a finished run: one self-contained HTML page, and its figures as files."""
+"""The report of a finished run: a self-contained HTML page, and its figures as files."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def write_report(directory: str | Path) -> Path:
     The same files give the same report, byte for byte.
 
     Args:
-        directory: folder with `manifest.json`, `results.csv` and `metrics.csv`, and where the run has
-            them `curves.csv` and `relations.csv`.
+        directory: folder with `manifest.json`, `results.csv` and `metrics.csv`, and optionally `curves.csv`
+            and `relations.csv`.
 
     Returns:
         The path of `report.html`, which needs no other file and no network.
@@ -99,7 +99,7 @@ def write_table(directory: str | Path, kind: str) -> Path:
 
 
 def figures_folder(folder: Path) -> Path:
-    """Return the folder for the figures of a report, without what writers that were killed have left."""
+    """Return the folder for the figures of a report, without remains of killed writers."""
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     remove_partials(figures)
@@ -125,7 +125,6 @@ def _render(
     paired: pd.DataFrame,
     images: dict[str, str],
 ) -> str:
-    """Fill in the template."""
     results, metrics = tables["results.csv"], summary["metric"].unique()
     primary = primary_metric(metrics)
     intervals = intervals_compared(results)
@@ -159,10 +158,8 @@ def _render(
 
 def _domains(results: pd.DataFrame, metric: str) -> dict[str, list[dict[str, str | bool]]]:
     """Return the rows of a table for each part of the test domains."""
-    parts = by_domain(results[results["metric"] == metric])
-    return {
-        title: table_rows(summarize(rows), paired_differences(rows), metric) for title, rows in parts.items()
-    }
+    parts = by_domain(results[results["metric"] == metric]).items()
+    return {title: table_rows(summarize(rows), paired_differences(rows), metric) for title, rows in parts}
 
 
 def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -179,25 +176,21 @@ def _scores_and_seconds(summary: pd.DataFrame, manifest: dict[str, Any]) -> tupl
 
 
 def template(path: Path) -> jinja2.Template:
-    """Return a template of a report; it may include those of this package, such as `report.css`."""
+    """Return a template of a report, which may include those of this package, such as `report.css`."""
+    loader, strict = jinja2.FileSystemLoader([path.parent, Path(__file__).parent]), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": _duration, "setting": _setting}
     return environment.get_template(path.name)
 
 
 def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the manifest's arms with their labels, their mean times per seed and how the first was run."""
+    """Return the manifest's arms with label, mean times per seed and the execution of the first seed."""
     arms = []
     for arm in manifest["arms"]:
-        cells = pd.DataFrame(
-            [cell for cell in manifest["cells"] if all(cell[key] == arm[key] for key in ARM)]
-        )
+        own = [cell for cell in manifest["cells"] if all(cell[key] == arm[key] for key in ARM)]
+        cells = pd.DataFrame(own)
         times = {key: cells[key].mean() if len(cells) else None for key in ("train_seconds", "test_seconds")}
         execution = cells["execution"].iloc[0] if "execution" in cells else None
         arms.append({**arm, **times, "execution": execution, "label": arm_label(*(arm[key] for key in ARM))})
@@ -205,7 +198,7 @@ def _arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _duration(seconds: float | None) -> str:
-    """Return a time for people.
+    """Return a readable duration.
 
     >>> _duration(0.42), _duration(75), _duration(7265)
     ('0.4 s', '1 min 15 s', '2 h 1 min')
@@ -219,7 +212,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _setting(value: Any) -> str:
-    """Return a value of the configuration for people.
+    """Return a value of the configuration as text.
 
     >>> _setting([0, 1]), _setting(None), _setting(0.1)
     ('0, 1', 'none', '0.1')

@@ -1,4 +1,4 @@
-"""Results in words."""
+"""Results as sentences."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import pandas as pd
 
 from metalens.metrics import METRICS, primary_metric
 from metalens.regularizers.trlearner import MIN_ROW_SUM
-from metalens.reports.numbers import decimals, number
+from metalens.reports.numbers import decimals, number, unit
 from metalens.statistics.arms import ARM, arm_label
-from metalens.statistics.intervals import FEW_SEEDS
+from metalens.statistics.intervals import MIN_SEEDS
 from metalens.training.nonfinite import FAULTS
 
-MANY = 6  # arms beside the baseline, above which they are told by their verdicts, and not one by one
-FLAT = 0.1  # spread of relations, as a part of their mean, below which they count as flat
+MAX_ARMS = 6  # beside the baseline, with a sentence each; more are grouped by their verdicts
+MIN_SPREAD = 0.1  # of relations, relative to their mean; below it they count as flat
 NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
 
 
 def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
-    """Return what came out in the primary metric, a plain sentence for every arm but the baseline.
+    """Return the outcome in the primary metric, a sentence for every arm but the baseline.
 
     Args:
         summary: from `summarize`.
         paired: from `paired_differences`.
 
     Returns:
-        Sentences, of which the first says on how much data; one on the mean if there is a single arm; of more
-        than `MANY` arms, which are better and worse, and the best mean.
+        Sentences, the first with the numbers of seeds and tasks; of a single arm, one on its mean; of more
+        than 6 arms, which are better and worse, and the best mean.
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.52), ("ANIL", 1, 2.5)]
     >>> results = pd.DataFrame(rows, columns=["learner", "seed", "value"])
@@ -41,11 +41,10 @@ def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
     if rows.empty:
         row = summary.iloc[0]
         mean, low, high = _texts(row, "mean", metric)
-        unit = "%" if METRICS[metric].unit == "fraction" else ""
         interval = "no interval" if math.isnan(row["low"]) else f"95% interval {low} to {high}"
-        label = arm_label(*row[ARM])
-        return [f"On {size_in_words(row)}, {label} has a mean {metric} of {mean}{unit} ({interval})."]
-    if len(rows) > MANY:
+        scored = f"{arm_label(*row[ARM])} has a mean {metric} of {mean}{unit(metric)}"
+        return [f"On {size_in_words(row)}, {scored} ({interval})."]
+    if len(rows) > MAX_ARMS:
         sentences = _verdicts_in_words(summary[summary["metric"] == metric], rows, metric)
     else:
         sentences = [difference_in_words(row, metric) for _, row in rows.iterrows()]
@@ -64,18 +63,15 @@ def _verdicts_in_words(summary: pd.DataFrame, rows: pd.DataFrame, metric: str) -
             sentences.append(f"{verdict.capitalize()} ({len(arms)}){names}.")
     finite = summary[summary["mean"].abs() < math.inf]
     if len(finite):
-        best = finite.loc[
-            finite["mean"].idxmax() if METRICS[metric].better == "higher" else finite["mean"].idxmin()
-        ]
+        means = finite["mean"]
+        best = finite.loc[means.idxmax() if METRICS[metric].better == "higher" else means.idxmin()]
         mean, *_ = _texts(best, "mean", metric)
-        unit = "%" if METRICS[metric].unit == "fraction" else ""
-        label = arm_label(*best[ARM])
-        sentences.append(f"The best mean is {mean}{unit}, that of {label}.")
+        sentences.append(f"The best mean is {mean}{unit(metric)}, that of {arm_label(*best[ARM])}.")
     return sentences
 
 
 def difference_in_words(row: pd.Series, metric: str) -> str:
-    """Return how an arm compares with the baseline, as a sentence.
+    """Return a sentence that compares an arm with the baseline.
 
     Args:
         row: of `paired_differences`.
@@ -87,13 +83,13 @@ def difference_in_words(row: pd.Series, metric: str) -> str:
         if not math.isfinite(row["difference"]):
             reason = "training or adaptation diverged on some tasks; compare the medians"
         return f"{label} cannot be compared with {baseline} in mean {metric}: {reason}."
-    unit = " percentage points" if METRICS[metric].unit == "fraction" else ""
+    points = unit(metric, " percentage points")
     if row["verdict"] == "no significant difference":
         difference, low, high = _texts(row, "difference", metric, "+")
         corrected = "" if row["low"] <= 0 <= row["high"] else ", corrected for the number of arms"
         return (
             f"{label} shows no significant difference in {metric} from {baseline}{corrected}: "
-            f"{difference}{unit} (95% interval {low} to {high})."
+            f"{difference}{points} (95% interval {low} to {high})."
         )
     direction = "higher" if row["difference"] > 0 else "lower"
     if row["difference"] < 0:
@@ -101,13 +97,13 @@ def difference_in_words(row: pd.Series, metric: str) -> str:
         row["difference"], row["low"], row["high"] = -row["difference"], -row["high"], -row["low"]
     difference, low, high = _texts(row, "difference", metric)
     return (
-        f"{label} has a {direction} {metric} than {baseline} by {difference}{unit} "
+        f"{label} has a {direction} {metric} than {baseline} by {difference}{points} "
         f"(95% interval {low} to {high})."
     )
 
 
 def size_in_words(row: pd.Series, paired: str = "") -> str:
-    """Return how much data a row of `summarize` stands on.
+    """Return the numbers of seeds and tasks of a row of `summarize`.
 
     >>> size_in_words(pd.Series({"n_seeds": 1, "n_tasks": 600}))
     '1 seed × 600 test tasks'
@@ -117,44 +113,36 @@ def size_in_words(row: pd.Series, paired: str = "") -> str:
 
 
 def few_seeds_in_words(summary: pd.DataFrame) -> list[str]:
-    """Return a warning if seeds are too few for what they are asked.
+    """Return a warning if there are fewer than 5 seeds.
 
     >>> few_seeds_in_words(pd.DataFrame({"n_seeds": [2]}))
-    ['Only 2 seeds: how far seeds differ is hardly known, so intervals are wide and differences easily missed;
-    run at least 5.']
+    ['Only 2 seeds: intervals are wide and differences easily missed; run at least 5.']
     """
     n_seeds = int(summary["n_seeds"].min())
-    if n_seeds >= FEW_SEEDS:
+    if n_seeds >= MIN_SEEDS:
         return []
     if n_seeds == 1:
-        return [
-            f"A single seed: intervals are over tasks, and do not count that training again gives another "
-            f"model; run at least {FEW_SEEDS}."
-        ]
+        return [f"A single seed: intervals ignore the variance of training; run at least {MIN_SEEDS}."]
     return [
-        f"Only {n_seeds} seeds: how far seeds differ is hardly known, so intervals are wide and differences "
-        f"easily missed; run at least {FEW_SEEDS}."
+        f"Only {n_seeds} seeds: intervals are wide and differences easily missed; run at least {MIN_SEEDS}."
     ]
 
 
 def relations_in_words(metrics: pd.DataFrame) -> list[str]:
-    """Return what the relations between tasks were like at the end of training, a sentence for every arm.
+    """Return a sentence on the relations between tasks at the end of training for every arm that has them.
 
-    Relations m between the tasks of a batch count as flat if their spread, the standard deviation, is below a
-    tenth of their mean: each other task then has almost the same weight, and the term averages everybody.
+    Relations between the tasks of a batch count as flat if their standard deviation is below a tenth of their
+    mean. Numbers are means over seeds.
 
     Args:
         metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`.
-
-    Returns:
-        Sentences with means over seeds; none for arms without relations.
 
     >>> names = ["trlearner_mean", "trlearner_spread", "trlearner_row_sum", "trlearner_share"]
     >>> metrics = pd.DataFrame({"metric": names, "value": [0.97, 0.01, 6.7, 0.08]})
     >>> metrics = metrics.assign(learner="MAML", regularizers="TRLearner", sampler="Uniform", seed=0, step=9)
     >>> relations_in_words(metrics)
     ['MAML + TRLearner: relations are flat (0.970 ± 0.010 between tasks), so the term averages all other
-    tasks almost alike; the term is 8% of the outer loss.']
+    tasks almost equally; the term is 8% of the outer loss.']
     """
     rows = metrics[metrics["metric"].astype(str).str.startswith("trlearner_")]
     sentences = []
@@ -164,10 +152,10 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
             continue
         mean, spread = values["trlearner_mean"], values["trlearner_spread"]
         size = f"({number(mean, 3)} ± {number(spread, 3)} between tasks)"
-        if spread < FLAT * mean:
-            text = f"relations are flat {size}, so the term averages all other tasks almost alike"
+        if spread < MIN_SPREAD * mean:
+            text = f"relations are flat {size}, so the term averages all other tasks almost equally"
         else:
-            text = f"relations tell tasks apart {size}"
+            text = f"relations discriminate between tasks {size}"
         if values["trlearner_row_sum"] < MIN_ROW_SUM:
             text += "; for some task none is positive, and it averages all others equally"
         if "trlearner_agreement" in values:
@@ -186,21 +174,21 @@ def divergence_in_words(metrics: pd.DataFrame) -> list[str]:
 
     >>> metrics = pd.DataFrame({"seed": [1, 2], "step": [87, 211], "metric": "diverged", "value": 1.0})
     >>> divergence_in_words(metrics.assign(learner="MAML", regularizers="none", sampler="Uniform"))
-    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. What counts are the best weights
-    that were validated before; without any, the scores of all test tasks are not numbers.']
+    ['MAML: training diverged with seed 1 at step 87, seed 2 at step 211. The best weights validated before
+    are used; without any, all test scores are nan.']
     """
     sentences = []
     for arm, rows in metrics[metrics["metric"] == "diverged"].groupby(ARM, sort=False):
         where = ", ".join(f"seed {row.seed} at step {row.step}" for row in rows.itertuples())
         sentences.append(
-            f"{arm_label(*arm)}: training diverged with {where}. What counts are the best weights that were "
-            "validated before; without any, the scores of all test tasks are not numbers."
+            f"{arm_label(*arm)}: training diverged with {where}. The best weights validated before are used; "
+            "without any, all test scores are nan."
         )
     return sentences
 
 
 def faults_in_words(metrics: pd.DataFrame) -> list[str]:
-    """Return how many steps of training were skipped or clipped, a sentence for every arm with such.
+    """Return how many steps of training were skipped or clipped, a sentence for every arm with any.
 
     Args:
         metrics: rows `learner, regularizers, sampler, seed, step, split, metric, value`.
@@ -224,7 +212,7 @@ def faults_in_words(metrics: pd.DataFrame) -> list[str]:
 
 
 def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
-    """Return on how many test tasks adaptation diverged, a sentence for every arm and metric with such.
+    """Return on how many test tasks adaptation diverged, a sentence for every arm and metric with any.
 
     Args:
         summary: from `summarize`.
@@ -238,12 +226,11 @@ def lost_tasks_in_words(summary: pd.DataFrame) -> list[str]:
     """
     sentences = []
     for _, row in summary[summary["diverged"] > 0].iterrows():
-        label, n = arm_label(*row[ARM]), row["n_seeds"] * row["n_tasks"]
-        scale, unit = (100, "%") if METRICS[row["metric"]].unit == "fraction" else (1, "")
-        mean, median = (number(scale * row[name], 3) for name in ("mean", "median"))
+        metric, n = row["metric"], row["n_seeds"] * row["n_tasks"]
+        mean, median = (number(METRICS[metric].scale * row[name], 3) for name in ("mean", "median"))
         sentences.append(
-            f"{label}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
-            f"({row['diverged']:.1%}), so its mean {row['metric']} is {mean}; the median is {median}{unit}."
+            f"{arm_label(*row[ARM])}: adaptation diverged on {round(row['diverged'] * n)} of {n} test tasks "
+            f"({row['diverged']:.1%}), so its mean {metric} is {mean}; the median is {median}{unit(metric)}."
         )
     return sentences
 

@@ -1,4 +1,4 @@
-"""Results as rows of texts for a page, and as the table for the terminal."""
+"""Results as rows of text for a page, and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from metalens.reports.sentences import few_seeds_in_words, size_in_words
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize, wrapped
 
-COMPARED = (  # what `table_rows` tells of a difference
+PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}  # of tables
+COMPARED = (  # cells of a difference
     "difference", "difference_interval", "relative", "p_holm", "verdict", "p", "p_wilcoxon", "effect", "wins",
 )  # fmt: skip
 
 
 def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list[dict[str, str | bool]]:
-    """Return the numbers of one metric as texts, a row per arm; accuracies are in percent.
+    """Return the numbers of one metric as text, a row per arm; fractions are in percent.
 
     Args:
         summary: from `summarize`.
         paired: from `paired_differences`.
-        metric: which of their metrics.
+        metric: one of their metrics.
 
     Returns:
         Rows with `arm, best, mean, interval, median, rank, difference, difference_interval, relative, p_holm,
-        verdict, p, p_wilcoxon, effect, wins`. Those from `difference` on are empty for the baseline. `best`
-        marks the best finite mean.
+        verdict, p, p_wilcoxon, effect, wins`, from `difference` on empty for the baseline. `best` marks the
+        best finite mean.
     """
-    summary = summary[summary["metric"] == metric]
-    paired = paired[paired["metric"] == metric]
+    summary, paired = (table[table["metric"] == metric] for table in (summary, paired))
     table = summary.merge(paired, on=ARM, how="left", suffixes=("", "_difference"))
     finite = summary["mean"][summary["mean"].abs() < math.inf]
     best = finite.max() if METRICS[metric].better == "higher" else finite.min()
@@ -54,46 +54,47 @@ def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list
         }
         cells |= dict.fromkeys(COMPARED, "")
         if isinstance(row["verdict"], str):
-            cells["difference"] = number(row["difference"] * scale, change_digits, "+")
-            cells["difference_interval"] = interval(
-                row["low_difference"] * scale, row["high_difference"] * scale, change_digits, "+"
-            )
-            cells["relative"] = number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"])
-            cells |= {name: _p(row[name]) for name in ("p_holm", "p", "p_wilcoxon")}
-            cells["effect"] = number(row["effect"], 2, "+")
-            cells["wins"] = f"{row['wins']:.0%}"
-            cells["verdict"] = row["verdict"]
+            limits = row["low_difference"] * scale, row["high_difference"] * scale
+            cells |= {
+                "difference": number(row["difference"] * scale, change_digits, "+"),
+                "difference_interval": interval(*limits, change_digits, "+"),
+                "relative": number(row["relative"] * 100, 1, "+") + "%" * math.isfinite(row["relative"]),
+                **{name: _p(row[name]) for name in ("p_holm", "p", "p_wilcoxon")},
+                "effect": number(row["effect"], 2, "+"),
+                "wins": f"{row['wins']:.0%}",
+                "verdict": row["verdict"],
+            }
         rows.append(cells)
     return rows
 
 
 def interval_rows(intervals: pd.DataFrame, metric: str) -> list[dict[str, str]]:
-    """Return the three intervals of one metric as texts, a row per arm: `arm, t, boot, usual`.
+    """Return the three intervals of one metric as text, a row per arm: `arm, t, boot, usual`.
 
     Args:
         intervals: from `intervals_compared`.
-        metric: which of their metrics.
+        metric: one of their metrics.
     """
     rows = intervals[intervals["metric"] == metric]
     scale = METRICS[metric].scale
     digits = decimals(rows["mean"] * scale, rows["high"] * scale)
-    limits = {"t": ("low", "high"), "boot": ("boot_low", "boot_high"), "usual": ("usual_low", "usual_high")}
+    prefixes = {"t": "", "boot": "boot_", "usual": "usual_"}
     return [
         {"arm": arm_label(*row[ARM])}
         | {
-            name: interval(row[low] * scale, row[high] * scale, digits)
-            for name, (low, high) in limits.items()
+            name: interval(row[f"{prefix}low"] * scale, row[f"{prefix}high"] * scale, digits)
+            for name, prefix in prefixes.items()
         }
         for _, row in rows.iterrows()
     ]
 
 
 def worst_in_words(worst: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    """Return the worst tasks, a row per arm: `arm`, and lists of texts `worst` and `behind`.
+    """Return the worst tasks, a row per arm: `arm`, and lists of text `worst` and `behind`.
 
     Args:
         worst: from `worst_tasks`.
-        metric: whose values they are.
+        metric: of their values.
 
     >>> tasks = pd.DataFrame({"learner": "MAML", "regularizers": "none", "sampler": "Uniform",
     ...                       "kind": "worst", "seed": [0, 1], "task": [7, 3],
@@ -123,8 +124,8 @@ def results_table(
     Args:
         results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task.
         title: of the table.
-        arms: what an arm is called.
-        caption: by default how much data the table stands on.
+        arms: header of the first column.
+        caption: by default the numbers of seeds and tasks.
 
     Returns:
         A section per metric, the primary one first; differences are to the first arm.
@@ -138,14 +139,8 @@ def results_table(
         caption += "." if paired.empty else f"; differences to {arm_label(*summary.iloc[0][ARM])}."
         caption += "".join(f" {sentence}" for sentence in few_seeds_in_words(summary))
     caption += f" {meanings(summary['metric'])}".rstrip()
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        caption=Text(caption),
-        title=None if title is None else Text(title),
-        title_justify="left",
-    )
+    heading = None if title is None else Text(title)
+    table = Table(caption=Text(caption), title=heading, title_justify="left", **PLAIN)
     table.add_column(arms, no_wrap=True)
     table.add_column("mean", no_wrap=True, justify="right")
     if not paired.empty:

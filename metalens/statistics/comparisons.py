@@ -28,7 +28,7 @@ DIFFERENCE = [
 
 
 def wrapped(label: str, width: int) -> str:
-    """Return a label in lines of at most a width, broken also after brackets and equals signs.
+    """Wrap a label to a width, also after brackets and equals signs.
 
     >>> wrapped("MAML + TRLearner(relation=Uniform)", 21)
     'MAML + TRLearner(\\nrelation=Uniform)'
@@ -38,13 +38,13 @@ def wrapped(label: str, width: int) -> str:
 
 
 def by_domain(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the scores of a run by domain: first of those that training had and had not, then of each.
+    """Return the scores of a run by domain: of all domains in training, of all unseen ones, and of each.
 
     Args:
         results: rows `split, domain, ...`, one per test task; the split is `test` or `test_unseen`.
 
     Returns:
-        Rows by title; none where the results name no domains.
+        Rows by title; empty without a column `domain`.
 
     >>> results = pd.DataFrame({"split": ["test", "test_unseen"], "domain": ["photo", "sketch"]})
     >>> list(by_domain(results))
@@ -62,18 +62,18 @@ def by_domain(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean score of every arm with its 95% interval, in which seeds and tasks are random.
+    """Return the mean score of every arm with its 95% interval over random seeds and tasks.
 
-    Where every seed has test tasks of its own, its mean `z_s` over them is the replicate, and the interval is
+    If every seed has its own test tasks, its mean `z_s` over them is the replicate, and the interval is
 
         mean(z) -+ t_{0.975, S-1} std(z) / sqrt(S)
 
-    Where all seeds are tested on the same named tasks, seeds and tasks are crossed; see `estimate`. With a
+    If all seeds are tested on the same named tasks, seeds and tasks are crossed; see `estimate`. With a
     single seed the tasks are the replicates, and the interval is about this one trained model.
 
     Args:
         results: rows `learner, regularizers, sampler, seed, task, metric, value`, one per test task; with a
-            column `source` where tasks are drawn from named ones.
+            column `source` if tasks are drawn from named ones.
 
     Returns:
         One row per arm and metric, in order of appearance: `learner, regularizers, sampler, metric, mean,
@@ -95,21 +95,12 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         mean, low, high, _ = estimate(by_seed_and_task(group))
         n_seeds = group["seed"].nunique()
         worst = -math.inf if METRICS[metric].better == "higher" else math.inf
-        rows.append(
-            {
-                **dict(zip(ARM, arm, strict=True)),
-                "metric": metric,
-                "mean": mean,
-                "low": low,
-                "high": high,
-                "median": group["value"].fillna(worst).median(),
-                "rank": ranks[group.index].mean(),
-                "n_seeds": n_seeds,
-                "n_tasks": len(group) // n_seeds,
-                "diverged": float((~np.isfinite(group["value"])).mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        median, rank = group["value"].fillna(worst).median(), ranks[group.index].mean()
+        diverged = float((~np.isfinite(group["value"])).mean())
+        numbers = mean, low, high, median, rank, n_seeds, len(group) // n_seeds, diverged
+        rows.append((*arm, metric, *numbers))
+    names = ["mean", "low", "high", "median", "rank", "n_seeds", "n_tasks", "diverged"]
+    return pd.DataFrame(rows, columns=[*ARM, "metric", *names])
 
 
 def intervals_compared(results: pd.DataFrame) -> pd.DataFrame:
@@ -122,9 +113,8 @@ def intervals_compared(results: pd.DataFrame) -> pd.DataFrame:
         One row per arm and metric: `learner, regularizers, sampler, metric, mean, low, high, boot_low,
         boot_high, usual_low, usual_high`; see `hierarchical_bootstrap` and `usual_interval`.
 
-    >>> results = pd.DataFrame({"learner": "MAML", "regularizers": "none", "sampler": "Uniform",
-    ...                         "seed": [0, 0, 1, 1], "task": [0, 1, 0, 1],
-    ...                         "metric": "mse", "value": [1.0, 3.0, 3.0, 5.0]})
+    >>> rows = [("MAML", "none", "Uniform", s, t, "mse", 1.0 + 2 * s + 2 * t) for s in (0, 1) for t in (0, 1)]
+    >>> results = pd.DataFrame(rows, columns=[*ARM, "seed", "task", "metric", "value"])
     >>> intervals_compared(results)[["low", "boot_low", "usual_low"]].round(2).values.tolist()
     [[-9.71, nan, 1.4]]
     """
@@ -138,25 +128,24 @@ def intervals_compared(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_differences(results: pd.DataFrame, baseline: tuple[str, str, str] | None = None) -> pd.DataFrame:
-    """Return how every other arm differs from the baseline on the same test tasks.
+    """Return the differences of every other arm to the baseline on the same test tasks.
 
-    With `d` the differences on tasks, arm's value - baseline's value, interval and p are those of a mean of
-    `d`, as in `summarize`: with own test tasks for every seed, those of the paired t-test over the means of
-    seeds. The verdict follows from p after Holm's correction for the arms that are compared in this metric.
+    With `d` the differences on tasks, arm's value - baseline's value, interval and p are those of the mean of
+    `d`, as in `summarize`: if every seed has its own test tasks, those of the paired t-test over the means of
+    seeds. The verdict follows from p after Holm's correction for the number of arms.
 
     Args:
         results: see `summarize`.
-        baseline: `(learner, regularizers, sampler)` of the arm to compare with; by default the first one.
+        baseline: `(learner, regularizers, sampler)` of an arm; by default the first one.
 
     Returns:
         One row per other arm and metric: `learner, regularizers, sampler, baseline, metric, difference, low,
-        high, p, p_holm, p_wilcoxon, effect, wins, relative, n_seeds, n_tasks, verdict`. `baseline` is its
-        label. `p_wilcoxon` is of the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) /
-        std(d)` over them: both are about these trained models, whatever training again would give. `wins` is
-        the share of tasks on which the arm is better, ties counted half. `relative` is the difference divided
-        by the size of the baseline's mean; `n_tasks` is per seed. The verdict is `"better"`, `"worse"` or
-        `"no significant difference"`, and `"undefined"` where there is no interval: tasks diverged, or there
-        is a single replicate. Without variance p is nan, and the verdict is that of the difference.
+        high, p, p_holm, p_wilcoxon, effect, wins, relative, n_seeds, n_tasks, verdict`. `p_wilcoxon` is of
+        the signed-rank test over all tasks and `effect` Cohen's d, `mean(d) / std(d)` over them: both are
+        about these trained models only. `wins` is the share of tasks on which the arm is better, ties counted
+        half; `relative` the difference divided by the size of the baseline's mean; `n_tasks` is per seed. The
+        verdict is `"better"`, `"worse"`, `"no significant difference"`, or `"undefined"` without an interval:
+        tasks diverged, or there is a single replicate. Without variance p is nan; the difference decides.
 
     Raises:
         MetaLensError: the baseline is not among the arms, or two arms were scored on different tasks.
@@ -172,33 +161,26 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str, str] | N
         for arm, group in results.groupby(ARM, sort=False)
     }
     reference_arm = next(iter(scores)) if baseline is None else baseline
+    label = arm_label(*reference_arm)
     if reference_arm not in scores:
         arms = ", ".join(arm_label(*arm) for arm in scores)
-        raise MetaLensError(
-            f"The baseline must be an arm of the results ({arms}), got {arm_label(*reference_arm)}."
-        )
+        raise MetaLensError(f"The baseline must be an arm of the results ({arms}), got {label}.")
+    references = scores.pop(reference_arm)
     rows = []
     for arm, metrics in scores.items():
-        if arm == reference_arm:
-            continue
-        if set(metrics) != set(scores[reference_arm]):
+        if set(metrics) != set(references):
             raise MetaLensError(
-                f"The arms {arm_label(*arm)} and {arm_label(*reference_arm)} must have the same metrics, got "
-                f"{', '.join(metrics)} and {', '.join(scores[reference_arm])}; run both again."
+                f"The arms {arm_label(*arm)} and {label} must have the same metrics, got "
+                f"{', '.join(metrics)} and {', '.join(references)}; run both again."
             )
-        for metric, reference in scores[reference_arm].items():
-            _check_same_tasks(arm, metrics[metric], reference_arm, reference, metric)
-            own = metrics[metric].reindex(reference.index)
+        for metric, reference in references.items():
+            _check_same_tasks(arm_label(*arm), metrics[metric], label, reference, metric)
             n_seeds = reference.index.get_level_values("seed").nunique()
             rows.append(
-                {
-                    **dict(zip(ARM, arm, strict=True)),
-                    "baseline": arm_label(*reference_arm),
-                    "metric": metric,
-                    **_difference(own, reference, metric),
-                    "n_seeds": n_seeds,
-                    "n_tasks": len(reference) // n_seeds,
-                }
+                dict(zip(ARM, arm, strict=True))
+                | {"baseline": label, "metric": metric, "n_seeds": n_seeds}
+                | {"n_tasks": len(reference) // n_seeds}
+                | _difference(metrics[metric].reindex(reference.index), reference, metric)
             )
     if not rows:
         return pd.DataFrame(columns=DIFFERENCE)
@@ -209,16 +191,16 @@ def paired_differences(results: pd.DataFrame, baseline: tuple[str, str, str] | N
 
 
 def worst_tasks(results: pd.DataFrame, n: int = 3) -> pd.DataFrame:
-    """Return the tasks that each arm solves worst, and those on which it falls most behind the baseline.
+    """Return the tasks on which each arm is worst, and those on which it is most behind the baseline.
 
     Args:
         results: see `summarize`; of one metric. The first arm is the baseline.
-        n: how many tasks of each kind.
+        n: number of tasks of each kind.
 
     Returns:
         Rows `learner, regularizers, sampler, kind, seed, task, value, change`, the worst first. The kind is
-        `"worst"` or, not for the baseline, `"behind"`; `task` is named by its source where it has one, and
-        `change` is the arm's value minus the baseline's. Tasks on which the arm is not behind are left out.
+        `"worst"` or, for other arms than the baseline and tasks on which they are behind, `"behind"`; `task`
+        is the source, if any, and `change` the arm's value minus the baseline's.
 
     >>> rows = [("MAML", 0, 1.0), ("MAML", 1, 2.0), ("ANIL", 0, 1.5), ("ANIL", 1, 1.9)]
     >>> results = pd.DataFrame(rows, columns=["learner", "task", "value"])
@@ -243,7 +225,7 @@ def worst_tasks(results: pd.DataFrame, n: int = 3) -> pd.DataFrame:
 
 
 def _difference(own: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return the statistics of one paired difference; both are indexed by seed and task, in equal order."""
+    """Return the statistics of one paired difference; both have the same index of seed and task."""
     with np.errstate(invalid="ignore"):  # inf - inf: both diverged, and the difference is nan
         changes = own["value"] - reference["value"]
     difference, low, high, p = estimate(by_seed_and_task(reference.assign(value=changes).reset_index()))
@@ -269,15 +251,15 @@ def _by_task(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _losses(results: pd.DataFrame) -> pd.Series:
-    """Return values such that the smaller is the better, and infinite ones for those that diverged."""
+    """Return values of which smaller is better, infinite for those that diverged."""
     sign = np.where([METRICS[metric].better == "higher" for metric in results["metric"]], -1.0, 1.0)
     return (sign * results["value"]).fillna(math.inf)
 
 
 def _check_same_tasks(
-    arm: tuple[str, ...], values: pd.DataFrame, baseline: tuple[str, ...], others: pd.DataFrame, metric: str
+    arm: str, values: pd.DataFrame, baseline: str, others: pd.DataFrame, metric: str
 ) -> None:
-    for label, table in ((arm_label(*arm), values), (arm_label(*baseline), others)):
+    for label, table in ((arm, values), (baseline, others)):
         twice = table.index[table.index.duplicated()]
         if len(twice):
             raise MetaLensError(
@@ -287,9 +269,9 @@ def _check_same_tasks(
     unpaired = values.index.symmetric_difference(others.index)
     if len(unpaired):
         raise MetaLensError(
-            f"The arms {arm_label(*arm)} and {arm_label(*baseline)} must be scored on the same tasks, but "
-            f"{len(unpaired)} have a {metric} for only one of them (first: seed {unpaired[0][0]}, task "
-            f"{unpaired[0][1]}); run both with the same seeds and number of test tasks."
+            f"The arms {arm} and {baseline} must be scored on the same tasks, but {len(unpaired)} have a "
+            f"{metric} for only one of them (first: seed {unpaired[0][0]}, task {unpaired[0][1]}); run both "
+            "with the same seeds and number of test tasks."
         )
 
 

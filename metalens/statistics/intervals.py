@@ -1,4 +1,4 @@
-"""Intervals of a mean over seeds and tasks, both of which are samples; correction for many comparisons."""
+"""Confidence intervals of a mean over samples of seeds and tasks; correction for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
-FEW_SEEDS = 5  # below which an interval over seeds is wide, and resampling them is in vain
-RESAMPLES = 2000
+MIN_SEEDS = 5  # below which an interval over seeds is wide, and resampling them fails
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95% interval, and the p-value of a mean of 0; nan where undefined."""
+    """A mean with its 95% interval, and the p-value of a mean of 0; nan if undefined."""
 
     mean: float
     low: float
@@ -24,15 +23,15 @@ class Estimate(NamedTuple):
 
 
 def by_seed_and_task(rows: pd.DataFrame) -> np.ndarray:
-    """Return scores `(S, T)` such that rows and columns are the independent replicates.
+    """Return scores `(S, T)` whose rows and columns are independent replicates.
 
-    - Every seed has test tasks of its own (the rule): `(S, 1)`, the mean of each seed.
-    - The tasks are drawn from named ones (a column `source`), the same for all seeds: `(S, T)`, a column for
-      each; seeds and tasks are crossed. Several draws from one are averaged.
+    - Every seed has its own test tasks (the usual case): `(S, 1)`, the mean of each seed.
+    - All seeds have the same named tasks (a column `source`): `(S, T)`, a column for each; seeds and tasks
+      are crossed. Several draws of one are averaged.
     - A single seed: `(1, T)`, a column for each task.
 
     Args:
-        rows: `seed, value` and perhaps `source` of one arm and metric.
+        rows: `seed, value` and optionally `source` of one arm and metric.
 
     >>> rows = pd.DataFrame({"seed": [0, 0, 1, 1], "value": [1.0, 3.0, 5.0, 7.0]})
     >>> by_seed_and_task(rows).tolist(), by_seed_and_task(rows.assign(source=list("abab"))).tolist()
@@ -57,8 +56,8 @@ def estimate(values: np.ndarray) -> Estimate:
 
         v = (MS_seeds + MS_tasks - MS_rest) / (S T),
 
-    with the degrees of freedom of Satterthwaite; where the rest exceeds one of the two, that one is left out.
-    With a single column or row this is the usual t interval over the other.
+    with the degrees of freedom of Satterthwaite; a term smaller than the rest is left out. With a single
+    column or row this is the usual t interval over the other.
 
     Args:
         values: `(S, T)`, see `by_seed_and_task`.
@@ -82,19 +81,19 @@ def estimate(values: np.ndarray) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach, 2 * float(stats.t.sf(abs(mean) / error, freedom)))
 
 
-def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[float, float]:
+def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = 2000) -> tuple[float, float]:
     """Return the limits of the 95% interval of the mean by resampling seeds and tasks independently.
 
-    Bootstrap-t: of each resample `(mean* - mean) / error*` is taken with the error of `estimate`, and its
-    quantiles replace Student's. Unlike his they may be skewed, as scores often are. The limits of resampled
-    means themselves would be too narrow by far with as few seeds as are usual.
+    Bootstrap-t: the quantiles of `(mean* - mean) / error*` over resamples, with the error of `estimate`,
+    replace Student's; they may be skewed, as scores often are. Quantiles of the resampled means themselves
+    would be far too narrow with few seeds.
 
     Args:
         values: `(S, T)`, see `by_seed_and_task`.
-        resamples: how many.
+        resamples: number of resamples.
 
     Returns:
-        The limits; nan with 2 to 4 seeds, which too often come all alike, and where `estimate` has none.
+        The limits; nan with 2 to 4 seeds, whose resamples are often all equal, and if `estimate` has none.
 
     >>> low, high = hierarchical_bootstrap(np.random.default_rng(0).normal(size=(1, 100)))
     >>> bool(-0.3 < low < 0 < high < 0.3)
@@ -104,7 +103,7 @@ def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) ->
     "The Pigeonhole Bootstrap", Annals of Applied Statistics 1, 2007, for crossed samples.
     """
     found, (n_seeds, n_tasks) = estimate(values), values.shape
-    if not found.high > found.low or 1 < n_seeds < FEW_SEEDS:
+    if not found.high > found.low or 1 < n_seeds < MIN_SEEDS:
         return math.nan, math.nan
     rng = np.random.default_rng(0)
     seeds, tasks = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in (n_seeds, n_tasks))
@@ -128,8 +127,7 @@ def hierarchical_bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES) ->
 def usual_interval(values: np.ndarray) -> tuple[float, float]:
     """Return `mean -+ 1.96 std / sqrt(n)`, which most papers report, over all tasks of all seeds.
 
-    It says how well the score of these trained models is known, and does not count that training again would
-    give others.
+    It is about the score of these trained models, without the variance of training.
 
     >>> [round(limit, 2) for limit in usual_interval(np.array([1.0, 2.0, 3.0]))]
     [0.87, 3.13]
@@ -142,10 +140,10 @@ def usual_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Return p-values corrected for their number: the family-wise error stays below the level.
+    """Return p-values corrected for multiple comparisons, which controls the family-wise error.
 
     With `p_(1) <= ... <= p_(m)`, the i-th becomes the largest `(m - j + 1) p_(j)` of `j <= i`, at most 1.
-    Undefined ones are no comparisons, and stay undefined.
+    Undefined ones are left out, and stay undefined.
 
     >>> holm(pd.Series([0.01, 0.04, 0.03])).tolist()
     [0.03, 0.06, 0.06]
@@ -158,7 +156,7 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def _mean_squares(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the mean squares of seeds, of tasks and of the rest; 0 where there is one only."""
+    """Return the mean squares of seeds, of tasks and of the rest; 0 for a single one."""
     n_seeds, n_tasks = values.shape
     mean, of_seeds, of_tasks = values.mean(), values.mean(1, keepdims=True), values.mean(0, keepdims=True)
     rest = ((values - of_seeds - of_tasks + mean) ** 2).sum()

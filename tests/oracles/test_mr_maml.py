@@ -179,5 +179,5 @@ def test_refusals():
 def test_acts_on_one_learner_only():
     regularizer = MRMAML()
     Objective(MAML(mlp()), [regularizer])
-    with pytest.raises(MetaLensError, match="this one acts on another learner already; make a new one"):
+    with pytest.raises(MetaLensError, match="it already acts on another learner; make a new one"):
         Objective(MAML(mlp()), [regularizer])

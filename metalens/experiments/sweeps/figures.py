@@ -103,7 +103,7 @@ def _numbers_first(choice: Any) -> tuple[float, str]:
 def _dots(axes: Axes, places: pd.Series, trials: pd.DataFrame, metric: str) -> None:
     """Draw trials by their state; those without a finite score at the worse edge."""
     scores = trials["score"].where(np.isfinite(trials["score"]))
-    scale_scores(axes, scores, metric)
+    scale_scores(axes.yaxis, scores, metric)
     worst = 0.02 if METRICS[metric].better == "higher" else 0.98
     for state, (marker, color, face) in STATES.items():
         rows = trials["state"] == state
