@@ -364,7 +364,7 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
             new_folder(tmp_path / "run").__enter__()
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     with new_folder(tmp_path / "run") as folder:  # the lock went with its process
         assert not list(folder.iterdir())
 
