@@ -13,7 +13,7 @@ from metalens.errors import MetaLensError
 from metalens.io.files import MANIFEST, atomic_path, writing_into
 from metalens.io.json import read_json
 from metalens.reports.reading import naming_damage
-from metalens.reports.run import figures_folder, save_figure, template
+from metalens.reports.run_report import figures_folder, save_figure, template
 from paper import catalogue
 from paper.study import Study, Tables
 

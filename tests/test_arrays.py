@@ -9,8 +9,8 @@ import torch
 
 from metalens import ArrayTasks, Examples, FunctionTasks, GeneratedTasks, MetaLensError, Task, evaluate
 from metalens.data import npz
-from metalens.data.grouping import divide_classes
 from metalens.data.named_tasks import split_tasks
+from metalens.data.support_query import divide_classes
 from metalens.learners import Ridge
 
 N, PER_TASK = 120, 12  # ten tasks

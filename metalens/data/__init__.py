@@ -15,7 +15,7 @@ from metalens.data.synthetic.clustered_sinusoid import ClusteredSinusoid
 from metalens.data.synthetic.curve import CurveDistribution
 from metalens.data.synthetic.harmonic import Harmonic
 from metalens.data.synthetic.sinusoid import Sinusoid
-from metalens.data.tables.fingerprints import morgan_fingerprints
+from metalens.data.tables.molecules import morgan_fingerprints
 from metalens.data.tables.table import TableTasks
 
 __all__ = [

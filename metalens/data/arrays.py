@@ -14,7 +14,9 @@ import torch
 from metalens.data.base import Split
 from metalens.data.checks import as_array, check_choices, check_finite, chunks, warn_of_constants
 from metalens.data.drawing import draw_examples, enough_examples
-from metalens.data.grouping import (
+from metalens.data.named_tasks import NamedTasks, split_tasks
+from metalens.data.npz import read_npz
+from metalens.data.support_query import (
     divide_classes,
     equal_rows,
     linked_rows,
@@ -22,8 +24,6 @@ from metalens.data.grouping import (
     rows_by_task,
     units_of_task,
 )
-from metalens.data.named_tasks import NamedTasks, split_tasks
-from metalens.data.npz import read_npz
 from metalens.data.tables.targets import Standardize
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task

@@ -32,7 +32,7 @@ from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.relations.relate import relate
 from metalens.specs.calls import build_baseline, learner_call
-from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS
+from metalens.specs.defaults import MOLECULE_PRESETS, TABLE_PRESETS
 
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap

@@ -19,7 +19,7 @@ from metalens.reports import figures
 from metalens.reports.numbers import metric_title, number, unit
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
-from metalens.reports.run import figures_folder, save_figure, template
+from metalens.reports.run_report import figures_folder, save_figure, template
 from metalens.reports.sentences import difference_in_words
 from metalens.reports.tables import results_table, table_rows
 from metalens.statistics.comparisons import paired_differences, summarize

@@ -11,7 +11,7 @@ from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
 from metalens.networks import Network
 from metalens.processes import Processes
-from metalens.specs.presets import Presets
+from metalens.specs.defaults import Presets
 from metalens.training.settings import OuterSettings, TrainingSettings
 
 Settings = dict[str, Any]

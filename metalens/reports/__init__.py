@@ -2,7 +2,7 @@
 
 from metalens.reports.formats import FORMATS
 from metalens.reports.reading import read_metrics, read_results, read_together
-from metalens.reports.run import write_report, write_table
+from metalens.reports.run_report import write_report, write_table
 from metalens.reports.sentences import (
     divergence_in_words,
     faults_in_words,

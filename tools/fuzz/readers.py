@@ -33,7 +33,7 @@ from metalens.experiments.arms import arms_of
 from metalens.experiments.experiment import describe, run
 from metalens.experiments.loading import arm_of, check_same_tasks, load_objective, recipe_of
 from metalens.experiments.store import Store
-from metalens.reports import run as run_report
+from metalens.reports import run_report
 from metalens.reports.reading import read_manifest, read_together
 from metalens.specs.calls import build_learner, build_regularizers, build_sampler
 

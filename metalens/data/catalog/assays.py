@@ -15,7 +15,7 @@ import numpy as np
 from metalens.data.base import Split
 from metalens.data.catalog.base import TaskDataSet
 from metalens.data.splits import hashed_order
-from metalens.data.tables.fingerprints import morgan_fingerprints
+from metalens.data.tables.molecules import morgan_fingerprints
 from metalens.data.tables.reading import read_table
 from metalens.data.tables.table import DrawSettings, TableTasks
 from metalens.errors import MetaLensError

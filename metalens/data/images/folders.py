@@ -16,7 +16,6 @@ import torch
 
 from metalens.data.base import BatchedTasks, Split
 from metalens.data.checks import check_sizes
-from metalens.data.grouping import can_divide, divide_units
 from metalens.data.images.layout import (
     LabeledImage,
     Splits,
@@ -26,6 +25,7 @@ from metalens.data.images.layout import (
     split_classes,
 )
 from metalens.data.images.store import load_images
+from metalens.data.support_query import can_divide, divide_units
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metalens.data.grouping import equal_rows, linked_rows, pairs, rows_by_task
 from metalens.data.splits import divided, property_of_tasks, splits_of_column
+from metalens.data.support_query import equal_rows, linked_rows, pairs, rows_by_task
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.reading import is_text, refuse_missing
 from metalens.errors import MetaLensError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metalens.data.grouping import can_divide, divide_units, units_of_task
+from metalens.data.support_query import can_divide, divide_units, units_of_task
 
 MIN_QUERY = 2  # rows with n_query=None: a correlation needs two
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from metalens.data.tables.columns import Missing
-from metalens.data.tables.fingerprints import morgan_fingerprints
+from metalens.data.tables.molecules import morgan_fingerprints
 from metalens.data.tables.reading import (
     check_columns,
     is_text,

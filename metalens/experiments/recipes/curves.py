@@ -10,7 +10,7 @@ from metalens.errors import MetaLensError
 from metalens.execution.machine import Machine
 from metalens.experiments.recipe import ONE_THREAD, Recipe
 from metalens.networks import Network, mlp
-from metalens.specs.presets import HARMONIC_PRESETS, SINUSOID_PRESETS, Presets
+from metalens.specs.defaults import HARMONIC_PRESETS, SINUSOID_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from metalens.data.catalog.datasets import image_dataset
 from metalens.errors import MetaLensError
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
-from metalens.specs.presets import IMAGE_PRESETS, Presets
+from metalens.specs.defaults import IMAGE_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)

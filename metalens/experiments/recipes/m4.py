@@ -9,7 +9,7 @@ from metalens.data import M4Hourly, Split
 from metalens.data.series import Scaling
 from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, forecast_mlp
-from metalens.specs.presets import M4_PRESETS, Presets
+from metalens.specs.defaults import M4_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)

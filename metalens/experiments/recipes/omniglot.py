@@ -8,7 +8,7 @@ from typing import Literal
 from metalens.data import Omniglot, Split
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
-from metalens.specs.presets import OMNIGLOT_MANY_CLASSES, OMNIGLOT_PRESETS
+from metalens.specs.defaults import OMNIGLOT_MANY_CLASSES, OMNIGLOT_PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from metalens.data import Pose, Split
 from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, pose_net
-from metalens.specs.presets import POSE_PRESETS, Presets
+from metalens.specs.defaults import POSE_PRESETS, Presets
 
 TURNED = "MetaAug(shift=5, period=10)"
 

@@ -11,7 +11,7 @@ from metalens.data.catalog.parkinsons import N_INPUTS
 from metalens.data.tables.targets import Standardize
 from metalens.experiments.recipe import Recipe
 from metalens.networks import Network, mlp
-from metalens.specs.presets import MOLECULE_PRESETS, TABLE_PRESETS, Presets
+from metalens.specs.defaults import MOLECULE_PRESETS, TABLE_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from metalens.metrics import METRICS, primary_metric
 from metalens.reports.formats import as_csv, escaped, latex_row, piped
 from metalens.reports.numbers import metric_title
 from metalens.reports.reading import naming_damage, read_results
-from metalens.reports.run import template
+from metalens.reports.run_report import template
 from metalens.reports.sentences import few_seeds_in_words
 from metalens.reports.tables import table_rows
 from metalens.statistics.arms import ARM, arm_label

@@ -20,7 +20,7 @@ from metalens.experiments.sweeps.space import setting_text, with_values
 from metalens.experiments.sweeps.trials import read_study, read_sweep, reraise_damage, retried, retry_of
 from metalens.io.files import SWEEP, atomic_path, writing_into
 from metalens.metrics import METRICS
-from metalens.reports.run import figures_folder, save_figure, template
+from metalens.reports.run_report import figures_folder, save_figure, template
 
 MIN_TRIALS = 10  # complete ones, below which importances would be a guess
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
