@@ -28,7 +28,7 @@ from .data.synthetic.clustered_sinusoid import ClusteredSinusoid as ClusteredSin
 from .data.synthetic.curve import CurveDistribution as CurveDistribution
 from .data.synthetic.harmonic import Harmonic as Harmonic
 from .data.synthetic.sinusoid import Sinusoid as Sinusoid
-from .data.tables.fingerprints import morgan_fingerprints as morgan_fingerprints
+from .data.tables.molecules import morgan_fingerprints as morgan_fingerprints
 from .data.tables.table import TableTasks as TableTasks
 from .errors import DivergenceError as DivergenceError
 from .errors import MetaLensError as MetaLensError
