@@ -1,7 +1,5 @@
 """Map a function of one task over a batch of tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 

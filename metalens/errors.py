@@ -1,7 +1,5 @@
 """Errors for mistakes that the user can fix."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

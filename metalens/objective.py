@@ -1,7 +1,5 @@
 """The outer loss of a learner with regularizers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

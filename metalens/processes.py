@@ -1,7 +1,5 @@
 """Data-parallel processes and their collectives."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -7,8 +7,6 @@ Each command is a module with the functions `add_arguments` and `execute`, impor
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 import warnings

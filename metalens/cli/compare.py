@@ -1,7 +1,5 @@
 """`metalens compare DIR DIR`: the arms of several runs in one table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """`metalens data list | check NAME | fetch NAME`: data sets by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`metalens evaluate`: score a trained model on further tasks, beside baselines."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

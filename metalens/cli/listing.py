@@ -1,7 +1,5 @@
 """`metalens list`: recipes, suites and methods, one line each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from inspect import getdoc
 

@@ -1,7 +1,5 @@
 """Text and live progress in the terminal."""
 
-from __future__ import annotations
-
 import time
 from typing import Self
 

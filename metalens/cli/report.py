@@ -1,7 +1,5 @@
 """`metalens report DIR`: figures and report of a run, suite, sweep or model; a table as text."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """`metalens run RECIPE`: train, test, compare, report."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence

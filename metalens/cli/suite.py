@@ -1,7 +1,5 @@
 """`metalens suite NAME`: many recipes by one command, into one folder."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Sequence

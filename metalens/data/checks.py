@@ -1,7 +1,5 @@
 """Validation of settings and of user arrays."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """Draw the examples of a task class by class."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

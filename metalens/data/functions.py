@@ -1,7 +1,5 @@
 """Tasks from Python functions: one that loads a task, or one that draws many."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

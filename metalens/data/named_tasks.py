@@ -1,7 +1,5 @@
 """A fixed set of named tasks; every draw samples new examples."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import get_args

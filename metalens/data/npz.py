@@ -1,7 +1,5 @@
 """Arrays from an `.npz` file: checked, without pickles, and mapped instead of read where that is possible."""
 
-from __future__ import annotations
-
 import math
 import os
 import struct

@@ -1,7 +1,5 @@
 """Rows that must stay together, and their division into support and query without a leak."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from hashlib import blake2b
 

@@ -1,7 +1,5 @@
 """Comparison of models on held-out tasks, and choice of the one for new tasks."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 

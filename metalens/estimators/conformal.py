@@ -1,7 +1,5 @@
 """Prediction intervals with a given coverage, calibrated on held-out tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Your own images: class folders, zip files and single files."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence

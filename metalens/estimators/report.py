@@ -1,7 +1,5 @@
 """The report of a trained estimator, from the files in its folder."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trained estimators in folders: JSON and safetensors, without code that runs on loading."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

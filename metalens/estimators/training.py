@@ -1,7 +1,5 @@
 """Training of the meta-learner of an estimator and of the baselines that learn from all tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The outer step as one compiled program of losses and their meta-gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Control whether glibc returns freed memory to the system."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import platform

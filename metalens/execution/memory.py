@@ -1,7 +1,5 @@
 """Peak memory of an outer step, and the largest chunk of tasks that fits."""
 
-from __future__ import annotations
-
 import math
 import re
 import weakref

@@ -1,7 +1,5 @@
 """How the outer step of an objective is executed: by a rule or, if requested, by a short trial."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """The public settings of an object."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass
 from typing import Any
 

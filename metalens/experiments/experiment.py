@@ -1,7 +1,5 @@
 """Run a recipe: every arm on every seed, on identical tasks, into one folder."""
 
-from __future__ import annotations
-
 import json
 import platform
 import time

@@ -1,7 +1,5 @@
 """From a run to its recipe and trained objectives, and from a recipe to the command that runs it."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A recipe: everything that determines an experiment, as plain values."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar

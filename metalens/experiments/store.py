@@ -1,7 +1,5 @@
 """The results of cells, kept in the folder of an experiment until all cells are done."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence

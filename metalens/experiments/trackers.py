@@ -1,7 +1,5 @@
 """Experiment trackers: TensorBoard, Weights & Biases and MLflow, with a run for each cell."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

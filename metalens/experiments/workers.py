@@ -1,7 +1,5 @@
 """Call a function on many items in parallel processes of this machine, or on a Ray cluster."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Reading JSON files that may be damaged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

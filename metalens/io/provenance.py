@@ -1,7 +1,5 @@
 """The version of the source code of a run."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

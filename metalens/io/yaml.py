@@ -1,7 +1,5 @@
 """Reading YAML 1.2."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

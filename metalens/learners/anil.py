@@ -1,7 +1,5 @@
 """Almost no inner loop."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from metalens.learners.gradient import GradientLearner

@@ -1,7 +1,5 @@
 """Body-only inner loop."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from metalens.learners.maml import MAML

@@ -1,7 +1,5 @@
 """Class targets: indicators, class means and absent classes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

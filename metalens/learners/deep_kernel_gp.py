@@ -1,7 +1,5 @@
 """Gaussian processes on learned features."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """The inner loop of MAML and its variants: one meta-layer is one gradient step."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Meta-gradients by the implicit function theorem."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Differentiable optimizers of the inner loop."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args

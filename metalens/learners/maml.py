@@ -1,7 +1,5 @@
 """Model-agnostic meta-learning."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from metalens.learners.gradient import GradientLearner

@@ -1,7 +1,5 @@
 """MAML with learned step sizes for every layer and step, a loss after every step, and a cheap start."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Unpack
 

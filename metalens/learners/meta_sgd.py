@@ -1,7 +1,5 @@
 """Learned step sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """T-Net with a learned mask of the units that adapt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Unpack
 

@@ -1,7 +1,5 @@
 """MAML that starts from the prototypes of the classes."""
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Prototypical networks."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss

@@ -1,7 +1,5 @@
 """Ridge regression as the adaptation."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Move the initialization toward adapted weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

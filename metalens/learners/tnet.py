@@ -1,7 +1,5 @@
 """Layers with a learned transformation that does not adapt."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

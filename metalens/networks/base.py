@@ -1,7 +1,5 @@
 """The network every learner works on: a backbone that makes features and a head that reads them."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from torch import Tensor, nn

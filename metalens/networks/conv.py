@@ -1,7 +1,5 @@
 """A convolution in the memory layout that is fastest on CPUs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The four-block convolutional network of the few-shot literature."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 

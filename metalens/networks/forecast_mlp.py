@@ -1,7 +1,5 @@
 """A perceptron for forecasts that starts as the seasonal naive forecast."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -6,8 +6,6 @@ percent; torch 2.13). The layers here normalize without parameters and apply sca
 normalization does so under `torch.vmap` only, as the fused operation passes over the activations less often.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The pose network: a convolutional encoder that all tasks share, and an adapted convolutional network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

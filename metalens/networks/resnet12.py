@@ -1,7 +1,5 @@
 """The residual network of the few-shot literature."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Any image classifier of the timm library."""
 
-from __future__ import annotations
-
 import importlib
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """A small Vision Transformer."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

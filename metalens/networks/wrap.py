@@ -6,8 +6,6 @@ the first, loops over tasks for the second, uses the unfused form of the third, 
 example that the gradients agree, so that no custom layer can hide a trap.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

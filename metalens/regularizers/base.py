@@ -1,7 +1,5 @@
 """Base of the regularizers: hooks that change the network, the tasks or the loss of any learner."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn

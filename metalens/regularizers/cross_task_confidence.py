@@ -1,7 +1,5 @@
 """Penalize confident predictions of other tasks' models."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

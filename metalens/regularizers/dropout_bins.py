@@ -1,7 +1,5 @@
 """Deconfounding by dropout of the shared features, and by bins of them with a head each."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Label smoothing: penalize confident predictions of adapted models on their own queries."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

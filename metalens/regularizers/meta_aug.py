@@ -1,7 +1,5 @@
 """Meta-augmentation: change the targets of whole tasks, so that only the support set determines them."""
 
-from __future__ import annotations
-
 import torch
 
 from metalens.errors import check_nonnegative, check_positive

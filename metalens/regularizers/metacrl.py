@@ -1,7 +1,5 @@
 """Causal representations for meta-learning: orthogonal factors, few per task, with invariant predictions."""
 
-from __future__ import annotations
-
 import math
 
 import torch

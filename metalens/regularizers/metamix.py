@@ -1,7 +1,5 @@
 """MetaMix: evaluate the adapted models on mixtures of query and support examples."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.distributions import Beta

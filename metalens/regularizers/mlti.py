@@ -1,7 +1,5 @@
 """Task interpolation: train on mixtures of pairs of tasks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.distributions import Beta

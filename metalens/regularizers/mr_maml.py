@@ -1,7 +1,5 @@
 """Meta-regularization on weights: noise, and a penalty on the information in the shared weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Task-agnostic meta-learning: an initial model without preference for any task."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Task-relation learner: models adapted to similar tasks should predict each other's data."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Agreement of relations with the descriptors of tasks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

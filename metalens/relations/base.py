@@ -1,7 +1,5 @@
 """Relations between the tasks of a batch: functions of the adapted tasks, with or without parameters."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks

@@ -1,7 +1,5 @@
 """Controls: accurate, equal and inaccurate relations."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Cosine similarity of task vectors, with or without learned weights."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

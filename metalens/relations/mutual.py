@@ -1,7 +1,5 @@
 """Relations from how well the models of two tasks predict each other's support sets."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Relations of a trained learner between any tasks of a distribution."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Task vectors, which `Cosine` compares."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

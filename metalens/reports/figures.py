@@ -1,7 +1,5 @@
 """Figures of a finished run, drawn from its tables and legible without colors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

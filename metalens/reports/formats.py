@@ -1,7 +1,5 @@
 """The results of a run as Markdown, LaTeX and CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import pandas as pd

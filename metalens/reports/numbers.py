@@ -1,7 +1,5 @@
 """Formatting of numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

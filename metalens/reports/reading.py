@@ -1,7 +1,5 @@
 """Reading and validation of the files of a finished run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A relation map as sentences and tables for a terminal, and as a figure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

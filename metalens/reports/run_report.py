@@ -1,7 +1,5 @@
 """The report of a finished run: a self-contained HTML page, and its figures as files."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,7 +1,5 @@
 """Results as sentences."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

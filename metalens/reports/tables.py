@@ -1,7 +1,5 @@
 """Results as rows of text for a page, and as a table for the terminal."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Task samplers choose the batch of an outer step, and may weight its tasks."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

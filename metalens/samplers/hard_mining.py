@@ -1,7 +1,5 @@
 """Online mining of hard tasks."""
 
-from __future__ import annotations
-
 from metalens.data import TaskDistribution
 from metalens.objective import Objective
 from metalens.samplers.base import CandidateSampler, Choice, adapted_candidates

@@ -1,7 +1,5 @@
 """Batches of related tasks."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

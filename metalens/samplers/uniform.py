@@ -1,7 +1,5 @@
 """Uniform sampling of tasks."""
 
-from __future__ import annotations
-
 from metalens.data import TaskDistribution
 from metalens.objective import Objective
 from metalens.samplers.base import Choice, TaskSampler

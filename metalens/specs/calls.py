@@ -3,8 +3,6 @@
 The text is parsed, never evaluated, and every setting is checked against the signature of its class.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 from collections.abc import Callable

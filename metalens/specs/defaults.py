@@ -4,8 +4,6 @@ Values chosen on validation tasks used other seeds than the results. A learner t
 the defaults of its class.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 Presets = dict[str, dict[str, Any]]

@@ -1,7 +1,5 @@
 """Settings with the types that a class asks for, whether they come from text, YAML, JSON or Python."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Container, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The columns that name an arm in every table of results, and the label that they make."""
 
-from __future__ import annotations
-
 ARM = ["learner", "regularizers", "sampler"]
 
 

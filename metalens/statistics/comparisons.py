@@ -1,7 +1,5 @@
 """Means of arms and paired differences between them, over seeds and tasks."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 

@@ -1,7 +1,5 @@
 """Confidence intervals of a mean over samples of seeds and tasks; correction for multiple comparisons."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A named check, how several are run, and small tasks to check methods on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

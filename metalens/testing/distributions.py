@@ -1,7 +1,5 @@
 """The contract of task distributions."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence

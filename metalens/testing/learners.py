@@ -1,7 +1,5 @@
 """The contract of learners."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from unittest import SkipTest
 

@@ -1,7 +1,5 @@
 """The contract of regularizers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from torch import nn

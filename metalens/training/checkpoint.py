@@ -1,7 +1,5 @@
 """Checkpoints: files with the state of a training, from which it resumes to the last bit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

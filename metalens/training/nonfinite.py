@@ -1,7 +1,5 @@
 """Losses and gradients that are not finite: their cause, and clipping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """One training: an objective with its tasks, learning curve and best weights."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One outer step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Descriptions of data sets: their source, their place on this machine, their check, their download."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """CIFAR-100: its classes and superclasses, the few-shot splits made of them, and the download."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import zipfile

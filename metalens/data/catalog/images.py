@@ -1,7 +1,5 @@
 """Image data sets in the formats and with the splits that were published."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """The hourly series of the M4 competition."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from pathlib import Path

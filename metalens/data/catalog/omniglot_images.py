@@ -1,7 +1,5 @@
 """The drawings of Omniglot as one array: found or downloaded, decoded once, kept in a cache."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """From which side is this object seen? Regression of an angle from grey views."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """How images lie in folders: which class, domain and split each is of."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Images of a folder or a zip file as one array: decoded once, kept in a cache, mapped from there."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Sine waves in planted groups, for relations whose truth is known."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

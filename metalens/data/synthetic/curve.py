@@ -1,7 +1,5 @@
 """Regression of random functions of one variable."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sums of two sine waves over inputs that differ from task to task."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metalens.data.synthetic.curve import CurveDistribution, Functions

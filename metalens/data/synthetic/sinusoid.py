@@ -1,7 +1,5 @@
 """Sine waves of varying amplitude and phase, the smallest regression benchmark of the field."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metalens.data.synthetic.curve import CurveDistribution, Functions

@@ -1,7 +1,5 @@
 """Molecules as bits: fingerprints, computed once and kept in the cache."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Recipes for regression of one-dimensional functions: sinusoids and harmonics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Recipes for classifying images from one or five examples, in one domain or several."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar
 

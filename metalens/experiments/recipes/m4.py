@@ -1,7 +1,5 @@
 """Recipe for hourly time series."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar
 

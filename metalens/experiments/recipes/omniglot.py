@@ -1,7 +1,5 @@
 """Recipes for classifying handwritten characters from one or five examples."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

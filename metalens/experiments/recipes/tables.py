@@ -1,7 +1,5 @@
 """Recipes for tables: activity of molecules, and symptoms of patients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 

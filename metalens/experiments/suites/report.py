@@ -1,7 +1,5 @@
 """The report of a suite: a page on its entries, and a table of all scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple

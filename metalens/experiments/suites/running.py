@@ -1,7 +1,5 @@
 """Run a suite: lock its folder, and run the cells of its entries in parallel worker processes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """A suite: recipes with their settings, read from a YAML file."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of a sweep, in the style of those of a run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The report of a sweep, finished or not: best settings, trials, and the importance of settings."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path

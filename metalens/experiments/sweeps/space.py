@@ -1,7 +1,5 @@
 """The search space of a sweep: settings by name, each with the values to try."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

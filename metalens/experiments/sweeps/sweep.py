@@ -1,7 +1,5 @@
 """Search for settings: processes take trials of one study until it has the requested number."""
 
-from __future__ import annotations
-
 import _thread
 import math
 import multiprocessing

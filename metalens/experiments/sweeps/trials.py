@@ -1,7 +1,5 @@
 """The folder of a sweep: its description, and the database of trials that its processes share."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """The base of the classical baselines: a model of each task alone, on raw inputs, by scikit-learn."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from numbers import Integral
 

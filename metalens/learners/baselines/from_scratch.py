@@ -1,7 +1,5 @@
 """The plain baseline without meta-learning: every task on its own."""
 
-from __future__ import annotations
-
 import copy
 
 from torch import nn

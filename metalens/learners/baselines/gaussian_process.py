@@ -1,7 +1,5 @@
 """Gaussian processes on raw inputs, task by task."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """One model for all tasks, which ignores the task."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from metalens.learners.base import NetworkLearner, State

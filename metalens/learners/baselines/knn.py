@@ -1,7 +1,5 @@
 """Nearest neighbors on raw inputs, task by task."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The plain baseline of transfer learning: pretrain on all tasks together, then fit a linear head."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

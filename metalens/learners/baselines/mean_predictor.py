@@ -1,7 +1,5 @@
 """The mean of the support, task by task."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metalens.learners.baselines.base import Baseline

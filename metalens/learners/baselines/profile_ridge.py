@@ -1,7 +1,5 @@
 """Predictions of the training tasks' models as features."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any

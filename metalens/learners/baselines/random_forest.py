@@ -1,7 +1,5 @@
 """A random forest on raw inputs, task by task."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metalens.errors import MetaLensError

@@ -1,7 +1,5 @@
 """The forecast that every method for time series must beat: the values one season earlier."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from metalens.data.checks import check_sizes

@@ -1,7 +1,5 @@
 """The Tanimoto similarity as a kernel of scikit-learn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
