@@ -271,7 +271,9 @@ REFUSALS = (
         ["DropoutBins", "DropoutBins-bins"],
     ),
     Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
-    Refusal("sees the initialization alone", lambda name, _: name == "IMAML", ["MRMAML"]),
+    Refusal(
+        "whose implicit gradient depends on the initialization", lambda name, _: name == "IMAML", ["MRMAML"]
+    ),
     Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
     Refusal(
         "is for classification",

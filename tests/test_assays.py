@@ -12,7 +12,7 @@ from metalens.data.catalog import assays
 from metalens.data.catalog.assays import CHEMBL, DRUG_METRICS, KIBA, load_kiba
 from metalens.data.catalog.parkinsons import PARKINSONS
 from metalens.data.splits import hashed_order
-from metalens.data.tables import fingerprints
+from metalens.data.tables import molecules
 from metalens.experiments import RECIPES
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
@@ -205,7 +205,7 @@ def test_kiba_has_three_splits_without_a_common_kinase(real):
 def test_kiba_molecules_are_their_fingerprints(real):
     table, bits = load_kiba(KIBA.require(real))
     rows = np.random.default_rng(0).integers(len(table), size=5)
-    expected = fingerprints._compute(table.smiles.iloc[rows].tolist(), 1024, 2)
+    expected = molecules._compute(table.smiles.iloc[rows].tolist(), 1024, 2)
     np.testing.assert_array_equal(bits[rows], expected)
     task = Kiba("val", folder=real)[3]
     assert (task.support.x.shape, task.query.y.shape) == ((16, 1024), (15, 1))

@@ -124,6 +124,7 @@ def test_new_classes_in_any_number_are_told_apart(names):
     assert adapted.predict(support).tolist() == support.name.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["LinearProbe", "NearestFeatureMean"])
 def test_a_network_that_knows_all_training_classes_serves_new_ones(chosen, tmp_path):
     model = fitted(species([f"kind {i}" for i in range(20)]), {"target": "name"}, steps=60, seeds=2)

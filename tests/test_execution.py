@@ -114,6 +114,7 @@ def test_choosing_leaves_nothing_behind(monkeypatch, tmp_path):
     assert all(p.grad is None for p in objective.parameters())
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_kept_or_changed_unasked(timings, tmp_path, monkeypatch):
     def refuse():
         raise AssertionError

@@ -55,7 +55,10 @@ def session(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:Without pyarrow")
 @pytest.mark.parametrize("most", [3, pytest.param(30, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "reader",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "configuration" else []) for name in READERS],
+)
 def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader, most):
     one = session(reader)
     by_hypothesis(one, one.count + min(most, INPUTS.get(reader, most)), 0, kinds=True)

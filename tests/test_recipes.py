@@ -117,6 +117,7 @@ def test_a_run_in_which_nothing_is_trained_has_a_report(tmp_path):
     assert not (tmp_path / "figures" / "learning-curves.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Found")
 @pytest.mark.usefixtures("omniglot")
 @pytest.mark.parametrize("together", ["auto", False])

@@ -99,6 +99,7 @@ print(MetaRegressor.load("model").adapt(table[:4]).predict(table[4:8]).shape)
 """
 
 
+@pytest.mark.slow
 def test_a_core_install_fits_a_table(tmp_path):
     done = python("-c", FIT.format(extras=EXTRAS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -70,7 +70,7 @@ def paper(monkeypatch, capsys, tmp_path):
 # Whole studies
 
 
-FAST = ("trlearner-heads", "theory-shared-features")
+FAST = ("trlearner-heads",)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,7 @@ def test_a_suite_goes_on_after_a_failure_and_skips_what_is_done(tmp_path, monkey
     assert "is of another run: seeds was [0, 1] and is [0, 1, 2]" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Found .* of Omniglot")  # a copy may lack some characters
 @pytest.mark.parametrize("size", ["smoke", "small", "full"])
 @pytest.mark.parametrize("name", SUITES)

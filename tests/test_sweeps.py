@@ -184,6 +184,7 @@ def test_what_has_nothing_to_train_is_scored_once(sweep, tmp_path):
 # Trials that end early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "halving"])
 def test_trials_behind_others_end_early(pruner, sweep, tmp_path):
     search(sweep("MAML.inner_lr: {low: 0.01, high: 3.0}", 10, pruner=pruner), tmp_path / "s")
@@ -198,6 +199,7 @@ def test_trials_behind_others_end_early(pruner, sweep, tmp_path):
     assert result.best_trial["state"] == "complete"
 
 
+@pytest.mark.slow
 def test_divergence_is_a_result_and_not_the_end(sweep, tmp_path):
     space = "MAML.inner_lr: [1e30, 0.01]"
     search(sweep(space, 6, seeds=[0, 1]), tmp_path / "s")
@@ -281,6 +283,7 @@ def test_workers_are_such_processes(sweep, tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_taken_for_lost_drops_its_trial(sweep, tmp_path):
     mine, folder = sweep(), tmp_path / "s"
 
@@ -369,6 +372,7 @@ def test_a_trial_that_was_killed_before_its_first_heartbeat_is_retried(sweep, tm
     assert (again.number, again.params) == (2, lost.params)
 
 
+@pytest.mark.slow
 def test_a_sweep_continues_to_more_trials_and_names_a_damaged_database(sweep, tmp_path):
     folder = tmp_path / "s {?#%}"  # no URL
     search(sweep(n_trials=2), folder)
@@ -481,6 +485,7 @@ def test_what_cannot_be_swept_is_one_sentence(settings, sentence, metalens_here,
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_another_sweep_does_not_join(sweep, tmp_path):
     folder = tmp_path / "s"
     search(sweep(n_trials=1), folder)

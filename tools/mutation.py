@@ -35,7 +35,7 @@ NAMED = [
     ("regularizers/trlearner.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
     ("regularizers/trlearner.py", "related.clamp(min=0)", "related"),
     ("relations/cosine.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
-    ("regularizers/trlearner.py", "predictions @ slots.mT", "predictions @ slots"),
+    ("regularizers/trlearner.py", "predictions.shape[-1]).mT", "predictions.shape[-1])"),
     ("learners/gradient.py",
      "value - sizes[name] * directions[name]",
      "value - sizes[name] * directions[name].detach()"),
@@ -77,7 +77,7 @@ NAMED = [
     ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
 ]  # fmt: skip
 
-RELATIONS = ["agreement", "cosine", "known", "mutual", "shuffled", "slots", "uniform", "vectors"]
+RELATIONS = ["agreement", "controls", "cosine", "mutual", "vectors"]
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
 ALL_LEARNERS += ["test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"

@@ -18,7 +18,16 @@ def step(case, objective):
     return loss, [gradient.detach() for gradient in gradients]
 
 
-@pytest.mark.parametrize("case", COMPILED, ids=str)
+SLOW = ("IMAML", "DeepKernelGP-predictive")  # to record
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.learner in SLOW else [])
+        for case in COMPILED
+    ],
+)
 def test_recorded_step_equals_plain_step(case):
     with same_draws_in_every_plan():
         loss, gradients = step(case, case.objective("vmap"))

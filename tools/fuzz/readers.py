@@ -152,7 +152,7 @@ def _write_new_task(folder: Path) -> None:
 
 def _read_new_task(folder: Path, changed: str) -> None:
     files = str(folder / "support.csv"), str(folder / "query.csv")
-    predict._predict_table(_model(), _model().reader_, *files, 0.5)[0].to_csv(io.StringIO())
+    predict._predict_table(_model(), *files, 0.5)[0].to_csv(io.StringIO())
 
 
 FORMATS = ("PNG", "GIF", "BMP", "TIFF", "JPEG", "WEBP")
