@@ -68,7 +68,7 @@ def compare(results: pd.DataFrame, reference: str) -> pd.DataFrame:
 def primary(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the first metric.
 
-    >>> primary(pd.DataFrame({"metric": ["accuracy", "loss", "accuracy"]})).index.tolist()
+    >>> primary(pd.DataFrame({"metric": ["accuracy", "cross_entropy", "accuracy"]})).index.tolist()
     [0, 2]
     """
     return summary[summary["metric"] == primary_metric(summary["metric"])]
