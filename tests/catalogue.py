@@ -271,9 +271,7 @@ REFUSALS = (
         ["DropoutBins", "DropoutBins-bins"],
     ),
     Refusal("masks change from step to step", lambda name, _: name == "IMAML", ["DropoutBins"]),
-    Refusal(
-        "whose implicit gradient", lambda name, _: name == "IMAML", ["MRMAML"]
-    ),
+    Refusal("whose implicit gradient", lambda name, _: name == "IMAML", ["MRMAML"]),
     Refusal("cannot train the 1 stages", lambda name, _: name in ("IMAML", "Reptile"), networks=["shared"]),
     Refusal(
         "is for classification",

@@ -188,6 +188,7 @@ def test_a_wrong_config_file_is_one_sentence(content, sentence, tmp_path, metale
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path, metalens_here):
     words = [*QUICK, "--learner", "Ridge", "--regularizers", "none"]  # nothing is trained
     (tmp_path / "old").mkdir()

@@ -211,6 +211,7 @@ def test_one_new_class_alone_is_refused():
         model.adapt(species(["oak"]))
 
 
+@pytest.mark.slow
 def test_images_from_folders_to_labels_and_back_from_a_file(tmp_path):
     folder = color_folders(tmp_path / "train", [f"kind {i}" for i in range(14)])
     model = fitted(folder, {"image_size": 16}, k_shot=2, n_query=3, fallback=False)

@@ -21,6 +21,7 @@ from tools.fuzz.session import Session, by_hypothesis
 
 pytestmark = pytest.mark.filterwarnings("default")  # a reader may warn
 
+SLOW = ("calls", "configuration", "runs")  # to prepare
 INPUTS = {"runs": 4, "models": 6, "unfinished runs": 6, "checkpoints": 10}  # of readers that take long
 FAR_OUTSIDE = b"sensor,volt,color,bar\n" + b"".join(b"%d,2147483648,red,0.1\n" % (n // 8) for n in range(24))
 
@@ -57,7 +58,7 @@ def session(tmp_path_factory):
 @pytest.mark.parametrize("most", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "reader",
-    [pytest.param(name, marks=[pytest.mark.slow] if name == "configuration" else []) for name in READERS],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in READERS],
 )
 def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader, most):
     one = session(reader)

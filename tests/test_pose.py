@@ -146,6 +146,7 @@ def pose_folder(data_folder):
     return data_folder
 
 
+@pytest.mark.slow
 def test_real_objects_share_no_family_between_splits(pose_folder):
     data = load_pose(pose_folder)
     family_of = dict(zip(data.objects.tolist(), data.family.tolist(), strict=True))

@@ -297,6 +297,7 @@ def tables(folder):
     return {path.name: path.read_bytes() for path in (*folder.glob("*.csv"), *folder.glob("weights/*"))}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The trained weights are kept")
 def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -174,6 +174,7 @@ def test_the_score_is_the_mean_over_seeds_of_the_best_validation(together):
     assert told == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_has_nothing_to_train_is_scored_once(sweep, tmp_path):
     search(sweep("KNN.n_neighbors: [1, 3]", 2, learner=["KNN"]), tmp_path / "s")
     trials = read_result(tmp_path / "s").trials
@@ -338,6 +339,7 @@ def test_a_trial_that_ended_all_the_same_counts_beside_its_repetition():
     assert retried(study.trials) == {1}
 
 
+@pytest.mark.slow
 def test_a_trial_is_lost_when_its_heartbeats_are_too_old(sweep, tmp_path):
     folder, distributions = tmp_path / "s", sweep().space.distributions
     search(sweep(n_trials=1), folder)
@@ -512,6 +514,7 @@ def test_a_missing_extra_is_one_sentence(metalens_here, monkeypatch, tmp_path):
         assert done.stderr == "metalens: optuna is not installed; run pip install 'metalens[sweep]'.\n"
 
 
+@pytest.mark.slow
 def test_a_table_of_a_sweep_is_trials_csv(metalens_here, sweep, tmp_path):
     search(sweep(n_trials=1), tmp_path / "s")
     done = metalens_here("report", "s", "--format", "latex")

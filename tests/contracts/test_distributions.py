@@ -91,6 +91,7 @@ def test_contract_of_image_folders(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_contract_of_fs_mol(tmp_path):
     folder = write_fs_mol(tmp_path)
     check_distribution(lambda split, seed: FSMol(split, k_shot=4, n_query=4, seed=seed, folder=folder))
