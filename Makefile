@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # One thread for each of the processes that share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10
+# Of processor time, for a test that is not marked slow.
+MAX_SECONDS ?= 2
 BENCH := .venv-bench/bin
 BENCH_READY := .venv-bench/.ready
 
@@ -14,7 +16,7 @@ demo: $(READY)
 
 # The tests of every change: each takes at most two seconds of processor time. Then all examples of docstrings and pages.
 test: $(READY)
-	$(PYTEST) --max-seconds 2
+	$(PYTEST) --max-seconds $(MAX_SECONDS)
 	$(MAKE) doctest
 
 # All tests, for a release: every combination of methods, real data sets, killed processes, simulations.

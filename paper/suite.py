@@ -102,8 +102,8 @@ def _run(study: Study, folder: Path, threads: int) -> None:
 def command_of(study: Study) -> str:
     """Return the command that runs a study with its settings.
 
-    >>> command_of(replace(get_study("trlearner-lambda"), steps=9, seeds=[0, 1]))
-    'python -m paper run trlearner-lambda --steps 9 --seeds 0 1'
+    >>> command_of(changed(get_study("trlearner-lambda"), {"steps": 9, "seeds": [0, 1]}))
+    'python -m paper run trlearner-lambda --seeds 0 1 --steps 9'
     """
     options = options_of(study, get_study(study.name))
     return shlex.join(["python", "-m", "paper", "run", study.name, *options])

@@ -54,14 +54,19 @@ def session(tmp_path_factory):
         yield of
 
 
+@pytest.fixture
+def one(session, reader):
+    """Return the session of the test's reader."""
+    return session(reader)
+
+
 @pytest.mark.filterwarnings("ignore:Without pyarrow")
 @pytest.mark.parametrize("most", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "reader",
     [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in READERS],
 )
-def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(session, reader, most):
-    one = session(reader)
+def test_whatever_is_in_a_file_a_reader_ends_well_or_in_one_sentence(one, reader, most):
     by_hypothesis(one, one.count + min(most, INPUTS.get(reader, most)), 0, kinds=True)
     assert not one.found
 

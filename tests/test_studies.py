@@ -70,12 +70,8 @@ def paper(monkeypatch, capsys, tmp_path):
 # Whole studies
 
 
-FAST = ("trlearner-heads",)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in STUDIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_and_its_report_can_be_rewritten(name, tmp_path):
     run_study(tiny(name), tmp_path, command=f"python -m paper run {name}")
     again, tables, manifest = read_study(tmp_path)

@@ -40,8 +40,7 @@ def compiler():
 GRADIENT = [MAML, ANIL, MetaSGD, TNet]
 CASES = [
     *((learner, False) for learner in (*GRADIENT, ProtoNet, R2D2)),
-    (ProtoNet, True),
-    *(pytest.param(learner, True, marks=pytest.mark.slow) for learner in (R2D2, *GRADIENT)),
+    *(pytest.param(learner, True, marks=pytest.mark.slow) for learner in (ProtoNet, R2D2, *GRADIENT)),
 ]
 
 
