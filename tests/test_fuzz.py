@@ -15,7 +15,7 @@ import pytest
 
 from metalens.errors import MetaLensError
 from tools.fuzz import guard
-from tools.fuzz.damage import PICKLE
+from tools.fuzz.damage import PICKLE, texts
 from tools.fuzz.readers import READERS
 from tools.fuzz.session import Session, by_hypothesis
 
@@ -49,6 +49,7 @@ def session(tmp_path_factory):
             sessions[name] = Session(name, folder / name, folder)
         return sessions[name]
 
+    texts.validate()  # where it is new, Hypothesis writes a table of all characters
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METALENS_CACHE", str(folder / "cache"))
         yield of
