@@ -21,10 +21,10 @@ from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.reading import check_columns, class_numbers
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
+from metalens.estimators.choice import Draw
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
-from metalens.estimators.models import FEATURE_MEAN, Answer, Candidate, Ensemble, for_classes
-from metalens.estimators.saving import Saved
+from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
 from metalens.estimators.tables import TableReader, classes_of, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -141,6 +141,7 @@ class MetaClassifier(MetaEstimator):
             _refuse_real(frame[target])
             tasks = self._table_tasks(roles, frame, splits or SHARES, task is not None and not new_classes)
         self._n_pooled = tasks["train"].with_global_labels().n_classes
+        self.k_shot_ = self._sizes.k_shot
         self._finish(tasks, self._sizes.n_way, progress)
         return self
 
@@ -161,8 +162,9 @@ class MetaClassifier(MetaEstimator):
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
         y = torch.from_numpy(class_numbers(labels, classes.tolist()))
-        models = self._candidate(self.chosen_, len(classes)).adapt(Examples(x.float(), y))
-        return AdaptedClassifier(self, classes, len(x), models)
+        candidate = self._adapting(len(x) if shared else self.k_shot_, len(classes))
+        models = candidate.adapt(Examples(x.float(), y))
+        return AdaptedClassifier(self, classes, len(x), candidate.name, models)
 
     def _table_tasks(
         self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
@@ -193,41 +195,45 @@ class MetaClassifier(MetaEstimator):
             split: reader.tasks(source, split, splits, self._sizes, self.random_state) for split in counts
         }
 
-    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
+    def _new_tasks(
+        self, data: Any, k_shot: int | None, n_query: int | None
+    ) -> tuple[TaskDistribution, int, int]:
         reader, sizes = self.reader_, self._sizes
         k_shot = sizes.k_shot if k_shot is None else k_shot
         if isinstance(reader, TableReader) and reader.classes:
-            return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
+            return reader.tasks(data, k_shot, n_query, self.random_state), k_shot, sizes.n_way
         n_query = sizes.n_query if n_query is None else n_query
         if isinstance(reader, ImageReader):
             n = max(map(len, class_counts(data, "test")["test"].values()))
             sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
-            return reader.tasks(data, "test", "test", sizes, self.random_state), sizes.n_way
+            return reader.tasks(data, "test", "test", sizes, self.random_state), self.k_shot_, sizes.n_way
         frame = reader.columns.read(data)
         check_columns(frame, [reader.columns.target])
         sizes = Sizes(min(sizes.n_way, frame[reader.columns.target].nunique()), k_shot, n_query)
-        return new_episodes(reader, frame, sizes, self.random_state), sizes.n_way
+        return new_episodes(reader, frame, sizes, self.random_state), self.k_shot_, sizes.n_way
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
 
-    def _scores(self, answer: Answer) -> dict[str, float]:
-        logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
-        scores = task_metrics(logits[None], answer.y[None], answer.known[None])
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(y, predictions.shape[1]).double()
+
+    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+        logits = predictions.clamp(min=MIN_PROBABILITY).log()
+        scores = task_metrics(logits[None], draw.y[None], draw.known[None])
         return {name: value.item() for name, value in scores.items()}
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "n_pooled": self._n_pooled, "reader": asdict(self.reader_)}, {}
+    def _state(self) -> dict[str, Any]:
+        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "n_pooled": self._n_pooled}
+        return facts | {"reader": asdict(self.reader_)}
 
-    def _restore(self, saved: Saved) -> None:
-        facts = saved.facts
+    def _restore(self, facts: dict[str, Any]) -> None:
         sizes = dict.fromkeys(Sizes._fields, int)
-        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType), "chosen": str}):
+        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType)}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
-        self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
-        self._n_pooled = facts["n_pooled"]
+        self._sizes, self._n_pooled = Sizes(**facts["sizes"]), facts["n_pooled"]
+        self.k_shot_ = self._sizes.k_shot
 
     def _network(self) -> Network:
         reader, n_way = self.reader_, self._sizes.n_way
@@ -260,15 +266,10 @@ class MetaClassifier(MetaEstimator):
             return super()._candidate(name, n_outputs)
         probes = (objective.learner for objective in self._trained["LinearProbe"])
         networks = [probe.network for probe in probes if isinstance(probe, LinearProbe)]
-        return Candidate(name, tuple(ProtoNet(network, n_way=n_outputs) for network in networks))
+        return Candidate.of_one_kind(name, [ProtoNet(network, n_way=n_outputs) for network in networks])
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)
-
-    @property
-    def k_shot_(self) -> int:
-        """Support rows of a training task, or of each of its classes if these are new."""
-        return self._sizes.k_shot
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,11 +280,13 @@ class AdaptedClassifier:
         estimator: its fitted estimator.
         classes_: the classes, in the order of the columns of `predict_proba`.
         n_support: number of support examples.
+        model: name of what adapted; see `weights_` of the estimator.
     """
 
     estimator: MetaClassifier
     classes_: np.ndarray
     n_support: int
+    model: str
     _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -17,9 +16,9 @@ from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
+from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
-from metalens.estimators.models import Answer, Ensemble
-from metalens.estimators.saving import Saved
+from metalens.estimators.models import Ensemble
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -71,7 +70,6 @@ class MetaRegressor(MetaEstimator):
     """
 
     score_metric: ClassVar[str] = "r2"
-    k_shot_: int
     reader_: TableReader
 
     def fit(
@@ -111,64 +109,58 @@ class MetaRegressor(MetaEstimator):
             seed=self.random_state, classes=False,
         )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._residuals = self._residuals_of(self._finish(tasks, 1, progress))
+        self._finish(tasks, 1, progress)
         return self
 
-    def adapt(self, support: Table) -> AdaptedRegressor:
+    def adapt(self, support: Table | None = None) -> AdaptedRegressor:
         """Return the model of one new task, adapted to its rows.
 
         Args:
-            support: rows of one task with their targets, at least one.
+            support: rows of one task with their targets; `None` before there are any.
 
         Raises:
-            MetaLensError: a column is missing, a cell is invalid, or rows are of several tasks.
+            MetaLensError: a column is missing, a cell is invalid, rows are of several tasks, or no model
+                adapts to so few.
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        x, target = self.reader_.support(support)
-        y = torch.from_numpy(self.reader_.standardized(target))
-        return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
+        n_inputs = len(self.reader_.encoding.names)
+        examples = Examples(torch.zeros(0, n_inputs), torch.zeros(0, 1))
+        if support is not None:
+            x, target = self.reader_.support(support)
+            examples = Examples(x.float(), torch.from_numpy(self.reader_.standardized(target)))
+        candidate = self._adapting(len(examples.x), 1)
+        return AdaptedRegressor(self, len(examples.x), candidate.name, candidate.adapt(examples))
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
-    ) -> tuple[TaskDistribution, int]:
+    ) -> tuple[TaskDistribution, int, int]:
         k_shot = self.k_shot_ if k_shot is None else k_shot
-        return self.reader_.tasks(data, k_shot, n_query, self.random_state), 1
+        return self.reader_.tasks(data, k_shot, n_query, self.random_state), k_shot, 1
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return self.reader_.in_units(models(x))
 
-    def _scores(self, answer: Answer) -> dict[str, float]:
-        y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return self.reader_.in_units(y.double())
+
+    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+        known = self.reader_.in_units(draw.known.double())[None]
         names = ("r2", "pearson_r2", "rmse")
-        scores = task_metrics(answer.predictions[None], y, known, names)
+        scores = task_metrics(predictions[None], draw.targets[None], known, names)
         return {name: scores[name].item() for name in names}
 
-    def _residuals_of(self, answers: Sequence[Answer]) -> list[np.ndarray]:
-        """Return the absolute query residuals of every task."""
-        residuals = defaultdict(list)
-        for answer in answers:
-            residual = answer.predictions - self.reader_.in_units(answer.y.double())
-            residuals[answer.task].append(residual.abs().flatten().numpy())
-        return [np.concatenate(of_task) for of_task in residuals.values()]
+    def _state(self) -> dict[str, Any]:
+        return {"reader": asdict(self.reader_), "k_shot": self.k_shot_}
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"reader": asdict(self.reader_), "k_shot": self.k_shot_, "chosen": self.chosen_}
-        residuals = torch.from_numpy(np.concatenate(self._residuals))
-        sizes = torch.tensor([len(of_task) for of_task in self._residuals])
-        return facts, {"residuals": residuals, "residuals.sizes": sizes}
-
-    def _restore(self, saved: Saved) -> None:
-        facts, tensors = saved.facts, saved.tensors
-        if not is_of(facts, {"k_shot": int, "chosen": str}):
+    def _restore(self, facts: dict[str, Any]) -> None:
+        if not is_of(facts, {"k_shot": int}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = TableReader.from_json(facts["reader"])
-        self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
-        parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())
-        self._residuals = [part.numpy() for part in parts]
+        self.k_shot_ = facts["k_shot"]
 
     def _learner(self) -> str:
-        return self.learner or "R2D2"
+        return self.learner or ("R2D2" if self.reader_.encoding.smiles is None else "DeepKernelGP")
 
     def _usual_baselines(self) -> Sequence[str]:
         return (
@@ -192,10 +184,12 @@ class AdaptedRegressor:
     Attributes:
         estimator: its fitted estimator.
         n_support: number of support rows.
+        model: name of what adapted; see `weights_` of the estimator.
     """
 
     estimator: MetaRegressor
     n_support: int
+    model: str
     _models: Ensemble
 
     def predict(self, data: Table) -> np.ndarray:
@@ -213,25 +207,25 @@ class AdaptedRegressor:
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
         """Return the limits of prediction intervals, `(n, 2)`, in units of the target.
 
-        The half width is `conformal_radius` of the residuals on the held-out tasks: a target of a new task is
-        inside with at least the given probability, if new tasks are like the held-out ones and their support
-        has `k_shot_` rows, on average over tasks. With more support rows the intervals are wider than needed;
-        if a baseline was chosen on the same held-out tasks, the probability is slightly less.
+        The half width is `conformal_radius` of the residuals on the held-out tasks with as many support rows,
+        or the next lower number of `weights_`: a target of a new task is inside with at least the given
+        probability, if new tasks are like the held-out ones, on average over tasks.
 
         Args:
             data: see `predict`.
             coverage: the probability.
 
         Raises:
-            MetaLensError: coverage is out of range or too high for the number of held-out tasks, the support
-                had fewer than `k_shot_` rows, or the rows cannot be used.
+            MetaLensError: coverage is out of range or too high for the number of held-out tasks, there was
+                none with so few support rows, or the rows cannot be used.
         """
-        k_shot = self.estimator.k_shot_
-        if self.n_support < k_shot:
+        choice = self.estimator._choice(self.n_support)
+        if choice is None:
+            least = min(self.estimator.weights_)
             raise MetaLensError(
-                f"Intervals were calibrated with k_shot={k_shot} support rows, and this task has "
-                f"{self.n_support}; give {k_shot}, or fit with k_shot={self.n_support}."
+                f"Intervals were calibrated with k_shot={least} support rows, and this task has "
+                f"{self.n_support}; give {least}, or fit with k_shot={self.n_support}."
             )
-        radius = conformal_radius(self.estimator._residuals, coverage)
+        radius = conformal_radius(choice.residuals, coverage)
         center = self.predict(data)
         return np.stack([center - radius, center + radius], axis=1)

@@ -102,10 +102,12 @@ class Learner(nn.Module, ABC):
     Attributes:
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
+        min_support: the fewest support examples that it can adapt to; 0 if it predicts without any.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
     """
 
     head_only: bool = False
+    min_support: int = 1
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:

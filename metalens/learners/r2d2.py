@@ -43,6 +43,7 @@ class R2D2(NetworkLearner):
     """
 
     head_only = headless = True
+    min_support = 0
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from metalens.data.checks import check_choices, warn_of_constants
 from metalens.data.named_tasks import NamedTasks
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
-from metalens.data.tables.drawing import MIN_QUERY
+from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoded import encode_table, min_rows
 from metalens.data.tables.targets import Kind, Standardize
 from metalens.errors import MetaLensError
@@ -156,6 +156,17 @@ class TableTasks(NamedTasks):
         twin._take_split()
         return twin
 
+    def with_shots(self, k_shot: int) -> Self:
+        """Return the tasks of the split with another number of support rows, which may be 0."""
+        twin = copy(self)
+        twin.k_shot = k_shot
+        twin._take_split()
+        return twin
+
+    def large_tasks(self, k_shot: int) -> list[str]:
+        """Return the names of the split's tasks with enough rows for a number of support rows."""
+        return list(self._large(k_shot))
+
     @property
     def extra_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return () if self.class_names else self.metrics_of_numbers
@@ -184,11 +195,14 @@ class TableTasks(NamedTasks):
         )
         return Task(support, query, self._descriptors[places])
 
-    def _take_split(self) -> None:
+    def _large(self, k_shot: int) -> dict[str, TaskRows]:
         table = self._table
         of_split = {name: rows for name, rows in table.tasks.items() if table.split_of[name] == self.split}
-        enough = {name: rows for name, rows in of_split.items() if rows.is_enough(self.k_shot, self.n_query)}
-        self._warn_of_small(len(of_split), len(enough))
+        return {name: rows for name, rows in of_split.items() if rows.is_enough(k_shot, self.n_query)}
+
+    def _take_split(self) -> None:
+        table, enough = self._table, self._large(self.k_shot)
+        self._warn_of_small(sum(split == self.split for split in table.split_of.values()), len(enough))
         if self.split == "train":
             enough = {name: enough[name] for name in table.train if name in enough}
         self.task_names, self._rows = tuple(enough), tuple(enough.values())
