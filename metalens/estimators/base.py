@@ -23,7 +23,7 @@ from metalens.errors import MALFORMED, DivergenceError, MetaLensError
 from metalens.estimators.choice import STACKED, Choice, Draw, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
 from metalens.estimators.models import Candidate, Ensemble, trained_on_tasks
-from metalens.estimators.saving import damaged, read_model, write_model
+from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
 from metalens.estimators.tables import TableReader
 from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.evaluation import Validation
@@ -213,16 +213,12 @@ class MetaEstimator(BaseEstimator, ABC):
             given = saved.facts["settings"].items()  # JSON has no tuples
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
-            model._choices = {}
             model._restore(saved.facts)
-            for facts in saved.facts["choices"]:
-                model._choices[facts["k_shot"]] = Choice.restore(
-                    facts, _part(saved.tensors, f"residuals.{facts['k_shot']}.")
-                )
+            model._choices = restored_choices(saved)
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
             for prefix, objective in model._objectives():
-                objective.load_state_dict(_part(saved.tensors, prefix))
+                objective.load_state_dict(part(saved.tensors, prefix))
             for choice in model._choices.values():
                 if not choice.weights or not choice.weights.keys() <= set(model._names()):
                     raise ValueError(f"there is no model {', '.join(choice.weights)}")
@@ -409,7 +405,3 @@ class MetaEstimator(BaseEstimator, ABC):
             }
             targets = self._targets(task.query.y, next(iter(predictions.values())))
             yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
