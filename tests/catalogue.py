@@ -146,6 +146,9 @@ LEARNER_VARIANTS = {
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
     ),
+    "R2D2-prior": LearnerEntry(
+        lambda network: R2D2(network, prior_mean=True), gradient_steps=False, own_head=False
+    ),
     "DeepKernelGP-predictive": LearnerEntry(
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
         gradient_steps=False,
