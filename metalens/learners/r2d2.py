@@ -20,8 +20,8 @@ class R2D2(NetworkLearner):
     Y holds real targets or, for classes, one column of ones and zeros for each; predictions are then logits.
     The ridge `lambda = exp(log_ridge)` and the scale alpha are learned.
 
-    With `prior_mean`, the ridge draws to learned weights W_0 in place of 0, so that what all tasks share stays
-    where a support is silent, and level and slopes of a task vary by their own amounts:
+    With `prior_mean`, the ridge draws to learned weights W_0 in place of 0, so that what all tasks share
+    stays where a support is silent, and level and slopes of a task vary by their own amounts:
 
         W = W_0 + S Z^T (Z S Z^T + lambda I)^-1 (Y - Z W_0), S = diag(1, ..., 1, v)
 
