@@ -128,7 +128,7 @@ class TaskDistribution(ABC):
 
         >>> from metalens import Sinusoid
         >>> [examples.x.shape for examples in Sinusoid().examples_by_task(2).values()]
-        [torch.Size([20, 1]), torch.Size([20, 1])]
+        [torch.Size([25, 1]), torch.Size([25, 1])]
         """
         parts: dict[str, list[Examples]] = {}
         known: dict[str, Counter[bytes]] = {}
