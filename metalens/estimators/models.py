@@ -116,6 +116,11 @@ def for_classes(learner: Learner, n: int) -> Learner:
     >>> for_classes(ProtoNet(mlp(4, 5)), 3).n_way
     3
     """
+    if isinstance(learner, R2D2) and learner.prior_mean and learner.n_outputs != n:
+        raise MetaLensError(
+            f"R2D2 was trained with prior weights of {learner.n_outputs} classes, got {n}; use "
+            "prior_mean=False for tasks with any number of classes."
+        )
     if hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe | Baseline):
         twin = copy(learner)
         setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)

@@ -195,6 +195,10 @@ class TableTasks(NamedTasks):
         )
         return Task(support, query, self._descriptors[places])
 
+    def examples_by_task(self, n: int) -> dict[str, Examples]:
+        rows = {self.task_names[place]: self._rows[place].rows for place in map(self.place, range(n))}
+        return {name: Examples(self.inputs[of].float(), self._table.targets[of]) for name, of in rows.items()}
+
     def _large(self, k_shot: int) -> dict[str, TaskRows]:
         table = self._table
         of_split = {name: rows for name, rows in table.tasks.items() if table.split_of[name] == self.split}
