@@ -253,6 +253,11 @@ class NetworkLearner(Learner):
         A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
         """
         self.network = network.headless() if self.headless else network
+        if self.head_only and (shared := self.network.shared_with_head()):
+            raise MetaLensError(
+                f"{type(self).__name__} adapts the head alone, but the head shares {shared} with the backbone; "
+                "give it a weight of its own, or use MAML."
+            )
         # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.
         self.trainable = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
 
