@@ -255,7 +255,7 @@ class NetworkLearner(Learner):
         self.network = network.headless() if self.headless else network
         if self.head_only and (shared := self.network.shared_with_head()):
             raise MetaLensError(
-                f"{type(self).__name__} adapts the head alone, but the head shares {shared} with the backbone; "
+                f"{type(self).__name__} adapts the head alone, which shares {shared} with the backbone; "
                 "give it a weight of its own, or use MAML."
             )
         # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.

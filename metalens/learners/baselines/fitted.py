@@ -56,6 +56,7 @@ class FittedBaseline(Baseline):
         MetaLensError: a setting is below 1.
     """
 
+    min_support = 0
     regularizer_refusal = "it is fitted to all training tasks without gradients."
     noise: Tensor
 
