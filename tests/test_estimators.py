@@ -496,9 +496,11 @@ def test_without_baselines_the_learner_stands_alone():
     assert model.comparison_.model.unique().tolist() == [model.chosen_] == ["ANIL"]
 
 
-def test_the_usual_baselines_learn_across_tasks_and_within_one():
-    usual = ["ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "KNN", "RandomForest", "GaussianProcess"]
-    assert list(MetaRegressor()._baselines()) == usual
+def test_the_usual_baselines_learn_across_tasks_and_within_one(model):
+    twin = clone(model).set_params(baselines=None)
+    twin.reader_ = model.reader_
+    usual = ["MixedModel", "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
+    assert list(twin._baselines()) == [*usual, "GaussianProcess"]
 
 
 @pytest.mark.parametrize(

@@ -467,7 +467,9 @@ def test_computed_tensors_are_refused_by_name(how):
         prune.l1_unstructured(layer, "weight", 0.5)
     else:
         layer.scale = layer.weight.exp()
-    with pytest.raises(MetaLensError, match=r"1\.(weight|scale) of Sequential was computed from other tensors"):
+    with pytest.raises(
+        MetaLensError, match=r"1\.(weight|scale) of Sequential was computed from other tensors"
+    ):
         wrap(of(layer), head="3", example=EXAMPLE)
 
 
@@ -480,7 +482,9 @@ def test_computed_tensors_are_refused_by_name(how):
     ],
 )
 def test_they_are_refused_in_a_plain_network(layer):
-    with pytest.raises(MetaLensError, match=r"backbone\.0\S* is a \w+, whose meta-gradients .* metalens.wrap"):
+    with pytest.raises(
+        MetaLensError, match=r"backbone\.0\S* is a \w+, whose meta-gradients .* metalens.wrap"
+    ):
         Network(nn.Sequential(layer), nn.Linear(4, 5), n_features=4, n_outputs=5)
 
 

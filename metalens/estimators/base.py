@@ -350,8 +350,11 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         """Return the default settings of a learner; they differ for molecules."""
-        molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
-        return (MOLECULE_PRESETS if molecules else TABLE_PRESETS).get(learner, {})
+        return (MOLECULE_PRESETS if self._has_molecules else TABLE_PRESETS).get(learner, {})
+
+    @property
+    def _has_molecules(self) -> bool:
+        return isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
 
     def _objectives(self) -> Iterator[tuple[str, Objective]]:
         """Yield the trained objectives, each with the prefix of the names of its saved tensors."""

@@ -59,7 +59,7 @@ class MetaClassifier(MetaEstimator):
     (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
     Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
-    takes any number of them, and R2D2 if tasks share their classes, as ProtoNet never predicts a class that a
+    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never predicts a class that a
     support lacks. A learner with a head for a fixed number of classes adapts to that number only. The network
     for images is `conv4` with 32 filters and group normalization.
 
@@ -251,7 +251,7 @@ class MetaClassifier(MetaEstimator):
         return self.reader_.classes if isinstance(self.reader_, TableReader) else ()
 
     def _learner(self) -> str:
-        return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
+        return self.learner or ("R2D2(prior_mean=True)" if self._shared_classes() else "ProtoNet")
 
     def _usual_baselines(self) -> Sequence[str]:
         shared = self._shared_classes()

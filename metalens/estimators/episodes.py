@@ -100,6 +100,8 @@ def fit_episodes(
     """
     if columns.duplicates == "refuse":
         raise MetaLensError("duplicates='refuse' is for tasks that share classes; use 'together' or 'allow'.")
+    if columns.order is not None:
+        raise MetaLensError("order is for tasks with numbers or shared classes; leave it out.")
     target, task = columns.target, columns.task
     names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
     if names is None:

@@ -30,26 +30,38 @@ from metalens.tasks import Examples
 if TYPE_CHECKING:
     from metalens.data.tables.columns import Table
 
+_LINEAR = "R2D2(prior_mean=True)"
+_USUAL = (
+    "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "GaussianProcess",
+)  # fmt: skip
+
 
 class MetaRegressor(MetaEstimator):
     """Learn from many small tasks to predict numbers in a new task, from few of its rows.
 
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, with early stopping
-    on the second. On the third, the held-out tasks, it compares the learner with baselines: `ProfileRidge`, a
-    ridge regression on the predictions of the training tasks' models; `JointModel`, one network for all
-    tasks; and, fitted to the support of each task, mean, ridge regression, nearest neighbors, random forest
-    and Gaussian process. The model with the best mean `r2` adapts to new tasks (`chosen_`), with a warning if
-    it is a baseline. `r2` gives tasks of all spreads equal weight, unlike squared errors. The comparison also
-    has `rmse` and `pearson_r2`, the squared correlation, which ignores a wrong offset, scale or sign.
+    on the second. On the second and the third, the held-out tasks, it compares the learner with others: those
+    that pool tasks in part (`MixedModel`; `Shrunken` and `ResidualGP`, which correct boosted trees of all
+    tasks by a task's residuals), `ProfileRidge`, a ridge regression on the predictions of the training tasks'
+    models, `JointModel`, one network for all tasks, and models of a single task (mean, ridge regression,
+    Gaussian process). What has the best mean `r2` adapts to new tasks (`chosen_`): the learner, one of the
+    others if it is better by more than chance explains, with a warning, or the mean of all with weights that
+    are fitted to the held-out tasks (`"Stacked"`). `r2` gives tasks of all spreads equal weight, unlike
+    squared errors. The comparison also has `rmse` and `pearson_r2`, the squared correlation, which ignores a
+    wrong offset, scale or sign.
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge regression on
-    learned features: it is fast, takes any number of rows and needs no inner step size. By default `k_shot`
-    is half of the rows that nine in ten tasks have, at most 16, and `n_query` the rest, at most three times
-    as many.
+    The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
+    many: a new task may have any number of rows, and none at first.
+
+    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2 with a learned prior, a
+    ridge regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of
+    rows and need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
+    most 16, and `n_query` the rest, at most three times as many.
 
     Attributes:
-        chosen_: name of the model that adapts to new tasks.
-        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first;
+        chosen_: name of what adapts to `k_shot_` support rows.
+        weights_: of the models in the mean that adapts, by the number of support rows.
+        comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
@@ -162,18 +174,11 @@ class MetaRegressor(MetaEstimator):
         self.k_shot_ = facts["k_shot"]
 
     def _learner(self) -> str:
-        return self.learner or ("R2D2" if self.reader_.encoding.smiles is None else "DeepKernelGP")
+        return self.learner or ("DeepKernelGP" if self._has_molecules else _LINEAR)
 
     def _usual_baselines(self) -> Sequence[str]:
-        return (
-            "ProfileRidge",
-            "JointModel",
-            "MeanPredictor",
-            "Ridge",
-            "KNN",
-            "RandomForest",
-            "GaussianProcess",
-        )
+        own = _LINEAR if self._has_molecules else "MixedModel"
+        return own, *_USUAL
 
     def _network(self) -> Network:
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
