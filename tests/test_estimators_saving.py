@@ -101,6 +101,21 @@ def test_all_that_may_adapt_is_saved(model, weights, tmp_path):
     np.testing.assert_allclose(predicted, np.sum(parts, axis=0))
 
 
+POOLED = ("MixedModel", "Boosting(max_rounds=9)", "Shrunken(mean=linear)", "ResidualGP(mean=linear)")
+
+
+def test_models_of_partial_pooling_are_saved_as_well(tmp_path):
+    model = fitted(baselines=POOLED, fallback=False)
+    model.save(tmp_path / "model")
+    again, new = load_model(tmp_path / "model"), sensors(2, rows=20, seed=1)
+    one, other = (new[new.sensor == number] for number in (0, 1))
+    for name in ("MixedModel", "Boosting", "Shrunken", "ResidualGP"):
+        model.chosen_ = again.chosen_ = name
+        predicted, loaded = (of.adapt(one[:10]).predict(one[10:]) for of in (model, again))
+        np.testing.assert_array_equal(predicted, loaded)
+        assert (model.adapt(other[:10]).predict(one[10:]) == predicted).all() == (name == "Boosting")
+
+
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
     MetaRegressor.load(folder).save(tmp_path / "again")
     for name in ("model.json", "weights.safetensors"):

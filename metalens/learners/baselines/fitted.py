@@ -72,10 +72,10 @@ class FittedBaseline(Baseline):
         """Fit to the examples of at least 2 training tasks, one of which has 2 or more."""
 
     def prepare(self, tasks: TaskDistribution) -> None:
+        self._check_targets(*tasks[0].query)
         of_task = tasks.examples_by_task(self.n_tasks)
         name, sizes = type(self).__name__, [len(examples.y) for examples in of_task.values()]
         x, y = (torch.cat(parts) for parts in zip(*of_task.values(), strict=True))
-        self._check_targets(y, x)
         if len(sizes) < 2 or max(sizes) < 2:
             raise MetaLensError(
                 f"{name} needs 2 training tasks, one of them with 2 examples, to tell tasks from noise, got "
@@ -86,12 +86,12 @@ class FittedBaseline(Baseline):
         )
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        self._check_targets(y, z)
+        self._check_targets(z, y)
         if len(self.noise) == 0:
             raise MetaLensError(f"{type(self).__name__} is not trained; give it to fit first.")
         return super().adapt_encoded(z, y)
 
-    def _check_targets(self, y: Tensor, z: Tensor) -> None:
+    def _check_targets(self, z: Tensor, y: Tensor) -> None:
         if not y.is_floating_point():
             raise MetaLensError(
                 f"{type(self).__name__} predicts numbers, got classes; use LogisticRegression or R2D2."

@@ -16,7 +16,7 @@ Slopes = Literal["auto", "all", "none"]
 _MOST_COLUMNS = 64  # that vary within tasks, for slopes to be looked for
 _MOST_TRIED = 8  # slopes at a time, those by which the likelihood rises fastest
 _MOST_CORRELATED = 6  # random effects with a full covariance
-_WORTH = 2.0  # of deviance for a variance, as in Akaike's criterion
+_WORTH = 2.0  # of deviance for a variance or covariance, as in Akaike's criterion
 _WITHIN = 1e-6  # of a column's variance: the share within tasks that makes it vary there
 
 
@@ -32,8 +32,9 @@ class MixedModel(PartialPooling):
         f(x) = x^T b + z^T D Z^T (Z D Z^T + s^2 I)^-1 (y - X b)
 
     Without support examples it is `x^T b`. Of inputs that are combinations of others, and of constant ones,
-    as many as needed have no fixed effect. D is a full matrix for at most 6 random effects, and diagonal for
-    more. Each target has a model of its own.
+    as many as needed have no fixed effect. D is diagonal, or a full matrix if that lowers the deviance (minus
+    twice the log-likelihood) by more than 2 for each covariance; for more than 6 random effects it is
+    diagonal. Each target has a model of its own.
 
     Args:
         n_outputs: number of targets.
@@ -52,7 +53,7 @@ class MixedModel(PartialPooling):
     ([0, 1], torch.Size([1, 2, 2]))
 
     Source: N. Laird, J. Ware, "Random-Effects Models for Longitudinal Data", Biometrics 38, 1982.
-    Deviations: the choice of slopes; the variance of predictions does not count that of b, D and s^2.
+    Deviations: the choice of slopes and of D; variances of predictions do not count those of b, D and s^2.
     """
 
     coefficients: Tensor
@@ -80,8 +81,7 @@ class MixedModel(PartialPooling):
         coefficients, covariances, noises = np.zeros((x.shape[1], c)), np.zeros((c, q, q)), np.zeros(c)
         for output, y in enumerate(rows.y.T):
             moments = MixedModelMoments.of(x[:, fixed], x[:, candidates], y - y.mean(), rows.tasks)
-            chosen = self._chosen(moments)
-            found = moments.of_columns(chosen).fit(correlated=len(chosen) <= _MOST_CORRELATED)
+            chosen, found = self._fitted(moments)
             coefficients[fixed, output] = found.coefficients
             coefficients[0, output] += y.mean()
             covariances[np.ix_([output], chosen, chosen)] = found.covariance
@@ -118,6 +118,17 @@ class MixedModel(PartialPooling):
             return np.array([0])
         return np.concatenate([[0], varying])
 
+    def _fitted(self, moments: MixedModelMoments) -> tuple[list[int], MixedFit]:
+        """Return the candidates with random effects, and the fit of the model with them."""
+        chosen = self._chosen(moments)
+        some, n = moments.of_columns(chosen), len(chosen)
+        diagonal = some.fit(correlated=False)
+        if not 1 < n <= _MOST_CORRELATED:
+            return chosen, diagonal
+        full = some.fit(correlated=True, start=diagonal)
+        is_worth_it = diagonal.deviance - full.deviance > _WORTH * n * (n - 1) / 2
+        return chosen, full if is_worth_it else diagonal
+
     def _chosen(self, moments: MixedModelMoments) -> list[int]:
         """Return the candidates with random effects: all, or the ones and slopes that are worth it."""
         n = len(moments.scales)
@@ -130,10 +141,8 @@ class MixedModel(PartialPooling):
         tried = [0, *(1 + place for place in np.argsort(-gains)[:_MOST_TRIED] if gains[place] > 0)]
         some = moments.of_columns(tried)
         found = some.fit(correlated=False)
-        return [
-            0,
-            *(tried[place] for place in range(1, len(tried)) if _loss_without(some, found, place) > _WORTH),
-        ]
+        losses = [_loss_without(some, found, place) for place in range(1, len(tried))]
+        return [0, *(column for column, loss in zip(tried[1:], losses, strict=True) if loss > _WORTH)]
 
 
 def _loss_without(moments: MixedModelMoments, found: MixedFit, place: int) -> float:

@@ -14,7 +14,8 @@ from torch import Tensor
 _CONSTANT = 1e-6  # of a column: the deviation, as a share of its largest number
 _TOLERANCE = 1e-4  # of a column: the share of its length that other columns must leave
 _MOST_ITERATIONS = 500
-_SEARCH = {"most": 1e4, "tolerance": 1e-10}  # of the factor of D / s^2
+_SEARCH = {"most": 1e4, "tolerance": 1e-9}  # of the factor of D / s^2
+_LEAST_UNIT = 0.05  # of a relative deviation at the start: a search from 0 stays there
 _RSS_FLOOR = 1e-9  # of the sum of squares of the targets
 
 
@@ -99,21 +100,26 @@ class MixedModelMoments:
         free = self.n - p
         return logdets + free * squares.log(), coefficients, squares / free
 
-    def fit(self, *, correlated: bool) -> MixedFit:
+    def fit(self, *, correlated: bool, start: MixedFit | None = None) -> MixedFit:
         """Return the maximum of the restricted likelihood, with a full or a diagonal covariance D.
 
-        The search is over a Cholesky factor of `D / s^2`, in which D may lose rank and never its sign.
+        The search is over a Cholesky factor of `D / s^2`, in which D may lose rank and never its sign; it
+        starts from a diagonal one, by default 0.5 for columns of unit mean square, or else from another fit.
         """
         q = len(self.scales)
+        units = torch.full((q,), 0.5, dtype=torch.float64)
+        if start is not None:
+            units = self._relative(start.covariance, start.noise).diagonal().sqrt().clamp(min=_LEAST_UNIT)
         rows, columns = np.tril_indices(q) if correlated else (np.arange(q),) * 2
         places = torch.from_numpy(rows), torch.from_numpy(columns)
 
         def relative(values: Tensor) -> Tensor:
             factor = torch.zeros(q, q, dtype=torch.float64).index_put(places, values)
+            factor = units[:, None] * factor
             return factor @ factor.T
 
-        start = np.where(rows == columns, 0.5, 0.0)
-        values = minimum(lambda values: self.profile(relative(values))[0], start, "MixedModel", **_SEARCH)
+        first = np.where(rows == columns, 1.0, 0.0)
+        values = minimum(lambda values: self.profile(relative(values))[0], first, "MixedModel", **_SEARCH)
         found = relative(torch.from_numpy(values))
         deviance, coefficients, noise = self.profile(found)
         covariance = float(noise) * found.numpy() / np.outer(self.scales, self.scales)
