@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from metalens import JointModel, MetaLensError, MetaRegressor
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
 from metalens.estimators import base, draws, training
@@ -165,7 +166,13 @@ def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     if missing == "drop":
         frame.loc[[3, 90], "voltage"] = np.nan
     reader, tasks = fit_reader(
-        Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
+        Columns(**ROLES, missing=missing),
+        frame,
+        Division(splits=(0.4, 0.3, 0.3)),
+        k_shot=3,
+        n_query=3,
+        seed=0,
+        classes=False,
     )
     assert len(encoded) == 1
     for split in tasks:

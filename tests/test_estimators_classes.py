@@ -11,6 +11,7 @@ from PIL import Image
 
 from metalens import Examples, MetaClassifier, MetaLensError
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.estimators import draws, load_model
 from metalens.estimators.episodes import episode_sizes, fit_episodes
 from metalens.estimators.images import class_counts
@@ -152,7 +153,7 @@ def test_no_class_is_in_two_splits_and_inputs_are_scaled_by_those_of_training():
     frame = species([f"kind {i}" for i in range(20)])
     columns = Columns(task=None, target="name")
     reader, tasks, sizes = fit_episodes(
-        columns, frame, (0.6, 0.2, 0.2), n_way=None, k_shot=None, n_query=None, seed=0
+        columns, frame, Division(splits=(0.6, 0.2, 0.2)), n_way=None, k_shot=None, n_query=None, seed=0
     )
     assert sizes == (4, 4, 4)
     seen = {split: np.concatenate([of.rows for of in tasks[split]._of_split]) for split in tasks}

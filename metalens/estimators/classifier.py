@@ -18,6 +18,7 @@ from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.reading import check_columns, class_numbers, naming_file
 from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
@@ -59,15 +60,16 @@ class MetaClassifier(MetaEstimator):
     (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
     Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
-    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never predicts a class that a
-    support lacks. A learner with a head for a fixed number of classes adapts to that number only. The network
-    for images is `conv4` with 32 filters and group normalization.
+    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
+    predicts a class that a support lacks. A learner with a head for a fixed number of classes adapts to that
+    number only. The network for images is `conv4` with 32 filters and group normalization.
 
     Args:
         n_way: classes of an episode; `None` for 5, or as many as the data have.
 
     Attributes:
-        chosen_: name of the model that adapts to new tasks.
+        chosen_: name of what adapts to `k_shot_` support rows.
+        weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
@@ -102,6 +104,8 @@ class MetaClassifier(MetaEstimator):
         image_size: int = 32,
         color: bool = True,
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
+        split_seed: int | None = None,
+        families: str | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -118,6 +122,8 @@ class MetaClassifier(MetaEstimator):
             color: whether images have three channels, or one of grey.
             splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. For images also
                 folders named train, val and test, or a mapping from these to the names of classes.
+            split_seed: as in `MetaRegressor.fit`, for tables.
+            families: as in `MetaRegressor.fit`, for tables; without tasks, of classes.
             progress: as in `MetaRegressor.fit`.
             columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
@@ -130,7 +136,8 @@ class MetaClassifier(MetaEstimator):
         """
         self._check()
         if target is None:
-            if stray := sorted(columns.keys() - {"group"}):
+            given = {"split_seed": split_seed, "families": families} | columns
+            if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
             tasks = self._image_tasks(data, ImageReader(image_size, color, columns.get("group")), splits)
         elif isinstance(splits, Mapping):
@@ -142,7 +149,8 @@ class MetaClassifier(MetaEstimator):
                 check_columns(frame, [target])
                 check_classes(frame[target])
                 shared = task is not None and not new_classes
-                tasks = self._table_tasks(roles, frame, splits or SHARES, shared)
+                division = Division(splits=splits or SHARES, split_seed=split_seed, families=families)
+                tasks = self._table_tasks(roles, frame, division, shared)
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self.k_shot_ = self._sizes.k_shot
         self._finish(tasks, self._sizes.n_way, progress)
@@ -170,18 +178,18 @@ class MetaClassifier(MetaEstimator):
         return AdaptedClassifier(self, classes, len(x), candidate.name, models)
 
     def _table_tasks(
-        self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
+        self, columns: Columns, frame: pd.DataFrame, division: Division, shared: bool
     ) -> Mapping[Split, TaskDistribution]:
         if not shared:
             self.reader_, tasks, self._sizes = fit_episodes(
-                columns, frame, splits, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
+                columns, frame, division, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state,
             )  # fmt: skip
             return tasks
         if self.n_way is not None:
             raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
         self.reader_, tasks = fit_reader(
-            columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
+            columns, frame, division, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
         train = tasks["train"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
@@ -92,6 +93,8 @@ class MetaRegressor(MetaEstimator):
         task: str,
         target: str,
         splits: str | Sequence[float] = SHARES,
+        split_seed: int | None = None,
+        families: str | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -104,6 +107,9 @@ class MetaRegressor(MetaEstimator):
             target: the column of numbers to predict.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
                 of their names; or a column with train, val or test.
+            split_seed: selects another division by shares.
+            families: a column with the family of a task, such as the study of an assay: tasks of one family
+                are in one part.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
             columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
@@ -117,9 +123,10 @@ class MetaRegressor(MetaEstimator):
         """
         self._check()
         roles = Columns(task=task, target=target, **columns)
+        division = Division(splits=splits, split_seed=split_seed, families=families)
         with naming_file(data):
             self.reader_, tasks = fit_reader(
-                roles, roles.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
+                roles, roles.read(data), division, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,6 +17,7 @@ from metalens.data import TableTasks
 from metalens.data.base import Split
 from metalens.data.tables.cells import content, numbers
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
 from metalens.data.tables.reading import check_columns, naming_file, refuse_missing, standardized
 from metalens.data.tables.targets import classes_of, note_classes
@@ -43,6 +44,7 @@ _LAYOUT = {  # of a reader as JSON
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
 }  # fmt: skip
 _TIME = re.compile(r"(?i)(^|[_. ])(year|month|week|day|hour|minute|date|time|visit|wave|session)s?$")
+_MANY_REPEATS = 0.1  # of the molecules of held-out tasks
 _MIN_STEPS, _MOSTLY = 20, 0.95  # of a column that increases within tasks
 _MIN_SHOT, _MAX_SHOT = 1, 16  # support rows by default
 _QUERY_PER_SHOT = 3  # query rows in training for each support row, where tasks have them
@@ -200,7 +202,7 @@ class TableReader:
 def fit_reader(
     columns: Columns,
     frame: pd.DataFrame,
-    splits: str | Sequence[float],
+    division: Division,
     *,
     k_shot: int | None,
     n_query: int | None,
@@ -213,7 +215,7 @@ def fit_reader(
     """
     check_columns(frame, [columns.task, columns.target])
     note_time(columns, frame)
-    names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
+    names = columns.input_columns(frame, division.task_columns)
     kept = columns.kept_rows(frame, [columns.target, *(names or [])], quiet=True)
     k_shot, n_query = row_sizes(frame[columns.task].iloc[kept], k_shot, n_query)
     target = frame[columns.target].iloc[kept]
@@ -225,7 +227,7 @@ def fit_reader(
         **vars(columns),
         kind="classification" if classes else "regression",
         classes=known or None,
-        splits=splits,
+        **vars(division),
         k_shot=k_shot,
         n_query=n_query,
         seed=seed,
@@ -233,7 +235,31 @@ def fit_reader(
     if train.encoding is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
     reader = TableReader(columns, train.encoding, train.target_mean, train.target_deviation, known)
-    return reader, {"train": train, "val": train.in_split("val"), "test": train.in_split("test")}
+    tasks: dict[Split, TableTasks] = {"train": train}
+    tasks |= {split: train.in_split(split) for split in ("val", "test")}
+    if columns.smiles is not None:
+        note_repeats(tasks, columns.smiles)
+    return reader, tasks
+
+
+def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
+    """Warn if many rows of held-out tasks have a molecule of a training task."""
+    train, *held_out = (_inputs(of_split) for of_split in tasks.values())
+    new = set().union(*held_out)
+    share = len(new & train) / len(new)
+    if share > _MANY_REPEATS:
+        warnings.warn(
+            f"{share:.0%} of the molecules of held-out tasks in column {smiles} are also in training tasks, "
+            "and scores are better than for new molecules; give families, a column, if tasks of one study "
+            "belong together.",
+            stacklevel=5,
+        )
+
+
+def _inputs(tasks: TableTasks) -> set[bytes]:
+    """Return the different inputs of all tasks of a split."""
+    of_tasks = tasks.examples_by_task(len(tasks.task_names)).values()
+    return {row.tobytes() for examples in of_tasks for row in examples.x.numpy()}
 
 
 def note_time(columns: Columns, frame: pd.DataFrame) -> None:

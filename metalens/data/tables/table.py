@@ -63,6 +63,8 @@ class TableTasks(NamedTasks):
             `hashed_order` of their names, whatever `seed`.
         split_seed: selects another division by shares.
         stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
+        families: a column with the family of a task, such as the study of an assay; all tasks of a family are
+            in one split, and the shares are those of families.
         disjoint: a column whose values no two splits share, such as the molecule. Half of the values belong
             to training, a quarter each to validation and testing, by `hashed_order`; other rows of a split's
             tasks are left out.
@@ -119,6 +121,7 @@ class TableTasks(NamedTasks):
         splits: str | Sequence[float] = (0.7, 0.15, 0.15),
         split_seed: int | None = None,
         stratify: str | None = None,
+        families: str | None = None,
         disjoint: str | None = None,
         descriptors: Sequence[str] = (),
         k_shot: int = 5,
@@ -137,7 +140,10 @@ class TableTasks(NamedTasks):
         self._table = encode_table(
             table,
             Columns(task=task, target=target, **columns),
-            Division(splits=splits, split_seed=split_seed, stratify=stratify, disjoint=disjoint, roles=roles),
+            Division(
+                splits=splits, split_seed=split_seed, stratify=stratify, families=families,
+                disjoint=disjoint, roles=roles,
+            ),
             k_shot=k_shot, n_query=n_query, choose=self.choose_tasks, n_bits=n_bits, kind=kind,
             classes=classes, standardize=standardize, descriptors=descriptors,
         )  # fmt: skip
