@@ -102,15 +102,20 @@ class Learner(nn.Module, ABC):
     Attributes:
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
+        trusts_vmap: a loop and `torch.vmap` are known to agree for this learner and its loss; for those from
+            elsewhere they are otherwise compared on the first tasks, see `measure_vectorized`.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
     """
 
     head_only: bool = False
+    trusts_vmap: bool = False
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
         self.loss = loss
+        self._refusal: str | None = None  # of `metalens.learners.measure`
+        self._measured: set[tuple[int, bool]] = set()
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of training completed, 0 to 1, for schedules of the inner loop; at first it is 1.
@@ -188,7 +193,7 @@ class Learner(nn.Module, ABC):
     @property
     def vmap_refusal(self) -> str | None:
         """Why tasks cannot be vectorized, or `None`."""
-        return None
+        return self._refusal
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
@@ -253,8 +258,8 @@ class NetworkLearner(Learner):
         self.network = network.headless() if self.headless else network
         if self.head_only and (shared := self.network.shared_with_head()):
             raise MetaLensError(
-                f"{type(self).__name__} adapts the head alone, but the head shares {shared} with the backbone; "
-                "give it a weight of its own, or use MAML."
+                f"{type(self).__name__} adapts the head alone, but the head shares {shared} with the "
+                "backbone; give it a weight of its own, or use MAML."
             )
         # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.
         self.trainable = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
@@ -279,7 +284,7 @@ class NetworkLearner(Learner):
 
     @property
     def vmap_refusal(self) -> str | None:
-        return self.network.vmap_refusal
+        return self.network.vmap_refusal or self._refusal
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 def functional_call(
-    module: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
 ) -> Any:
     """Return `module(*args, **kwargs)` with other parameters and buffers, and leave the module as it was.
 
