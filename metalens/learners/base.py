@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
+from metalens.networks.norm import uses_batch_statistics
 from metalens.tasks import Examples
 
 State = dict[str, Tensor]
@@ -292,7 +294,8 @@ class AdaptedModel:
     """A model adapted to one task: call it on inputs.
 
     It refers to the learner for what does not adapt, such as a shared backbone: training the learner further
-    changes the model.
+    changes the model. A network that normalizes by the set at hand, as `TransductiveBatchNorm` does, predicts
+    for the inputs of one call together, and a warning says so.
 
     Attributes:
         learner: the learner that made it.
@@ -304,5 +307,12 @@ class AdaptedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return predictions `(n, c)` for inputs `(n, *input_shape)`, on the learner's device."""
+        if any(uses_batch_statistics(layer) for layer in self.learner.modules()):
+            warnings.warn(
+                "A prediction depends on the other inputs of its call, as the network normalizes them "
+                "together; where inputs come one by one, train a network without batch normalization, such "
+                "as conv4(norm='group').",
+                stacklevel=2,
+            )
         with module_mode(self.learner, training=False):
             return self.learner.predict(self.state, x.to(self.learner.device))
