@@ -1,4 +1,4 @@
-"""Layers whose derivatives PyTorch gets wrong, or that keep a state: right, looped over or refused by name."""
+"""Layers that PyTorch differentiates wrongly, or that keep a state: right, looped over or refused by name."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def test_padding_gets_no_gradient_whether_the_example_has_it_or_not(padding):
             outer_loss(objective(text_tasks(words))), network.backbone.embedding.weight
         )[0]
     torch.testing.assert_close(results["vmap"], results["loop"])
-    assert results["loop"][padding].eq(0).all() and results["loop"].ne(0).any()
+    assert results["loop"][padding].eq(0).all()
+    assert results["loop"].ne(0).any()
 
 
 def text_tasks(words):
@@ -362,7 +363,7 @@ def test_a_module_that_fails_in_training_only_is_refused():
             return (x, x) if self.training else x
 
     module = nn.Sequential(nn.Linear(4, 5), Auxiliary(), nn.Linear(5, 2))
-    with pytest.raises(MetaLensError, match="The network fails in training mode: .* both modes must work"):
+    with pytest.raises(MetaLensError, match=r"The network fails in training mode: .* both modes must work"):
         wrap(module, head="2", example=EXAMPLE)
 
 
@@ -414,7 +415,8 @@ def test_what_is_used_in_several_places_adapts_as_one(kind):
     model = MAML(network, inner_lr=0.1)(Examples(x, y))
     torch.testing.assert_close(model(x), module(x))
     after = dict(network.named_parameters())
-    assert before.keys() == after.keys() and all(before[name] is after[name] for name in before)
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -492,4 +494,5 @@ def test_parameters_keep_their_names():
     module = of(parametrizations.weight_norm(nn.Linear(5, 5)))
     names = [name for name, _ in module.named_parameters()]
     make_safe(module)
-    assert [name for name, _ in module.named_parameters()] == names and parametrize.is_parametrized(module[1])
+    assert [name for name, _ in module.named_parameters()] == names
+    assert parametrize.is_parametrized(module[1])

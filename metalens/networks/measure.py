@@ -130,7 +130,7 @@ def _by_loop(network: Network, x: Tensor, y: Tensor, mode: str) -> tuple[float, 
 @torch.no_grad()
 def _all_on_all(network: Network, x: Tensor) -> None:
     """Run the model of every task on the inputs of every task, as regularizers that relate tasks do."""
-    parameters = {n: torch.stack([p.data] * len(x)) for n, p in network.named_parameters() if p.requires_grad}
+    parameters = {n: p.expand(len(x), *p.shape) for n, p in network.named_parameters() if p.requires_grad}
 
     def on_all(values: Gradients, inputs: Tensor) -> Tensor:
         return task_map(lambda z: functional_call(network, values, (z,)), inputs, plan="vmap")

@@ -34,7 +34,7 @@ class _SafeSpectralNorm(_SpectralNorm):
 
 
 class _SafeEmbedding(nn.Embedding):
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 # as PyTorch names it
         vectors = F.embedding(input, self.weight)
         return torch.where((input == self.padding_idx).unsqueeze(-1), vectors.detach(), vectors)
 

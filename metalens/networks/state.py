@@ -65,15 +65,15 @@ def check_stateless(network: nn.Module, x: Tensor) -> bool:
         if not torch.allclose(first, again):
             raise MetaLensError(
                 f"The network's output for the same inputs changes from call to call in {mode} mode, so it "
-                "counts calls or draws random numbers of its own; use PyTorch's random numbers, and no counts."
+                "counts calls or has random numbers of its own; draw PyTorch's, and count nothing."
             )
         outputs[mode] = first
     return not torch.equal(outputs["evaluation"], outputs["training"])
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
-    """Draw the same random numbers of PyTorch, NumPy and Python in every such block, and leave none behind.
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Draw the same random numbers of PyTorch, NumPy and Python in every block of a seed; restore them after.
 
     >>> with seeded():
     ...     first = torch.rand(2)
@@ -84,9 +84,9 @@ def seeded() -> Iterator[None]:
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
             yield
     finally:
         random.setstate(of_python)

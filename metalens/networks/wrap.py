@@ -1,10 +1,10 @@
 """Make any `nn.Module` with a named head usable by every learner, or explain why it is not.
 
 PyTorch has traps for second derivatives and `torch.vmap`: fused normalization of activations and weights
-(silently wrong), recurrent layers (no `vmap` rule) and fused attention (no second derivative). `wrap` replaces
-the first, loops over tasks for the second, uses the unfused form of the third, and then *measures* on an
-example, in evaluation and in training mode, that the gradients agree and that nothing is kept from call to
-call, so that no custom layer can hide a trap.
+(silently wrong), recurrent layers (no `vmap` rule) and fused attention (no second derivative). `wrap`
+replaces the first, loops over tasks for the second, uses the unfused form of the third, and then *measures*
+on an example, in evaluation and in training mode, that the gradients agree and that nothing is kept from call
+to call, so that no custom layer can hide a trap.
 """
 
 import copy
