@@ -8,7 +8,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 from sklearn.linear_model import Ridge
 
-from metalens import Boosting, Examples, MetaLensError, Objective, ResidualGP, Shrunken, TableTasks, fit
+from metalens import Boosting, Examples, MetaLensError, Objective, ResidualGP, Shrunken, TableTasks
 from metalens.learners.baselines.boosted_trees import BoostedTrees
 from metalens.learners.baselines.fitted import TrainingRows
 from metalens.learners.baselines.linear_mean import LinearMean
@@ -39,17 +39,17 @@ LEARNERS = [
 ]
 
 
-@pytest.mark.parametrize("c", [1, 2])
+@pytest.mark.parametrize(("c", "binary"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_trees_are_those_of_scikit_learn(c, precision):
-    rows = rows_of(c=c)
+def test_trees_are_those_of_scikit_learn(c, binary, precision):
+    rows = rows_of(c=c, binary=binary)
     trees = Boosting(c, max_rounds=30, min_samples_leaf=5, max_leaf_nodes=7).trees.to(precision)
     trees.fit(rows)
-    new = np.concatenate([rows_of(1).x, rows.x])
+    new = np.concatenate([rows_of(1, binary=binary).x, rows.x])
     for output in range(c):
         rounds = int((trees.outputs == output).sum())
         settings = {
-            "learning_rate": 0.05,
+            "learning_rate": 0.1,
             "max_leaf_nodes": 7,
             "min_samples_leaf": 5,
             "early_stopping": False,
@@ -79,7 +79,7 @@ def test_rounds_have_the_least_error_on_whole_tasks():
     assert all(len(np.unique(parts[rows.tasks == task])) == 1 for task in range(30))
     stages = np.empty((120, len(rows.y)))
     for part in range(5):
-        model = HistGradientBoostingRegressor(max_iter=120, learning_rate=0.05, early_stopping=False)
+        model = HistGradientBoostingRegressor(max_iter=120, learning_rate=0.1, early_stopping=False)
         model.fit(rows.x[parts != part], rows.y[parts != part, 0])
         stages[:, parts == part] = list(model.staged_predict(rows.x[parts == part]))
     errors = ((stages - rows.y[:, 0]) ** 2).mean(1)
@@ -263,5 +263,5 @@ def test_all_rows_of_a_table_are_used_once():
     assert {len(examples.y) for examples in found.values()} == {15}
     assert list(tasks.examples_by_task(3)) == [tasks.task_name(i) for i in range(3)]
     learner = Shrunken(1, mean="linear")
-    fit(Objective(learner), tasks, steps=1, meta_batch_size=1)
+    learner.prepare(tasks)
     assert 0.4 < learner.noise.item() < 1.5

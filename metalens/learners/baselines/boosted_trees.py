@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalens.learners.baselines.fitted import TrainingRows, resize_when_loaded
-from metalens.learners.baselines.global_mean import N_PARTS, GlobalMean
+from metalens.learners.baselines.global_mean import N_PARTS, GlobalMean, is_binary
 from metalens.learners.baselines.partial_pooling import as_array
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _FIRST_ROUNDS = 50
 _MARGIN = 0.75  # of the rounds tried: with the best below it, more are not tried
+_WIDE = 128  # inputs; of more, each split looks at a share
+_SHARE_OF_WIDE = 0.2
 _MAX_PATHS = 2**22  # of an example through a tree, at a time; bounds memory
 
 
@@ -25,7 +27,8 @@ class BoostedTrees(GlobalMean):
 
     The tasks are divided into 5 parts, each predicted by trees of the others, and the number of rounds is the
     one with the least mean error. It is looked for up to 50, 100, 200, ... rounds, while the best is among
-    the last quarter. The trees of all tasks are fitted anew then.
+    the last quarter. The trees of all tasks are fitted anew then. Of more than 128 inputs, each split looks
+    at a random fifth.
 
     Args:
         learning_rate: of each tree.
@@ -54,14 +57,17 @@ class BoostedTrees(GlobalMean):
     def __init__(
         self,
         *,
-        learning_rate: float = 0.05,
-        max_rounds: int = 800,
+        learning_rate: float = 0.1,
+        max_rounds: int = 400,
         max_leaf_nodes: int = 31,
         min_samples_leaf: int = 20,
     ) -> None:
         super().__init__()
         self.max_rounds = max_rounds
         self.settings: dict[str, Any] = {
+            "early_stopping": False,
+            "warm_start": True,
+            "random_state": 0,
             "learning_rate": learning_rate,
             "max_leaf_nodes": max_leaf_nodes,
             "min_samples_leaf": min_samples_leaf,
@@ -77,7 +83,7 @@ class BoostedTrees(GlobalMean):
         parts, predictions, models = rows.parts(N_PARTS), np.empty_like(rows.y), []
         for output, y in enumerate(rows.y.T):
             predictions[:, output], rounds = self._cross_fitted(rows.x, y, parts)
-            models.append(self._boosted(rounds).fit(rows.x, y))
+            models.append(self._boosted(rows.x, rounds).fit(rows.x, y))
         self._take(models)
         return predictions
 
@@ -100,16 +106,21 @@ class BoostedTrees(GlobalMean):
             predictions.append(base + values[nodes] @ target_of_tree)
         return np.concatenate(predictions)
 
-    def _boosted(self, rounds: int) -> HistGradientBoostingRegressor:
+    def _boosted(self, x: np.ndarray, rounds: int) -> HistGradientBoostingRegressor:
+        """Return an unfitted model for inputs `(n, d)`."""
         from sklearn.ensemble import HistGradientBoostingRegressor
 
-        settings = {"early_stopping": False, "warm_start": True, "random_state": 0, **self.settings}
-        return HistGradientBoostingRegressor(max_iter=rounds, **settings)
+        return HistGradientBoostingRegressor(
+            max_iter=rounds,
+            max_features=1.0 if x.shape[1] <= _WIDE else _SHARE_OF_WIDE,
+            max_bins=2 if is_binary(x) else 255,  # as many as bits have values, for speed
+            **self.settings,
+        )
 
     def _cross_fitted(self, x: np.ndarray, y: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, int]:
         """Return predictions by trees of the other parts, `(n,)`, and the best number of rounds."""
         rounds = min(_FIRST_ROUNDS, self.max_rounds)
-        models = {part: self._boosted(rounds) for part in np.unique(parts)}
+        models = {part: self._boosted(x, rounds) for part in np.unique(parts)}
         while True:
             stages = np.empty((rounds, len(y)), np.float32)
             for part, model in models.items():

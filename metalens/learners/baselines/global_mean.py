@@ -20,3 +20,12 @@ class GlobalMean(nn.Module):
     @abstractmethod
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return predictions `(n, c)` for inputs `(n, d)`."""
+
+
+def is_binary(x: np.ndarray) -> bool:
+    """Return whether all inputs are 0 or 1, as those of fingerprints.
+
+    >>> is_binary(np.array([[0.0, 1.0]])), is_binary(np.array([[0.0, 2.0]]))
+    (True, False)
+    """
+    return bool(((x == 0) | (x == 1)).all())

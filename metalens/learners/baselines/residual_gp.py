@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metalens.errors import check_choice
 from metalens.learners.baselines.fitted import TrainingRows
+from metalens.learners.baselines.global_mean import is_binary
 from metalens.learners.baselines.partial_pooling import NOISE_FLOOR
 from metalens.learners.baselines.pooled_mean import Mean, PooledMean
 from metalens.learners.baselines.reml import minimum
@@ -81,8 +82,7 @@ class ResidualGP(PooledMean):
             self.register_buffer(name, torch.zeros(0, 0))  # (c, d); (c, 0) for Tanimoto's kernel
 
     def fit_residuals(self, rows: TrainingRows, residuals: np.ndarray) -> None:
-        is_binary = bool(((rows.x == 0) | (rows.x == 1)).all())
-        is_tanimoto = self.kernel == "tanimoto" or (self.kernel == "auto" and is_binary)
+        is_tanimoto = self.kernel == "tanimoto" or (self.kernel == "auto" and is_binary(rows.x))
         x, y, is_there = _padded(rows, residuals)
         found = [_learned(x, of_target, is_there, is_tanimoto) for of_target in y.unbind(2)]
         for name in ("level", "amplitude", "lengths", "linear", "noise"):
