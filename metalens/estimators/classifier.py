@@ -32,10 +32,11 @@ from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
-from metalens.metrics import task_metrics
+from metalens.metrics import average_precision, balanced_accuracy, task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
+_OF_RARE_CLASSES = (balanced_accuracy, average_precision)  # further metrics
 N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -53,11 +54,12 @@ class MetaClassifier(MetaEstimator):
     - A table with a column of tasks that share their classes, such as active and inactive.
     - The same with `new_classes=True`: each task has its own classes.
 
-    The rest is as in `MetaRegressor`; models are compared by accuracy. The baselines fitted to single tasks
-    are the most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest.
-    Those that learn from all tasks are `ProfileRidge` and `JointModel` if tasks share their classes; for new
-    classes, a network trained to classify all training classes, with a logistic regression on its features
-    (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
+    The rest is as in `MetaRegressor`; models are compared by accuracy. Where tasks share their classes, the
+    comparison also has `balanced_accuracy` and `average_precision`, for rare classes. The baselines fitted to
+    single tasks are the most frequent class, nearest class mean, logistic regression, nearest neighbors and
+    random forest. Those that learn from all tasks are `ProfileRidge` and `JointModel` if tasks share their
+    classes; for new classes, a network trained to classify all training classes, with a logistic regression
+    on its features (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
     Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
     takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
@@ -193,6 +195,7 @@ class MetaClassifier(MetaEstimator):
             classes=True,
         )  # fmt: skip
         train = tasks["train"]
+        train.warn_of_rare_classes()
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
 
@@ -230,7 +233,11 @@ class MetaClassifier(MetaEstimator):
 
     def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
         logits = predictions.clamp(min=MIN_PROBABILITY).log()
-        scores = task_metrics(logits[None], draw.y[None], draw.known[None])
+        of_task = logits[None], draw.y[None], draw.known[None]
+        scores = task_metrics(*of_task)
+        # Of queries of one class they say nothing; and new classes have equally many queries each.
+        if self._shared_classes() and (draw.y != draw.y[0]).any():
+            scores |= {function.__name__: function(*of_task) for function in _OF_RARE_CLASSES}
         return {name: value.item() for name, value in scores.items()}
 
     def _state(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _POWER = "(?:[eE][-+]?[0-9]+)?"
 _NUMBER_LIKE = re.compile(rf"[<>≤≥~≈=]{{0,2}}\s*[$€£¥]?\s*{_SIGN}{_DIGITS}{_POWER}\s*[%‰+]?")
 _BOUND = re.compile(rf"[<>≤≥~≈]=?\s*{_SIGN}{_DIGITS}{_POWER}|{_SIGN}{_DIGITS}\s*\+")
 _THOUSANDS = re.compile(rf"{_SIGN}[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+(?:\.[0-9]+)?")
+_SPAN = re.compile(r"-?[0-9]+ days?(?: [-+]?[0-9]{1,2}:[0-9]{2}.*)?")
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _MONTH = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
@@ -72,7 +73,7 @@ def plain(column: pd.Series, *, decimal: str = ".", thousands: str | None = None
         return _real(_of_cells(column, codes, found))
     if kind.startswith(("datetime", "timedelta")):
         return pd.Series(_of_cells(column, codes, found).infer_objects(), name=column.name)
-    if kind in ("date", "period", "interval", "time"):
+    if kind in ("date", "period", "time"):
         return _of_cells(column, codes, found)
     if kind == "boolean":
         cells: Sequence[Any] = [bool(value) for value in found]
@@ -92,18 +93,16 @@ def content(column: pd.Series) -> Content:
     ['words', 'numbers', 'dates', 'numbers']
     """
     if column.dtype.kind in "biufmM":
-        kinds: dict[str, Content] = {"b": "booleans", "m": "spans", "M": "dates"}
-        return kinds.get(column.dtype.kind, "numbers")
+        of_types: dict[str, Content] = {"b": "booleans", "m": "spans", "M": "dates"}
+        return of_types.get(column.dtype.kind, "numbers")
     cells = column.dropna()
     if cells.empty:
         return "numbers"
     counts = cells.value_counts()
     if not any(isinstance(cell, str) for cell in counts.index):
         return "booleans" if all(isinstance(cell, bool) for cell in counts.index) else "dates"
-    for pattern in (_DATE, _NUMBER_LIKE):
-        if 2 * _matching(counts, pattern) > len(cells):
-            return "dates" if pattern is _DATE else "numbers"
-    return "words"
+    kinds: dict[Content, re.Pattern[str]] = {"dates": _DATE, "spans": _SPAN, "numbers": _NUMBER_LIKE}
+    return next((kind for kind, of in kinds.items() if 2 * _matching(counts, of) > len(cells)), "words")
 
 
 def numbers(column: pd.Series) -> np.ndarray:
@@ -183,7 +182,7 @@ def spell(value: Any, column: pd.Series) -> str:
         return str(int(value))
     if isinstance(value, date):
         return value.isoformat().removesuffix("T00:00:00")
-    if np.ndim(value) or isinstance(value, dict | set):
+    if np.ndim(value) or isinstance(value, dict | set | complex):
         what = type(value).__name__
         raise MetaLensError(f"Column {column.name} holds a {what} in a cell; give numbers or words.")
     return str(value)
