@@ -147,7 +147,7 @@ def test_the_comparison_is_of_test_tasks_and_the_choice_of_all():
 def warned(model, fallback, **means):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_baseline(Choice(model, {model: 1.0}, means, 0.0, 9, []), "r2", fallback=fallback)
+        warn_of_baseline(Choice(model, "r2", {model: 1.0}, means, 0.0, 9, []), fallback=fallback)
     return [str(one.message) for one in caught if one.category is FallbackWarning]
 
 
@@ -161,3 +161,15 @@ def test_a_warning_says_when_a_baseline_adapts_or_would():
     assert warned("meta", True, meta=0.5, base=0.6) == []  # not beyond noise
     assert warned(STACKED, True, meta=0.5, base=0.6, Stacked=0.7) == []
     assert warned("meta", True, meta=0.5, base=math.nan) == []
+
+
+def test_the_lowest_loss_is_chosen():
+    found = draws(20, noise=(0.9, 0.3, 2.0))
+    score = lambda draw, predictions: {"mse": -of_error(draw, predictions)["r2"]}  # noqa: E731
+    parts = {"val": found[:10], "test": found[10:]}
+    _, choice = choose({k: [d._replace(predictions={n: d.predictions[n] for n in ("m0", "m1")}) for d in v]
+                        for k, v in parts.items()}, score, "mse", fallback=True)  # fmt: skip
+    assert choice.model in ("m1", STACKED)
+    assert choice.weights["m1"] > 0.7
+    assert choice.means["m1"] < choice.means["m0"]
+    assert choice.score > 0

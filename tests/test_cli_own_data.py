@@ -187,7 +187,7 @@ def test_the_first_sentence_says_what_adapts(model, words):
     comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     means = {name: error + 1.45 for name, error in errors.items()}
     weights = {"ANIL": 0.25, "Ridge": 0.75, "MeanPredictor": 0.001} if model == "Stacked" else {model: 1.0}
-    choice = Choice(model, weights, means, 1.8, 30, [])
+    choice = Choice(model, "mse", weights, means, 1.8, 30, [])
     first, nested, third = choice_in_words(choice, comparison)
     assert words in first
     assert "has the mean mse 1.800" in nested

@@ -48,6 +48,7 @@ def fitted(frame=None, roles=ROLES, **settings):
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draws, "MIN_DRAWS", 3)
+        patch.setattr(draws, "SHOTS", ())
         yield
 
 

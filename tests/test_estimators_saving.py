@@ -29,6 +29,7 @@ def sensors(n=20, rows=8, seed=0):
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draws, "MIN_DRAWS", 3)
+        patch.setattr(draws, "SHOTS", ())
         yield
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.errors import MALFORMED, DivergenceError, MetaLensError
-from metalens.estimators.choice import STACKED, Choice, Draw, choose, scores_of, warn_of_baseline
+from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
 from metalens.estimators.models import Candidate, Ensemble, trained_on_tasks
 from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
@@ -29,6 +29,7 @@ from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.evaluation import Validation
 from metalens.io.files import new_folder
 from metalens.learners import Learner
+from metalens.metrics import METRICS
 from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.relations.relate import relate
@@ -63,6 +64,9 @@ class MetaEstimator(BaseEstimator, ABC):
             are averaged.
         baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
             the defaults, `()` for none.
+        metric: the score that decides; `None` for `r2` of numbers, and of classes for accuracy, or
+            `average_precision` where one class has most rows. Others: `rmse`, `mse`, `pearson_r2`; `roc_auc`,
+            `balanced_accuracy`, `average_precision`, `brier_score`, `cross_entropy`.
         fallback: use a baseline, or the stacked mean of all models, if it wins on the held-out tasks.
         random_state: the first seed of everything random.
     """
@@ -79,10 +83,12 @@ class MetaEstimator(BaseEstimator, ABC):
     outer_lr: float = 1e-3
     seeds: int = 1
     baselines: Sequence[str] | None = None
+    metric: str | None = None
     fallback: bool = True
     random_state: int = 0
 
-    score_metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]  # that may decide, the usual one first
+    metric_: str = field(init=False)
     comparison_: pd.DataFrame = field(init=False)
     k_shot_: int = field(init=False)
     reader_: Any = field(init=False)
@@ -131,14 +137,15 @@ class MetaEstimator(BaseEstimator, ABC):
         return scores_of(self._draws(tasks, [*self._candidates(n_outputs), *candidates]), self._scores)
 
     def score(self, data: Any) -> float:
-        """Return the mean score of the chosen model over the tasks of new data; see `evaluate`.
+        """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
 
-        It is `r2` in regression and accuracy in classification, the metric that models are chosen by.
+        It is the one that models are chosen by, `metric_`; a loss has a minus sign, so that higher is better.
         """
         check_is_fitted(self)
         tasks, n_support, n_outputs = self._new_tasks(data, None, None)
-        rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._scores)
-        return float(rows.value[rows.metric == self.score_metric].mean())
+        rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
+        sign = 1 if METRICS[self.metric_].better == "higher" else -1
+        return sign * float(rows.value.mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
         """Return relations and clusters of the tasks of new data, by the trained learner.
@@ -215,6 +222,7 @@ class MetaEstimator(BaseEstimator, ABC):
             model = cls(**settings)
             model._restore(saved.facts)
             model._choices = restored_choices(saved)
+            model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
             for prefix, objective in model._objectives():
@@ -251,8 +259,19 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return what the predictions should be, in their shape and units."""
 
     @abstractmethod
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        """Return the names of the scores that are reported beside the deciding one."""
+
     def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
         """Return the scores of predictions on a task by name, the deciding one first."""
+        return self._scores_by(draw, predictions, [self.metric_, *self._reported(draw)])
+
+    def _deciding_score(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+        return self._scores_by(draw, predictions, [self.metric_])
+
+    @abstractmethod
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return scores of predictions on a task; without those that the task has no classes for."""
 
     @abstractmethod
     def _network(self) -> Network:
@@ -277,6 +296,9 @@ class MetaEstimator(BaseEstimator, ABC):
             value = getattr(self, name, None)
             if value is not None and value < least:
                 raise MetaLensError(f"{name} must be at least {least}, got {value}.")
+        if self.metric not in (None, *self.metrics):
+            raise MetaLensError(f"metric must be one of {', '.join(self.metrics)}, got {self.metric!r}.")
+        self.metric_ = self.metric or self.metrics[0]
 
     def _finish(
         self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
@@ -285,21 +307,21 @@ class MetaEstimator(BaseEstimator, ABC):
         self._train(tasks["train"], tasks["val"], progress)
         held_out = {split: tasks[split] for split in ("val", "test")}
         candidates = self._candidates(n_outputs)
-        self.comparison_, choice = self._choose(held_out, candidates)
-        warn_of_baseline(choice, self.score_metric, fallback=self.fallback)
+        self.comparison_, choice = self._choose(held_out, candidates, self._scores)
+        warn_of_baseline(choice, fallback=self.fallback)
         self._choices = {self.k_shot_: choice}
         kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
         for k_shot, sized in with_other_shots(held_out, self.k_shot_):
             if able := [candidate for candidate in kept if candidate.min_support <= k_shot]:
-                self._choices[k_shot] = self._choose(sized, able)[1]
+                self._choices[k_shot] = self._choose(sized, able, self._deciding_score)[1]
         self._is_fitted = True
 
     def _choose(
-        self, tasks: Mapping[str, TaskDistribution], candidates: Sequence[Candidate]
+        self, tasks: Mapping[str, TaskDistribution], candidates: Sequence[Candidate], score: Score
     ) -> tuple[pd.DataFrame, Choice]:
         """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
         draws = {split: list(self._draws(of_split, candidates)) for split, of_split in tasks.items()}
-        return choose(draws, self._scores, self.score_metric, fallback=self.fallback)
+        return choose(draws, score, self.metric_, fallback=self.fallback)
 
     def _train(
         self, train: TaskDistribution, held_out: TaskDistribution, progress: ProgressOf | None

@@ -12,7 +12,9 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from metalens.data.splits import hashed_order
+from metalens.errors import MetaLensError
 from metalens.io.json import is_of
+from metalens.metrics import METRICS
 
 STACKED = "Stacked"
 _N_FOLDS = 5  # of tasks; a stacked prediction for a task has weights that the task did not decide
@@ -48,14 +50,16 @@ class Choice(NamedTuple):
 
     Attributes:
         model: its name.
+        metric: the score that decides.
         weights: of the models in the mean that it predicts, by name.
-        means: of the score that decides, over the held-out tasks, by model, the meta-learner first.
+        means: of this score over the held-out tasks, by model, the meta-learner first.
         score: the same of what was chosen, and its weights fitted, without the task that it predicts.
         n_tasks: number of held-out tasks.
         residuals: absolute errors of the predictions of numbers for each of these tasks.
     """
 
     model: str
+    metric: str
     weights: dict[str, float]
     means: dict[str, float]
     score: float
@@ -74,7 +78,9 @@ class Choice(NamedTuple):
     @classmethod
     def restore(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Return the choice with these facts and tensors."""
-        layout = {"model": str, "weights": dict, "means": dict, "score": float, "n_tasks": int}
+        layout = {
+            "model": str, "metric": str, "weights": dict, "means": dict, "score": float, "n_tasks": int,
+        }  # fmt: skip
         values = [] if not is_of(facts, layout) else [*facts["weights"].values(), *facts["means"].values()]
         if not facts.get("weights") or not is_of(values, [float]):
             raise ValueError("its choices are not as expected")
@@ -165,7 +171,7 @@ def choose(
     Args:
         draws: of the held-out tasks by split, `val` and `test`; the meta-learner's predictions are the first.
         score: of predictions.
-        metric: the score that decides; higher is better.
+        metric: the score that decides.
         fallback: whether another model than the meta-learner may be chosen.
     """
     named = {
@@ -175,12 +181,17 @@ def choose(
     every = with_stacked(alone)
     scores = scores_of(every, score)
     deciding = scores[scores["metric"] == metric]
-    model = choose_model(deciding, fallback=fallback)
+    if deciding.empty:
+        raise MetaLensError(
+            f"No held-out task has queries of two classes for {metric}; use metric='accuracy'."
+        )
+    gains = deciding.assign(value=_sign(metric) * deciding["value"])
+    model = choose_model(gains, fallback=fallback)
     of_model = deciding.groupby("model", sort=False)["value"]
     means = {str(name): float(values.mean(skipna=False)) for name, values in of_model}
     weights = stack_weights(alone) if model == STACKED else {model: 1.0}
-    nested = nested_scores(deciding, fallback=fallback)
-    facts = model, weights, means, float(nested.mean(skipna=False)), len(nested)
+    nested = _sign(metric) * nested_scores(gains, fallback=fallback)
+    facts = model, metric, weights, means, float(nested.mean(skipna=False)), len(nested)
     on_test = scores[scores["task"].str.startswith("test/")]
     comparison = on_test.assign(task=on_test["task"].str.removeprefix("test/")).reset_index(drop=True)
     return comparison, Choice(*facts, _residuals(every, model))
@@ -204,6 +215,10 @@ def folds(tasks: Iterable[str]) -> dict[str, int]:
     {'b': 0, 'a': 1}
     """
     return {name: place % _N_FOLDS for place, name in enumerate(hashed_order(set(tasks)))}
+
+
+def _sign(metric: str) -> int:
+    return 1 if METRICS[metric].better == "higher" else -1
 
 
 def _residuals(draws: Sequence[Draw], model: str) -> list[np.ndarray]:
@@ -243,15 +258,19 @@ def choose_model(scores: pd.DataFrame, *, fallback: bool = True) -> str:
     return meta if means[best] - means[meta] <= error else best
 
 
-def warn_of_baseline(choice: Choice, metric: str, *, fallback: bool) -> None:
-    """Warn if a baseline adapts, or would if a fallback were allowed."""
-    meta = next(iter(choice.means))
+def best_single(choice: Choice) -> str:
+    """Return the name of the single model with the best mean; that of the meta-learner if none is finite."""
     singles = {name: mean for name, mean in choice.means.items() if name != STACKED and mean == mean}
-    best = max(singles, key=singles.__getitem__, default=meta)
+    return max(singles, key=lambda n: _sign(choice.metric) * singles[n], default=next(iter(choice.means)))
+
+
+def warn_of_baseline(choice: Choice, *, fallback: bool) -> None:
+    """Warn if a baseline adapts, or would if a fallback were allowed."""
+    meta, best = next(iter(choice.means)), best_single(choice)
     if choice.model == STACKED or best == meta or (choice.model == meta and fallback):
         return
     found = (
-        f"On {choice.n_tasks} held-out tasks {meta} does not beat {best} (mean {metric} "
+        f"On {choice.n_tasks} held-out tasks {meta} does not beat {best} (mean {choice.metric} "
         f"{choice.means[meta]:.4g} against {choice.means[best]:.4g})"
     )
     used = f", so {best} adapts; set fallback=False to use {meta} all the same."

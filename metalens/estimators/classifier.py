@@ -32,11 +32,11 @@ from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
-from metalens.metrics import average_precision, balanced_accuracy, task_metrics
+from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
-_OF_RARE_CLASSES = (balanced_accuracy, average_precision)  # further metrics
+_OF_RARE_CLASSES = ("balanced_accuracy", "average_precision", "roc_auc")  # of tasks that share their classes
 N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -93,7 +93,7 @@ class MetaClassifier(MetaEstimator):
 
     n_way: int | None = None
 
-    score_metric: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy", "brier_score", *_OF_RARE_CLASSES)
     reader_: TableReader | ImageReader = field(init=False)
 
     def fit(
@@ -153,6 +153,10 @@ class MetaClassifier(MetaEstimator):
                 shared = task is not None and not new_classes
                 division = Division(splits=splits or SHARES, split_seed=split_seed, families=families)
                 tasks = self._table_tasks(roles, frame, division, shared)
+        if self.metric_ in _OF_RARE_CLASSES and not self._shared_classes():
+            raise MetaLensError(
+                f"metric={self.metric_!r} is for tasks that share their classes; use another."
+            )
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self.k_shot_ = self._sizes.k_shot
         self._finish(tasks, self._sizes.n_way, progress)
@@ -195,7 +199,8 @@ class MetaClassifier(MetaEstimator):
             classes=True,
         )  # fmt: skip
         train = tasks["train"]
-        train.warn_of_rare_classes()
+        if train.warn_of_rare_classes() and self.metric is None:
+            self.metric_ = "average_precision"
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
 
@@ -231,14 +236,17 @@ class MetaClassifier(MetaEstimator):
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(y, predictions.shape[1]).double()
 
-    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        # New classes have equally many queries each.
+        of_rare = ("balanced_accuracy", "average_precision") if self._shared_classes() else ()
+        return "accuracy", "cross_entropy", *of_rare
+
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
+        if (draw.y == draw.y[0]).all():  # of queries of one class they say nothing
+            names = [name for name in names if name not in _OF_RARE_CLASSES]
         logits = predictions.clamp(min=MIN_PROBABILITY).log()
-        of_task = logits[None], draw.y[None], draw.known[None]
-        scores = task_metrics(*of_task)
-        # Of queries of one class they say nothing; and new classes have equally many queries each.
-        if self._shared_classes() and (draw.y != draw.y[0]).any():
-            scores |= {function.__name__: function(*of_task) for function in _OF_RARE_CLASSES}
-        return {name: value.item() for name, value in scores.items()}
+        scores = task_metrics(logits[None], draw.y[None], draw.known[None], names)
+        return {name: scores[name].item() for name in names}
 
     def _state(self) -> dict[str, Any]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "n_pooled": self._n_pooled}

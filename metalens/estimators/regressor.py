@@ -83,7 +83,7 @@ class MetaRegressor(MetaEstimator):
     (3,)
     """
 
-    score_metric: ClassVar[str] = "r2"
+    metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mse", "pearson_r2")
     reader_: TableReader
 
     def fit(
@@ -165,9 +165,11 @@ class MetaRegressor(MetaEstimator):
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
 
-    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        return "r2", "pearson_r2", "rmse"
+
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
         known = self.reader_.in_units(draw.known.double())[None]
-        names = ("r2", "pearson_r2", "rmse")
         scores = task_metrics(predictions[None], draw.targets[None], known, names)
         return {name: scores[name].item() for name in names}
 

@@ -137,14 +137,14 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
     results, training = results_of_models(model.comparison), model.training
     summary, paired = summarize(results), paired_differences(results)
     metrics = summary["metric"].unique()
-    decisive = primary_metric(metrics)
+    decisive = model.choices[training["k_shot"]].metric
     columns, rows, note = best_and_worst(model.comparison, training["chosen"])
     relations = model.relations
     shown = relations_summary(relations) if isinstance(relations, RelationMap) else [relations]
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
         choice=choice_in_words(model.choices[training["k_shot"]], model.comparison),
-        by_support_rows=by_support_rows(model.choices, decisive) if len(model.choices) > 1 else [],
+        by_support_rows=by_support_rows(model.choices) if len(model.choices) > 1 else [],
         decisive=decisive,
         baseline=results["learner"].iloc[0],
         scores={metric_title(metric): table_rows(summary, paired, metric) for metric in metrics},

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from metalens.errors import MetaLensError
-from metalens.estimators.choice import STACKED, Choice
+from metalens.estimators.choice import STACKED, Choice, best_single
 from metalens.estimators.conformal import conformal_radius
-from metalens.metrics import METRICS, primary_metric
+from metalens.metrics import METRICS
 from metalens.reports.numbers import number
 from metalens.reports.sentences import difference_in_words
 from metalens.reports.tables import results_of_models
@@ -26,20 +26,19 @@ def choice_in_words(choice: Choice, comparison: pd.DataFrame) -> list[str]:
         comparison: rows `model, task, metric, value` on the test tasks, the meta-learner first.
 
     >>> means = {"ANIL": 0.4, "MeanPredictor": -0.1, "Ridge": 0.5}
-    >>> choice = Choice("Ridge", {"Ridge": 1.0}, means, 0.45, 40, [])
+    >>> choice = Choice("Ridge", "r2", {"Ridge": 1.0}, means, 0.45, 40, [])
     >>> rows = [(name, task, "r2", mean + task / 9) for task in range(3) for name, mean in means.items()]
     >>> comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     >>> choice_in_words(choice, comparison)[0]
     'Ridge adapts to new tasks, a baseline: on 40 held-out tasks the meta-learner ANIL does not beat it
     (mean r2 0.400 against 0.500).'
     """
-    metric = primary_metric(comparison["metric"])
+    metric = choice.metric
     means = {name: shown(mean, metric) for name, mean in choice.means.items()}
     tasks = f"{choice.n_tasks} held-out task{'' if choice.n_tasks == 1 else 's'}"
-    meta, singles = next(iter(means)), {n: m for n, m in choice.means.items() if n != STACKED and m == m}
-    best = max((name for name in singles if name != meta), key=singles.__getitem__, default=None)
-    model = choice.model
-    if best is None:
+    meta, model = next(iter(means)), choice.model
+    best = best_single(choice._replace(means={n: mean for n, mean in choice.means.items() if n != meta}))
+    if len(means) == 1:
         return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {means[meta]}."]
     against = f"{means[best]} of {best}, the best baseline"
     if model == STACKED:
@@ -75,7 +74,7 @@ def weights_in_words(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {weight:.0%}" for name, weight in ordered if weight >= _LEAST_WEIGHT)
 
 
-def by_support_rows(choices: Mapping[int, Choice], metric: str) -> list[tuple[int, str, str, str]]:
+def by_support_rows(choices: Mapping[int, Choice]) -> list[tuple[int, str, str, str]]:
     """Return what to expect of every number of support rows, as text.
 
     Returns:
@@ -84,7 +83,7 @@ def by_support_rows(choices: Mapping[int, Choice], metric: str) -> list[tuple[in
     """
     found = [(k_shot, choices[k_shot]) for k_shot in sorted(choices)]
     return [
-        (k_shot, weights_in_words(choice.weights), shown(choice.score, metric), _half_width(choice))
+        (k_shot, weights_in_words(choice.weights), shown(choice.score, choice.metric), _half_width(choice))
         for k_shot, choice in found
     ]
 

@@ -208,12 +208,17 @@ class TableTasks(NamedTasks):
         rows = {self.task_names[place]: self._rows[place].rows for place in map(self.place, range(n))}
         return {name: Examples(self.inputs[of].float(), self._table.targets[of]) for name, of in rows.items()}
 
-    def warn_of_rare_classes(self) -> None:
-        """Warn if the most frequent class has most rows of a task, or all others only one row each."""
+    def warn_of_rare_classes(self) -> bool:
+        """Warn if the most frequent class has most rows of a task, or all others only one row each.
+
+        Returns:
+            Whether the most frequent class has most rows.
+        """
         shares = [
             np.bincount(self._table.raw_targets[task.rows]).max() / len(task.rows) for task in self._rows
         ]
-        if (share := float(np.mean(shares))) >= _FREQUENT:
+        share = float(np.mean(shares))
+        if share >= _FREQUENT:
             warnings.warn(
                 f"On average {share:.0%} of the rows of a task have one value of {self.target}, and always "
                 "predicting the most frequent one has that accuracy; look at balanced_accuracy and "
@@ -230,6 +235,7 @@ class TableTasks(NamedTasks):
                 "tell models apart.",
                 stacklevel=5,
             )
+        return share >= _FREQUENT
 
     def _large(self, k_shot: int) -> dict[str, TaskRows]:
         table = self._table
