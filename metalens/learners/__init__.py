@@ -10,6 +10,7 @@ from metalens.learners.baselines.knn import KNN
 from metalens.learners.baselines.linear_probe import LinearProbe
 from metalens.learners.baselines.logistic_regression import LogisticRegression
 from metalens.learners.baselines.mean_predictor import MeanPredictor
+from metalens.learners.baselines.multi_task_gp import MultiTaskGP
 from metalens.learners.baselines.nearest_centroid import NearestCentroid
 from metalens.learners.baselines.profile_ridge import ProfileRidge
 from metalens.learners.baselines.random_forest import RandomForest
@@ -52,6 +53,7 @@ __all__ = [
     "MatchingNet",
     "MeanPredictor",
     "MetaSGD",
+    "MultiTaskGP",
     "NearestCentroid",
     "NetworkLearner",
     "ProfileRidge",
