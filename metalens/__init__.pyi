@@ -54,6 +54,7 @@ from .learners.baselines.linear_probe import LinearProbe as LinearProbe
 from .learners.baselines.logistic_regression import LogisticRegression as LogisticRegression
 from .learners.baselines.mean_predictor import MeanPredictor as MeanPredictor
 from .learners.baselines.mixed_model import MixedModel as MixedModel
+from .learners.baselines.multi_task_gp import MultiTaskGP as MultiTaskGP
 from .learners.baselines.nearest_centroid import NearestCentroid as NearestCentroid
 from .learners.baselines.profile_ridge import ProfileRidge as ProfileRidge
 from .learners.baselines.random_forest import RandomForest as RandomForest

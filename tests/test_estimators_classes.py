@@ -66,6 +66,7 @@ def color_folders(folder, classes, images=6, seed=0):
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch, tmp_path):
     monkeypatch.setattr(draws, "MIN_DRAWS", 3)
+    monkeypatch.setattr(draws, "SHOTS", ())
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
 
 

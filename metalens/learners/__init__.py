@@ -12,6 +12,7 @@ from metalens.learners.baselines.linear_probe import LinearProbe
 from metalens.learners.baselines.logistic_regression import LogisticRegression
 from metalens.learners.baselines.mean_predictor import MeanPredictor
 from metalens.learners.baselines.mixed_model import MixedModel
+from metalens.learners.baselines.multi_task_gp import MultiTaskGP
 from metalens.learners.baselines.nearest_centroid import NearestCentroid
 from metalens.learners.baselines.profile_ridge import ProfileRidge
 from metalens.learners.baselines.random_forest import RandomForest
@@ -58,6 +59,7 @@ __all__ = [
     "MeanPredictor",
     "MetaSGD",
     "MixedModel",
+    "MultiTaskGP",
     "NearestCentroid",
     "NetworkLearner",
     "ProfileRidge",
