@@ -16,6 +16,7 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
 from metalens.learners.base import module_mode
+from metalens.learners.labels import check_labels
 from metalens.metrics import METRICS, task_metrics
 from metalens.processes import ALONE, Processes
 from metalens.tasks import place
@@ -71,7 +72,9 @@ def evaluate(
     with module_mode(learner, training=False), torch.no_grad():
         for start in processes.scatter(range(0, n_tasks, at_a_time)):
             numbers = range(start, min(start + at_a_time, n_tasks))
-            batch = place(tasks.batch(numbers), learner.device, learner.dtype)
+            drawn = tasks.batch(numbers)
+            check_labels(learner, drawn, numbers)
+            batch = place(drawn, learner.device, learner.dtype)
             predictions = AdaptedTasks(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
             y, known = place((batch.query.y, batch.support.y), learner.device, fine)

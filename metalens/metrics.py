@@ -57,6 +57,45 @@ def cross_entropy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
 
 
+def balanced_accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the mean recall of the classes that the queries of every task have, `(T,)`.
+
+    Unlike the accuracy, it is 1/2 and not 0.9 for always the more frequent one of two classes.
+
+    >>> y = torch.tensor([[0, 0, 0, 1]])
+    >>> balanced_accuracy(torch.tensor([[[1.0, 0.0]] * 4]), y, known=y)
+    tensor([0.5000])
+    """
+    diverged = ~logits.isfinite().flatten(1).all(1)
+    of_class = F.one_hot(y, logits.shape[-1]).to(logits.dtype)
+    right = (logits.argmax(-1) == y).to(logits.dtype)[..., None] * of_class
+    counts = of_class.sum(1)
+    recall = (right.sum(1) / counts.clamp(min=1)).sum(1) / (counts > 0).sum(1)
+    return recall.masked_fill(diverged, torch.nan)
+
+
+def average_precision(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the average precision for the rarest class among the queries of every task, `(T,)`.
+
+    `sum_i (R_i - R_(i-1)) P_i` with precision P and recall R of the i queries with the highest probability of
+    that class; a random order has the share of the class. Of classes that are equally rare it is the last.
+
+    >>> y = torch.tensor([[0, 0, 0, 1]])
+    >>> average_precision(torch.tensor([[[0.0, -1.0], [0.0, 0.5], [0.0, 2.0], [0.0, 1.0]]]), y, known=y)
+    tensor([0.5000])
+    """
+    from sklearn.metrics import average_precision_score  # slow to import
+
+    found = logits.new_full(y.shape[:1], torch.nan)
+    for task, (of_task, labels) in enumerate(zip(logits, y, strict=True)):
+        if of_task.isfinite().all():
+            classes, counts = labels.unique(return_counts=True)
+            rarest = classes.flip(0)[counts.flip(0).argmin()]
+            chance = of_task.log_softmax(-1)[:, rarest].cpu().numpy()
+            found[task] = average_precision_score((labels == rarest).cpu().numpy(), chance)
+    return found
+
+
 def mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """Return the mean squared error of every task, `(T,)`.
 
@@ -171,6 +210,14 @@ for metric in (
     ),
     Metric("pearson_r2_above_0.3", is_correlated, "higher", "fraction"),
     Metric("rmse", root_mean_squared_error, "lower", "units of y"),
+    Metric(
+        "balanced_accuracy", balanced_accuracy, "higher", "fraction",
+        "balanced_accuracy is the mean recall of the classes, rare ones counting like frequent ones.",
+    ),
+    Metric(
+        "average_precision", average_precision, "higher", "fraction",
+        "average_precision is that for the rarest class of a task; a random order has its share of the rows.",
+    ),
     Metric("cross_entropy", cross_entropy, "lower", "nats"),
     Metric("smape", None, "lower", "percent"),
     Metric("mase", None, "lower", "naive errors"),

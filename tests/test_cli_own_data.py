@@ -267,7 +267,7 @@ def test_a_small_support_has_no_intervals_and_copies_are_counted(here):
             "Row 1 of column dose must be a finite number, got 'inf'",
         ),
         (None, lambda n: n.assign(heat=None), "new.csv: Row 1 of column heat is empty"),
-        (lambda f: f.assign(y=""), None, "Task 003 of few.csv: Row 1 of column y is empty"),
+        (lambda f: f.assign(y=""), None, "few.csv: Row 1 of column y is empty"),
         (lambda f: f[f.assay != "004"], None, "few.csv has no rows of 004, which new.csv asks for"),
         (
             None,
@@ -388,7 +388,7 @@ def test_folders_of_images_are_trained_on_and_predicted(tmp_path):
         ),
         (
             ["--data", "above.csv", "--target", "y", "--task", "assay"],
-            "different words in 80 rows, such as '>",
+            "above.csv: Row 1 of column y must be a number, got '>",
         ),
         (["--data", "images", "--task", "assay"], "Images need no --task; leave it out"),
         (["--data", "images"], "images has no images; it must hold class folders"),

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import r2_score
+from sklearn.metrics import average_precision_score, r2_score
 
 from metalens import MAML, MetaLensError, Sinusoid, evaluate, mlp
-from metalens.metrics import METRICS, meanings, pearson_r2, primary_metric, r2, task_metrics
+from metalens.metrics import (
+    METRICS,
+    average_precision,
+    balanced_accuracy,
+    meanings,
+    pearson_r2,
+    primary_metric,
+    r2,
+    task_metrics,
+)
 
 
 def test_skill_is_the_coefficient_of_determination_and_bounded():
@@ -48,10 +57,10 @@ def test_constants_explain_nothing_and_divergence_is_no_score():
 def test_metrics_are_known_by_name_and_ordered_by_rank():
     assert all(name == metric.name for name, metric in METRICS.items())
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
-        "accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2",
+        "accuracy", "average_precision", "balanced_accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2",
     }  # fmt: skip
     assert {name for name, metric in METRICS.items() if metric.scale == 100} == {
-        "accuracy", "pearson_r2_above_0.3",
+        "accuracy", "average_precision", "balanced_accuracy", "pearson_r2_above_0.3",
     }  # fmt: skip
     assert primary_metric(["cross_entropy", "accuracy"]) == "accuracy"
     assert primary_metric(["rmse", "pearson_r2", "r2"]) == "r2"
@@ -86,3 +95,22 @@ def test_a_distribution_can_ask_for_the_variance_explained():
     ours = scores[scores.metric == "r2"].value
     predictions = torch.stack([learner(tasks[i].support)(tasks[i].query.x).detach() for i in range(3)])
     np.testing.assert_allclose(ours, r2(predictions, batch.query.y, batch.support.y), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_scores_for_rare_classes_are_those_of_scikit_learn(n_classes):
+    rng = np.random.default_rng(n_classes)
+    y = rng.choice(n_classes, (20, 12), p=[0.8, *[0.2 / (n_classes - 1)] * (n_classes - 1)])
+    logits = rng.normal(size=(20, 12, n_classes)).round(1)  # with ties
+    of_all = torch.tensor(logits), torch.tensor(y), torch.tensor(y)
+    balanced, precision = balanced_accuracy(*of_all), average_precision(*of_all)
+    for task, (scores, labels) in enumerate(zip(logits, y, strict=True)):
+        guess = scores.argmax(-1)
+        recalls = [np.mean(guess[labels == label] == label) for label in np.unique(labels)]
+        assert balanced[task].item() == pytest.approx(np.mean(recalls))
+        rarest = min(np.unique(labels), key=lambda label: (np.sum(labels == label), -label))
+        chance = torch.tensor(scores).log_softmax(-1)[:, rarest]
+        expected = average_precision_score(labels == rarest, chance)
+        assert precision[task].item() == pytest.approx(expected)
+    assert average_precision(of_all[0] * np.nan, *of_all[1:]).isnan().all()
+    assert balanced_accuracy(of_all[0] * np.nan, *of_all[1:]).isnan().all()

@@ -9,7 +9,7 @@ import torch
 from small_table import small_table, tasks_of
 
 from metalens import MetaLensError, TableTasks
-from metalens.data.tables import reading
+from metalens.data.tables import files
 
 
 @pytest.fixture
@@ -79,15 +79,9 @@ def test_names_that_look_like_numbers_stay_names(table, tmp_path):
         ("assay,activity\nKöln,1\n".encode("latin-1"), "is not in UTF-8 .*; save it as a CSV"),
         (b"assay,activity\na,1\na,1,2,3\n", r"Cannot read .* line 3, saw 4\); correct that line"),
         (b"activity,x\n1,2\n", "The table has no column assay; it has activity, x"),
-        (
-            b"assay;activity;x\na;1,5;2\n",
-            "has ';' between its columns; save it with commas there, and points",
-        ),
-        (b"assay\tactivity\na\t1\n", r"has '\\t' between its columns"),
         (b"assay,activity,x, x \na,1,2,3\n", "has several columns named x; rename them"),
         (b"assay,activity,x\na,1,2,3\nb,1,2,3\n", "has rows with more cells than its header has names"),
         (b"\x89PNG\r\n", "is not in UTF-8 .*; save it as a CSV file in UTF-8"),
-        ("assay,activity\na,1\n".encode("utf-16"), "is not in UTF-8"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(tmp_path, content, words):
@@ -128,7 +122,9 @@ def test_numbers_that_are_written_otherwise_are_no_words(table, tmp_path):
     ):
         TableTasks(tmp_path / "a.csv", task="assay", target="activity", inputs=["half"])
     above = table.assign(activity=[f">{value}" for value in table.activity])
-    with pytest.raises(MetaLensError, match="Column activity names 120 classes in 120 rows, such as '>"):
+    with pytest.raises(
+        MetaLensError, match=r"Row 1 of column activity must be .* this is a bound and no value"
+    ):
         tasks_of(above)
     assert tasks_of(above, kind="classification").n_classes == 120
 
@@ -145,7 +141,7 @@ def test_damaged_files_and_decompression_bombs_are_refused(table, tmp_path, monk
         with pytest.raises(MetaLensError, match=r"Cannot read .* as a table|is empty"):
             TableTasks(path, **settings)
     pd.DataFrame({"assay": ["a" * 10**6]}).to_csv(path, index=False)
-    monkeypatch.setattr(reading, "MAX_UNPACKED", 1000)
+    monkeypatch.setattr(files, "MAX_UNPACKED", 1000)
     with pytest.raises(
         MetaLensError, match=r"unpacks to more than .* and may be a decompression bomb; unpack"
     ):

@@ -79,21 +79,22 @@ def _predict_images(model: Any, support: str, query: str, coverage: float) -> tu
 def _predict_table(model: Any, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
     import pandas as pd  # slow to import
 
-    from metalens.data.tables.reading import check_columns, read_table
+    from metalens.data.tables.reading import rows_as_written
 
     reader: TableReader = model.reader_
-    known, asked = reader.columns.read(support), reader.columns.read(query)
-    for path, frame, others in ((support, known, [reader.columns.target]), (query, asked, [])):
-        try:  # on whole files, so that errors name their rows
-            check_columns(frame, [*reader.input_names, *others])
-            reader.encoding.transform(frame)
+    known, asked = reader.read(support), reader.read(query)
+    for path, check, frame in ((support, reader.support_rows, known), (query, reader.inputs, asked)):
+        try:  # on whole files, so that errors and notes name their rows
+            check(frame)
         except MetaLensError as error:
             raise MetaLensError(f"{path}: {error}") from error
     _warn_of_copies(known, asked, reader)
     parts, reasons = [], []
     for name, few, new in _by_task(known, asked, reader.columns.task, support, query):
         try:
-            found, reason = _predictions(model.adapt(few), new, coverage)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said of the whole files
+                found, reason = _predictions(model.adapt(few), new, coverage)
         except MetaLensError as error:
             raise MetaLensError(f"{name} of {support}: {error}" if name else f"{support}: {error}") from error
         parts.append(pd.DataFrame(found, index=new.index))
@@ -101,7 +102,7 @@ def _predict_table(model: Any, support: str, query: str, coverage: float) -> tup
     if reasons:
         warnings.warn(f"{len(reasons)} of {len(parts)} tasks have no intervals: {reasons[0]}", stacklevel=2)
     predicted = pd.concat(parts).loc[asked.index]
-    rows = read_table(query, text=asked.columns.tolist())  # cells as written
+    rows = rows_as_written(query, reader.columns.sep)
     if taken := [name for name in predicted.columns if name in rows.columns]:
         raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
     return pd.concat([rows, predicted], axis=1), len(parts)
@@ -142,9 +143,11 @@ def _by_task(
 def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, Any], str | None]:
     """Return the columns of predictions by name, and the reason if numbers have no intervals."""
     if hasattr(adapted, "classes_"):
+        from metalens.estimators.classifier import most_probable
+
         chances = adapted.predict_proba(data)
         names = [f"probability of {label}" for label in adapted.classes_]
-        best = adapted.classes_[chances.argmax(1)]
+        best = most_probable(adapted.classes_, chances)
         return {"prediction": best, **dict(zip(names, chances.T, strict=True))}, None
     found = {"prediction": adapted.predict(data)}
     try:

@@ -50,7 +50,8 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--out", type=str, default="model", help="Folder for the model and its report.")
     add("--overwrite", action=ActionYesNo, default=False, help="Replace the model in the folder.")
     add("--kind", type=Literal["auto", "regression", "classification"], default="auto",
-        help="What to predict; by default words and truth values are classes and numbers are not.")
+        help="What to predict; by default words, truth values and two whole numbers, such as 0 and 1, are "
+        "classes, and other numbers are not.")
     parser.add_class_arguments(Columns, skip={"target", *_LISTS})
     add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
     add("--categorical", type=str, nargs="*", default=[],
@@ -134,14 +135,24 @@ def _train_on_table(
     settings: Namespace, data: Path, progress: ProgressOf
 ) -> tuple[Estimator, pd.DataFrame | str]:
     from metalens.data.tables.columns import Columns
-    from metalens.data.tables.reading import check_columns
-    from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
+    from metalens.data.tables.reading import check_columns, naming_file
+    from metalens.data.tables.targets import kind_of_target
 
     columns = _columns(settings)
-    frame = Columns(**columns).read(data)
-    check_columns(frame, [settings.target])
+    with naming_file(data):
+        frame = Columns(**columns).read(data)
+        check_columns(frame, [settings.target])
+        kind = kind_of_target(frame[settings.target], settings.kind)
+        return _fitted(settings, kind == "classification", frame, columns, progress)
+
+
+def _fitted(
+    settings: Namespace, classes: bool, frame: pd.DataFrame, columns: dict[str, Any], progress: ProgressOf
+) -> tuple[Estimator, pd.DataFrame | str]:
+    from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
+
     splits: dict[str, Any] = {} if settings.splits is None else {"splits": _splits(settings.splits)}
-    if _is_classes(settings.kind, frame[settings.target]):
+    if classes:
         model = MetaClassifier(**_training(settings, MetaClassifier))
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
     else:
@@ -162,19 +173,6 @@ def _training(settings: Namespace, estimator: type[Estimator]) -> dict[str, Any]
     return {name: settings[name] for name in signature(estimator).parameters if name in settings}
 
 
-def _is_classes(kind: str, target: pd.Series) -> bool:
-    from metalens.data.tables.reading import is_text
-
-    if kind != "auto":
-        return kind == "classification"
-    if is_text(target) and 2 * target.nunique() > len(target):
-        raise MetaLensError(
-            f"Column {target.name} holds {target.nunique()} different words in {len(target)} rows, such as "
-            f"{target.iloc[0]!r}; correct it if these are numbers, or give --kind classification."
-        )
-    return is_text(target) or target.dtype == bool
-
-
 def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
     """Return the relations between held-out tasks, or the reason for their absence."""
     from metalens.relations.clusters import relations_as_table
@@ -184,7 +182,9 @@ def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.Da
     if len(of_tasks) == 0:
         return "Tasks with new classes are drawn again each time, and have no names to be related by."
     try:
-        return relations_as_table(model.relations(of_tasks))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training has said the same of all rows
+            return relations_as_table(model.relations(of_tasks))
     except MetaLensError as error:
         return str(error)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from metalens.data.base import Split
 from metalens.data.checks import as_array, check_choices, check_finite, check_sizes
 from metalens.data.named_tasks import NamedTasks, split_tasks
-from metalens.data.tables.reading import check_columns, read_table
+from metalens.data.tables.columns import check_names
+from metalens.data.tables.reading import check_columns, naming_file, read_table
+from metalens.data.times import clock_of
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
 
@@ -25,6 +27,7 @@ Queries = Literal["random", "last"]
 Scaling = Literal["window", "train", "none"]
 
 _GAP = 1.5  # usual steps of time; months differ by less
+_MANY = 1 / 3  # windows that cross a gap, of all: more are mentioned
 _CONSTANT = 1e-6  # deviation of a constant window, relative to its mean
 
 
@@ -40,7 +43,7 @@ class SeriesTasks(NamedTasks):
 
     A task is one series. Its support windows lie before its query windows in time and share no value with
     them, neither as input nor as target. Windows never cross a gap, a time step of more than 1.5 times the
-    median of the series.
+    median of the series; weekends and holidays are none where no series has a value on them.
 
     Training goes through the series in a new random order each round; validation and test series come in
     the order of their names. Each return to a series draws other windows.
@@ -54,7 +57,8 @@ class SeriesTasks(NamedTasks):
             name, arrays `(n,)` of equally spaced values; or an array `(P, n)` of P such series.
         split: `"train"`, `"val"` or `"test"`.
         series: the column of the table that names the series.
-        time: its column of times, numbers or dates.
+        time: its column of times: numbers, dates in ISO or another usual form, months such as `Jan 2013`,
+            201301 or `2013Q1`.
         value: its column of values.
         length: number of values of an input.
         horizon: number of values to predict.
@@ -113,6 +117,7 @@ class SeriesTasks(NamedTasks):
         of_all = values_of.items()
         found = {name: Series(values, self._starts(gaps, len(values))) for name, (values, gaps) in of_all}
         enough = {name: one for name, one in found.items() if self._cuts(one.starts)}
+        self._report_gaps(found)
         self._report_short([name for name in found if split_of[name] == split], enough)
         of = {part: [name for name in enough if split_of[name] == part] for part in get_args(Split)}
         train = self.set_tasks(of["train"], of[split])
@@ -196,6 +201,17 @@ class SeriesTasks(NamedTasks):
         means = np.cumsum(errors) / np.arange(1, len(errors) + 1)
         return np.concatenate([np.zeros(min(season, len(values))), means])
 
+    def _report_gaps(self, found: Mapping[str, Series]) -> None:
+        span = self.length + self.horizon - 1
+        possible = sum(max(0, len(one.values) - span) for one in found.values())
+        left = sum(len(one.starts) for one in found.values())
+        if possible - left > _MANY * possible:
+            warnings.warn(
+                f"{possible - left} of the {possible} windows of all series cross a gap in time, a step of "
+                f"more than {_GAP} usual ones, and are left out; fill the gaps, or number the values.",
+                stacklevel=3,
+            )
+
     def _report_short(self, of_split: Sequence[str], enough: Mapping[str, Series]) -> None:
         few = [name for name in of_split if name not in enough]
         if not few:
@@ -238,23 +254,31 @@ def _read_table(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     import pandas as pd  # takes as long to import as all of MetaLens
 
-    table = read_table(table, text=[series])
-    check_columns(table, [series, time, value])
+    check_names(series=series, time=time, value=value)
+    with naming_file(table):
+        frame = read_table(table, text=[series], levels=[series, time, value])
+        check_columns(frame, [series, time, value])
+        given = table if isinstance(table, pd.DataFrame) and {time, value} <= {*table.columns} else frame
+        return _by_series(frame, given, series, time, value)
+
+
+def _by_series(
+    table: pd.DataFrame, given: pd.DataFrame, series: str, time: str, value: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the values of the series of a table from `read_table`; `given` has the cells for messages."""
+    import pandas as pd  # takes as long to import as all of MetaLens
+
     values = pd.to_numeric(table[value], errors="coerce").to_numpy(np.float64)
-    times = table[time]
-    if times.dtype.kind not in "iuf":
-        times = pd.to_datetime(times, errors="coerce", utc=True).dt.tz_localize(None)
-    wrong = {series: table[series].isna(), time: times.isna(), value: ~np.isfinite(values)}
+    clock = clock_of(table[time])
+    wrong = {series: table[series].isna(), time: ~np.isfinite(clock), value: ~np.isfinite(values)}
     for name, bad in wrong.items():
         if bad.any():
             row = int(np.asarray(bad).argmax())
             needed = {series: "a name", time: "a number or date", value: "a finite number"}[name]
             raise MetaLensError(
-                f"Row {row + 1} of column {name} must be {needed}, got {table[name].iloc[row]!r}; correct it "
+                f"Row {row + 1} of column {name} must be {needed}, got {_cell(given, name, row)}; correct it "
                 "or leave the row out."
             )
-    clock = times.to_numpy()
-    clock = (clock - clock.min()).astype(np.float64)
     names, series_of = np.unique(table[series].astype(str).to_numpy(str), return_inverse=True)
     order = np.lexsort((clock, series_of))
     parts = np.split(order, np.searchsorted(series_of[order], np.arange(1, len(names))))
@@ -270,3 +294,7 @@ def _read_table(
         gaps = np.flatnonzero(steps > _GAP * np.median(steps)) if len(steps) else np.arange(0)
         found[name] = (values[rows], gaps)
     return found
+
+
+def _cell(table: pd.DataFrame, name: str, row: int) -> str:
+    return repr((table[name] if name in table else table.index.get_level_values(name)).tolist()[row])

@@ -19,22 +19,24 @@ from metalens.data.base import Split
 from metalens.data.images.layout import Folders
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
-from metalens.data.tables.reading import check_columns, class_numbers
+from metalens.data.tables.reading import check_columns, class_numbers, naming_file
+from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.models import FEATURE_MEAN, Answer, Candidate, Ensemble, for_classes
 from metalens.estimators.saving import Saved
-from metalens.estimators.tables import TableReader, classes_of, fit_reader
+from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
-from metalens.metrics import task_metrics
+from metalens.metrics import average_precision, balanced_accuracy, task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
+_OF_RARE_CLASSES = (balanced_accuracy, average_precision)  # further metrics
 N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -52,11 +54,12 @@ class MetaClassifier(MetaEstimator):
     - A table with a column of tasks that share their classes, such as active and inactive.
     - The same with `new_classes=True`: each task has its own classes.
 
-    The rest is as in `MetaRegressor`; models are compared by accuracy. The baselines fitted to single tasks
-    are the most frequent class, nearest class mean, logistic regression, nearest neighbors and random forest.
-    Those that learn from all tasks are `ProfileRidge` and `JointModel` if tasks share their classes; for new
-    classes, a network trained to classify all training classes, with a logistic regression on its features
-    (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
+    The rest is as in `MetaRegressor`; models are compared by accuracy. Where tasks share their classes, the
+    comparison also has `balanced_accuracy` and `average_precision`, for rare classes. The baselines fitted to
+    single tasks are the most frequent class, nearest class mean, logistic regression, nearest neighbors and
+    random forest. Those that learn from all tasks are `ProfileRidge` and `JointModel` if tasks share their
+    classes; for new classes, a network trained to classify all training classes, with a logistic regression
+    on its features (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
     Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
     takes any number of them, and R2D2 if tasks share their classes, as ProtoNet never predicts a class that a
@@ -142,10 +145,12 @@ class MetaClassifier(MetaEstimator):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
             roles = Columns(task=task, target=target, **columns)
-            frame = roles.read(data)
-            check_columns(frame, [target])
-            _refuse_real(frame[target])
-            tasks = self._table_tasks(roles, frame, splits or SHARES, task is not None and not new_classes)
+            with naming_file(data):
+                frame = roles.read(data)
+                check_columns(frame, [target])
+                check_classes(frame[target])
+                shared = task is not None and not new_classes
+                tasks = self._table_tasks(roles, frame, splits or SHARES, shared)
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self._finish(tasks, self._sizes.n_way, progress)
         return self
@@ -163,7 +168,7 @@ class MetaClassifier(MetaEstimator):
         check_is_fitted(self)
         x, labels = self.reader_.support(support)
         shared = self._shared_classes()
-        classes = np.array(shared) if shared else classes_of(labels)
+        classes = np.array(shared or classes_of(labels))
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
         y = torch.from_numpy(class_numbers(labels, classes.tolist()))
@@ -186,6 +191,7 @@ class MetaClassifier(MetaEstimator):
             classes=True,
         )  # fmt: skip
         train = tasks["train"]
+        train.warn_of_rare_classes()
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
 
@@ -209,17 +215,20 @@ class MetaClassifier(MetaEstimator):
             n = max(map(len, class_counts(data, "test", reader.folders)["test"].values()))
             sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
             return reader.tasks(data, "test", "test", sizes, self.random_state), sizes.n_way
-        frame = reader.columns.read(data)
-        check_columns(frame, [reader.columns.target])
+        frame, array = reader.episode_rows(data)
         sizes = Sizes(min(sizes.n_way, frame[reader.columns.target].nunique()), k_shot, n_query)
-        return new_episodes(reader, frame, sizes, self.random_state), sizes.n_way
+        return new_episodes(reader, frame, array, sizes, self.random_state), sizes.n_way
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
 
     def _scores(self, answer: Answer) -> dict[str, float]:
         logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
-        scores = task_metrics(logits[None], answer.y[None], answer.known[None])
+        of_task = logits[None], answer.y[None], answer.known[None]
+        scores = task_metrics(*of_task)
+        # Of queries of one class they say nothing; and new classes have equally many queries each.
+        if self._shared_classes() and (answer.y != answer.y[0]).any():
+            scores |= {function.__name__: function(*of_task) for function in _OF_RARE_CLASSES}
         return {name: value.item() for name, value in scores.items()}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -293,7 +302,7 @@ class AdaptedClassifier:
     _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:
-        """Return the most probable class of every row or image, `(n,)`.
+        """Return the most probable class of every row or image, `(n,)`; `None` where `missing` drops it.
 
         Args:
             data: rows with the columns of the inputs; or a folder or zip file of images, in the order of
@@ -302,16 +311,29 @@ class AdaptedClassifier:
         Raises:
             MetaLensError: the data cannot be used.
         """
-        return self.classes_[self.predict_proba(data).argmax(1)]
+        return most_probable(self.classes_, self.predict_proba(data))
 
     def predict_proba(self, data: Any) -> np.ndarray:
-        """Return the probabilities of `classes_`, `(n, classes)`; see `predict`."""
-        return self._models(self.estimator.reader_.inputs(data), classes=True).numpy()
+        """Return the probabilities of `classes_`, `(n, classes)`; nan where `predict` is `None`."""
+        reader = self.estimator.reader_
+        if isinstance(reader, ImageReader):
+            return self._models(reader.inputs(data), classes=True).numpy()
+        x, usable = reader.inputs(data)
+        chances = np.full((len(usable), len(self.classes_)), np.nan)
+        if usable.any():
+            chances[usable] = self._models(x, classes=True).numpy()
+        return chances
 
 
-def _refuse_real(target: pd.Series) -> None:
-    if target.dtype.kind == "f" and (target.dropna() % 1 != 0).any():
-        raise MetaLensError(
-            f"Column {target.name} holds real numbers, and classes must be words or whole numbers; use "
-            "MetaRegressor for real numbers."
-        )
+def most_probable(classes: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Return the most probable class of each row, `(n,)`; `None` if its probabilities are nan.
+
+    >>> most_probable(np.array(["no", "yes"]), np.array([[0.4, 0.6], [np.nan, np.nan]])).tolist()
+    ['yes', None]
+    """
+    unknown = np.isnan(chances).any(1)
+    found = classes[np.where(unknown, 0, chances.argmax(1))]
+    if unknown.any():
+        found = found.astype(object)
+        found[unknown] = None
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from metalens.data import ArrayTasks
 from metalens.data.base import Split
 from metalens.data.splits import divided, splits_of_column
+from metalens.data.tables.cells import names as words_of
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.encoding import TableInputs
 from metalens.data.tables.reading import check_columns, refuse_missing
@@ -103,7 +104,7 @@ def fit_episodes(
     names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
     if names is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
-    kept = columns.kept_rows(frame, names)
+    kept = columns.kept_rows(frame, [target, *names])
     if len(kept) < len(frame):
         frame = frame.iloc[kept]
     labels, owner = _labels(frame, target), _labels(frame, task or target)
@@ -126,10 +127,11 @@ def fit_episodes(
     return TableReader(columns, encoding), {"train": train, **tasks}, sizes
 
 
-def new_episodes(reader: TableReader, frame: pd.DataFrame, sizes: Sizes, seed: int) -> ArrayTasks:
-    """Return episodes of all classes of a new table, with inputs as the model takes them."""
-    array, split_of = reader.encoding.transform(frame), np.full(len(frame), "test")
-    return _episodes(reader.columns, frame, array, split_of, "test", sizes, seed)
+def new_episodes(
+    reader: TableReader, frame: pd.DataFrame, array: np.ndarray, sizes: Sizes, seed: int
+) -> ArrayTasks:
+    """Return episodes of all classes of a new table, with inputs as the model takes them, `(rows, d)`."""
+    return _episodes(reader.columns, frame, array, np.full(len(frame), "test"), "test", sizes, seed)
 
 
 def _episodes(
@@ -165,4 +167,4 @@ def _labels(frame: pd.DataFrame, name: str) -> np.ndarray:
     """Return a column as text."""
     check_columns(frame, [name])
     refuse_missing(frame[name], "fill it, or leave the row out")
-    return frame[name].astype(str).to_numpy(dtype=str)
+    return words_of(frame[name]).to_numpy(dtype=str)

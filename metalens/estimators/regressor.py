@@ -15,6 +15,7 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.conformal import conformal_radius
@@ -106,10 +107,11 @@ class MetaRegressor(MetaEstimator):
         """
         self._check()
         roles = Columns(task=task, target=target, **columns)
-        self.reader_, tasks = fit_reader(
-            roles, roles.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
-            seed=self.random_state, classes=False,
-        )  # fmt: skip
+        with naming_file(data):
+            self.reader_, tasks = fit_reader(
+                roles, roles.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
+                seed=self.random_state, classes=False,
+            )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
         self._residuals = self._residuals_of(self._finish(tasks, 1, progress))
         return self
@@ -199,7 +201,7 @@ class AdaptedRegressor:
     _models: Ensemble
 
     def predict(self, data: Table) -> np.ndarray:
-        """Return predicted targets in their own units, `(n,)`.
+        """Return predicted targets in their own units, `(n,)`; nan for rows left out by `missing="drop"`.
 
         Args:
             data: rows of the task with the columns of the inputs, or an array of these columns.
@@ -208,7 +210,11 @@ class AdaptedRegressor:
             MetaLensError: a column is missing, or a cell is invalid.
         """
         reader = self.estimator.reader_
-        return reader.in_units(self._models(reader.inputs(data))).numpy().ravel()
+        x, usable = reader.inputs(data)
+        predicted = np.full(len(usable), np.nan)
+        if usable.any():
+            predicted[usable] = reader.in_units(self._models(x)).numpy().ravel()
+        return predicted
 
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
         """Return the limits of prediction intervals, `(n, 2)`, in units of the target.

@@ -15,7 +15,7 @@ from metalens.errors import MetaLensError
 from metalens.io.files import MODEL
 from metalens.io.json import read_json
 
-FORMAT = 2  # increase it if the layout of the files changes
+FORMAT = 3  # increase it if the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
+from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
-from metalens.data.tables.reading import check_columns, is_text, numbers, refuse_missing, standardized
+from metalens.data.tables.reading import check_columns, naming_file, refuse_missing, standardized
+from metalens.data.tables.targets import classes_of, note_classes
 from metalens.errors import MetaLensError
 from metalens.io.json import is_of
 
@@ -28,7 +30,7 @@ _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "group": _NAME, "target": str, "missing": str, "duplicates": str,
-        "inputs": ([str], NoneType), "categorical": [str],
+        "inputs": ([str], NoneType), "categorical": [str], "sep": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},
@@ -68,8 +70,17 @@ class TableReader:
         smiles = () if self.encoding.smiles is None else (self.encoding.smiles,)
         return *(column.name for column in self.encoding.columns), *smiles
 
-    def inputs(self, table: Table | np.ndarray) -> Tensor:
-        """Return the inputs of rows, `(n, d)`, of a table or of an array of the columns in their order."""
+    def read(self, table: Table) -> pd.DataFrame:
+        """Return new rows with the types of the columns in training; see `Columns.read`."""
+        words = [column.name for column in self.encoding.columns if isinstance(column, CategoryColumn)]
+        return self.columns.read(table, text=words)
+
+    def inputs(self, table: Table | np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Return the inputs of the rows that can be used, `(m, d)`, and which of all these are, `(n,)` bool.
+
+        Args:
+            table: rows, or an array of the columns in their order.
+        """
         if isinstance(table, np.ndarray):
             names = self.input_names
             if table.ndim != 2 or table.shape[1] != len(names):
@@ -78,7 +89,16 @@ class TableReader:
                     f"{table.shape}."
                 )
             table = dict(zip(names, table.T, strict=True))
-        return torch.from_numpy(self.encoding.transform(self.columns.read(table)))
+        with naming_file(table):
+            frame = self.read(table)
+            check_columns(frame, self.input_names)
+            usable = np.ones(len(frame), dtype=bool)
+            if self.columns.missing == "drop":
+                cells = self.columns.unusable(frame, self.input_names)
+                usable = ~cells.any(axis=1).to_numpy()
+                if not usable.all():
+                    self.columns.warn_of_unusable(cells, "predicted as missing")
+            return self._encoded(frame.iloc[usable]), usable
 
     def support(self, table: Table) -> tuple[Tensor, pd.Series]:
         """Return the inputs of the rows of one task, and the column with their targets.
@@ -86,15 +106,28 @@ class TableReader:
         Raises:
             MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
         """
-        frame, task = self.columns.read(table), self.columns.task
-        check_columns(frame, [self.columns.target])
-        if task is not None and task in frame and (found := frame[task].nunique()) > 1:
-            raise MetaLensError(
-                f"The support has rows of {found} tasks by its column {task}; give those of one."
-            )
-        target = frame[self.columns.target]
-        refuse_missing(target, "leave the row out")
-        return torch.from_numpy(self.encoding.transform(frame)), target
+        with naming_file(table):
+            frame, task = self.read(table), self.columns.task
+            if task is not None and task in frame and (found := frame[task].nunique()) > 1:
+                raise MetaLensError(
+                    f"The support has rows of {found} tasks by its column {task}; give those of one."
+                )
+            return self.support_rows(frame)
+
+    def support_rows(self, frame: pd.DataFrame) -> tuple[Tensor, pd.Series]:
+        """Return the inputs of rows from `read` that can be used, of any tasks, and their targets."""
+        frame = self._usable(frame)
+        return self._encoded(frame), frame[self.columns.target]
+
+    def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows with targets that can be used."""
+        target = self.columns.target
+        check_columns(frame, [target, *self.input_names])
+        return frame.iloc[self.columns.kept_rows(frame, [target, *self.input_names])]
+
+    def _encoded(self, frame: pd.DataFrame) -> Tensor:
+        self.encoding.warn_of_unknown(frame)
+        return torch.from_numpy(self.encoding.transform(frame))
 
     def standardized(self, target: pd.Series) -> np.ndarray:
         """Return standardized real targets, `(n, 1)`."""
@@ -107,11 +140,24 @@ class TableReader:
 
     def tasks(self, table: Table, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
         """Return all tasks of a new table, with inputs and targets as the model takes them."""
-        frame, columns = self.columns.read(table), self.columns
+        with naming_file(table):
+            return self._tasks(self.read(table), k_shot, n_query, seed)
+
+    def episode_rows(self, table: Table) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return the rows of a new table that can be used, and their inputs."""
+        with naming_file(table):
+            frame = self._usable(self.read(table))
+            return frame, self._encoded(frame).numpy()
+
+    def _tasks(self, frame: pd.DataFrame, k_shot: int, n_query: int | None, seed: int) -> TableTasks:
+        columns = self.columns
         assert columns.task is not None  # otherwise there are episodes
-        check_columns(frame, [columns.task, columns.target])
-        refuse_missing(frame[columns.target], "leave the row out")
-        array = self.encoding.transform(frame)
+        check_columns(frame, [columns.task])
+        for name in (columns.task, columns.group):
+            if name is not None and name in frame:
+                refuse_missing(frame[name], "fill it, or leave the row out")
+        frame = self._usable(frame)
+        array = self._encoded(frame).numpy()
         if not self.classes:
             frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
         given = replace(columns, inputs=array, categorical=(), smiles=None, missing="refuse")
@@ -159,8 +205,13 @@ def fit_reader(
     Targets are numbers, or `classes` that all tasks share; see `TableTasks` and `row_sizes` for the settings.
     """
     check_columns(frame, [columns.task, columns.target])
-    k_shot, n_query = row_sizes(frame[columns.task], k_shot, n_query)
-    known = tuple(classes_of(frame[columns.target]).tolist()) if classes else ()
+    names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
+    kept = columns.kept_rows(frame, [columns.target, *(names or [])], quiet=True)
+    k_shot, n_query = row_sizes(frame[columns.task].iloc[kept], k_shot, n_query)
+    target = frame[columns.target].iloc[kept]
+    known = tuple(classes_of(target)) if classes else ()
+    if not classes:
+        note_classes(target)
     train = TableTasks(
         frame,
         **vars(columns),
@@ -186,14 +237,3 @@ def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tupl
     rows = int(tasks.value_counts().quantile(_SMALL_SHARE))
     support = k_shot or min(max(rows // 2, _MIN_SHOT), _MAX_SHOT)
     return support, n_query or min(max(rows - support, 1), _QUERY_PER_SHOT * support)
-
-
-def classes_of(target: pd.Series) -> np.ndarray:
-    """Return the sorted classes of a column: words, numbers or truth values.
-
-    >>> import pandas as pd
-    >>> classes_of(pd.Series(["no", "yes", "no"])).tolist(), classes_of(pd.Series([3, 1])).tolist()
-    (['no', 'yes'], [1, 3])
-    """
-    refuse_missing(target, "leave the row out")
-    return np.unique(target.astype(str) if is_text(target) else target.to_numpy())

@@ -22,6 +22,7 @@ from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
 from metalens.learners import Learner, NetworkLearner
+from metalens.learners.labels import check_labels
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
@@ -261,7 +262,10 @@ def assembled(
             stack.callback(module.release)
         with fabric.autocast():
             numbers = processes.shard(range(n))
-            batch = fabric.to_device(side_by_side([run.tasks.batch(numbers) for run in runs]))
+            batches = [run.tasks.batch(numbers) for run in runs]
+            for run, of_run in zip(runs, batches, strict=True):
+                check_labels(run.objective.learner, of_run, numbers)
+            batch = fabric.to_device(side_by_side(batches))
             batch = fabric.strategy.precision.convert_input(batch)
             if isinstance(module, Replicas):
                 module.check(batch)

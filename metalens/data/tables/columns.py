@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from metalens.data.checks import check_choices
-from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table
+from metalens.data.tables.molecules import are_molecules
+from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table, refuse_missing
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
 
+FILL = "fill it, or set missing to 'mean' or 'drop'"  # remedies for an empty cell, of inputs
+LEAVE_OUT = "leave the row out, or set missing='drop'"  # and of targets
 Missing = Literal["refuse", "mean", "drop"]
 Duplicates = Literal["together", "refuse", "allow"]
 
@@ -33,6 +36,9 @@ class ColumnOptions(TypedDict, total=False):
     missing: Missing
     group: str | None
     duplicates: Duplicates
+    sep: str | None
+    decimal: str
+    thousands: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +53,17 @@ class Columns:
             `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them unchanged.
         categorical: inputs whose numbers are categories.
         smiles: column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
-        missing: empty cells of inputs: `"refuse"` them; `"mean"`: impute the mean of the training tasks and
-            add an indicator input (for words: no category); `"drop"`: leave out the row, as for an empty
-            target, with a warning.
+        missing: empty cells: `"refuse"` them; `"mean"`: impute the mean of the training tasks and add an
+            indicator input (for words: no category); `"drop"`: leave out the row, with a warning that counts
+            such rows, as for an empty target and for a molecule that RDKit cannot read. A model predicts
+            rows to leave out as missing.
         group: column, such as the patient or the scaffold; the rows of a task with one value are never
             divided between support and query.
         duplicates: rows of a task with equal inputs: `"together"` on one side like a group, `"refuse"` them,
             or `"allow"` them on both sides.
+        sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
+        decimal: point of numbers that are written as text, such as `","`.
+        thousands: mark between thousands of such numbers, if there is one.
 
     Raises:
         MetaLensError: a setting is out of range.
@@ -72,12 +82,21 @@ class Columns:
     missing: Missing = "refuse"
     group: str | None = None
     duplicates: Duplicates = "together"
+    sep: str | None = None
+    decimal: str = "."
+    thousands: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("inputs", "categorical"):
             if isinstance(value := getattr(self, name), str):
                 raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
+        check_names(task=self.task, target=self.target, group=self.group, smiles=self.smiles)
         check_choices(missing=(self.missing, Missing), duplicates=(self.duplicates, Duplicates))
+        if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
+            raise MetaLensError(
+                f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
+                f"{self.thousands!r}."
+            )
 
     @property
     def molecules(self) -> list[str]:
@@ -96,8 +115,12 @@ class Columns:
         if not isinstance(table, pd.DataFrame | str | os.PathLike):
             wanted = "a data frame, the path of a file, or arrays by name"
             raise MetaLensError(f"A table must be {wanted}, got {type(table).__name__}.")
-        names = (self.task, self.group, self.smiles, *self.categorical, *text)
-        return read_table(table, text=[name for name in names if name is not None])
+        names = [name for name in (self.task, self.group, self.smiles, *self.categorical, *text) if name]
+        inputs = [] if self.inputs is None or isinstance(self.inputs, np.ndarray | Tensor) else self.inputs
+        return read_table(
+            table, text=names, levels=[*names, self.target, *inputs], sep=self.sep, decimal=self.decimal,
+            thousands=self.thousands,
+        )  # fmt: skip
 
     def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:
         """Return the columns of numbers and words that are inputs; `None` for ready-made inputs.
@@ -129,19 +152,60 @@ class Columns:
         check_columns(frame, self.inputs)
         return list(self.inputs)
 
-    def kept_rows(self, frame: pd.DataFrame, inputs: Sequence[str]) -> np.ndarray:
-        """Return the rows to keep: with `missing="drop"` those without an empty cell, else all."""
+    def unusable(self, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+        """Return which cells of these columns and of molecules are empty or unreadable, `(n, columns)`."""
+        cells = frame[list(dict.fromkeys([*names, *self.molecules]))].isna()
+        for name in self.molecules:
+            cells[name] = ~are_molecules(frame[name])
+        return cells
+
+    def kept_rows(self, frame: pd.DataFrame, names: Sequence[str], *, quiet: bool = False) -> np.ndarray:
+        """Return the rows to keep: with `missing="drop"` those that can be used, else all.
+
+        Args:
+            frame: from `read`.
+            names: columns whose cells must be known, as far as `missing` does not fill them.
+            quiet: whether not to warn, as another call does.
+
+        Raises:
+            MetaLensError: a cell is empty and may not be, or no row is left.
+        """
         if self.missing != "drop":
+            for name in [*names, *self.molecules]:
+                if self.missing == "refuse" or name in (self.target, *self.molecules):
+                    refuse_missing(frame[name], LEAVE_OUT if name == self.target else FILL)
             return np.arange(len(frame))
-        empty = frame[[self.target, *inputs, *self.molecules]].isna()
-        incomplete = empty.any(axis=1).to_numpy()
-        if incomplete.all():
+        cells = self.unusable(frame, names)
+        unusable = cells.any(axis=1).to_numpy()
+        if unusable.all():
             raise MetaLensError("All rows have an empty cell, and missing='drop' leaves none; try 'mean'.")
-        if incomplete.any():
-            counts = ", ".join(f"{name} {n}" for name, n in empty.sum().items() if n)
-            warnings.warn(
-                f"{int(incomplete.sum())} of the {len(frame)} rows have an empty cell ({counts}) and are "
-                "left out.",
-                stacklevel=4,
-            )
-        return np.flatnonzero(~incomplete)
+        if unusable.any() and not quiet:
+            self.warn_of_unusable(cells, "left out")
+        return np.flatnonzero(~unusable)
+
+    def warn_of_unusable(self, cells: pd.DataFrame, outcome: str) -> None:
+        """Warn of rows that cannot be used; `cells` are those of `unusable`."""
+        counts = ", ".join(f"{name} {n}" for name, n in cells.sum().items() if n)
+        what = "an empty cell or no readable molecule" if self.molecules else "an empty cell"
+        n = int(cells.any(axis=1).sum())
+        warnings.warn(f"{n} of the {len(cells)} rows have {what} ({counts}) and are {outcome}.", stacklevel=5)
+
+
+def check_names(**names: object) -> None:
+    """Raise a `MetaLensError` if a setting that names one column is no text.
+
+    >>> check_names(task=["hospital", "patient"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: task must be the name of one column, got a list of 2; join the columns ...
+    """
+    for setting, name in names.items():
+        if name is None or isinstance(name, str):
+            continue
+        if isinstance(name, Sequence | np.ndarray):
+            join = "table['a'].astype(str) + ' ' + table['b'].astype(str)"
+            remedy = "predict one at a time" if setting == "target" else f"join the columns to one: {join}"
+            found = f"a {type(name).__name__} of {len(name)}; {remedy}"
+        else:
+            found = f"the {type(name).__name__} {name!r}; name columns by text"
+        raise MetaLensError(f"{setting} must be the name of one column, got {found}.")

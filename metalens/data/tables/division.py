@@ -10,8 +10,9 @@ import numpy as np
 
 from metalens.data.splits import divided, property_of_tasks, splits_of_column
 from metalens.data.support_query import equal_rows, linked_rows, pairs, rows_by_task
-from metalens.data.tables.columns import Columns
-from metalens.data.tables.reading import is_text, refuse_missing
+from metalens.data.tables.cells import content, plain
+from metalens.data.tables.columns import Columns, check_names
+from metalens.data.tables.reading import refuse_missing
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Division:
     stratify: str | None = None
     disjoint: str | None = None
     roles: str | None = None
+
+    def __post_init__(self) -> None:
+        check_names(stratify=self.stratify, disjoint=self.disjoint, roles=self.roles)
 
     @property
     def task_columns(self) -> list[str]:
@@ -127,7 +131,7 @@ def descriptors_of_tasks(
     """Return a property of all tasks as numbers, `(tasks, p)`, standardized by the training tasks."""
     refuse_missing(column, "fill it, or leave the row out")
     of_task = property_of_tasks(column, rows_of, "descriptors")
-    if is_text(column):
+    if content(plain(column)) == "words":
         words = sorted(set(of_task.values()))
         return np.array([[of_task[name] == word for word in words] for name in rows_of], dtype=float)
     values = {name: float(value) for name, value in of_task.items()}

@@ -19,7 +19,7 @@ class TaskRows:
         rows: their numbers in the table.
         units: their units, never divided between support and query; `None` for independent rows.
         labels: their class numbers; `None` for real targets. The support has each class of the task if there
-            is room; the rest is drawn at random.
+            is room, and if the queries can have two classes; the rest is drawn at random.
         for_support: which are support rows, the others being query rows; `None` for no constraint.
     """
 
@@ -48,6 +48,11 @@ class TaskRows:
             return n >= k_shot + n_query
         return can_divide(np.bincount(self.units).tolist(), k_shot, n_query)
 
+    @property
+    def can_ask_classes(self) -> bool:
+        """Whether two classes have two rows or more, so that one of each can be asked beside its support."""
+        return self.labels is not None and int((np.bincount(self.labels) > 1).sum()) > 1
+
     def draw(
         self, rng: np.random.Generator, k_shot: int, n_query: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +61,7 @@ class TaskRows:
             drawn = rng.choice(self.rows, k_shot + n_query, replace=False)  # faster than to shuffle all
             return drawn[:k_shot], drawn[k_shot:]
         order = rng.permutation(len(self.rows))
-        if self.labels is not None:
+        if self.labels is not None and self.can_ask_classes:
             _, first = np.unique(self.labels[order], return_index=True)
             order = np.concatenate([order[np.sort(first)], np.delete(order, first)])
         if self.for_support is not None:

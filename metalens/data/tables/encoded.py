@@ -14,7 +14,7 @@ from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division, descriptors_of_tasks, units_of_rows
 from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoding import TableInputs, ready_made
-from metalens.data.tables.reading import refuse_missing
+from metalens.data.tables.reading import note_markers, refuse_missing
 from metalens.data.tables.targets import Kind, Standardize, read_targets, scaled_targets
 from metalens.errors import MetaLensError
 
@@ -59,19 +59,20 @@ def encode_table(
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
-    frame = columns.read(table, text=division.row_columns)
+    frame = columns.read(table, text=[*division.row_columns, *division.task_columns])
     names = columns.input_columns(frame, [*division.task_columns, *descriptors, *division.row_columns])
     array = np.empty(0)
     if isinstance(columns.inputs, np.ndarray | Tensor):
         array = ready_made(columns.inputs, len(frame))
-    kept = columns.kept_rows(frame, names or [])
+    kept = columns.kept_rows(frame, [columns.target, *(names or [])])
     if len(kept) < len(frame):
         frame, array = frame.iloc[kept], array[kept] if names is None else array
     for name in (columns.task, columns.group, *division.row_columns):
         if name is not None:
             refuse_missing(frame[name], "fill it, or leave the row out")
+    note_markers(frame[columns.task])
 
-    codes, task_names = pd.factorize(frame[columns.task].astype(str).to_numpy(), sort=True)
+    codes, task_names = pd.factorize(frame[columns.task].to_numpy(dtype=str), sort=True)
     rows_of, split_of = division.divide(frame, codes, task_names.tolist())
     y, class_names = read_targets(frame[columns.target], kind, classes)
     labels, for_support = y if class_names else None, division.for_support(frame)

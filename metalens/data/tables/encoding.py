@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from metalens.data.tables.columns import Missing
-from metalens.data.tables.molecules import morgan_fingerprints
+from metalens.data.tables.cells import Vocabulary, content, distinct, names, numbers, plain
+from metalens.data.tables.columns import FILL, Missing
+from metalens.data.tables.molecules import fingerprints_of_column
 from metalens.data.tables.reading import (
     check_columns,
-    is_text,
-    numbers,
+    note_markers,
     refuse_missing,
     scale_of,
     standardized,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAX_CATEGORIES = 200  # of a column that is not in categorical: more are likely names or texts
-_REMEDY = "fill it, or set missing to 'mean' or 'drop'"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class CategoryColumn:
 
     @classmethod
     def fit(cls, column: pd.Series, *, named: bool) -> CategoryColumn:
-        categories = tuple(sorted(column.dropna().astype(str).unique()))
+        categories = distinct(column)
+        note_markers(column)
         if len(categories) > _MAX_CATEGORIES and not named:
             raise MetaLensError(
                 f"Column {column.name} holds {len(categories)} different words, too many for an input each; "
@@ -75,11 +76,22 @@ class CategoryColumn:
         return [f"{self.name}={category}" for category in self.categories]
 
     def transform(self, column: pd.Series) -> np.ndarray:
-        import pandas as pd  # takes as long to import as all of MetaLens
-
-        words = column.astype(str).where(column.notna(), None)
-        codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(words))
+        codes = Vocabulary(self.categories).codes(column)
         return (codes[:, None] == np.arange(len(self.categories))).astype(np.float32)
+
+    def warn_of_unknown(self, column: pd.Series) -> None:
+        """Warn of cells with a category that no fitted row has."""
+        words = names(column)
+        unknown = (Vocabulary(self.categories).codes(column) < 0) & words.notna().to_numpy()
+        if unknown.any():
+            row, n = int(unknown.argmax()), int(unknown.sum())
+            warnings.warn(
+                f"{'All' if n == words.notna().sum() else n} of the {words.notna().sum()} cells of column "
+                f"{self.name} hold categories that no training row has, the first in row "
+                f"{column.index[row] + 1}: {words.iloc[row]!r}; they count as none of those known, such as "
+                f"{self.categories[0] if self.categories else 'none'!r}.",
+                stacklevel=4,
+            )
 
 
 @dataclass(frozen=True)
@@ -133,8 +145,8 @@ class TableInputs:
         for name in names:
             column = frame[name]
             if missing == "refuse":
-                refuse_missing(column, _REMEDY)
-            if name in categorical or is_text(column):
+                refuse_missing(column, FILL)
+            if name in categorical or content(plain(column)) == "words":
                 columns.append(CategoryColumn.fit(column, named=name in categorical))
             else:
                 columns.append(NumberColumn.fit(column))
@@ -156,12 +168,17 @@ class TableInputs:
         check_columns(frame, used)
         for name in used:
             if self.missing != "mean" or name == self.smiles:
-                refuse_missing(frame[name], _REMEDY if self.missing == "refuse" else "leave the row out")
+                refuse_missing(frame[name], FILL if self.missing == "refuse" else "leave the row out")
         parts = [column.transform(frame[column.name]) for column in self.columns]
         if self.smiles is not None:
-            molecules, rows = np.unique(frame[self.smiles].to_numpy(dtype=str), return_inverse=True)
-            parts.append(morgan_fingerprints(molecules.tolist(), n_bits=self.n_bits)[rows])
+            parts.append(fingerprints_of_column(frame[self.smiles], n_bits=self.n_bits))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def warn_of_unknown(self, frame: pd.DataFrame) -> None:
+        """Warn of cells in columns of words with a category that no training row has."""
+        for column in self.columns:
+            if isinstance(column, CategoryColumn):
+                column.warn_of_unknown(frame[column.name])
 
 
 def ready_made(inputs: np.ndarray | Tensor, n_rows: int) -> np.ndarray:

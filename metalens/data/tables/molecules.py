@@ -1,16 +1,27 @@
 """Molecules as bits: fingerprints, computed once and kept in the cache."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metalens.errors import MetaLensError, extra
 from metalens.io.files import atomic_path, cache_folder
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _FORMAT = 1  # part of the cache's key: raise it when the bits or the layout of the cache file change
+
+
+class UnreadableError(MetaLensError):
+    """RDKit cannot read a molecule."""
 
 
 def morgan_fingerprints(smiles: Sequence[str], *, n_bits: int = 1024, radius: int = 2) -> np.ndarray:
@@ -49,6 +60,42 @@ def morgan_fingerprints(smiles: Sequence[str], *, n_bits: int = 1024, radius: in
     return bits
 
 
+def are_molecules(column: pd.Series) -> np.ndarray:
+    """Return for each cell of a column whether RDKit reads it as a molecule, `(n,)` bool."""
+    with extra("chem"):
+        from rdkit import rdBase
+    codes, found = column.factorize()
+    with rdBase.BlockLogs():
+        readable = [_is_molecule(str(text)) for text in found]
+    return np.array([*readable, False])[codes]
+
+
+@lru_cache(2**18)
+def _is_molecule(text: str) -> bool:
+    from rdkit import Chem
+
+    return Chem.MolFromSmiles(text) is not None
+
+
+def fingerprints_of_column(column: pd.Series, *, n_bits: int) -> np.ndarray:
+    """Return the Morgan fingerprint of every cell of a column; see `morgan_fingerprints`.
+
+    Raises:
+        MetaLensError: RDKit cannot read a cell; names its row.
+    """
+    codes, found = column.factorize(sort=True)  # so that the cache serves rows in any order
+    try:
+        return morgan_fingerprints([str(text) for text in found], n_bits=n_bits)[codes]
+    except UnreadableError as error:
+        wrong = ~are_molecules(column)
+        row = int(wrong.argmax())
+        raise MetaLensError(
+            f"RDKit cannot read the molecule {column.iloc[row]!r} in row {column.index[row] + 1} of column "
+            f"{column.name}, the first of {int(wrong.sum())}; correct it, or set missing='drop' to leave "
+            "such rows out."
+        ) from error
+
+
 def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
     with extra("chem"):
         from rdkit import Chem, rdBase
@@ -65,7 +112,7 @@ def _compute(smiles: Sequence[str], n_bits: int, radius: int) -> np.ndarray:
                 row[:] = generator.GetFingerprintAsNumPy(molecule)
     if unreadable:
         others = f", nor {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
-        raise MetaLensError(f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it.")
+        raise UnreadableError(f"RDKit cannot read the molecule {unreadable[0]!r}{others}; correct it.")
     return bits
 
 

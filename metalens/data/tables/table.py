@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from metalens.data.tables.columns import Table
 
 
+_FREQUENT = 0.8  # share of the most frequent class from which accuracy says little
+
+
 class DrawSettings(TypedDict, total=False):
     """Settings of `TableTasks` for subclasses that know their table."""
 
@@ -183,6 +186,29 @@ class TableTasks(NamedTasks):
             for rows in (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
         )
         return Task(support, query, self._descriptors[places])
+
+    def warn_of_rare_classes(self) -> None:
+        """Warn if the most frequent class has most rows of a task, or all others only one row each."""
+        shares = [
+            np.bincount(self._table.raw_targets[task.rows]).max() / len(task.rows) for task in self._rows
+        ]
+        if (share := float(np.mean(shares))) >= _FREQUENT:
+            warnings.warn(
+                f"On average {share:.0%} of the rows of a task have one value of {self.target}, and always "
+                "predicting the most frequent one has that accuracy; look at balanced_accuracy and "
+                "average_precision.",
+                stacklevel=5,
+            )
+        alone = [
+            name for name, task in zip(self.task_names, self._rows, strict=True) if not task.can_ask_classes
+        ]
+        if alone:
+            warnings.warn(
+                f"In {len(alone)} of the {len(self.task_names)} tasks of the {self.split} split (such as "
+                f"{alone[0]}) no two values of {self.target} have two rows or more; their queries can hardly "
+                "tell models apart.",
+                stacklevel=5,
+            )
 
     def _take_split(self) -> None:
         table = self._table
