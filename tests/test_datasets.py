@@ -105,6 +105,7 @@ def test_a_copy_of_cifar_fs_without_test_classes_says_so(tmp_path):
     assert "testing is on the 16 published validation classes" in facts["remark"]
 
 
+@pytest.mark.filterwarnings("ignore:miniimagenet. 1 of the 19 images have no label")
 def test_mini_imagenet_is_read_from_the_lists_of_ravi(tmp_path):
     lists, paths = {}, []
     for number, split in enumerate(SPLITS):
@@ -117,6 +118,11 @@ def test_mini_imagenet_is_read_from_the_lists_of_ravi(tmp_path):
     write(tmp_path / "miniimagenet", [*paths, "images/other.jpg"], **lists)
     found = classes(image_dataset("miniimagenet"), tmp_path)
     assert found == {"train": ("n000", "n001"), "val": ("n010", "n011"), "test": ("n020", "n021")}
+    (tmp_path / "miniimagenet" / "images" / "n00000000001.jpg").unlink()
+    with pytest.raises(
+        MetaLensError, match=r"lacks 1 of the 18 images that its lists name: n00000000001\.jpg"
+    ):
+        image_dataset("miniimagenet").check(tmp_path)
     (tmp_path / "miniimagenet" / "val.csv").write_text("a,b\n")
     with pytest.raises(MetaLensError, match=r"val.csv in .* must begin with filename,label"):
         classes(image_dataset("miniimagenet"), tmp_path)
@@ -153,6 +159,24 @@ def test_meta_dataset_is_read_from_its_file(tmp_path):
     (tmp_path / "dtd" / "dtd_splits.json").write_text("{}")
     with pytest.raises(MetaLensError, match="must list the classes of train, valid and test"):
         classes(image_dataset("metadataset-dtd"), tmp_path)
+
+
+def test_classes_with_a_slash_lie_in_folders_without(tmp_path):
+    lists = {"train": ["F/A-18", "c"], "valid": ["d", "F-16A/B"], "test": ["f", "g"]}
+    paths = [
+        f"{name.replace('/', '_')}/{i}.jpg" for names in lists.values() for name in names for i in range(3)
+    ]
+    write(tmp_path / "aircraft", paths)
+    (tmp_path / "aircraft" / "aircraft_splits.json").write_text(json.dumps(lists))
+    found = classes(image_dataset("metadataset-aircraft"), tmp_path)
+    assert found == {"train": ("F_A-18", "c"), "val": ("F-16A_B", "d"), "test": ("f", "g")}
+
+
+@pytest.mark.parametrize("below", ["", "places365standard_easyformat/"])
+def test_places_is_found_as_its_archive_unpacks(tmp_path, below):
+    paths = [f"{below}places365_standard/train/p{name}/{i}.jpg" for name in range(8) for i in range(3)]
+    write(tmp_path, paths)
+    assert classes(image_dataset("places"), tmp_path)["train"] == ("p0", "p2", "p4", "p6")
 
 
 def test_cub_takes_classes_by_turns(tmp_path):

@@ -149,7 +149,8 @@ def test_a_support_set_has_images_of_many_groups(tmp_path):
 def test_domains_and_superclasses_are_traits(tmp_path):
     members = class_folders("abc", below="photo/") | class_folders("abc", below="sketch/", start=12)
     source = write(tmp_path / "a", members)
-    tasks = ImageFolders(source, splits="train", **SMALL)
+    two_levels = SMALL | {"folders": "domain/class"}
+    tasks = ImageFolders(source, splits="train", **two_levels)
     assert tasks.descriptor_names == ("photo", "sketch")
     assert tasks.class_names[0] == "photo/a"
     for index in range(20):
@@ -158,15 +159,15 @@ def test_domains_and_superclasses_are_traits(tmp_path):
         assert len(domains) == 1
         assert task.descriptors.tolist() == [1 - min(domains), min(domains)]
     assert tasks.metadata()["classes_by_domain"] == {"photo": 3, "sketch": 3}
-    one = ImageFolders(source, splits="train", domains=["sketch"], **SMALL)
+    one = ImageFolders(source, splits="train", domains=["sketch"], **two_levels)
     assert one.class_names == ("a", "b", "c")
     assert one[0].descriptors.shape == (0,)
-    above = ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y", "c": "y"}, **SMALL)
+    above = ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y", "c": "y"}, **two_levels)
     assert above.descriptor_names == ("x", "y")
     x = [name in above.task_classes(4) for name in "abc"]
     assert above[4].descriptors.tolist() == [x[0] / 2, (x[1] + x[2]) / 2]
     with pytest.raises(MetaLensError, match="superclasses lacks c; name"):
-        ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y"}, **SMALL)
+        ImageFolders(source, splits="train", superclasses={"a": "x", "b": "y"}, **two_levels)
 
 
 # Splits
@@ -451,11 +452,12 @@ def test_small_classes_are_counted_or_refused(tmp_path):
 def test_small_domains_are_counted_or_refused(tmp_path):
     members = class_folders("abc", below="photo/") | class_folders("a", below="oil/", start=50)
     source = write(tmp_path / "a", members)
+    two_levels = SMALL | {"folders": "domain/class"}
     with pytest.warns(UserWarning, match="1 of the 2 domains have fewer than n_way=2 classes .*: oil"):
-        tasks = ImageFolders(source, splits="train", **SMALL)
+        tasks = ImageFolders(source, splits="train", **two_levels)
     assert tasks.n_classes == 3
     with pytest.raises(MetaLensError, match="No domain of a has n_way=4 classes in its train split"):
-        ImageFolders(source, splits="train", **SMALL | {"n_way": 4})
+        ImageFolders(source, splits="train", **two_levels | {"n_way": 4})
 
 
 @pytest.mark.parametrize(
@@ -478,7 +480,8 @@ def test_labels_and_max_images(tmp_path):
     members = {f"images/{i}.png": photo(i) for i in range(12)}
     labels = {f"{i}.png": "ab"[i % 2] for i in range(10)}
     source = write(tmp_path / "a", members)
-    tasks = ImageFolders(source, labels=labels, splits={"train": ["a", "b"]}, max_images=4, **SMALL)
+    with pytest.warns(UserWarning, match="a: 2 of the 12 images have no label and are left out"):
+        tasks = ImageFolders(source, labels=labels, splits={"train": ["a", "b"]}, max_images=4, **SMALL)
     assert tasks.class_names == ("a", "b")
     assert [len(of.images) for of in tasks.classes] == [4, 4]
     assert all((numbers(tasks[i].support.x) < 8).all() for i in range(10))

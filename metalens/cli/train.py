@@ -68,6 +68,10 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
     add("--image_size", type=int, default=32, help="Height and width of images in pixels.")
     add("--color", action=ActionYesNo, default=True, help="Whether images are in color.")
+    add("--folders", type=Literal["domain/class", "class/group"] | None, default=None,
+        help="What two levels of folders of images are; a group is a patient or the like.")
+    add("--white", type=float | None, default=None,
+        help="Value of white in images of more than 8 bits, such as 4095 for 12.")
     parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--baselines", type=str, nargs="*",
@@ -129,7 +133,7 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
     if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
-    options = {name: settings[name] for name in ("group", "image_size", "color")}
+    options = {name: settings[name] for name in ("group", "image_size", "color", "folders", "white")}
     model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
     return model, "Tasks of images are drawn from their classes, and have no names to be related by."
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
+from metalens.data.images.layout import Folders
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
@@ -105,6 +106,8 @@ class MetaClassifier(MetaEstimator):
         new_classes: bool = False,
         image_size: int = 32,
         color: bool = True,
+        folders: Folders | None = None,
+        white: float | None = None,
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
         split_seed: int | None = None,
         families: str | None = None,
@@ -122,6 +125,8 @@ class MetaClassifier(MetaEstimator):
             image_size: height and width in pixels to which images are resized, at least 16; time is
                 proportional to their area.
             color: whether images have three channels, or one of grey.
+            folders: what two levels of folders are, see `ImageFolders`.
+            white: the value of white in images of more than 8 bits, see `ImageFolders`.
             splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. For images also
                 folders named train, val and test, or a mapping from these to the names of classes.
             split_seed: as in `MetaRegressor.fit`, for tables.
@@ -141,7 +146,8 @@ class MetaClassifier(MetaEstimator):
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
-            tasks = self._image_tasks(data, ImageReader(image_size, color, columns.get("group")), splits)
+            reader = ImageReader(image_size, color, columns.get("group"), folders, white)
+            tasks = self._image_tasks(data, reader, splits)
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
@@ -207,7 +213,7 @@ class MetaClassifier(MetaEstimator):
     def _image_tasks(self, source: Any, reader: ImageReader, splits: Any) -> Mapping[Split, TaskDistribution]:
         if not isinstance(source, str | os.PathLike):
             raise MetaLensError("target must name the column with the classes of a table, got none.")
-        counts = class_counts(source, splits)
+        counts = class_counts(source, splits, reader.folders)
         self.reader_ = reader
         self._sizes = episode_sizes(counts, self.n_way, self.k_shot, self.n_query)
         return {
@@ -223,7 +229,7 @@ class MetaClassifier(MetaEstimator):
             return reader.tasks(data, k_shot, n_query, self.random_state), k_shot, sizes.n_way
         n_query = sizes.n_query if n_query is None else n_query
         if isinstance(reader, ImageReader):
-            n = max(map(len, class_counts(data, "test")["test"].values()))
+            n = max(map(len, class_counts(data, "test", reader.folders)["test"].values()))
             sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
             return reader.tasks(data, "test", "test", sizes, self.random_state), self.k_shot_, sizes.n_way
         frame, array = reader.episode_rows(data)

@@ -15,11 +15,19 @@ from torch import Tensor
 
 from metalens.data import ImageFolders
 from metalens.data.base import Split
-from metalens.data.images.layout import LabeledImage, Splits, find_images, split_classes
-from metalens.data.images.store import SourceFile, is_image, list_files, load_images
+from metalens.data.images.layout import Folders, LabeledImage, Splits, find_images, split_classes
+from metalens.data.images.store import SourceFile, list_images, load_images, stamp_of
 from metalens.errors import MetaLensError
 from metalens.estimators.episodes import Sizes
 from metalens.io.json import is_of
+
+_TYPES = {
+    "image_size": int,
+    "color": bool,
+    "group": (str, NoneType),
+    "folders": (str, NoneType),
+    "white": (int, float, NoneType),
+}
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -33,6 +41,8 @@ class ImageReader:
     image_size: int
     color: bool
     group: str | None = None
+    folders: Folders | None = None
+    white: float | None = None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -58,7 +68,7 @@ class ImageReader:
         Raises:
             MetaLensError: there are none.
         """
-        files = [file for file in list_files(_path(source)) if is_image(file.path)]
+        files = list_images(_path(source))
         if not files:
             raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
         return files
@@ -66,7 +76,7 @@ class ImageReader:
     def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
         """Return the images of class folders as inputs, and the names of their classes."""
         folder = _path(source)
-        images = _labeled(folder)
+        images = _labeled(folder, self.folders)
         names = pd.Series([image.name for image in images])
         return self._load(folder, [image.file for image in images]), names
 
@@ -80,18 +90,21 @@ class ImageReader:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the reader with the values of `asdict`."""
-        if not is_of(values, {"image_size": int, "color": bool, "group": (str, NoneType)}):
+        if not is_of(values, _TYPES):
             raise ValueError("its settings of images are not as expected")
         return cls(**values)
 
     def _load(self, source: Path, files: Sequence[SourceFile]) -> Tensor:
-        pixels = load_images(source, files, side=self.image_size, color=self.color).pixels
+        settings: Any = {"side": self.image_size, "color": self.color, "white": self.white}
+        pixels = load_images(source, files, check_depth=False, **settings).pixels  # training has checked
         return torch.from_numpy(np.asarray(pixels).astype(np.float32)).div_(255).mul_(2).sub_(1)
 
 
-def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[Split, dict[str, list[int]]]:
+def class_counts(
+    source: str | os.PathLike[str], splits: Splits | None, folders: Folders | None
+) -> dict[Split, dict[str, list[int]]]:
     """Return the numbers of images of the classes of each split, by domain."""
-    images = _labeled(_path(source))
+    images = _labeled(_path(source), folders)
     split_of = split_classes(images, splits)
     domains = {image.domain for image in images}
     counts: dict[Split, dict[str, list[int]]] = {
@@ -103,8 +116,8 @@ def class_counts(source: str | os.PathLike[str], splits: Splits | None) -> dict[
     return counts
 
 
-def _labeled(source: Path) -> list[LabeledImage]:
-    images = find_images(source)
+def _labeled(source: Path, folders: Folders | None) -> list[LabeledImage]:
+    images = find_images(source, folders=folders)
     if not images:
         raise MetaLensError(f"{source} has no images; it must hold class folders with image files.")
     return images
@@ -121,5 +134,4 @@ def _path(path: str | os.PathLike[str]) -> Path:
 def _file(path: Path) -> SourceFile:
     if not path.is_file():
         raise MetaLensError(f"There is no image {path}; correct the path.")
-    facts = path.stat()
-    return SourceFile(path.name, facts.st_size, str(facts.st_mtime_ns))
+    return stamp_of(path)

@@ -130,9 +130,7 @@ class TableReader:
         """Return the rows with targets that can be used."""
         target = self.columns.target
         check_columns(frame, [target, *self.input_names])
-        frame = frame.iloc[self.columns.kept_rows(frame, [target, *self.input_names])]
-        refuse_missing(frame[target], "leave the row out, or train with missing='drop'")
-        return frame
+        return frame.iloc[self.columns.kept_rows(frame, [target, *self.input_names])]
 
     def _encoded(self, frame: pd.DataFrame) -> Tensor:
         self.encoding.warn_of_unknown(frame)

@@ -104,8 +104,8 @@ def drawn_diverse(kernel: np.ndarray, k: int, rng: np.random.Generator) -> list[
 def _scale(kernel: np.ndarray, k: int) -> float:
     """Return a factor that changes no probability, and keeps the sums of determinants within range.
 
-    Of the sizes j up to k, the sum is about the product of the j largest eigenvalues: without a factor it is 0
-    for many tasks that are alike.
+    Of the sizes j up to k, the sum is about the product of the j largest eigenvalues: without a factor it is
+    0 for many tasks that are alike.
     """
     largest = np.linalg.eigvalsh(kernel)[::-1][:k].clip(min=_RIDGE / 2)
     logarithms, sizes = np.cumsum(np.log(largest)), np.arange(1, k + 1)

@@ -13,7 +13,7 @@ from metalens.data.catalog import cifar100
 from metalens.data.catalog.base import DataSet
 from metalens.data.images.folders import Normalize
 from metalens.data.images.layout import Splits, find_images, split_classes
-from metalens.data.images.store import list_files, reading
+from metalens.data.images.store import list_files, reading, some
 from metalens.data.splits import hashed_order
 from metalens.errors import MetaLensError
 
@@ -83,13 +83,14 @@ class ImageDataSet(DataSet):
             arrangement = arrangement._replace(splits=splits, remark="")
         return ImageFolders(source, split, n_way=n_way, k_shot=k_shot, n_query=n_query,
                             image_size=image_size or self.image_size, color=color, normalize=normalize,
-                            group=self.group, max_images=self.max_images, seed=seed,
+                            group=self.group, folders="domain/class", max_images=self.max_images, seed=seed,
                             **arrangement._asdict())  # fmt: skip
 
     def check(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         source = self.require(folder)
         arrangement = self.arrange(source)
-        split_of = split_classes(find_images(source, arrangement.labels), arrangement.splits)
+        _check_listed(source, arrangement.labels)
+        split_of = split_classes(find_images(source, arrangement.labels, "domain/class"), arrangement.splits)
         facts: dict[str, Any] = {}
         for place, split in enumerate(get_args(Split)):
             facts[split] = {"classes": 0}
@@ -111,7 +112,7 @@ def alternating(source: Path) -> Arrangement:
     H.-Y. Tseng and others, "Cross-Domain Few-Shot Classification via Learned Feature-Wise Transformation",
     2020, arXiv 2001.08735 (Places).
     """
-    names = sorted({image.name for image in find_images(source)})
+    names = sorted({image.name for image in find_images(source, folders="domain/class")})
     return Arrangement(splits={"train": names[::2], "val": names[1::4], "test": names[3::4]})
 
 
@@ -121,7 +122,7 @@ def cifar_fs(source: Path) -> Arrangement:
     Source: L. Bertinetto and others, "Meta-learning with differentiable closed-form solvers", 2019, arXiv
     1805.08136.
     """
-    images, splits = find_images(source), get_args(Split)
+    images, splits = find_images(source, folders="domain/class"), get_args(Split)
     found = {split: sorted({image.name for image in images if image.split == split}) for split in splits}
     if not any(found.values()):
         return Arrangement(cifar100.CIFAR_FS, superclasses=cifar100.SUPERCLASS_OF)
@@ -182,11 +183,23 @@ def meta_dataset(source: Path) -> Arrangement:
     with reading(source) as read:
         try:
             lists = json.loads(read(found[0]))
-            return Arrangement({"train": lists["train"], "val": lists["valid"], "test": lists["test"]})
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            parts = {"train": lists["train"], "val": lists["valid"], "test": lists["test"]}
+            # No folder can have a slash in its name, as the aircraft F/A-18 does.
+            return Arrangement({part: [name.replace("/", "_") for name in of] for part, of in parts.items()})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise MetaLensError(
                 f"{found[0]} in {source} must list the classes of train, valid and test; get it again."
             ) from error
+
+
+def _check_listed(source: Path, labels: Mapping[str, str] | None) -> None:
+    """Raise `MetaLensError` if the source lacks images that the published lists name."""
+    there = {PurePosixPath(file.path).name for file in list_files(source)}
+    if missing := sorted((labels or {}).keys() - there):
+        raise MetaLensError(
+            f"{source} lacks {len(missing):,} of the {len(labels or {}):,} images that its lists name: "
+            f"{some(missing)}; put them into it."
+        )
 
 
 def _lists(source: Path) -> dict[str, list[list[str]]]:
@@ -214,7 +227,7 @@ def _meta_dataset(name: str, what: str, images: str) -> ImageDataSet:
         license="that of the images' own publishers",
         source="https://github.com/google-research/meta-dataset",
         steps=f"put {name}_splits.json of the folder meta_dataset/dataset_conversion/splits into a folder "
-        f"{name}, and the {images} into the folders {name}/CLASS/ that it names",
+        f"{name}, and the {images} into the folders {name}/CLASS/ that it names, with _ for / in a name",
         files=(name, f"{name}.zip"),
         arrange=meta_dataset,
         image_size=84,
@@ -296,8 +309,12 @@ IMAGE_DATASETS: Sequence[ImageDataSet] = (
         description="Places365: 200 scenes of each of 365 kinds",
         license="for non-commercial research",
         source="http://places2.csail.mit.edu/download.html",
-        steps="unpack the small images of Places365-Standard so that there is places365_standard/train",
-        files=("places365_standard/train",),
+        steps="unpack places365standard_easyformat.tar, which gives places365_standard/train",
+        files=(
+            "places365_standard/train",
+            "places365standard_easyformat/places365_standard/train",
+            "places365standard_easyformat/train",
+        ),
         arrange=alternating,
         image_size=84,
         max_images=200,

@@ -17,14 +17,15 @@ import torch
 from metalens.data.base import BatchedTasks, Split
 from metalens.data.checks import check_sizes
 from metalens.data.images.layout import (
+    Folders,
     LabeledImage,
+    Labels,
     Splits,
     find_images,
     first_of_classes,
-    some,
     split_classes,
 )
-from metalens.data.images.store import load_images
+from metalens.data.images.store import load_images, some
 from metalens.data.support_query import can_divide, divide_units
 from metalens.errors import MetaLensError
 from metalens.tasks import Examples, Task
@@ -48,9 +49,10 @@ class ImageFolders(BatchedTasks):
     """Few-shot classification of images from class folders, in a directory or a zip file.
 
     The folders are `class/image`, `{train,val,test}/class/image`, `domain/class/image` or
-    `{train,val,test}/domain/class/image`, below any common folders. Images are of any format that Pillow
-    reads, resized regardless of proportions, rotated by their EXIF orientation, and white where transparent.
-    They are decoded once into the cache, and mapped into memory from there.
+    `{train,val,test}/domain/class/image`, below any common folders, or `class/group/image`. Images are of any
+    format that Pillow reads, resized regardless of proportions, rotated by their EXIF orientation, and white
+    where transparent; of several frames the first counts. They are decoded once into the cache, and mapped
+    into memory from there.
 
     A task has n_way distinct classes, all of one domain, and for each class k_shot support and n_query query
     images. Examples are ordered by class slot; x is `(s, channels, image_size, image_size)` float32 and y
@@ -75,9 +77,15 @@ class ImageFolders(BatchedTasks):
             classes are in it.
         group: images of a class that belong together, such as frames of one track: a regular expression,
             whose first group (or match) in the path of an image is its group, or a function of that path.
-        labels: the class of an image by its file name, instead of by its folder; others are left out.
+        labels: the class of an image by its file name, instead of by its folder: a mapping, a regular
+            expression, whose first group (or match) in the name is the class, or a function; others are left
+            out, with a warning.
+        folders: `"domain/class"` or `"class/group"`, where folders have two levels. In the latter the second
+            folder names the group, such as a patient, and deeper ones belong to it. `None`: domain/class,
+            with a warning that says so.
         domains: the domains to use, in the order of the descriptors; `None` for all.
         superclasses: the superclass of every class by name, for the descriptors.
+        white: the value of white in images of more than 8 bits, see `load_images`.
         normalize: `"symmetric"`: x in [-1, 1]; `"unit"`: in [0, 1]; `"imagenet"`: by the mean and deviation
             of ImageNet's channels, as pretrained networks expect. All are constants: nothing is fitted.
         max_images: maximum of images per class, the first by path; `None` for all.
@@ -111,9 +119,11 @@ class ImageFolders(BatchedTasks):
         color: bool = True,
         splits: Splits | None = None,
         group: Group | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels | None = None,
+        folders: Folders | None = None,
         domains: Sequence[str] | None = None,
         superclasses: Mapping[str, str] | None = None,
+        white: float | None = None,
         normalize: Normalize = "symmetric",
         max_images: int | None = None,
         remark: str = "",
@@ -132,7 +142,7 @@ class ImageFolders(BatchedTasks):
         self.normalize: Normalize = normalize
         self.remark = remark
 
-        found = find_images(self.path, labels)
+        found = find_images(self.path, labels, folders)
         images = [image for image in found if domains is None or image.domain in domains]
         if not images:
             which = f"images of the domains {', '.join(domains)}" if domains else "images"
@@ -140,7 +150,7 @@ class ImageFolders(BatchedTasks):
         images = first_of_classes(images, max_images)
         split_of = split_classes(images, splits)
         files = [image.file for image in images]
-        self._pixels, digests = load_images(self.path, files, side=image_size, color=color)
+        self._pixels, digests = load_images(self.path, files, side=image_size, color=color, white=white)
         kept = self._without_copies(images, digests)
         everything = [number for number, image in enumerate(images) if split_of.get(image.name) == split]
         of_split = [number for number in everything if number in kept]
@@ -249,7 +259,7 @@ class ImageFolders(BatchedTasks):
             members[images[number].domain, images[number].name].append(number)
         classes = []
         for (domain, name), of_class in sorted(members.items()):
-            groups: Sequence[Any] = of_class
+            groups: Sequence[Any] = [images[number].group or number for number in of_class]
             if group is not None:
                 groups = [_group_of(images[number].file.path, group) for number in of_class]
             _, numbered = np.unique(groups, return_inverse=True)

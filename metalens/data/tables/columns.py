@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Table = pd.DataFrame | str | os.PathLike[str] | Mapping[str, Any]
 
+FILL = "fill it, or set missing to 'mean' or 'drop'"  # remedies for an empty cell, of inputs
+LEAVE_OUT = "leave the row out, or set missing='drop'"  # and of targets
 Missing = Literal["refuse", "mean", "drop"]
 Duplicates = Literal["together", "refuse", "allow"]
 
@@ -195,13 +197,16 @@ class Columns:
 
         Args:
             frame: from `read`.
-            names: columns that must not be empty.
+            names: columns whose cells must be known, as far as `missing` does not fill them.
             quiet: whether not to warn, as another call does.
 
         Raises:
-            MetaLensError: no row is left.
+            MetaLensError: a cell is empty and may not be, or no row is left.
         """
         if self.missing != "drop":
+            for name in [*names, *self.molecules]:
+                if self.missing == "refuse" or name in (self.target, *self.molecules):
+                    refuse_missing(frame[name], LEAVE_OUT if name == self.target else FILL)
             return np.arange(len(frame))
         cells = self.unusable(frame, names)
         unusable = cells.any(axis=1).to_numpy()

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from metalens.data.tables.cells import Vocabulary, content, distinct, names, numbers, plain
-from metalens.data.tables.columns import Missing
+from metalens.data.tables.columns import FILL, Missing
 from metalens.data.tables.molecules import fingerprints_of_column
 from metalens.data.tables.reading import (
     check_columns,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAX_CATEGORIES = 200  # of a column that is not in categorical: more are likely names or texts
-_REMEDY = "fill it, or set missing to 'mean' or 'drop'"
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class TableInputs:
         for name in names:
             column = frame[name]
             if missing == "refuse":
-                refuse_missing(column, _REMEDY)
+                refuse_missing(column, FILL)
             if name in categorical or content(plain(column)) == "words":
                 columns.append(CategoryColumn.fit(column, named=name in categorical))
             else:
@@ -169,7 +168,7 @@ class TableInputs:
         check_columns(frame, used)
         for name in used:
             if self.missing != "mean" or name == self.smiles:
-                refuse_missing(frame[name], _REMEDY if self.missing == "refuse" else "leave the row out")
+                refuse_missing(frame[name], FILL if self.missing == "refuse" else "leave the row out")
         parts = [column.transform(frame[column.name]) for column in self.columns]
         if self.smiles is not None:
             parts.append(fingerprints_of_column(frame[self.smiles], n_bits=self.n_bits))

@@ -12,7 +12,6 @@ from metalens.data.tables.cells import content, distinct, is_bound, numbers, pla
 from metalens.data.tables.reading import (
     class_numbers,
     note_markers,
-    refuse_missing,
     scale_of,
     standardized,
 )
@@ -127,7 +126,6 @@ def read_targets(
 
     The classes are the `known` ones in their order, or those of the column, sorted.
     """
-    refuse_missing(column, "leave the row out, or set missing='drop'")
     if kind_of_target(column, kind) == "regression":
         return numbers(column)[:, None], ()
     classes = classes_of(column) if known is None else known
