@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, State
+from metalens.learners.measure import measure_vectorized
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Examples, Task, n_tasks
 
@@ -68,6 +69,7 @@ class AdaptedTasks:
         self._parameters = list(learner.parameters() if parameters is None else parameters)
         self.n_tasks = n_tasks(tasks)
         self.n_all_tasks = self.n_tasks * processes.world_size
+        measure_vectorized(learner, tasks, batching)
         self._plan: Plan = learner.plan(batching)
         if weights is not None and weights.shape != (self.n_tasks,):
             raise MetaLensError(

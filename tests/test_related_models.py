@@ -60,6 +60,7 @@ def images(learner=MAML):
     ids=["MAML", "ANIL", "MAML on images", "ProtoNet on images"],
 )
 @pytest.mark.parametrize("related_by", ["predictions", "features", "adaptation", "uniform", "shuffled"])
+@pytest.mark.filterwarnings("ignore:A prediction depends on the other inputs")
 def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
     if related_by == "adaptation" and not learner.adapted_parameters():
         with pytest.raises(MetaLensError, match="'adaptation' needs parameters that adapt"):

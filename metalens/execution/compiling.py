@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from metalens.errors import MetaLensError
 from metalens.execution.replicas import Replicas
 from metalens.learners import Learner
+from metalens.networks.functional import functional_call
 from metalens.objective import Objective, outer_loss, terms_and_gradient
 from metalens.tasks import Task
 

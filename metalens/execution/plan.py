@@ -21,6 +21,7 @@ from metalens.execution.replicas import Replicas
 from metalens.execution.settings import plain_settings
 from metalens.io.files import atomic_path, cache_folder
 from metalens.learners.base import module_mode
+from metalens.learners.measure import measure_vectorized
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.tasks import Task, n_tasks
 
@@ -114,6 +115,8 @@ def is_trained(module: nn.Module) -> bool:
 def _chosen(
     objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int
 ) -> tuple[nn.Module, Execution]:
+    if isinstance(objective, Objective):  # replicas are compared with each objective alone
+        measure_vectorized(objective.learner, tasks, objective.batching)
     rule = objective.learner.plan(objective.batching)
     if not is_trained(objective):
         return objective, Execution(rule, False, "nothing is trained", {})

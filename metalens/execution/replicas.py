@@ -8,13 +8,13 @@ from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.execution.settings import settings_of
 from metalens.learners import Learner
+from metalens.networks.functional import functional_call
 from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.processes import ALONE, Processes
 from metalens.tasks import Task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.networks import Network
+from metalens.networks.norm import uses_batch_statistics
 from metalens.tasks import Examples
 
 State = dict[str, Tensor]
@@ -102,15 +104,22 @@ class Learner(nn.Module, ABC):
     Attributes:
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
+        min_support: the fewest support examples that it can adapt to; 0 if it predicts without any.
+        trusts_vmap: a loop and `torch.vmap` are known to agree for this learner and its loss; for those from
+            elsewhere they are otherwise compared on the first tasks, see `measure_vectorized`.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
     """
 
     head_only: bool = False
+    min_support: int = 1
+    trusts_vmap: bool = False
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
         self.loss = loss
+        self._refusal: str | None = None  # of `metalens.learners.measure`
+        self._measured: set[tuple[int, bool]] = set()
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of training completed, 0 to 1, for schedules of the inner loop; at first it is 1.
@@ -188,7 +197,7 @@ class Learner(nn.Module, ABC):
     @property
     def vmap_refusal(self) -> str | None:
         """Why tasks cannot be vectorized, or `None`."""
-        return None
+        return self._refusal
 
     def plan(self, batching: Batching) -> Plan:
         """Decide how tasks are mapped.
@@ -251,6 +260,11 @@ class NetworkLearner(Learner):
         A subclass that keeps anything by the names or shapes of the network's parameters makes it here.
         """
         self.network = network.headless() if self.headless else network
+        if self.head_only and (shared := self.network.shared_with_head()):
+            raise MetaLensError(
+                f"{type(self).__name__} adapts the head alone, but the head shares {shared} with the "
+                "backbone; give it a weight of its own, or use MAML."
+            )
         # Noted now: `functional_call` may replace the parameters by tensors that need no gradient.
         self.trainable = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
 
@@ -274,7 +288,7 @@ class NetworkLearner(Learner):
 
     @property
     def vmap_refusal(self) -> str | None:
-        return self.network.vmap_refusal
+        return self.network.vmap_refusal or self._refusal
 
 
 @dataclass(frozen=True)
@@ -282,7 +296,8 @@ class AdaptedModel:
     """A model adapted to one task: call it on inputs.
 
     It refers to the learner for what does not adapt, such as a shared backbone: training the learner further
-    changes the model.
+    changes the model. A network that normalizes by the set at hand, as `TransductiveBatchNorm` does, predicts
+    for the inputs of one call together, and a warning says so.
 
     Attributes:
         learner: the learner that made it.
@@ -294,5 +309,12 @@ class AdaptedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return predictions `(n, c)` for inputs `(n, *input_shape)`, on the learner's device."""
+        if any(uses_batch_statistics(layer) for layer in self.learner.modules()):
+            warnings.warn(
+                "A prediction depends on the other inputs of its call, as the network normalizes them "
+                "together; where inputs come one by one, train a network without batch normalization, such "
+                "as conv4(norm='group').",
+                stacklevel=2,
+            )
         with module_mode(self.learner, training=False):
             return self.learner.predict(self.state, x.to(self.learner.device))

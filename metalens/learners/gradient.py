@@ -8,13 +8,14 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
 from metalens.networks import Network
+from metalens.networks.functional import functional_call
 
 StepSizes = Mapping[str, Tensor | float]
 

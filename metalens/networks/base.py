@@ -5,7 +5,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
-from metalens.networks.norm import is_unsafe_norm
+from metalens.networks.safe import is_unsafe
 
 _UNSAFE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
@@ -25,9 +25,10 @@ class Network(nn.Module):
         vmap_refusal: why the network cannot run under `torch.vmap`, or `None`.
 
     Raises:
-        MetaLensError: the backbone has fewer than `n_shared` stages, or the network contains a
-            normalization, recurrent or attention layer of PyTorch, whose gradients would be wrong or
-            undefined; `wrap` makes them safe. Custom layers are not examined here: `wrap` measures them.
+        MetaLensError: the backbone has fewer than `n_shared` stages, or the network contains a layer of
+            PyTorch whose gradients would be wrong or undefined (normalization of activations or weights,
+            recurrence, attention, an embedding with padding); `wrap` makes them safe. Custom layers are not
+            examined here: `wrap` measures them.
 
     >>> import torch
     >>> network = Network(nn.Linear(3, 8), nn.Linear(8, 2), n_features=8, n_outputs=2)
@@ -59,11 +60,11 @@ class Network(nn.Module):
 
     def _check_layers(self) -> None:
         for name, layer in self.named_modules():
-            if is_unsafe_norm(layer) or isinstance(layer, _UNSAFE):
+            if is_unsafe(layer) or isinstance(layer, _UNSAFE):
                 raise MetaLensError(
                     f"{name} is a {type(layer).__name__}, whose meta-gradients are wrong or undefined when "
-                    "it is adapted; build the network with metalens.wrap(...), which makes it safe, or use "
-                    "metalens.TransductiveBatchNorm."
+                    "it is adapted; build the network with metalens.wrap(...), which makes it safe, or, for "
+                    "batch normalization, use metalens.TransductiveBatchNorm."
                 )
 
     @property
@@ -80,6 +81,11 @@ class Network(nn.Module):
         """Return the parameters after the shared stages, by name."""
         shared = {p for block in self.blocks[: self.n_shared] for p in block.parameters()}
         return {name: p for name, p in self.named_parameters() if p not in shared}
+
+    def shared_with_head(self) -> str | None:
+        """Return the name of a parameter that belongs to the backbone and to the head, or `None`."""
+        own = set(self.head.parameters())
+        return next((f"backbone.{name}" for name, p in self.backbone.named_parameters() if p in own), None)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features of n inputs, `(n, d)`."""

@@ -88,6 +88,15 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
     return is_norm and not isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm | _SafeLayerNorm)
 
 
+def uses_batch_statistics(layer: nn.Module) -> bool:
+    """Return whether a layer normalizes an input by the statistics of all inputs of the call.
+
+    >>> uses_batch_statistics(TransductiveBatchNorm(4)), uses_batch_statistics(nn.GroupNorm(2, 4))
+    (True, False)
+    """
+    return isinstance(layer, TransductiveBatchNorm | _BatchNorm)
+
+
 def make_norms_safe(module: nn.Module) -> None:
     """Replace the stock normalization layers of a module, in place, by ones that are right when adapted.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import pdist, squareform
 
 from metalens.data import TaskDistribution
@@ -94,6 +95,23 @@ def drawn_diverse(kernel: np.ndarray, k: int, rng: np.random.Generator) -> list[
     """Return k of n places, drawn with probability proportional to the determinant of their kernel."""
     from dppy.finite_dpps import FiniteDPP  # takes most of a second to import
 
-    process = FiniteDPP("likelihood", L=kernel + _RIDGE * np.eye(len(kernel)))
+    full = kernel + _RIDGE * np.eye(len(kernel))
+    process = FiniteDPP("likelihood", L=_scale(full, k) * full)
     seed = int(rng.integers(2**32))
     return [int(place) for place in process.sample_exact_k_dpp(size=k, random_state=seed)]
+
+
+def _scale(kernel: np.ndarray, k: int) -> float:
+    """Return a factor that changes no probability, and keeps the sums of determinants within range.
+
+    Of the sizes j up to k, the sum is about the product of the j largest eigenvalues: without a factor it is 0
+    for many tasks that are alike.
+    """
+    largest = np.linalg.eigvalsh(kernel)[::-1][:k].clip(min=_RIDGE / 2)
+    logarithms, sizes = np.cumsum(np.log(largest)), np.arange(1, k + 1)
+    bounds = -np.log(largest[0]), -np.log(largest[-1])
+
+    def largest_exponent(log_factor: float) -> float:
+        return np.abs(logarithms + sizes * log_factor).max()
+
+    return float(np.exp(minimize_scalar(largest_exponent, bounds=bounds, method="bounded").x))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import task_map
 from metalens.learners import GradientLearner, Learner, State
+from metalens.networks.functional import functional_call
 
 # Of one task: learner, support inputs and targets, query inputs and targets.
 TaskLoss = Callable[[Learner, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -323,6 +323,17 @@ def test_a_dpp_against_all_subsets():
         assert abs(counts[subset] / n - probability) < 4 * spread + 1e-5
 
 
+@pytest.mark.parametrize("k", [4, 60, 90, 150])
+@pytest.mark.parametrize("vectors", ["line", "plane", "grid", "words", "cube"])
+def test_a_dpp_draws_large_batches(k, vectors):
+    """Sums of determinants of that size are 0 or infinite in double precision, unless scaled."""
+    rng = np.random.default_rng(0)
+    numbers = {"line": 1, "plane": 2, "grid": 2, "words": 3, "cube": 16}
+    drawn = rng.normal(size=(3 * k, numbers[vectors]))
+    of = {"grid": drawn.round(), "words": (drawn > 0).astype(float)}.get(vectors, drawn)
+    assert len(set(drawn_diverse(kernel_of(of), k, rng))) == k
+
+
 def test_a_dpp_of_equal_tasks_still_draws():
     for vectors in (np.zeros((5, 2)), np.repeat(np.eye(2), [4, 1], axis=0)):
         places = drawn_diverse(kernel_of(vectors), 4, np.random.default_rng(0))

@@ -75,10 +75,14 @@ def encode_table(
     codes, task_names = pd.factorize(frame[columns.task].to_numpy(dtype=str), sort=True)
     rows_of, split_of = division.divide(frame, codes, task_names.tolist())
     y, class_names = read_targets(frame[columns.target], kind, classes)
-    labels, for_support = y if class_names else None, division.for_support(frame)
+    labels, for_support, ranks = y if class_names else None, division.for_support(frame), columns.ranks(frame)
+    if for_support is not None and ranks is not None:
+        raise MetaLensError("roles and order both say which rows are support; give one of them.")
 
     def tasks(units: np.ndarray | None) -> dict[str, TaskRows]:
-        return {name: TaskRows.of_table(rows, units, labels, for_support) for name, rows in rows_of.items()}
+        return {
+            name: TaskRows.of_table(rows, units, labels, for_support, ranks) for name, rows in rows_of.items()
+        }
 
     of_train = {name: rows for name, rows in tasks(None).items() if split_of[name] == "train"}
     train = choose([name for name, rows in of_train.items() if rows.is_enough(k_shot, n_query)])

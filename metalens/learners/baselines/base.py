@@ -16,8 +16,9 @@ class Baseline(Learner):
     """A classical model, fitted to the support set of each task alone; nothing is learned across tasks.
 
     The task state is the support set itself, a tree of tensors as for every learner; the model is fitted for
-    every prediction. Tasks are looped over, `fit` takes no step, and no gradient flows through predictions.
-    A subclass defines `estimate`.
+    every prediction, to the rows sorted by their values, so that their order does not matter. Tasks are
+    looped over, `fit` takes no step, and no gradient flows through predictions. A subclass defines
+    `estimate`.
 
     Args:
         n_outputs: number c of targets, or of classes of a task.
@@ -68,7 +69,9 @@ class Baseline(Learner):
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         x, new_x = (inputs.detach().flatten(1).cpu().numpy() for inputs in (state["x"], z))
         y = state["y"].detach().cpu().numpy()
-        predictions = self.estimate(x, y, new_x, classes=not state["y"].is_floating_point())
+        # Trees draw rows by their places, and of neighbors at equal distances the first ones count.
+        order = np.lexsort([*y.reshape(len(y), -1).T, *x.T])
+        predictions = self.estimate(x[order], y[order], new_x, classes=not state["y"].is_floating_point())
         return torch.as_tensor(predictions, dtype=self.dtype, device=self.device)
 
     def log_probabilities(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
