@@ -1,6 +1,7 @@
 """The command line on people's own data: train, predict, evaluate, relations, and their mistakes."""
 
 import io
+import json
 import os
 import signal
 import warnings
