@@ -1,6 +1,7 @@
 """The command line on people's own data: train, predict, evaluate, relations, and their mistakes."""
 
 import io
+import json
 import os
 import signal
 import warnings
@@ -437,3 +438,64 @@ def test_an_interruption_leaves_nothing(tmp_path, here, monkeypatch):
     status, _, errors = call(tmp_path, *here[1], "--support", "few.csv", "--query", "few.csv")
     assert (status, errors.strip().splitlines()[-1]) == (130, "metalens: interrupted; nothing was written.")
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        ([0, 1], "holds 2 different whole numbers, 0, 1, which are predicted as classes"),
+        (["0", "1.0"], "holds 2 different whole numbers, 0, 1, which are predicted as classes"),
+        ([1, 2], "holds 2 different whole numbers, 1, 2, which are predicted as classes"),
+        (["TRUE", "FALSE"], None),
+        (["None", "Severe"], "Column y says 'None'"),
+    ],
+)
+@pytest.mark.slow
+def test_two_values_are_classes_unless_the_kind_says_otherwise(tmp_path, labels, note):
+    frame = assays(12, 12).drop(columns="kind")
+    frame["y"] = np.where(frame.y > 0, labels[1], labels[0])
+    frame.to_csv(tmp_path / "assays.csv", index=False)
+    _, notes = done(tmp_path, "train", *TABLE, "--baselines", "MeanPredictor")
+    assert note is None or note in notes
+    frame[:8].to_csv(tmp_path / "few.csv", index=False)
+    frame[8:12].drop(columns="y").to_csv(tmp_path / "new.csv", index=False)
+    done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.filter(like="probability of").shape == (4, 2)
+    if isinstance(labels[0], int):
+        done(tmp_path, "train", *TABLE, "--overwrite", "--kind", "regression", "--baselines", "MeanPredictor")
+        assert json.loads((tmp_path / "model" / "model.json").read_text())["kind"] == "MetaRegressor"
+
+
+@pytest.mark.slow
+def test_rows_that_cannot_be_used_are_left_out_by_every_command(tmp_path):
+    frame = assays(12, 12).drop(columns="kind")
+    for place, column in ((3, "dose"), (5, "y"), (40, "heat")):
+        frame.loc[frame.index % 48 == place, column] = np.nan
+    frame.to_csv(tmp_path / "assays.csv", index=False)
+    _, notes = done(tmp_path, "train", *TABLE, "--missing", "drop", "--baselines", "MeanPredictor")
+    assert "9 of the 144 rows have an empty cell (y 3, dose 3, heat 3) and are left out" in notes
+    frame[:48].to_csv(tmp_path / "some.csv", index=False)
+    for words in (["evaluate", "--model", "model", "--data", "some.csv"],
+                  ["relations", "model", "--data", "some.csv"]):  # fmt: skip
+        _, notes = done(tmp_path, *words)
+        assert "3 of the 48 rows have an empty cell (y 1, dose 1, heat 1) and are left out" in notes
+    frame[48:60].drop(columns=["y", "assay"]).to_csv(tmp_path / "new.csv", index=False)
+    frame[12:24].to_csv(tmp_path / "few.csv", index=False)
+    _, notes = done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    assert "1 of the 12 rows have an empty cell (dose 1) and are predicted as missing" in notes
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.prediction.isna().tolist() == [row == 3 for row in range(12)]
+
+
+@pytest.mark.slow
+def test_another_format_is_predicted_in_the_format_of_training(tmp_path):
+    frame = assays(12, 12).drop(columns="kind")
+    frame.to_csv(tmp_path / "assays.csv", index=False, sep=";", decimal=",")
+    assert "Row 1 of column y must be a number" in refused(tmp_path, "train", *TABLE)
+    done(tmp_path, "train", *TABLE, "--decimal", ",", "--baselines", "MeanPredictor")
+    frame[:8].to_csv(tmp_path / "few.csv", index=False, sep=";", decimal=",")
+    frame[8:12].to_csv(tmp_path / "new.csv", index=False, sep="\t", decimal=",")
+    done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    written = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
+    assert written.y.tolist() == frame.y[8:12].map(lambda y: str(y).replace(".", ",")).tolist()

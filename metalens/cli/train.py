@@ -165,7 +165,10 @@ def _fitted(
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
     else:
         if settings.task is None:
-            raise MetaLensError("Numbers are predicted by task; give --task, the column that names them.")
+            raise MetaLensError(
+                "Numbers are predicted by task; give --task, the column that names them (of a table with a "
+                "column for each task, make a long one by pandas.melt)."
+            )
         model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **splits)
     return model, _relations(model, frame, None if settings.new_classes else settings.task)

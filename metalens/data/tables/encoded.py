@@ -14,7 +14,7 @@ from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division, descriptors_of_tasks, units_of_rows
 from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoding import TableInputs, ready_made
-from metalens.data.tables.reading import note_markers, refuse_missing
+from metalens.data.tables.reading import note_bounds, note_markers, refuse_missing
 from metalens.data.tables.targets import Kind, Standardize, read_targets, scaled_targets
 from metalens.errors import MetaLensError
 
@@ -102,6 +102,7 @@ def encode_table(
     known = [descriptors_of_tasks(frame[name], rows_of, train) for name in descriptors]
     targets, scale = y, ()
     if not class_names:
+        note_bounds(frame)
         targets, *scale = scaled_targets(y, frame[columns.target], standardize, train_rows, rows_of.values())
     grouped = tasks(units_of_rows(frame, columns, codes, array, for_support))
     properties = torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None
