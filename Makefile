@@ -8,8 +8,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --d
 MAX_SECONDS ?= 4
 BENCH := .venv-bench/bin
 BENCH_READY := .venv-bench/.ready
+TABLES := .venv-tables/bin
+TABLES_READY := .venv-tables/.ready
 
-.PHONY: demo test test-full doctest coverage format lint docs bench clean
+.PHONY: demo test test-full doctest coverage format lint docs bench bench-tables clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
@@ -49,6 +51,10 @@ docs: $(READY)
 bench: $(BENCH_READY)
 	$(BENCH)/python -m tools.speed
 
+# Writes docs/benchmark-tables.md, in hours, and goes on where it was stopped; for a look, OPTIONS=--quick.
+bench-tables: $(TABLES_READY)
+	$(TABLES)/python -m tools.tables $(OPTIONS)
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "MetaLens needs Python 3.11 or newer"'
 	$(PYTHON) -m venv .venv
@@ -63,5 +69,12 @@ $(BENCH_READY): pyproject.toml constraints.txt tools/speed/requirements.txt
 	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --requirement tools/speed/requirements.txt
 	touch $(BENCH_READY)
 
+$(TABLES_READY): pyproject.toml constraints.txt tools/tables/requirements.txt
+	$(PYTHON) -m venv .venv-tables
+	$(TABLES)/python -m pip install --quiet --constraint constraints.txt torch
+	$(TABLES)/python -m pip install --quiet --constraint constraints.txt --editable '.[chem]'
+	$(TABLES)/python -m pip install --quiet --constraint constraints.txt --requirement tools/tables/requirements.txt
+	touch $(TABLES_READY)
+
 clean:
-	rm -rf .venv .venv-bench runs site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-tables runs site .pytest_cache .ruff_cache

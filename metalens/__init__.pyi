@@ -45,6 +45,7 @@ from .learners.base import NetworkLearner as NetworkLearner
 from .learners.base import State as State
 from .learners.base import task_loss as task_loss
 from .learners.baselines.base import Baseline as Baseline
+from .learners.baselines.boosting import Boosting as Boosting
 from .learners.baselines.from_scratch import FromScratch as FromScratch
 from .learners.baselines.gaussian_process import GaussianProcess as GaussianProcess
 from .learners.baselines.joint_model import JointModel as JointModel
@@ -52,11 +53,15 @@ from .learners.baselines.knn import KNN as KNN
 from .learners.baselines.linear_probe import LinearProbe as LinearProbe
 from .learners.baselines.logistic_regression import LogisticRegression as LogisticRegression
 from .learners.baselines.mean_predictor import MeanPredictor as MeanPredictor
+from .learners.baselines.mixed_model import MixedModel as MixedModel
+from .learners.baselines.multi_task_gp import MultiTaskGP as MultiTaskGP
 from .learners.baselines.nearest_centroid import NearestCentroid as NearestCentroid
 from .learners.baselines.profile_ridge import ProfileRidge as ProfileRidge
 from .learners.baselines.random_forest import RandomForest as RandomForest
+from .learners.baselines.residual_gp import ResidualGP as ResidualGP
 from .learners.baselines.ridge import Ridge as Ridge
 from .learners.baselines.seasonal_naive import SeasonalNaive as SeasonalNaive
+from .learners.baselines.shrunken import Shrunken as Shrunken
 from .learners.boil import BOIL as BOIL
 from .learners.deep_kernel_gp import DeepKernelGP as DeepKernelGP
 from .learners.gradient import GradientLearner as GradientLearner

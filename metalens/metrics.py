@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,14 +86,46 @@ def average_precision(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """
     from sklearn.metrics import average_precision_score  # slow to import
 
+    return _of_rarest(average_precision_score, logits, y)
+
+
+def roc_auc(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the area under the ROC curve for the rarest class among the queries of a task, `(T,)`.
+
+    It is the probability that a query of that class has a higher probability of it than another query; 1/2 in
+    a random order. Of classes that are equally rare it is the last. It is nan for queries of one class.
+
+    >>> y = torch.tensor([[0, 0, 0, 1]])
+    >>> roc_auc(torch.tensor([[[0.0, -1.0], [0.0, 0.5], [0.0, 2.0], [0.0, 1.0]]]), y, known=y)
+    tensor([0.6667])
+    """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    return _of_rarest(roc_auc_score, logits, y)
+
+
+def _of_rarest(score: Callable[..., Any], logits: Tensor, y: Tensor) -> Tensor:
+    """Return a score of the probabilities of each task's rarest class, `(T,)`; nan if one is not finite."""
     found = logits.new_full(y.shape[:1], torch.nan)
     for task, (of_task, labels) in enumerate(zip(logits, y, strict=True)):
-        if of_task.isfinite().all():
-            classes, counts = labels.unique(return_counts=True)
+        classes, counts = labels.unique(return_counts=True)
+        if of_task.isfinite().all() and len(classes) > 1:
             rarest = classes.flip(0)[counts.flip(0).argmin()]
             chance = of_task.log_softmax(-1)[:, rarest].cpu().numpy()
-            found[task] = average_precision_score((labels == rarest).cpu().numpy(), chance)
+            found[task] = score((labels == rarest).cpu().numpy(), chance)
     return found
+
+
+def brier_score(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    """Return the mean squared error of the probabilities of all classes for every task, `(T,)`.
+
+    `(1/q) sum_i sum_c (p_ic - [y_i = c])^2`, from 0 to 2.
+
+    >>> brier_score(torch.zeros(1, 1, 2), torch.tensor([[1]]), torch.tensor([[0]]))
+    tensor([0.5000])
+    """
+    errors = logits.softmax(-1) - F.one_hot(y, logits.shape[-1])
+    return errors.square().sum(-1).mean(1)
 
 
 def mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -218,6 +250,11 @@ for metric in (
         "average_precision", average_precision, "higher", "fraction",
         "average_precision is that for the rarest class of a task; a random order has its share of the rows.",
     ),
+    Metric(
+        "roc_auc", roc_auc, "higher", "fraction",
+        "roc_auc is that for the rarest class of a task; a random order has 50%.",
+    ),
+    Metric("brier_score", brier_score, "lower", "squared probability"),
     Metric("cross_entropy", cross_entropy, "lower", "nats"),
     Metric("smape", None, "lower", "percent"),
     Metric("mase", None, "lower", "naive errors"),
@@ -257,7 +294,7 @@ def task_metrics(
         predictions: `(T, q, c)`.
         y: class indices `(T, q)` or real targets `(T, q, c)`.
         known: those of the support.
-        further: names of other metrics of real targets in `METRICS`.
+        further: names of other metrics in `METRICS`.
 
     Returns:
         Tensors `(T,)`.
@@ -271,7 +308,8 @@ def task_metrics(
     """
     check_targets(predictions, y)
     found = {}
-    for name in ("mse", *further) if y.is_floating_point() else ("accuracy", "cross_entropy"):
+    usual = ("mse",) if y.is_floating_point() else ("accuracy", "cross_entropy")
+    for name in dict.fromkeys((*usual, *further)):
         function = METRICS[name].function
         if function is None:
             raise MetaLensError(

@@ -26,6 +26,7 @@ from metalens import (
     R2D2,
     TAML,
     Baseline,
+    Boosting,
     CrossTaskConfidencePenalty,
     DeepKernelGP,
     DropoutBins,
@@ -44,7 +45,9 @@ from metalens import (
     MetaCRL,
     MetaMix,
     MetaSGD,
+    MixedModel,
     MTNet,
+    MultiTaskGP,
     NearestCentroid,
     Network,
     ProfileRidge,
@@ -53,9 +56,12 @@ from metalens import (
     RandomForest,
     Regularizer,
     Reptile,
+    ResidualGP,
     Ridge,
     SeasonalNaive,
+    Shrunken,
     Task,
+    TaskDistribution,
     TNet,
     TransductiveBatchNorm,
     TRLearner,
@@ -80,6 +86,7 @@ class LearnerEntry:
     trains: bool = True  # others have no meta-parameters
     random: bool = False  # draws random numbers at every step
     vectorizes: bool = True  # others loop over tasks, whatever the network
+    prepares: bool = False  # refuses to adapt before it has seen training tasks
 
 
 def maml_plus_plus(network: Network) -> Learner:
@@ -88,7 +95,9 @@ def maml_plus_plus(network: Network) -> Learner:
     return learner
 
 
-def baseline(cls: Callable[..., Baseline], *, classifier: bool = False, **settings: Any) -> LearnerEntry:
+def baseline(
+    cls: Callable[..., Baseline], *, classifier: bool = False, prepares: bool = False, **settings: Any
+) -> LearnerEntry:
     return LearnerEntry(
         lambda network: cls(network.n_outputs, **settings).double(),
         classifier=classifier,
@@ -96,6 +105,7 @@ def baseline(cls: Callable[..., Baseline], *, classifier: bool = False, **settin
         own_head=False,
         trains=False,
         vectorizes=False,
+        prepares=prepares,
     )
 
 
@@ -132,6 +142,11 @@ LEARNERS = {
     "MeanPredictor": baseline(MeanPredictor),
     "GaussianProcess": baseline(GaussianProcess),
     "ProfileRidge": baseline(ProfileRidge),
+    "MixedModel": baseline(MixedModel, prepares=True, n_tasks=20),
+    "Boosting": baseline(Boosting, prepares=True, n_tasks=20, max_rounds=5),
+    "Shrunken": baseline(Shrunken, prepares=True, n_tasks=20, mean="linear"),
+    "ResidualGP": baseline(ResidualGP, prepares=True, n_tasks=20, mean="linear"),
+    "MultiTaskGP": baseline(MultiTaskGP),
     "JointModel": LearnerEntry(JointModel, gradient_steps=False),
     "NearestCentroid": baseline(NearestCentroid, classifier=True),
     "LogisticRegression": baseline(LogisticRegression, classifier=True),
@@ -146,6 +161,9 @@ LEARNER_VARIANTS = {
     ),
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
+    ),
+    "R2D2-prior": LearnerEntry(
+        lambda network: R2D2(network, prior_mean=True), gradient_steps=False, own_head=False
     ),
     "DeepKernelGP-predictive": LearnerEntry(
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
@@ -254,6 +272,8 @@ ALL_REGULARIZERS = set(REGULARIZERS | VARIANTS) - {"none"}
 REFUSALS = (
     Refusal("channel_shuffle is for class", regularizers=["MetaMix-shuffle"], kind="regression"),
     Refusal("needs parameters that adapt", lambda name, _: name == "ProtoNet", ["TRLearner-adaptation"]),
+    Refusal("predicts numbers, got classes", lambda _, entry: entry.prepares, kind="classification"),
+    Refusal("it is fitted to all training tasks", lambda _, entry: entry.prepares, ALL_REGULARIZERS),
     Refusal("it moves the initialization toward", lambda name, _: name == "Reptile", ALL_REGULARIZERS),
     Refusal(
         "it learns one model for all of them",
@@ -404,3 +424,15 @@ def regression_tasks(network: str, seed: int = 1) -> Task:
         return Examples(examples.x, torch.randn(N_TASKS, n, N_WAY, generator=generator, dtype=torch.float64))
 
     return Task(real(support), real(query)).as_batch()
+
+
+class Stream(TaskDistribution):
+    """An endless stream of the random tasks of a kind, for learners that prepare."""
+
+    def __init__(self, network: str, kind: str) -> None:
+        super().__init__()
+        self.network, self.draw = network, regression_tasks if kind == "regression" else classification_tasks
+
+    def __getitem__(self, index: int) -> Task:
+        support, query, _ = self.draw(self.network, 1 + index // N_TASKS)
+        return Task(*(Examples(x[index % N_TASKS], y[index % N_TASKS]) for x, y in (support, query)))

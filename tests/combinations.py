@@ -19,6 +19,7 @@ from catalogue import (
     REGULARIZERS,
     VARIANT_LEARNERS,
     VARIANTS,
+    Stream,
     build_network,
     classification_tasks,
     regression_tasks,
@@ -47,7 +48,10 @@ class Case:
             network = build_network(self.network)
         torch.manual_seed(2)
         with self.advice():
-            return self.entry.build(network)
+            learner = self.entry.build(network)
+            if self.entry.prepares:
+                learner.prepare(Stream(self.network, self.kind))
+            return learner
 
     def regularize(self, learner: Learner) -> list[Regularizer]:
         with self.advice():

@@ -14,7 +14,9 @@ from PIL import Image
 
 from metalens.cli import main
 from metalens.cli.progress import StepBar
-from metalens.estimators.report import best_and_worst, choice_in_words
+from metalens.estimators.choice import Choice
+from metalens.estimators.report import best_and_worst, read_model_folder
+from metalens.estimators.wording import choice_in_words
 
 QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor", "KNN"]
 FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
@@ -96,9 +98,11 @@ def test_a_model_is_trained_and_says_what_was_chosen(trained):
     folder, said = trained
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == ["assays.csv", "model"]
     assert sorted(path.name for path in (folder / "model").iterdir()) == FILES
-    chosen = json.loads((folder / "model" / "model.json").read_text())["chosen"]
+    chosen = read_model_folder(folder / "model").choices[6].model
     assert " ".join(said.split()).count("adapts to new tasks") == 1
-    assert f"{chosen} adapts to new tasks" in " ".join(said.split())
+    assert (
+        "A weighted mean of models" if chosen == "Stacked" else chosen
+    ) + " adapts to new tasks" in " ".join(said.split())
     assert "Next: metalens predict --model model --support few.csv --query new.csv" in said
     assert f"Report: {folder / 'model' / 'report.html'}" in said.replace("\n", "")
 
@@ -107,9 +111,8 @@ def test_the_report_holds_all_that_was_found(trained):
     folder, _ = trained
     page = (folder / "model" / "report.html").read_text()
     comparison = pd.read_csv(folder / "model" / "comparison.csv", dtype={"task": str})
-    sentences = choice_in_words(
-        comparison, json.loads((folder / "model" / "model.json").read_text())["chosen"]
-    )
+    (choice, *_) = read_model_folder(folder / "model").choices.values()
+    sentences = choice_in_words(choice, comparison)
     for place, sentence in enumerate(sentences):
         assert sentence.replace("'", "&#39;") in page.split("</section>")[0], place
     for model in comparison.model.unique():
@@ -166,23 +169,33 @@ def test_the_report_is_written_anew_from_the_files(trained):
     assert (folder / "model" / "report.html").read_bytes() == page
 
 
-@pytest.mark.parametrize("fallback", [True, False])
-def test_the_first_sentence_says_when_a_baseline_is_better(fallback):
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("Ridge", "a baseline: on 30 held-out tasks the meta-learner ANIL does not beat it (mean mse 1.95"),
+        ("ANIL", "its mean mse is 1.950, against 1.700 of Ridge, the best baseline."),
+        ("Stacked", "A weighted mean of models adapts to new tasks: Ridge 75%, ANIL 25%. On 30 held-out"),
+    ],
+)
+def test_the_first_sentence_says_what_adapts(model, words):
+    errors = {"ANIL": 0.5, "MeanPredictor": 2.0, "Ridge": 0.25, "Stacked": 0.2}
     rows = [
-        (model, f"a{task}", metric, error + task / 10)
+        (name, f"a{task}", metric, error + task / 10)
         for metric in ("mse", "rmse")
-        for model, error in (("ANIL", 0.5), ("MeanPredictor", 2.0), ("Ridge", 0.25))
+        for name, error in errors.items()
         for task in range(30)
     ]
     comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-    first, second = choice_in_words(comparison, "Ridge" if fallback else "ANIL")
-    words = "the meta-learner ANIL does not beat it" if fallback else "as was asked for, but the baseline"
+    means = {name: error + 1.45 for name, error in errors.items()}
+    weights = {"ANIL": 0.25, "Ridge": 0.75, "MeanPredictor": 0.001} if model == "Stacked" else {model: 1.0}
+    choice = Choice(model, "mse", weights, means, 1.8, 30, [])
+    first, nested, third = choice_in_words(choice, comparison)
     assert words in first
-    assert "Ridge has a lower mse than ANIL by 0.25" in second
-    better = comparison.assign(value=comparison.value.where(comparison.model != "ANIL", 0.1))
-    assert "against 1.70 of Ridge, the best baseline" in choice_in_words(better, "ANIL")[0]
-    few = comparison[comparison.task.isin(["a0", "a1"])]
-    assert choice_in_words(few, "Ridge")[-1].startswith("With only 2 held-out tasks")
+    assert "has the mean mse 1.800" in nested
+    other, difference = ("Stacked", "0.3") if model == "Stacked" else ("Ridge", "0.25")
+    assert f"{other} has a lower mse than ANIL by {difference}" in third
+    few = choice._replace(n_tasks=2)
+    assert choice_in_words(few, comparison)[-1].startswith("With only 2 held-out tasks")
 
 
 def test_the_best_and_worst_tasks_are_shown():
@@ -425,3 +438,64 @@ def test_an_interruption_leaves_nothing(tmp_path, here, monkeypatch):
     status, _, errors = call(tmp_path, *here[1], "--support", "few.csv", "--query", "few.csv")
     assert (status, errors.strip().splitlines()[-1]) == (130, "metalens: interrupted; nothing was written.")
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        ([0, 1], "holds 2 different whole numbers, 0, 1, which are predicted as classes"),
+        (["0", "1.0"], "holds 2 different whole numbers, 0, 1, which are predicted as classes"),
+        ([1, 2], "holds 2 different whole numbers, 1, 2, which are predicted as classes"),
+        (["TRUE", "FALSE"], None),
+        (["None", "Severe"], "Column y says 'None'"),
+    ],
+)
+@pytest.mark.slow
+def test_two_values_are_classes_unless_the_kind_says_otherwise(tmp_path, labels, note):
+    frame = assays(12, 12).drop(columns="kind")
+    frame["y"] = np.where(frame.y > 0, labels[1], labels[0])
+    frame.to_csv(tmp_path / "assays.csv", index=False)
+    _, notes = done(tmp_path, "train", *TABLE, "--baselines", "MeanPredictor")
+    assert note is None or note in notes
+    frame[:8].to_csv(tmp_path / "few.csv", index=False)
+    frame[8:12].drop(columns="y").to_csv(tmp_path / "new.csv", index=False)
+    done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.filter(like="probability of").shape == (4, 2)
+    if isinstance(labels[0], int):
+        done(tmp_path, "train", *TABLE, "--overwrite", "--kind", "regression", "--baselines", "MeanPredictor")
+        assert json.loads((tmp_path / "model" / "model.json").read_text())["kind"] == "MetaRegressor"
+
+
+@pytest.mark.slow
+def test_rows_that_cannot_be_used_are_left_out_by_every_command(tmp_path):
+    frame = assays(12, 12).drop(columns="kind")
+    for place, column in ((3, "dose"), (5, "y"), (40, "heat")):
+        frame.loc[frame.index % 48 == place, column] = np.nan
+    frame.to_csv(tmp_path / "assays.csv", index=False)
+    _, notes = done(tmp_path, "train", *TABLE, "--missing", "drop", "--baselines", "MeanPredictor")
+    assert "9 of the 144 rows have an empty cell (y 3, dose 3, heat 3) and are left out" in notes
+    frame[:48].to_csv(tmp_path / "some.csv", index=False)
+    for words in (["evaluate", "--model", "model", "--data", "some.csv"],
+                  ["relations", "model", "--data", "some.csv"]):  # fmt: skip
+        _, notes = done(tmp_path, *words)
+        assert "3 of the 48 rows have an empty cell (y 1, dose 1, heat 1) and are left out" in notes
+    frame[48:60].drop(columns=["y", "assay"]).to_csv(tmp_path / "new.csv", index=False)
+    frame[12:24].to_csv(tmp_path / "few.csv", index=False)
+    _, notes = done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    assert "1 of the 12 rows have an empty cell (dose 1) and are predicted as missing" in notes
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written.prediction.isna().tolist() == [row == 3 for row in range(12)]
+
+
+@pytest.mark.slow
+def test_another_format_is_predicted_in_the_format_of_training(tmp_path):
+    frame = assays(12, 12).drop(columns="kind")
+    frame.to_csv(tmp_path / "assays.csv", index=False, sep=";", decimal=",")
+    assert "Row 1 of column y must be a number" in refused(tmp_path, "train", *TABLE)
+    done(tmp_path, "train", *TABLE, "--decimal", ",", "--baselines", "MeanPredictor")
+    frame[:8].to_csv(tmp_path / "few.csv", index=False, sep=";", decimal=",")
+    frame[8:12].to_csv(tmp_path / "new.csv", index=False, sep="\t", decimal=",")
+    done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
+    written = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
+    assert written.y.tolist() == frame.y[8:12].map(lambda y: str(y).replace(".", ",")).tolist()

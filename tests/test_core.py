@@ -41,6 +41,7 @@ from metalens import (
     stack_tasks,
     task_loss,
 )
+from metalens.data.interleaved import Interleaved
 from metalens.io.files import new_folder
 from metalens.metrics import task_metrics
 
@@ -127,6 +128,28 @@ def test_wrong_settings_are_refused(settings, words):
     for family in FAMILIES:
         with pytest.raises(MetaLensError, match=words):
             family(**settings)
+
+
+class Draws(TaskDistribution):
+    """Draws of two tasks with examples 0, 0, 1, 2, 3, of which each draw lacks one."""
+
+    def __getitem__(self, index):
+        values = torch.tensor([0.0, 0, 1, 2, 3])[torch.arange(5) != 1 + index % 4, None]
+        values = values + 10 * (index % 2)
+        return Task(Examples(values[:1], values[:1]), Examples(values[1:], values[1:]))
+
+    def task_name(self, index):
+        return "ab"[index % 2]
+
+
+def test_examples_of_a_task_are_collected_from_its_draws_each_once():
+    found = Draws().examples_by_task(8)
+    assert {name: sorted(part.y.flatten().tolist()) for name, part in found.items()} == {
+        "a": [0, 0, 1, 2, 3],
+        "b": [10, 10, 11, 12, 13],
+    }
+    assert all(torch.equal(part.x, part.y) for part in found.values())
+    assert list(Interleaved(Draws(), 1, 2).examples_by_task(4)) == ["b"]
 
 
 def test_tasks_of_different_shapes_are_not_stacked():

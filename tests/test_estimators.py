@@ -12,10 +12,12 @@ from sklearn.exceptions import NotFittedError
 
 from metalens import JointModel, MetaLensError, MetaRegressor
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
-from metalens.estimators import base, comparison, training
-from metalens.estimators.models import Answer, Candidate
+from metalens.estimators import base, draws, training
+from metalens.estimators.choice import Draw, scores_of
+from metalens.estimators.models import Candidate
 from metalens.estimators.tables import fit_reader, row_sizes
 
 FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
@@ -45,7 +47,8 @@ def fitted(frame=None, roles=ROLES, **settings):
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "MIN_DRAWS", 3)
+        patch.setattr(draws, "MIN_DRAWS", 3)
+        patch.setattr(draws, "SHOTS", ())
         yield
 
 
@@ -146,12 +149,12 @@ def test_predictions_that_are_but_correlated_are_not_chosen():
 
 def test_a_model_that_diverges_on_one_task_has_no_score(model):
     one = torch.ones(3, 1, dtype=torch.float64)
-    answers = [
-        Answer("MeanPredictor", task, one * value, one, one) for task, value in (("a", math.nan), ("b", 1.0))
+    draws = [
+        Draw(task, one, one, {"Ridge": one * value}, one) for task, value in (("a", math.nan), ("b", 1.0))
     ]
-    scores = model._scored(answers)
+    scores = scores_of(draws, model._scores)
     assert scores.value[scores.metric == "r2"].isna().tolist() == [True, False]
-    lost = model._scored([Answer("Ridge", "a", answer.predictions, one, one) for answer in answers])
+    lost = scores_of([draw._replace(task="a") for draw in draws], model._scores)
     assert lost.value.isna().any()  # one of two draws of a task
 
 
@@ -164,7 +167,13 @@ def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     if missing == "drop":
         frame.loc[[3, 90], "voltage"] = np.nan
     reader, tasks = fit_reader(
-        Columns(**ROLES, missing=missing), frame, (0.4, 0.3, 0.3), k_shot=3, n_query=3, seed=0, classes=False
+        Columns(**ROLES, missing=missing),
+        frame,
+        Division(splits=(0.4, 0.3, 0.3)),
+        k_shot=3,
+        n_query=3,
+        seed=0,
+        classes=False,
     )
     assert len(encoded) == 1
     for split in tasks:
@@ -180,8 +189,9 @@ def test_each_model_adapts_once_to_each_held_out_task(monkeypatch):
     model = fitted(fallback=False)
     n = len(adapted) // len(MODELS)
     assert adapted == MODELS * n
-    assert len(model._residuals) == model.comparison_.task.nunique()
-    errors = [np.sqrt(np.mean(of_task**2)) for of_task in model._residuals]
+    (choice,) = model._choices.values()
+    assert len(choice.residuals) == choice.n_tasks == 2 * model.comparison_.task.nunique()
+    errors = [np.sqrt(np.mean(of_task**2)) for of_task in choice.residuals[choice.n_tasks // 2 :]]
     rows = model.comparison_[(model.comparison_.model == "ANIL") & (model.comparison_.metric == "rmse")]
     np.testing.assert_allclose(errors, rows.value)  # a task that is drawn once
 
@@ -363,7 +373,7 @@ def test_intervals_of_an_estimator_cover_new_tasks():
 def test_intervals_are_refused_where_they_were_not_calibrated(model):
     with pytest.raises(MetaLensError, match="k_shot=4 support rows, and this task has 3"):
         model.adapt(sensors(1)[:3]).predict_interval(sensors(1))
-    with pytest.raises(MetaLensError, match="need 9 calibration tasks, and there were 3"):
+    with pytest.raises(MetaLensError, match="need 9 calibration tasks, and there were 6"):
         model.adapt(sensors(1)).predict_interval(sensors(1))
 
 
@@ -394,7 +404,7 @@ def test_missing_cells_are_filled_where_that_is_asked_for():
     assert np.isfinite(adapted.predict(hole)).all()
 
 
-@pytest.mark.filterwarnings("ignore:.* of the 6 tasks", "ignore:On 3 held-out tasks")
+@pytest.mark.filterwarnings("ignore:.* of the 6 tasks", "ignore:On . held-out tasks")
 def test_small_tasks_are_left_out_with_a_count():
     frame = sensors(40)
     small = frame.sensor.isin([f"s{i}" for i in range(10)])
@@ -444,7 +454,7 @@ def test_profile_sees_each_training_task_as_one():
     assert len(model._trained["JointModel"]) == len(model._trained["ANIL"]) == 2
 
 
-@pytest.mark.filterwarnings("ignore:On 3 held-out tasks")
+@pytest.mark.filterwarnings("ignore:On 6 held-out tasks")
 def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
     def diverge(objectives, *args, **settings):
         if isinstance(objectives[0].learner, JointModel):
@@ -494,9 +504,11 @@ def test_without_baselines_the_learner_stands_alone():
     assert model.comparison_.model.unique().tolist() == [model.chosen_] == ["ANIL"]
 
 
-def test_the_usual_baselines_learn_across_tasks_and_within_one():
-    usual = ["ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "KNN", "RandomForest", "GaussianProcess"]
-    assert list(MetaRegressor()._baselines()) == usual
+def test_the_usual_baselines_learn_across_tasks_and_within_one(model):
+    twin = clone(model).set_params(baselines=None)
+    twin.reader_ = model.reader_
+    usual = ["MixedModel", "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
+    assert list(twin._baselines()) == [*usual, "GaussianProcess"]
 
 
 @pytest.mark.parametrize(

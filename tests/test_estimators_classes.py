@@ -11,9 +11,11 @@ from PIL import Image
 
 from metalens import Examples, MetaClassifier, MetaLensError
 from metalens.data.tables.columns import Columns
-from metalens.estimators import comparison, load_model
+from metalens.data.tables.division import Division
+from metalens.estimators import draws, load_model
 from metalens.estimators.episodes import episode_sizes, fit_episodes
 from metalens.estimators.images import class_counts
+from tests.choosing import choosing
 
 TINY = {"hidden": (8,), "steps": 2, "meta_batch_size": 2}
 
@@ -63,7 +65,8 @@ def color_folders(folder, classes, images=6, seed=0):
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch, tmp_path):
-    monkeypatch.setattr(comparison, "MIN_DRAWS", 3)
+    monkeypatch.setattr(draws, "MIN_DRAWS", 3)
+    monkeypatch.setattr(draws, "SHOTS", ())
     monkeypatch.setenv("METALENS_CACHE", str(tmp_path / "cache"))
 
 
@@ -96,7 +99,7 @@ def test_a_support_may_lack_a_shared_class_and_not_have_another():
 @pytest.mark.filterwarnings("ignore:In 8 of the 8 tasks")
 def test_new_tables_are_scored_with_the_classes_of_the_model():
     model = fitted(assays(words=("b", "c")), SHARED)
-    model.chosen_ = "MeanPredictor"
+    model = choosing(model, MeanPredictor=1.0)
     new = assays(8, seed=1, words=("b", "c"))
     # Of a class that comes second in the model, and would come first in this table by itself.
     assert model.score(new.assign(outcome="c")) == 1
@@ -128,7 +131,7 @@ def test_new_classes_in_any_number_are_told_apart(names):
 @pytest.mark.parametrize("chosen", ["LinearProbe", "NearestFeatureMean"])
 def test_a_network_that_knows_all_training_classes_serves_new_ones(chosen, tmp_path):
     model = fitted(species([f"kind {i}" for i in range(20)]), {"target": "name"}, steps=60, seeds=2)
-    model.chosen_ = chosen
+    model = choosing(model, **{chosen: 1.0})
     (probe, _) = (objective.learner for objective in model._trained["LinearProbe"])
     names = ["oak", "elm", "fir"]
     support, new = species(names, seed=1), species(names, seed=1, rows=16)
@@ -151,7 +154,7 @@ def test_no_class_is_in_two_splits_and_inputs_are_scaled_by_those_of_training():
     frame = species([f"kind {i}" for i in range(20)])
     columns = Columns(task=None, target="name")
     reader, tasks, sizes = fit_episodes(
-        columns, frame, (0.6, 0.2, 0.2), n_way=None, k_shot=None, n_query=None, seed=0
+        columns, frame, Division(splits=(0.6, 0.2, 0.2)), n_way=None, k_shot=None, n_query=None, seed=0
     )
     assert sizes == (4, 4, 4)
     seen = {split: np.concatenate([of.rows for of in tasks[split]._of_split]) for split in tasks}

@@ -1,6 +1,5 @@
 """Saved estimators: whole, the same after loading, refused where they are damaged, and never code."""
 
-import copy
 import json
 import pickle
 import warnings
@@ -12,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
-from metalens.estimators import comparison, load_model
+from metalens.estimators import draws, load_model
+from tests.choosing import choosing
 
 FILES = {"model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
 
@@ -28,7 +28,8 @@ def sensors(n=20, rows=8, seed=0):
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_do():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "MIN_DRAWS", 3)
+        patch.setattr(draws, "MIN_DRAWS", 3)
+        patch.setattr(draws, "SHOTS", ())
         yield
 
 
@@ -87,16 +88,33 @@ def test_a_classical_learner_and_settings_of_numpy_are_saved_as_well(tmp_path):
     np.testing.assert_array_equal(*(of.adapt(sensors(1)).predict(sensors(1)) for of in (model, again)))
 
 
-@pytest.mark.parametrize("chosen", ["ProfileRidge", "JointModel"])
-def test_baselines_that_learned_from_all_tasks_are_saved_as_well(model, chosen, tmp_path):
-    model = copy.copy(model)
-    model.chosen_ = chosen
+@pytest.mark.parametrize(
+    "weights", [{"ProfileRidge": 1.0}, {"JointModel": 1.0}, {"ANIL": 0.5, "Ridge": 0.25, "JointModel": 0.25}]
+)
+def test_all_that_may_adapt_is_saved(model, weights, tmp_path):
+    model = choosing(model, **weights)
     model.save(tmp_path / "model")
     again, new = load_model(tmp_path / "model"), sensors(1, rows=20, seed=1)
     predicted, other = (of.adapt(new[:10]).predict(new[10:]) for of in (model, again))
     np.testing.assert_array_equal(predicted, other)
     assert predicted.std() > 1
-    assert (model.adapt(new[:1]).predict(new[10:]) == predicted).all() == (chosen == "JointModel")
+    parts = [w * choosing(model, **{n: 1.0}).adapt(new[:10]).predict(new[10:]) for n, w in weights.items()]
+    np.testing.assert_allclose(predicted, np.sum(parts, axis=0))
+
+
+POOLED = ("MixedModel", "Boosting(max_rounds=9)", "Shrunken(mean=linear)", "ResidualGP(mean=linear)")
+
+
+def test_models_of_partial_pooling_are_saved_as_well(tmp_path):
+    model = fitted(baselines=POOLED, fallback=False)
+    model.save(tmp_path / "model")
+    again, new = load_model(tmp_path / "model"), sensors(2, rows=20, seed=1)
+    one, other = (new[new.sensor == number] for number in (0, 1))
+    for name in ("MixedModel", "Boosting", "Shrunken", "ResidualGP"):
+        model.chosen_ = again.chosen_ = name
+        predicted, loaded = (of.adapt(one[:10]).predict(one[10:]) for of in (model, again))
+        np.testing.assert_array_equal(predicted, loaded)
+        assert (model.adapt(other[:10]).predict(one[10:]) == predicted).all() == (name == "Boosting")
 
 
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
@@ -149,7 +167,7 @@ def test_nothing_is_left_where_saving_fails(model, tmp_path, monkeypatch):
         (lambda f: edit(f, kind="Run"), "holds a Run"),
         (lambda f: edit(f, kind=["MetaRegressor"]), "model.json is damaged: kind missing or not as expected"),
         (lambda f: edit(f, reader={}), "is damaged"),
-        (lambda f: edit(f, chosen="Oracle"), "is damaged"),
+        (lambda f: edit(f, choices=[{"k_shot": 4, "weights": {"Oracle": 1.0}}]), "is damaged"),
         (lambda f: edit(f, settings={"speed": 3}), "is damaged"),
         (lambda f: edit(f, settings={"hidden": [9]}), "is damaged"),
         (lambda f: shorten(f), "is damaged"),

@@ -280,3 +280,76 @@ def test_m4_has_its_series_and_test_period(m4_folder):
     np.testing.assert_allclose(test[7].query.x[-1], values[-48 - 168 : -48], rtol=1e-6)
     naive = evaluate(SeasonalNaive(48, season=24), splits["test"], n_tasks=62)
     assert np.isfinite(naive.value).all()
+
+
+MONTHS = pd.date_range("2013-01-01", periods=N, freq="MS")
+READ = ["%Y-%m-%d", "%Y-%m", "%Y%m", "%Y%m%d", "%b %Y", "%b-%Y", "%B %Y", "%m/%Y", "%Y/%m/%d", "%d.%m.%Y",
+        "%d-%b-%Y", "%b %d, %Y", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M"]  # fmt: skip
+
+
+def monthly(numbers, times):
+    return table_of(numbers).assign(time=lambda frame: np.asarray(times)[frame.time])
+
+
+@pytest.mark.parametrize("form", READ)
+@pytest.mark.parametrize("by_file", [True, False])
+def test_months_are_months_in_any_usual_spelling(numbers, form, by_file, tmp_path):
+    table = monthly(numbers, MONTHS.strftime(form))
+    if by_file:
+        table.to_csv(tmp_path / "a.csv", index=False)
+        table = tmp_path / "a.csv"
+    torch.testing.assert_close(tasks_of(table).batch(range(5)), tasks_of(numbers).batch(range(5)))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.period_range("2013-01", periods=N, freq="M"),
+        pd.period_range("2001Q1", periods=N, freq="Q").astype(str),
+        pd.date_range("2013-01-07", periods=N, freq="W-MON").strftime("%G-W%V"),
+        pd.to_timedelta(np.arange(N), "D"),
+        MONTHS.date,
+        pd.Categorical(MONTHS.strftime("%Y-%m")),
+        np.arange(N) / 12 + 2013,
+    ],
+    ids=["periods", "quarters", "weeks", "spans", "dates", "categories", "years"],
+)
+def test_times_of_any_type_are_equally_spaced(numbers, times):
+    torch.testing.assert_close(tasks_of(monthly(numbers, times))[3], tasks_of(numbers)[3])
+
+
+def test_years_with_two_digits_are_read_with_a_note(numbers):
+    with pytest.warns(UserWarning, match=r"Times of column time such as '.*' are read as 20\d\d-"):
+        tasks = tasks_of(monthly(numbers, MONTHS.strftime("%b-%y")))
+    torch.testing.assert_close(tasks[3], tasks_of(numbers)[3])
+
+
+def test_days_that_may_be_months_are_refused_and_others_not(numbers):
+    with pytest.raises(MetaLensError, match="of which the day may as well be the month; write them as 2013"):
+        tasks_of(monthly(numbers, MONTHS.strftime("%d/%m/%Y")))
+    days = pd.date_range("2013-01-01", periods=N)
+    for form in ("%d/%m/%Y", "%m/%d/%Y"):
+        torch.testing.assert_close(tasks_of(monthly(numbers, days.strftime(form)))[3], tasks_of(numbers)[3])
+
+
+@pytest.mark.parametrize("left_out", [[], ["2013-01-21", "2013-02-18"]])
+def test_weekends_and_holidays_are_no_gaps(numbers, left_out):
+    days = pd.bdate_range("2013-01-01", periods=N + len(left_out))
+    days = days[~days.isin(pd.to_datetime(left_out))][:N]
+    torch.testing.assert_close(tasks_of(monthly(numbers, days))[3], tasks_of(numbers)[3])
+
+
+def test_windows_that_cross_gaps_are_counted_if_they_are_many(numbers):
+    table = table_of(numbers)
+    with pytest.warns(UserWarning, match=r"\d+ of the \d+ windows of all series cross a gap in time"):
+        tasks_of(table[(table.time % 20) != 9])
+
+
+@pytest.mark.parametrize("name", ["series", "time", "value"])
+def test_levels_of_the_index_are_columns_of_series(numbers, name):
+    table = table_of(numbers)
+    expected = tasks_of(table)[3]
+    torch.testing.assert_close(tasks_of(table.set_index(name))[3], expected)
+    torch.testing.assert_close(tasks_of(table.set_index(["series", "time"]))[3], expected)
+    with pytest.raises(MetaLensError, match=f"{name} must be the name of one column, got a list of 2"):
+        tasks_of(table, **{name: ["a", "b"]})

@@ -1,5 +1,8 @@
 """Tables as files: what can be read, and what is said of what cannot."""
 
+import gzip
+import json
+import lzma
 import sys
 
 import numpy as np
@@ -10,6 +13,7 @@ from small_table import small_table, tasks_of
 
 from metalens import MetaLensError, TableTasks
 from metalens.data.tables import files
+from metalens.data.tables.reading import read_table
 
 
 @pytest.fixture
@@ -180,3 +184,119 @@ def test_a_million_rows_are_tasks(tmp_path):
     tasks = TableTasks(frame, "test", task="shop", target="sold", k_shot=5, n_query=5)
     assert tasks.metadata()["tasks"] == 150
     assert tasks.batch(range(150)).query.x.shape == (150, 5, 3)
+
+
+ROWS = {"assay": ["a", "b", "ä"], "x": [1.5, 2.5, 3.5], "n": [1, 2, 3]}
+
+
+def as_json(lines):
+    rows = pd.DataFrame(ROWS).to_dict("records")
+    return "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
+
+
+CSV = "assay,x,n\na,1.5,1\nb,2.5,2\nä,3.5,3\n"
+PUBCHEM = CSV.replace("assay", "PUBCHEM_RESULT_TAG").replace(
+    "\na,", "\nRESULT_TYPE,FLOAT,\nRESULT_DESCR,the value,\na,"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", CSV),
+        ("A.CSV", CSV),
+        ("a.txt", CSV),
+        ("a.csv", CSV.replace(",", ";")),
+        ("a.tsv", CSV.replace(",", "\t")),
+        ("a.csv", CSV.replace(",", "|")),
+        ("a.csv", CSV.replace(",", ";").replace("assay", '"assay"')),
+        ("a.csv", "sep=;\n" + CSV.replace(",", ";")),
+        ("a.csv", CSV.encode("utf-8-sig")),
+        ("a.csv", CSV.replace(",", "\t").encode("utf-16")),
+        ("a.csv", b"\xfe\xff" + CSV.encode("utf-16-be")),
+        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.CSV.XZ", lzma.compress(CSV.encode())),
+        ("a.jsonl", as_json(lines=True)),
+        ("a.ndjson.gz", gzip.compress(as_json(lines=True).encode())),
+        ("a.json", as_json(lines=False)),
+    ],
+)  # fmt: skip
+def test_files_as_they_come_are_read(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    read = read_table(path)
+    assert {name: read[name].tolist() for name in read} == ROWS
+
+
+def test_tables_of_weka_are_read(tmp_path):
+    lines = [
+        "@relation r",
+        "@attribute x numeric",
+        "@attribute kind {red,blue}",
+        "@data",
+        "1.5,red",
+        "?,blue",
+        "2,?",
+    ]
+    (tmp_path / "a.arff").write_text("\n".join(lines))
+    read = read_table(tmp_path / "a.arff")
+    np.testing.assert_array_equal(read.x, [1.5, np.nan, 2])
+    assert read.kind.tolist() == ["red", "blue", None]
+
+
+def test_rows_that_describe_the_columns_of_pubchem_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(PUBCHEM, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"2 rows under the header of .* describe the columns"):
+        read = read_table(tmp_path / "a.csv")
+    assert read.x.tolist() == ROWS["x"]
+    assert read.PUBCHEM_RESULT_TAG.tolist() == ROWS["assay"]
+
+
+def test_relations_of_chembl_say_that_values_are_bounds(table, tmp_path):
+    marks = np.where(table.row % 4 == 0, "'>'", "'='")
+    table.assign(relation=marks).to_csv(tmp_path / "a.csv", sep=";", index=False)
+    roles = {"task": "assay", "target": "activity", "inputs": ["half"], "k_shot": 4, "n_query": 3}
+    with pytest.warns(UserWarning, match=r"Column relation says that rows hold bounds \('>' 30\)"):
+        TableTasks(tmp_path / "a.csv", **roles)
+
+
+def test_molecules_of_an_sdf_file_are_rows(tmp_path):
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed; pip install 'metalens[chem]'")
+    with chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
+        for smiles, value in (("CCO", "5.1"), ("c1ccccc1", "6.2")):
+            molecule = chem.MolFromSmiles(smiles)
+            molecule.SetProp("pIC50", value)
+            writer.write(molecule)
+    read = read_table(tmp_path / "a.sdf")
+    assert read.smiles.tolist() == ["CCO", "c1ccccc1"]
+    assert read.pIC50.tolist() == [5.1, 6.2]
+    damaged = (tmp_path / "a.sdf").read_bytes().replace(b" O ", b" Qq", 1)
+    (tmp_path / "a.sdf").write_bytes(damaged)
+    assert read_table(tmp_path / "a.sdf").smiles.isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.xlsx", b"PK", "is an Excel or OpenDocument file, which is not read; save the sheet as CSV"),
+        ("a.ts", b"", "is a file of series for aeon or sktime, .* by aeon.datasets.load_from_ts_file"),
+        ("a.pkl", b"", "is a Python pickle, which can run code, .*; save the table by to_csv"),
+        ("a.SAV", b"", "is an SPSS file, which is not read; read it by pandas.read_spss"),
+        ("a.tar.gz", b"", "is an archive, which is not read; unpack it"),
+        ("a.csv.zst", b"", "is a compressed file, which is not read; unpack it"),
+        ("a.rds", b"", "is a file of R, which is not read; save the table in R by write.csv"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 2,}\n', "a.jsonl: Line 2 is no JSON"),
+        ("a.jsonl", b"[1, 2]\n", "a.jsonl: Line 1 is a list; give an object a line"),
+        ("a.jsonl", b'{"a": [1]}\n', "a.jsonl: Column a holds lists or other objects"),
+        ("a.json", b'{"a": 1}', "a.json: A JSON file must be a list of objects"),
+        ("a.json", b"{", r"Cannot read .*a.json as a table \(JSONDecodeError\)"),
+        ("a.arff", b"@relation r\n@attribute x string\n@data\nabc\n", "SciPy cannot read this .arff file"),
+        ("a.arff", "@relation r\n@attribute x {ä}\n@data\nä\n".encode(), "or words beyond ASCII; save it as"),
+        ("a.csv", b"a,b\nK\xf6ln,1\n", "is not in UTF-8"),
+        ("a.csv.zip", b"PK", "Cannot read .* as a table"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused_with_the_way(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MetaLensError, match=words):
+        read_table(tmp_path / name)

@@ -10,7 +10,9 @@ QUICK = {"steps": 2, "hidden": [8], "k_shot": 4, "n_query": 4, "fallback": False
 ROLES = {"task": "task", "target": "y"}
 BASELINES = {MetaRegressor: ["Ridge"], MetaClassifier: ["NearestCentroid"]}
 
-pytestmark = pytest.mark.filterwarnings("ignore:On .* held-out tasks", "ignore:On average")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:On .* held-out tasks", "ignore:On average", "ignore:100% of the molecules of held-out tasks"
+)
 
 
 def table(n_tasks=20, rows=12, seed=0):

@@ -73,15 +73,16 @@ def show_sweep(folder: Path) -> None:
 
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, the chosen one, and the path of the report."""
-    from metalens.estimators.report import choice_in_words, models_table, read_model_folder
-    from metalens.metrics import primary_metric
+    from metalens.estimators.report import models_table, read_model_folder
+    from metalens.estimators.wording import choice_in_words
     from metalens.reports.reading import naming_damage
 
     model = read_model_folder(folder)
     with naming_damage(folder, "train the model"):
         scores = model.comparison
-        table = models_table(scores[scores["metric"] == primary_metric(scores["metric"])])
-        sentences = choice_in_words(scores, model.training["chosen"])
+        choice = model.choices[model.training["k_shot"]]
+        table = models_table(scores[scores["metric"] == choice.metric])
+        sentences = choice_in_words(choice, scores)
     Console().print(table)
     say(*sentences, wrap=True)
     _say_report(folder)

@@ -59,6 +59,10 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--splits", type=str, nargs="*",
         help="Shares of tasks to train on, validate on and hold out, such as 0.7 0.15 0.15; or a column that "
         "says train, val or test.")
+    add("--split_seed", type=int | None, default=None, help="Selects another division by shares.")
+    add("--families", type=str | None, default=None,
+        help="Column with the family of a task, such as the study of an assay: tasks of one family are all "
+        "trained on or all held out.")
     add("--new_classes", action=ActionYesNo, default=False,
         help="Whether new tasks of a table bring classes of their own, as those of images do.")
     add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
@@ -122,7 +126,10 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
     from metalens.estimators import MetaClassifier
 
     given = _columns(settings)
-    usual = vars(Columns(target="", group=given["group"])) | {"target": None}
+    given |= {name: settings[name] for name in ("split_seed", "families")}
+    usual = vars(Columns(target="", group=given["group"])) | dict.fromkeys(
+        ("target", "split_seed", "families")
+    )
     if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
@@ -151,13 +158,17 @@ def _fitted(
 ) -> tuple[Estimator, pd.DataFrame | str]:
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
 
-    splits: dict[str, Any] = {} if settings.splits is None else {"splits": _splits(settings.splits)}
+    splits: dict[str, Any] = {"split_seed": settings.split_seed, "families": settings.families}
+    splits |= {} if settings.splits is None else {"splits": _splits(settings.splits)}
     if classes:
         model = MetaClassifier(**_training(settings, MetaClassifier))
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
     else:
         if settings.task is None:
-            raise MetaLensError("Numbers are predicted by task; give --task, the column that names them.")
+            raise MetaLensError(
+                "Numbers are predicted by task; give --task, the column that names them (of a table with a "
+                "column for each task, make a long one by pandas.melt)."
+            )
         model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **splits)
     return model, _relations(model, frame, None if settings.new_classes else settings.task)

@@ -7,6 +7,7 @@ of access or on where a run was resumed. So every method meets the same tasks, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.tasks import Task, stack_tasks
+from metalens.tasks import Examples, Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
 
@@ -119,6 +120,28 @@ class TaskDistribution(ABC):
         """Return the tasks of T indices as one batch, equal to stacking `self[i]`."""
         return stack_tasks([self[index] for index in indices])
 
+    def examples_by_task(self, n: int) -> dict[str, Examples]:
+        """Return the examples of tasks 0 ... n - 1, those of one name together, for models of all tasks.
+
+        Draws of one named task share examples: as many equal ones are kept as the draw with most of them has.
+        A distribution that knows all examples of its tasks overrides this.
+
+        >>> from metalens import Sinusoid
+        >>> [examples.x.shape for examples in Sinusoid().examples_by_task(2).values()]
+        [torch.Size([25, 1]), torch.Size([25, 1])]
+        """
+        parts: dict[str, list[Examples]] = {}
+        known: dict[str, Counter[bytes]] = {}
+        for number in range(n):
+            name, task = self.task_name(number), self[number]
+            drawn = Examples(*(torch.cat(pair) for pair in zip(task.support, task.query, strict=True)))
+            new = _surplus(drawn, known.setdefault(name, Counter()))
+            parts.setdefault(name, []).append(Examples(drawn.x[new], drawn.y[new]))
+        return {
+            name: Examples(*(torch.cat(of_part) for of_part in zip(*of_task, strict=True)))
+            for name, of_task in parts.items()
+        }
+
     def with_global_labels(self) -> TaskDistribution:
         """Return the same tasks with targets that mean the same in all of them.
 
@@ -210,6 +233,19 @@ class BlockDistribution(BatchedTasks):
 def round_order(seed: int, split: Split, number: int, size: int) -> np.ndarray:
     """Return the order of a pool of tasks in a round of training, `(size,)`."""
     return np.random.default_rng([seed, get_args(Split).index(split), 1, number]).permutation(size)
+
+
+def _surplus(drawn: Examples, known: Counter[bytes]) -> list[int]:
+    """Return the examples of which a draw has more equal ones than are known, and count them as known."""
+    flat = [part.flatten(1).numpy() if part.dim() > 1 else part[:, None].numpy() for part in drawn]
+    new, seen = [], Counter[bytes]()
+    for place, (x, y) in enumerate(zip(*flat, strict=True)):
+        key = x.tobytes() + y.tobytes()
+        seen[key] += 1
+        if seen[key] > known[key]:
+            known[key] += 1
+            new.append(place)
+    return new
 
 
 def _rows(batch: Task, numbers: np.ndarray) -> Task:

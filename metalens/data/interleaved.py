@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metalens.data.base import TaskDistribution
-from metalens.tasks import Task
+from metalens.tasks import Examples, Task
 
 
 class Interleaved(TaskDistribution):
@@ -42,6 +42,10 @@ class Interleaved(TaskDistribution):
     @property
     def pool_size(self) -> int | None:
         return self.tasks.pool_size
+
+    def examples_by_task(self, n: int) -> dict[str, Examples]:
+        of_all = self.tasks.examples_by_task(n * self.n)
+        return {name: of_all[name] for name in dict.fromkeys(map(self.task_name, range(n)))}
 
     def with_global_labels(self) -> Interleaved:
         return Interleaved(self.tasks.with_global_labels(), self.number, self.n)

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from metalens.errors import MetaLensError
+from metalens.estimators.choice import FallbackWarning
 from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
-from metalens.estimators.comparison import FallbackWarning
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor
 from metalens.estimators.saving import read_facts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +20,16 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.errors import MALFORMED, DivergenceError, MetaLensError
-from metalens.estimators.comparison import choose_model, mean_scores, n_drawn, n_named
-from metalens.estimators.models import Answer, Candidate, Ensemble, trained_on_tasks
-from metalens.estimators.saving import Saved, damaged, read_model, write_model
+from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
+from metalens.estimators.draws import n_drawn, n_named, with_other_shots
+from metalens.estimators.models import Candidate, Ensemble, trained_on_tasks
+from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
 from metalens.estimators.tables import TableReader
 from metalens.estimators.training import EVERY, ProgressOf, Trainee
 from metalens.evaluation import Validation
 from metalens.io.files import new_folder
 from metalens.learners import Learner
+from metalens.metrics import METRICS
 from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.relations.relate import relate
@@ -62,7 +64,10 @@ class MetaEstimator(BaseEstimator, ABC):
             are averaged.
         baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
             the defaults, `()` for none.
-        fallback: use the best baseline if it wins on the held-out tasks.
+        metric: the score that decides; `None` for `r2` of numbers, and of classes for accuracy, or
+            `average_precision` where one class has most rows. Others: `rmse`, `mse`, `pearson_r2`; `roc_auc`,
+            `balanced_accuracy`, `average_precision`, `brier_score`, `cross_entropy`.
+        fallback: use a baseline, or the stacked mean of all models, if it wins on the held-out tasks.
         random_state: the first seed of everything random.
     """
 
@@ -78,17 +83,30 @@ class MetaEstimator(BaseEstimator, ABC):
     outer_lr: float = 1e-3
     seeds: int = 1
     baselines: Sequence[str] | None = None
+    metric: str | None = None
     fallback: bool = True
     random_state: int = 0
 
-    score_metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]  # that may decide, the usual one first
+    metric_: str = field(init=False)
     comparison_: pd.DataFrame = field(init=False)
-    chosen_: str = field(init=False)
+    k_shot_: int = field(init=False)
     reader_: Any = field(init=False)
+    _choices: dict[int, Choice] = field(init=False)  # by the number of support rows
     _is_fitted: bool = field(init=False, default=False)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted
+
+    @property
+    def chosen_(self) -> str:
+        """The name of the model that adapts to `k_shot_` support rows."""
+        return self._choices[self.k_shot_].model
+
+    @property
+    def weights_(self) -> dict[int, dict[str, float]]:
+        """The weights of the models in the mean that is predicted, by the number of support rows."""
+        return {k_shot: dict(self._choices[k_shot].weights) for k_shot in sorted(self._choices)}
 
     @property
     def feature_names_in_(self) -> np.ndarray:
@@ -113,18 +131,21 @@ class MetaEstimator(BaseEstimator, ABC):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        tasks, n_outputs = self._new_tasks(data, k_shot, n_query)
-        return self._scored(self._answers(tasks, self._candidates(n_outputs)))
+        tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
+        adapting = self._adapting(n_support, n_outputs)
+        candidates = [adapting] if adapting.name == STACKED else []
+        return scores_of(self._draws(tasks, [*self._candidates(n_outputs), *candidates]), self._scores)
 
     def score(self, data: Any) -> float:
-        """Return the mean score of the chosen model over the tasks of new data; see `evaluate`.
+        """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
 
-        It is `r2` in regression and accuracy in classification, the metric that models are chosen by.
+        It is the one that models are chosen by, `metric_`; a loss has a minus sign, so that higher is better.
         """
         check_is_fitted(self)
-        tasks, n_outputs = self._new_tasks(data, None, None)
-        rows = self._scored(self._answers(tasks, [self._candidate(self.chosen_, n_outputs)]))
-        return float(rows.value[rows.metric == self.score_metric].mean())
+        tasks, n_support, n_outputs = self._new_tasks(data, None, None)
+        rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
+        sign = 1 if METRICS[self.metric_].better == "higher" else -1
+        return sign * float(rows.value.mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
         """Return relations and clusters of the tasks of new data, by the trained learner.
@@ -140,7 +161,7 @@ class MetaEstimator(BaseEstimator, ABC):
         from metalens.relations.clusters import relation_map  # slow to import
 
         check_is_fitted(self)
-        tasks, _ = self._new_tasks(data, None, None)
+        tasks, *_ = self._new_tasks(data, None, None)
         objective, *_ = next(iter(self._trained.values()))  # the meta-learner of the first seed
         found = relate(objective.learner, objective.relation, tasks, n_named(tasks) or N_EPISODES)
         return relation_map(found.matrix, found.names, n_groups)
@@ -170,15 +191,20 @@ class MetaEstimator(BaseEstimator, ABC):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        facts, tensors = self._state()
-        for prefix, objective in self._objectives():
-            tensors |= {prefix + name: tensor for name, tensor in objective.state_dict().items()}
+        tensors = {
+            prefix + name: tensor
+            for prefix, objective in self._objectives()
+            for name, tensor in objective.state_dict().items()
+        }
         facts = {
             "kind": type(self).__name__,
             "metalens": version("metalens"),
             "settings": self.get_params(),
             "trained": list(self._trained),
-        } | facts
+            "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
+        } | self._state()
+        for k, choice in self._choices.items():
+            tensors |= {f"residuals.{k}.{name}": tensor for name, tensor in choice.tensors().items()}
         write_model(folder, facts, tensors, {"comparison": self.comparison_, "curve": self.curve_})
 
     @classmethod
@@ -194,14 +220,16 @@ class MetaEstimator(BaseEstimator, ABC):
             given = saved.facts["settings"].items()  # JSON has no tuples
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
-            model._restore(saved)
+            model._restore(saved.facts)
+            model._choices = restored_choices(saved)
+            model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
             for prefix, objective in model._objectives():
-                own = {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
-                objective.load_state_dict(own)
-            if model.chosen_ not in model._names():
-                raise ValueError(f"there is no model {model.chosen_}")
+                objective.load_state_dict(part(saved.tensors, prefix))
+            for choice in model._choices.values():
+                if not choice.weights or not choice.weights.keys() <= set(model._names()):
+                    raise ValueError(f"there is no model {', '.join(choice.weights)}")
         except MALFORMED as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]
@@ -209,24 +237,41 @@ class MetaEstimator(BaseEstimator, ABC):
         return model
 
     @abstractmethod
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what training found besides the weights: plain values, and tensors."""
+    def _state(self) -> dict[str, Any]:
+        """Return the plain values that training found."""
 
     @abstractmethod
-    def _restore(self, saved: Saved) -> None:
+    def _restore(self, facts: dict[str, Any]) -> None:
         """Restore what `_state` returned."""
 
     @abstractmethod
-    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
-        """Return all tasks of new data as held-out tasks, and their number of outputs."""
+    def _new_tasks(
+        self, data: Any, k_shot: int | None, n_query: int | None
+    ) -> tuple[TaskDistribution, int, int]:
+        """Return all tasks of new data as held-out tasks, their support rows, and their number of outputs."""
 
     @abstractmethod
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         """Return predictions for inputs: targets in their own units, or probabilities of classes."""
 
     @abstractmethod
-    def _scores(self, answer: Answer) -> dict[str, float]:
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        """Return what the predictions should be, in their shape and units."""
+
+    @abstractmethod
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        """Return the names of the scores that are reported beside the deciding one."""
+
+    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
         """Return the scores of predictions on a task by name, the deciding one first."""
+        return self._scores_by(draw, predictions, [self.metric_, *self._reported(draw)])
+
+    def _deciding_score(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
+        return self._scores_by(draw, predictions, [self.metric_])
+
+    @abstractmethod
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """Return scores of predictions on a task; without those that the task has no classes for."""
 
     @abstractmethod
     def _network(self) -> Network:
@@ -246,22 +291,37 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Refuse settings that are out of range, and reset the estimator."""
-        self._is_fitted = False
+        self._is_fitted, self._choices = False, {}
         for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
             value = getattr(self, name, None)
             if value is not None and value < least:
                 raise MetaLensError(f"{name} must be at least {least}, got {value}.")
+        if self.metric not in (None, *self.metrics):
+            raise MetaLensError(f"metric must be one of {', '.join(self.metrics)}, got {self.metric!r}.")
+        self.metric_ = self.metric or self.metrics[0]
 
     def _finish(
         self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
-    ) -> list[Answer]:
-        """Train, compare on the test split and choose; return the chosen model's answers there."""
+    ) -> None:
+        """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         self._train(tasks["train"], tasks["val"], progress)
-        answers = list(self._answers(tasks["test"], self._candidates(n_outputs)))
-        self.comparison_ = self._scored(answers)
-        self.chosen_ = choose_model(self.comparison_, self.score_metric, fallback=self.fallback)
+        held_out = {split: tasks[split] for split in ("val", "test")}
+        candidates = self._candidates(n_outputs)
+        self.comparison_, choice = self._choose(held_out, candidates, self._scores)
+        warn_of_baseline(choice, fallback=self.fallback)
+        self._choices = {self.k_shot_: choice}
+        kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
+        for k_shot, sized in with_other_shots(held_out, self.k_shot_):
+            if able := [candidate for candidate in kept if candidate.min_support <= k_shot]:
+                self._choices[k_shot] = self._choose(sized, able, self._deciding_score)[1]
         self._is_fitted = True
-        return [answer for answer in answers if answer.model == self.chosen_]
+
+    def _choose(
+        self, tasks: Mapping[str, TaskDistribution], candidates: Sequence[Candidate], score: Score
+    ) -> tuple[pd.DataFrame, Choice]:
+        """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
+        draws = {split: list(self._draws(of_split, candidates)) for split, of_split in tasks.items()}
+        return choose(draws, score, self.metric_, fallback=self.fallback)
 
     def _train(
         self, train: TaskDistribution, held_out: TaskDistribution, progress: ProgressOf | None
@@ -312,8 +372,11 @@ class MetaEstimator(BaseEstimator, ABC):
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         """Return the default settings of a learner; they differ for molecules."""
-        molecules = isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
-        return (MOLECULE_PRESETS if molecules else TABLE_PRESETS).get(learner, {})
+        return (MOLECULE_PRESETS if self._has_molecules else TABLE_PRESETS).get(learner, {})
+
+    @property
+    def _has_molecules(self) -> bool:
+        return isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
 
     def _objectives(self) -> Iterator[tuple[str, Objective]]:
         """Yield the trained objectives, each with the prefix of the names of its saved tensors."""
@@ -331,24 +394,39 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return a candidate for tasks with this number of outputs."""
         if name in self._trained:
             learners = [objective.learner.eval() for objective in self._trained[name]]
-            return Candidate(name, tuple(self._resized(learner, n_outputs) for learner in learners))
-        return Candidate(name, (build_baseline(self._baselines()[name], n_outputs, self._tuned),))
+            return Candidate.of_one_kind(name, [self._resized(learner, n_outputs) for learner in learners])
+        learner = build_baseline(self._baselines()[name], n_outputs, self._tuned)
+        return Candidate.of_one_kind(name, [learner])
 
     def _candidates(self, n_outputs: int) -> list[Candidate]:
         return [self._candidate(name, n_outputs) for name in self._names()]
 
-    def _answers(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Answer]:
+    def _adapting(self, n_support: int, n_outputs: int) -> Candidate:
+        """Return what adapts to a number of support rows: the model chosen for as many or the next lower one.
+
+        Raises:
+            MetaLensError: it needs more.
+        """
+        choice = self._choice(n_support) or self._choices[min(self._choices)]
+        parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
+        candidate = Candidate.stack(choice.model, parts)
+        if candidate.min_support > n_support:
+            least = f"needs {candidate.min_support} support rows or more, got {n_support}"
+            raise MetaLensError(f"{choice.model} {least}; give more, or fit with a learner that needs none.")
+        return candidate
+
+    def _choice(self, n_support: int) -> Choice | None:
+        """Return what was chosen for this number of support rows or the next lower one."""
+        known = [k_shot for k_shot in self._choices if k_shot <= n_support]
+        return self._choices[max(known)] if known else None
+
+    def _draws(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Draw]:
         """Adapt every candidate to the same support sets, and predict the same queries."""
         for number in range(n_drawn(tasks)):
-            task, name = tasks[number], tasks.task_name(number)
-            for candidate in candidates:
-                predictions = self._predict(candidate.adapt(task.support), task.query.x)
-                yield Answer(candidate.name, name, predictions, task.query.y, task.support.y)
-
-    def _scored(self, answers: Iterable[Answer]) -> pd.DataFrame:
-        """Return rows `model, task, metric, value`, the mean over the draws of a task."""
-        return mean_scores(
-            (answer.model, answer.task, metric, value)
-            for answer in answers
-            for metric, value in self._scores(answer).items()
-        )
+            task = tasks[number]
+            predictions = {
+                candidate.name: self._predict(candidate.adapt(task.support), task.query.x)
+                for candidate in candidates
+            }
+            targets = self._targets(task.query.y, next(iter(predictions.values())))
+            yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)

@@ -19,24 +19,25 @@ from metalens.data.base import Split
 from metalens.data.images.layout import Folders
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.reading import check_columns, class_numbers, naming_file
 from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
+from metalens.estimators.choice import Draw
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
-from metalens.estimators.models import FEATURE_MEAN, Answer, Candidate, Ensemble, for_classes
-from metalens.estimators.saving import Saved
+from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
-from metalens.metrics import average_precision, balanced_accuracy, task_metrics
+from metalens.metrics import task_metrics
 from metalens.networks import Network, conv4, mlp
 from metalens.tasks import Examples
 
-_OF_RARE_CLASSES = (balanced_accuracy, average_precision)  # further metrics
+_OF_RARE_CLASSES = ("balanced_accuracy", "average_precision", "roc_auc")  # of tasks that share their classes
 N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 _READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
     reader.kind: reader for reader in (TableReader, ImageReader)
@@ -62,15 +63,16 @@ class MetaClassifier(MetaEstimator):
     on its features (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
     Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
-    takes any number of them, and R2D2 if tasks share their classes, as ProtoNet never predicts a class that a
-    support lacks. A learner with a head for a fixed number of classes adapts to that number only. The network
-    for images is `conv4` with 32 filters and group normalization.
+    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
+    predicts a class that a support lacks. A learner with a head for a fixed number of classes adapts to that
+    number only. The network for images is `conv4` with 32 filters and group normalization.
 
     Args:
         n_way: classes of an episode; `None` for 5, or as many as the data have.
 
     Attributes:
-        chosen_: name of the model that adapts to new tasks.
+        chosen_: name of what adapts to `k_shot_` support rows.
+        weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
@@ -92,7 +94,7 @@ class MetaClassifier(MetaEstimator):
 
     n_way: int | None = None
 
-    score_metric: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy", "brier_score", *_OF_RARE_CLASSES)
     reader_: TableReader | ImageReader = field(init=False)
 
     def fit(
@@ -107,6 +109,8 @@ class MetaClassifier(MetaEstimator):
         folders: Folders | None = None,
         white: float | None = None,
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
+        split_seed: int | None = None,
+        families: str | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -125,6 +129,8 @@ class MetaClassifier(MetaEstimator):
             white: the value of white in images of more than 8 bits, see `ImageFolders`.
             splits: as in `MetaRegressor.fit`; without tasks the shares are of classes. For images also
                 folders named train, val and test, or a mapping from these to the names of classes.
+            split_seed: as in `MetaRegressor.fit`, for tables.
+            families: as in `MetaRegressor.fit`, for tables; without tasks, of classes.
             progress: as in `MetaRegressor.fit`.
             columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
@@ -137,7 +143,8 @@ class MetaClassifier(MetaEstimator):
         """
         self._check()
         if target is None:
-            if stray := sorted(columns.keys() - {"group"}):
+            given = {"split_seed": split_seed, "families": families} | columns
+            if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
             reader = ImageReader(image_size, color, columns.get("group"), folders, white)
             tasks = self._image_tasks(data, reader, splits)
@@ -150,8 +157,14 @@ class MetaClassifier(MetaEstimator):
                 check_columns(frame, [target])
                 check_classes(frame[target])
                 shared = task is not None and not new_classes
-                tasks = self._table_tasks(roles, frame, splits or SHARES, shared)
+                division = Division(splits=splits or SHARES, split_seed=split_seed, families=families)
+                tasks = self._table_tasks(roles, frame, division, shared)
+        if self.metric_ in _OF_RARE_CLASSES and not self._shared_classes():
+            raise MetaLensError(
+                f"metric={self.metric_!r} is for tasks that share their classes; use another."
+            )
         self._n_pooled = tasks["train"].with_global_labels().n_classes
+        self.k_shot_ = self._sizes.k_shot
         self._finish(tasks, self._sizes.n_way, progress)
         return self
 
@@ -172,26 +185,28 @@ class MetaClassifier(MetaEstimator):
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
         y = torch.from_numpy(class_numbers(labels, classes.tolist()))
-        models = self._candidate(self.chosen_, len(classes)).adapt(Examples(x.float(), y))
-        return AdaptedClassifier(self, classes, len(x), models)
+        candidate = self._adapting(len(x) if shared else self.k_shot_, len(classes))
+        models = candidate.adapt(Examples(x.float(), y))
+        return AdaptedClassifier(self, classes, len(x), candidate.name, models)
 
     def _table_tasks(
-        self, columns: Columns, frame: pd.DataFrame, splits: str | Sequence[float], shared: bool
+        self, columns: Columns, frame: pd.DataFrame, division: Division, shared: bool
     ) -> Mapping[Split, TaskDistribution]:
         if not shared:
             self.reader_, tasks, self._sizes = fit_episodes(
-                columns, frame, splits, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
+                columns, frame, division, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state,
             )  # fmt: skip
             return tasks
         if self.n_way is not None:
             raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
         self.reader_, tasks = fit_reader(
-            columns, frame, splits, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
+            columns, frame, division, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
             classes=True,
         )  # fmt: skip
         train = tasks["train"]
-        train.warn_of_rare_classes()
+        if train.warn_of_rare_classes() and self.metric is None:
+            self.metric_ = "average_precision"
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks
 
@@ -205,44 +220,51 @@ class MetaClassifier(MetaEstimator):
             split: reader.tasks(source, split, splits, self._sizes, self.random_state) for split in counts
         }
 
-    def _new_tasks(self, data: Any, k_shot: int | None, n_query: int | None) -> tuple[TaskDistribution, int]:
+    def _new_tasks(
+        self, data: Any, k_shot: int | None, n_query: int | None
+    ) -> tuple[TaskDistribution, int, int]:
         reader, sizes = self.reader_, self._sizes
         k_shot = sizes.k_shot if k_shot is None else k_shot
         if isinstance(reader, TableReader) and reader.classes:
-            return reader.tasks(data, k_shot, n_query, self.random_state), sizes.n_way
+            return reader.tasks(data, k_shot, n_query, self.random_state), k_shot, sizes.n_way
         n_query = sizes.n_query if n_query is None else n_query
         if isinstance(reader, ImageReader):
             n = max(map(len, class_counts(data, "test", reader.folders)["test"].values()))
             sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
-            return reader.tasks(data, "test", "test", sizes, self.random_state), sizes.n_way
+            return reader.tasks(data, "test", "test", sizes, self.random_state), self.k_shot_, sizes.n_way
         frame, array = reader.episode_rows(data)
         sizes = Sizes(min(sizes.n_way, frame[reader.columns.target].nunique()), k_shot, n_query)
-        return new_episodes(reader, frame, array, sizes, self.random_state), sizes.n_way
+        return new_episodes(reader, frame, array, sizes, self.random_state), self.k_shot_, sizes.n_way
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
 
-    def _scores(self, answer: Answer) -> dict[str, float]:
-        logits = answer.predictions.clamp(min=MIN_PROBABILITY).log()
-        of_task = logits[None], answer.y[None], answer.known[None]
-        scores = task_metrics(*of_task)
-        # Of queries of one class they say nothing; and new classes have equally many queries each.
-        if self._shared_classes() and (answer.y != answer.y[0]).any():
-            scores |= {function.__name__: function(*of_task) for function in _OF_RARE_CLASSES}
-        return {name: value.item() for name, value in scores.items()}
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(y, predictions.shape[1]).double()
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "chosen": self.chosen_}
-        return {**facts, "n_pooled": self._n_pooled, "reader": asdict(self.reader_)}, {}
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        # New classes have equally many queries each.
+        of_rare = ("balanced_accuracy", "average_precision") if self._shared_classes() else ()
+        return "accuracy", "cross_entropy", *of_rare
 
-    def _restore(self, saved: Saved) -> None:
-        facts = saved.facts
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
+        if (draw.y == draw.y[0]).all():  # of queries of one class they say nothing
+            names = [name for name in names if name not in _OF_RARE_CLASSES]
+        logits = predictions.clamp(min=MIN_PROBABILITY).log()
+        scores = task_metrics(logits[None], draw.y[None], draw.known[None], names)
+        return {name: scores[name].item() for name in names}
+
+    def _state(self) -> dict[str, Any]:
+        facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "n_pooled": self._n_pooled}
+        return facts | {"reader": asdict(self.reader_)}
+
+    def _restore(self, facts: dict[str, Any]) -> None:
         sizes = dict.fromkeys(Sizes._fields, int)
-        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType), "chosen": str}):
+        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType)}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
-        self._sizes, self.chosen_ = Sizes(**facts["sizes"]), facts["chosen"]
-        self._n_pooled = facts["n_pooled"]
+        self._sizes, self._n_pooled = Sizes(**facts["sizes"]), facts["n_pooled"]
+        self.k_shot_ = self._sizes.k_shot
 
     def _network(self) -> Network:
         reader, n_way = self.reader_, self._sizes.n_way
@@ -258,7 +280,7 @@ class MetaClassifier(MetaEstimator):
         return self.reader_.classes if isinstance(self.reader_, TableReader) else ()
 
     def _learner(self) -> str:
-        return self.learner or ("R2D2" if self._shared_classes() else "ProtoNet")
+        return self.learner or ("R2D2(prior_mean=True)" if self._shared_classes() else "ProtoNet")
 
     def _usual_baselines(self) -> Sequence[str]:
         shared = self._shared_classes()
@@ -275,15 +297,10 @@ class MetaClassifier(MetaEstimator):
             return super()._candidate(name, n_outputs)
         probes = (objective.learner for objective in self._trained["LinearProbe"])
         networks = [probe.network for probe in probes if isinstance(probe, LinearProbe)]
-        return Candidate(name, tuple(ProtoNet(network, n_way=n_outputs) for network in networks))
+        return Candidate.of_one_kind(name, [ProtoNet(network, n_way=n_outputs) for network in networks])
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)
-
-    @property
-    def k_shot_(self) -> int:
-        """Support rows of a training task, or of each of its classes if these are new."""
-        return self._sizes.k_shot
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,11 +311,13 @@ class AdaptedClassifier:
         estimator: its fitted estimator.
         classes_: the classes, in the order of the columns of `predict_proba`.
         n_support: number of support examples.
+        model: name of what adapted; see `weights_` of the estimator.
     """
 
     estimator: MetaClassifier
     classes_: np.ndarray
     n_support: int
+    model: str
     _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:

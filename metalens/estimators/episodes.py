@@ -9,9 +9,9 @@ import numpy as np
 
 from metalens.data import ArrayTasks
 from metalens.data.base import Split
-from metalens.data.splits import divided, splits_of_column
 from metalens.data.tables.cells import names as words_of
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
 from metalens.data.tables.reading import check_columns, refuse_missing
 from metalens.errors import MetaLensError
@@ -86,7 +86,7 @@ def episode_sizes(
 def fit_episodes(
     columns: Columns,
     frame: pd.DataFrame,
-    splits: str | Sequence[float],
+    division: Division,
     *,
     n_way: int | None,
     k_shot: int | None,
@@ -100,19 +100,18 @@ def fit_episodes(
     """
     if columns.duplicates == "refuse":
         raise MetaLensError("duplicates='refuse' is for tasks that share classes; use 'together' or 'allow'.")
+    if columns.order is not None:
+        raise MetaLensError("order is for tasks with numbers or shared classes; leave it out.")
     target, task = columns.target, columns.task
-    names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
+    names = columns.input_columns(frame, division.task_columns)
     if names is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
     kept = columns.kept_rows(frame, [target, *names])
     if len(kept) < len(frame):
         frame = frame.iloc[kept]
     labels, owner = _labels(frame, target), _labels(frame, task or target)
-    rows_of = {str(name): np.asarray(rows) for name, rows in frame.groupby(owner).indices.items()}
-    if isinstance(splits, str):
-        split_of = splits_of_column(frame[splits], rows_of)
-    else:
-        split_of = divided(rows_of, splits, instead="a column or ")
+    owners, codes = np.unique(owner, return_inverse=True)
+    _, split_of = division.divide(frame, codes, owners.tolist())
     of_rows = np.array([split_of[name] for name in owner.tolist()])
     settings: dict[str, Any] = {name: vars(columns)[name] for name in ("categorical", "smiles", "missing")}
     encoding = TableInputs.fit(frame[of_rows == "train"], names, **settings)

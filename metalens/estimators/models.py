@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,10 +21,33 @@ _MAX_NUMBERS = 2**22  # of inputs in one prediction; bounds memory
 
 @dataclass(frozen=True)
 class Candidate:
-    """Learners of one kind, one for each seed of the training, whose predictions are averaged."""
+    """Learners whose predictions are averaged: of one kind, one for each seed, or of several kinds.
+
+    Attributes:
+        name: of what adapts.
+        learners: to adapt.
+        weights: of the learners in the mean, adding up to 1.
+    """
 
     name: str
     learners: tuple[Learner, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of_one_kind(cls, name: str, learners: Sequence[Learner]) -> Self:
+        """Return a candidate with equal weights."""
+        return cls(name, tuple(learners), (1 / len(learners),) * len(learners))
+
+    @classmethod
+    def stack(cls, name: str, parts: Sequence[tuple[float, Candidate]]) -> Self:
+        """Return the weighted mean of other candidates."""
+        learners = tuple(learner for _, part in parts for learner in part.learners)
+        return cls(name, learners, tuple(weight * own for weight, part in parts for own in part.weights))
+
+    @property
+    def min_support(self) -> int:
+        """The fewest support examples to adapt to."""
+        return max(learner.min_support for learner in self.learners)
 
     @torch.no_grad()
     def adapt(self, support: Examples) -> Ensemble:
@@ -33,7 +57,7 @@ class Candidate:
             MetaLensError: a model cannot adapt to it.
         """
         try:
-            return Ensemble(tuple(learner(support) for learner in self.learners))
+            return Ensemble(tuple(learner(support) for learner in self.learners), self.weights)
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise MetaLensError(
                 f"{self.name} cannot adapt to these rows, as its equations have no solution; look for "
@@ -43,9 +67,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models adapted to one task, one for each seed: call them on inputs."""
+    """Models adapted to one task, with weights that add up to 1: call them on inputs."""
 
     models: tuple[AdaptedModel, ...]
+    weights: tuple[float, ...]
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, classes: bool = False) -> Tensor:
@@ -54,28 +79,11 @@ class Ensemble:
         These are targets, or the probabilities of `classes`.
         """
         parts = []
+        weights = torch.tensor(self.weights, dtype=torch.float64)
         for part in x.split(max(1, _MAX_NUMBERS // max(1, x[0].numel()))):
             of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
-            parts.append((of_all.softmax(-1) if classes else of_all).mean(0))
+            parts.append(torch.tensordot(weights, of_all.softmax(-1) if classes else of_all, dims=1))
         return torch.cat(parts)
-
-
-class Answer(NamedTuple):
-    """The predictions of a model for the queries of a task.
-
-    Attributes:
-        model: its name.
-        task: its name.
-        predictions: targets in their own units, or probabilities of classes.
-        y: targets of the queries, in the units of the model.
-        known: targets of the support, in the units of the model.
-    """
-
-    model: str
-    task: str
-    predictions: Tensor
-    y: Tensor
-    known: Tensor
 
 
 def trained_on_tasks(baseline: str) -> str | None:
@@ -108,6 +116,11 @@ def for_classes(learner: Learner, n: int) -> Learner:
     >>> for_classes(ProtoNet(mlp(4, 5)), 3).n_way
     3
     """
+    if isinstance(learner, R2D2) and learner.prior_mean and learner.n_outputs != n:
+        raise MetaLensError(
+            f"R2D2 was trained with prior weights of {learner.n_outputs} classes, got {n}; use "
+            "prior_mean=False for tasks with any number of classes."
+        )
     if hasattr(learner, "n_way") or isinstance(learner, R2D2 | LinearProbe | Baseline):
         twin = copy(learner)
         setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)

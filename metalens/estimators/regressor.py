@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -15,12 +14,13 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
+from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
-from metalens.estimators.models import Answer, Ensemble
-from metalens.estimators.saving import Saved
+from metalens.estimators.models import Ensemble
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -31,26 +31,38 @@ from metalens.tasks import Examples
 if TYPE_CHECKING:
     from metalens.data.tables.columns import Table
 
+_LINEAR = "R2D2(prior_mean=True)"
+_USUAL = (
+    "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "GaussianProcess",
+)  # fmt: skip
+
 
 class MetaRegressor(MetaEstimator):
     """Learn from many small tasks to predict numbers in a new task, from few of its rows.
 
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, with early stopping
-    on the second. On the third, the held-out tasks, it compares the learner with baselines: `ProfileRidge`, a
-    ridge regression on the predictions of the training tasks' models; `JointModel`, one network for all
-    tasks; and, fitted to the support of each task, mean, ridge regression, nearest neighbors, random forest
-    and Gaussian process. The model with the best mean `r2` adapts to new tasks (`chosen_`), with a warning if
-    it is a baseline. `r2` gives tasks of all spreads equal weight, unlike squared errors. The comparison also
-    has `rmse` and `pearson_r2`, the squared correlation, which ignores a wrong offset, scale or sign.
+    on the second. On the second and the third, the held-out tasks, it compares the learner with others: those
+    that pool tasks in part (`MixedModel`; `Shrunken` and `ResidualGP`, which correct boosted trees of all
+    tasks by a task's residuals), `ProfileRidge`, a ridge regression on the predictions of the training tasks'
+    models, `JointModel`, one network for all tasks, and models of a single task (mean, ridge regression,
+    Gaussian process). What has the best mean `r2` adapts to new tasks (`chosen_`): the learner, one of the
+    others if it is better by more than chance explains, with a warning, or the mean of all with weights that
+    are fitted to the held-out tasks (`"Stacked"`). `r2` gives tasks of all spreads equal weight, unlike
+    squared errors. The comparison also has `rmse` and `pearson_r2`, the squared correlation, which ignores a
+    wrong offset, scale or sign.
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge regression on
-    learned features: it is fast, takes any number of rows and needs no inner step size. By default `k_shot`
-    is half of the rows that nine in ten tasks have, at most 16, and `n_query` the rest, at most three times
-    as many.
+    The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
+    many: a new task may have any number of rows, and none at first.
+
+    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2 with a learned prior, a
+    ridge regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of
+    rows and need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
+    most 16, and `n_query` the rest, at most three times as many.
 
     Attributes:
-        chosen_: name of the model that adapts to new tasks.
-        comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first;
+        chosen_: name of what adapts to `k_shot_` support rows.
+        weights_: of the models in the mean that adapts, by the number of support rows.
+        comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
@@ -71,8 +83,7 @@ class MetaRegressor(MetaEstimator):
     (3,)
     """
 
-    score_metric: ClassVar[str] = "r2"
-    k_shot_: int
+    metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mse", "pearson_r2")
     reader_: TableReader
 
     def fit(
@@ -82,6 +93,8 @@ class MetaRegressor(MetaEstimator):
         task: str,
         target: str,
         splits: str | Sequence[float] = SHARES,
+        split_seed: int | None = None,
+        families: str | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -94,6 +107,9 @@ class MetaRegressor(MetaEstimator):
             target: the column of numbers to predict.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
                 of their names; or a column with train, val or test.
+            split_seed: selects another division by shares.
+            families: a column with the family of a task, such as the study of an assay: tasks of one family
+                are in one part.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
             columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
@@ -107,81 +123,71 @@ class MetaRegressor(MetaEstimator):
         """
         self._check()
         roles = Columns(task=task, target=target, **columns)
+        division = Division(splits=splits, split_seed=split_seed, families=families)
         with naming_file(data):
             self.reader_, tasks = fit_reader(
-                roles, roles.read(data), splits, k_shot=self.k_shot, n_query=self.n_query,
+                roles, roles.read(data), division, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._residuals = self._residuals_of(self._finish(tasks, 1, progress))
+        self._finish(tasks, 1, progress)
         return self
 
-    def adapt(self, support: Table) -> AdaptedRegressor:
+    def adapt(self, support: Table | None = None) -> AdaptedRegressor:
         """Return the model of one new task, adapted to its rows.
 
         Args:
-            support: rows of one task with their targets, at least one.
+            support: rows of one task with their targets; `None` before there are any.
 
         Raises:
-            MetaLensError: a column is missing, a cell is invalid, or rows are of several tasks.
+            MetaLensError: a column is missing, a cell is invalid, rows are of several tasks, or no model
+                adapts to so few.
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        x, target = self.reader_.support(support)
-        y = torch.from_numpy(self.reader_.standardized(target))
-        return AdaptedRegressor(self, len(x), self._candidate(self.chosen_, 1).adapt(Examples(x.float(), y)))
+        n_inputs = len(self.reader_.encoding.names)
+        examples = Examples(torch.zeros(0, n_inputs), torch.zeros(0, 1))
+        if support is not None:
+            x, target = self.reader_.support(support)
+            examples = Examples(x.float(), torch.from_numpy(self.reader_.standardized(target)))
+        candidate = self._adapting(len(examples.x), 1)
+        return AdaptedRegressor(self, len(examples.x), candidate.name, candidate.adapt(examples))
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
-    ) -> tuple[TaskDistribution, int]:
+    ) -> tuple[TaskDistribution, int, int]:
         k_shot = self.k_shot_ if k_shot is None else k_shot
-        return self.reader_.tasks(data, k_shot, n_query, self.random_state), 1
+        return self.reader_.tasks(data, k_shot, n_query, self.random_state), k_shot, 1
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return self.reader_.in_units(models(x))
 
-    def _scores(self, answer: Answer) -> dict[str, float]:
-        y, known = (self.reader_.in_units(targets.double())[None] for targets in (answer.y, answer.known))
-        names = ("r2", "pearson_r2", "rmse")
-        scores = task_metrics(answer.predictions[None], y, known, names)
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return self.reader_.in_units(y.double())
+
+    def _reported(self, draw: Draw) -> Sequence[str]:
+        return "r2", "pearson_r2", "rmse"
+
+    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
+        known = self.reader_.in_units(draw.known.double())[None]
+        scores = task_metrics(predictions[None], draw.targets[None], known, names)
         return {name: scores[name].item() for name in names}
 
-    def _residuals_of(self, answers: Sequence[Answer]) -> list[np.ndarray]:
-        """Return the absolute query residuals of every task."""
-        residuals = defaultdict(list)
-        for answer in answers:
-            residual = answer.predictions - self.reader_.in_units(answer.y.double())
-            residuals[answer.task].append(residual.abs().flatten().numpy())
-        return [np.concatenate(of_task) for of_task in residuals.values()]
+    def _state(self) -> dict[str, Any]:
+        return {"reader": asdict(self.reader_), "k_shot": self.k_shot_}
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        facts = {"reader": asdict(self.reader_), "k_shot": self.k_shot_, "chosen": self.chosen_}
-        residuals = torch.from_numpy(np.concatenate(self._residuals))
-        sizes = torch.tensor([len(of_task) for of_task in self._residuals])
-        return facts, {"residuals": residuals, "residuals.sizes": sizes}
-
-    def _restore(self, saved: Saved) -> None:
-        facts, tensors = saved.facts, saved.tensors
-        if not is_of(facts, {"k_shot": int, "chosen": str}):
+    def _restore(self, facts: dict[str, Any]) -> None:
+        if not is_of(facts, {"k_shot": int}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = TableReader.from_json(facts["reader"])
-        self.k_shot_, self.chosen_ = facts["k_shot"], facts["chosen"]
-        parts = tensors["residuals"].split(tensors["residuals.sizes"].tolist())
-        self._residuals = [part.numpy() for part in parts]
+        self.k_shot_ = facts["k_shot"]
 
     def _learner(self) -> str:
-        return self.learner or "R2D2"
+        return self.learner or ("DeepKernelGP" if self._has_molecules else _LINEAR)
 
     def _usual_baselines(self) -> Sequence[str]:
-        return (
-            "ProfileRidge",
-            "JointModel",
-            "MeanPredictor",
-            "Ridge",
-            "KNN",
-            "RandomForest",
-            "GaussianProcess",
-        )
+        own = _LINEAR if self._has_molecules else "MixedModel"
+        return own, *_USUAL
 
     def _network(self) -> Network:
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
@@ -194,10 +200,12 @@ class AdaptedRegressor:
     Attributes:
         estimator: its fitted estimator.
         n_support: number of support rows.
+        model: name of what adapted; see `weights_` of the estimator.
     """
 
     estimator: MetaRegressor
     n_support: int
+    model: str
     _models: Ensemble
 
     def predict(self, data: Table) -> np.ndarray:
@@ -219,25 +227,25 @@ class AdaptedRegressor:
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
         """Return the limits of prediction intervals, `(n, 2)`, in units of the target.
 
-        The half width is `conformal_radius` of the residuals on the held-out tasks: a target of a new task is
-        inside with at least the given probability, if new tasks are like the held-out ones and their support
-        has `k_shot_` rows, on average over tasks. With more support rows the intervals are wider than needed;
-        if a baseline was chosen on the same held-out tasks, the probability is slightly less.
+        The half width is `conformal_radius` of the residuals on the held-out tasks with as many support rows,
+        or the next lower number of `weights_`: a target of a new task is inside with at least the given
+        probability, if new tasks are like the held-out ones, on average over tasks.
 
         Args:
             data: see `predict`.
             coverage: the probability.
 
         Raises:
-            MetaLensError: coverage is out of range or too high for the number of held-out tasks, the support
-                had fewer than `k_shot_` rows, or the rows cannot be used.
+            MetaLensError: coverage is out of range or too high for the number of held-out tasks, there was
+                none with so few support rows, or the rows cannot be used.
         """
-        k_shot = self.estimator.k_shot_
-        if self.n_support < k_shot:
+        choice = self.estimator._choice(self.n_support)
+        if choice is None:
+            least = min(self.estimator.weights_)
             raise MetaLensError(
-                f"Intervals were calibrated with k_shot={k_shot} support rows, and this task has "
-                f"{self.n_support}; give {k_shot}, or fit with k_shot={self.n_support}."
+                f"Intervals were calibrated with k_shot={least} support rows, and this task has "
+                f"{self.n_support}; give {least}, or fit with k_shot={self.n_support}."
             )
-        radius = conformal_radius(self.estimator._residuals, coverage)
+        radius = conformal_radius(choice.residuals, coverage)
         center = self.predict(data)
         return np.stack([center - radius, center + radius], axis=1)

@@ -9,21 +9,22 @@ import pandas as pd
 from rich.table import Table
 
 from metalens.errors import MetaLensError
-from metalens.io.files import atomic_path, writing_into
+from metalens.estimators.choice import Choice
+from metalens.estimators.saving import read_facts, read_model, restored_choices
+from metalens.estimators.wording import by_support_rows, choice_in_words
+from metalens.io.files import MODEL, atomic_path, writing_into
 from metalens.io.json import read_json
 from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
-from metalens.reports.numbers import metric_title, number, unit
+from metalens.reports.numbers import metric_title, number
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run_report import figures_folder, save_figure, template
-from metalens.reports.sentences import difference_in_words
-from metalens.reports.tables import results_table, table_rows
+from metalens.reports.tables import results_of_models, results_table, table_rows
 from metalens.statistics.comparisons import paired_differences, summarize
 
 TRAINING = "training.json"  # how the model of a folder was trained
-MIN_TASKS = 20  # held-out tasks, below which the order of models is a guess
 N_SHOWN = 5  # best and worst tasks
 
 
@@ -36,22 +37,15 @@ class TrainedModel:
             `configuration`, `versions` and so on.
         comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
         curve: rows `model, seed, step, split, metric, value`.
+        choices: what adapts to new tasks, by the number of support rows.
         relations: of held-out tasks, or the reason why there are none.
     """
 
     training: dict[str, Any]
+    choices: dict[int, Choice]
     comparison: pd.DataFrame
     curve: pd.DataFrame
     relations: RelationMap | str
-
-
-def _of_arms(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of models in the columns of a run, a model being an arm."""
-    return rows.rename(columns={"model": "learner"}).assign(regularizers="none", sampler="Uniform")
-
-
-def _results(comparison: pd.DataFrame) -> pd.DataFrame:
-    return _of_arms(comparison).assign(seed=0)
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -69,6 +63,8 @@ def read_model_folder(folder: Path) -> TrainedModel:
             raise ValueError("it has no rows")
         if unknown := set(comparison["metric"]) - METRICS.keys():
             raise ValueError(f"it has unknown metrics: {', '.join(sorted(unknown))}")
+        path = folder / MODEL
+        choices = restored_choices(read_model(folder, str(read_facts(folder)["kind"])))
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
@@ -78,7 +74,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
-    return TrainedModel(training, comparison, curve, relations)
+    return TrainedModel(training, choices, comparison, curve, relations)
 
 
 def write_model_report(folder: str | Path) -> Path:
@@ -121,72 +117,35 @@ def models_table(comparison: pd.DataFrame) -> Table:
     n, models = comparison["task"].nunique(), comparison["model"].unique()
     caption = f"On {n} new task{'' if n == 1 else 's'}; 95% intervals over tasks in brackets"
     caption += "." if len(models) == 1 else f"; differences to {models[0]}."
-    return results_table(_results(comparison), arms="model", caption=caption)
-
-
-def choice_in_words(comparison: pd.DataFrame, chosen: str) -> list[str]:
-    """Return sentences on which model adapts to new tasks and why.
-
-    Args:
-        comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
-        chosen: name of the model that adapts.
-
-    >>> rows = [(model, task, "mse", error + task / 9) for task in range(3)
-    ...         for model, error in (("ANIL", 0.5), ("MeanPredictor", 2.0), ("Ridge", 0.25))]
-    >>> comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-    >>> choice_in_words(comparison, "Ridge")[0]
-    'Ridge adapts to new tasks, a baseline: on 3 held-out tasks the meta-learner ANIL does not beat it
-    (mean mse 0.61 against 0.36).'
-    """
-    results = _results(comparison)
-    summary, paired = summarize(results), paired_differences(results)
-    metric, n = primary_metric(summary["metric"]), comparison["task"].nunique()
-    means = summary[summary["metric"] == metric].set_index("learner")["mean"]
-    texts = {row["arm"]: f"{row['mean']}{unit(metric)}" for row in table_rows(summary, paired, metric)}
-    meta, losses = str(means.index[0]), -means if METRICS[metric].better == "higher" else means
-    tasks = f"{n} held-out task{'' if n == 1 else 's'}"
-    if len(means) == 1:
-        return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}."]
-    losses = losses.fillna(math.inf)
-    best = str(losses.iloc[1:].idxmin())
-    first = f"{chosen} adapts to new tasks"
-    if losses[meta] <= losses[best]:
-        first = f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {texts[meta]}, against "
-        first += f"{texts[best]} of {best}, the best baseline."
-    elif chosen == meta:
-        first += f", as was asked for, but the baseline {best} is better on {tasks} (mean {metric} "
-        first += f"{texts[best]} against {texts[meta]})."
-    else:
-        first += f", a baseline: on {tasks} the meta-learner {meta} does not beat it (mean {metric} "
-        first += f"{texts[meta]} against {texts[chosen]})."
-    few = [f"With only {tasks}, another division may give another order."] if n < MIN_TASKS else []
-    difference = paired[(paired["learner"] == best) & (paired["metric"] == metric)].iloc[0]
-    return [first, difference_in_words(difference, metric), *few]
+    return results_table(results_of_models(comparison), arms="model", caption=caption)
 
 
 def _figures(model: TrainedModel) -> dict[str, Any]:
-    results = _results(model.comparison)
+    results = results_of_models(model.comparison)
     paired = paired_differences(results)
     drawn = {"tasks": figures.per_task(results)}
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
-        drawn["learning-curves"] = figures.learning_curves(_of_arms(model.curve))
+        drawn["learning-curves"] = figures.learning_curves(results_of_models(model.curve))
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn
 
 
 def _render(model: TrainedModel, images: dict[str, str]) -> str:
-    results, training = _results(model.comparison), model.training
+    results, training = results_of_models(model.comparison), model.training
     summary, paired = summarize(results), paired_differences(results)
     metrics = summary["metric"].unique()
+    decisive = model.choices[training["k_shot"]].metric
     columns, rows, note = best_and_worst(model.comparison, training["chosen"])
     relations = model.relations
     shown = relations_summary(relations) if isinstance(relations, RelationMap) else [relations]
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
-        choice=choice_in_words(model.comparison, training["chosen"]),
+        choice=choice_in_words(model.choices[training["k_shot"]], model.comparison),
+        by_support_rows=by_support_rows(model.choices) if len(model.choices) > 1 else [],
+        decisive=decisive,
         baseline=results["learner"].iloc[0],
         scores={metric_title(metric): table_rows(summary, paired, metric) for metric in metrics},
         meanings=meanings(metrics),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metalens.errors import MetaLensError
+from metalens.estimators.choice import Choice
 from metalens.io.files import MODEL
 from metalens.io.json import read_json
 
@@ -71,6 +72,19 @@ def read_model(folder: Path, kind: str) -> Saved:
         return Saved(facts, load_file(folder / _WEIGHTS), tables)
     except (OSError, ValueError, SafetensorError) as error:
         raise damaged(folder, error) from error
+
+
+def restored_choices(saved: Saved) -> dict[int, Choice]:
+    """Return what adapts to new tasks, by the number of support rows."""
+    return {
+        facts["k_shot"]: Choice.restore(facts, part(saved.tensors, f"residuals.{facts['k_shot']}."))
+        for facts in saved.facts["choices"]
+    }
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def damaged(folder: Path, error: Exception) -> MetaLensError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -13,8 +15,9 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
-from metalens.data.tables.cells import numbers
+from metalens.data.tables.cells import content, numbers
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
 from metalens.data.tables.reading import check_columns, naming_file, refuse_missing, standardized
 from metalens.data.tables.targets import classes_of, note_classes
@@ -30,8 +33,8 @@ _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
-        "missing": str, "duplicates": str,
-        "inputs": ([str], NoneType), "categorical": [str], "sep": _NAME, "decimal": str, "thousands": _NAME,
+        "missing": str, "duplicates": str, "inputs": ([str], NoneType), "categorical": [str], "order": _NAME,
+        "sep": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},
@@ -40,6 +43,9 @@ _LAYOUT = {  # of a reader as JSON
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
 }  # fmt: skip
+_TIME = re.compile(r"(?i)(^|[_. ])(year|month|week|day|hour|minute|date|time|visit|wave|session)s?$")
+_MANY_REPEATS = 0.1  # of the molecules of held-out tasks
+_MIN_STEPS, _MOSTLY = 20, 0.95  # of a column that increases within tasks
 _MIN_SHOT, _MAX_SHOT = 1, 16  # support rows by default
 _QUERY_PER_SHOT = 3  # query rows in training for each support row, where tasks have them
 _SMALL_SHARE = 0.1  # of tasks that may be too small for the default sizes
@@ -194,7 +200,7 @@ class TableReader:
 def fit_reader(
     columns: Columns,
     frame: pd.DataFrame,
-    splits: str | Sequence[float],
+    division: Division,
     *,
     k_shot: int | None,
     n_query: int | None,
@@ -206,7 +212,8 @@ def fit_reader(
     Targets are numbers, or `classes` that all tasks share; see `TableTasks` and `row_sizes` for the settings.
     """
     check_columns(frame, [columns.task, columns.target])
-    names = columns.input_columns(frame, [splits] if isinstance(splits, str) else [])
+    note_time(columns, frame)
+    names = columns.input_columns(frame, division.task_columns)
     kept = columns.kept_rows(frame, [columns.target, *(names or [])], quiet=True)
     k_shot, n_query = row_sizes(frame[columns.task].iloc[kept], k_shot, n_query)
     target = frame[columns.target].iloc[kept]
@@ -218,7 +225,7 @@ def fit_reader(
         **vars(columns),
         kind="classification" if classes else "regression",
         classes=known or None,
-        splits=splits,
+        **vars(division),
         k_shot=k_shot,
         n_query=n_query,
         seed=seed,
@@ -226,7 +233,66 @@ def fit_reader(
     if train.encoding is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
     reader = TableReader(columns, train.encoding, train.target_mean, train.target_deviation, known)
-    return reader, {"train": train, "val": train.in_split("val"), "test": train.in_split("test")}
+    tasks: dict[Split, TableTasks] = {"train": train}
+    tasks |= {split: train.in_split(split) for split in ("val", "test")}
+    if columns.smiles is not None:
+        note_repeats(tasks, columns.smiles)
+    return reader, tasks
+
+
+def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
+    """Warn if many rows of held-out tasks have a molecule of a training task."""
+    train, *held_out = (_inputs(of_split) for of_split in tasks.values())
+    new = set().union(*held_out)
+    share = len(new & train) / len(new)
+    if share > _MANY_REPEATS:
+        warnings.warn(
+            f"{share:.0%} of the molecules of held-out tasks in column {smiles} are also in training tasks, "
+            "and scores are better than for new molecules; give families, a column, if tasks of one study "
+            "belong together.",
+            stacklevel=5,
+        )
+
+
+def _inputs(tasks: TableTasks) -> set[bytes]:
+    """Return the different inputs of all tasks of a split."""
+    of_tasks = tasks.examples_by_task(len(tasks.task_names)).values()
+    return {row.tobytes() for examples in of_tasks for row in examples.x.numpy()}
+
+
+def note_time(columns: Columns, frame: pd.DataFrame) -> None:
+    """Warn if a column looks like a time, and support rows are drawn at random all the same.
+
+    It has the name of a time, or its numbers increase from row to row in nearly every task.
+
+    >>> import pandas as pd, warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     table = pd.DataFrame({"shop": [1], "sales": 2, "Year": 3})
+    ...     note_time(Columns(task="shop", target="sales"), table)
+    >>> str(caught[0].message)
+    "Column Year looks like a time, and support rows are drawn at random; give order='Year' if ..."
+    """
+    if columns.order is not None:
+        return
+    others = [name for name in frame if name not in (columns.task, columns.target, columns.group)]
+    found = [
+        name for name in others if _TIME.search(str(name)) or _increases(frame[name], frame[columns.task])
+    ]
+    if found:
+        warnings.warn(
+            f"Column {found[0]} looks like a time, and support rows are drawn at random; give "
+            f"order={found[0]!r} if of a new task the first rows are known and later ones asked for.",
+            stacklevel=5,
+        )
+
+
+def _increases(column: pd.Series, tasks: pd.Series) -> bool:
+    """Return whether numbers increase within tasks, and not throughout the table as row numbers do."""
+    if content(column) != "numbers" or column.is_monotonic_increasing:
+        return False
+    steps = column.groupby(tasks).diff().dropna()
+    return len(steps) > _MIN_STEPS and bool((steps > 0).mean() > _MOSTLY)
 
 
 def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from metalens.learners.anil import ANIL
 from metalens.learners.base import AdaptedModel, Learner, NetworkLearner, State, task_loss
 from metalens.learners.baselines.base import Baseline
+from metalens.learners.baselines.boosting import Boosting
 from metalens.learners.baselines.from_scratch import FromScratch
 from metalens.learners.baselines.gaussian_process import GaussianProcess
 from metalens.learners.baselines.joint_model import JointModel
@@ -10,11 +11,15 @@ from metalens.learners.baselines.knn import KNN
 from metalens.learners.baselines.linear_probe import LinearProbe
 from metalens.learners.baselines.logistic_regression import LogisticRegression
 from metalens.learners.baselines.mean_predictor import MeanPredictor
+from metalens.learners.baselines.mixed_model import MixedModel
+from metalens.learners.baselines.multi_task_gp import MultiTaskGP
 from metalens.learners.baselines.nearest_centroid import NearestCentroid
 from metalens.learners.baselines.profile_ridge import ProfileRidge
 from metalens.learners.baselines.random_forest import RandomForest
+from metalens.learners.baselines.residual_gp import ResidualGP
 from metalens.learners.baselines.ridge import Ridge
 from metalens.learners.baselines.seasonal_naive import SeasonalNaive
+from metalens.learners.baselines.shrunken import Shrunken
 from metalens.learners.boil import BOIL
 from metalens.learners.deep_kernel_gp import DeepKernelGP
 from metalens.learners.gradient import GradientLearner
@@ -39,6 +44,7 @@ __all__ = [
     "R2D2",
     "AdaptedModel",
     "Baseline",
+    "Boosting",
     "DeepKernelGP",
     "FromScratch",
     "GaussianProcess",
@@ -52,6 +58,8 @@ __all__ = [
     "MatchingNet",
     "MeanPredictor",
     "MetaSGD",
+    "MixedModel",
+    "MultiTaskGP",
     "NearestCentroid",
     "NetworkLearner",
     "ProfileRidge",
@@ -59,8 +67,10 @@ __all__ = [
     "ProtoNet",
     "RandomForest",
     "Reptile",
+    "ResidualGP",
     "Ridge",
     "SeasonalNaive",
+    "Shrunken",
     "State",
     "TNet",
     "task_loss",

@@ -104,12 +104,14 @@ class Learner(nn.Module, ABC):
     Attributes:
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
+        min_support: the fewest support examples that it can adapt to; 0 if it predicts without any.
         trusts_vmap: a loop and `torch.vmap` are known to agree for this learner and its loss; for those from
             elsewhere they are otherwise compared on the first tasks, see `measure_vectorized`.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
     """
 
     head_only: bool = False
+    min_support: int = 1
     trusts_vmap: bool = False
     regularizer_refusal: str | None = "it has no network to act on."
 

@@ -20,6 +20,16 @@ COMPARED = (  # cells of a difference
 )  # fmt: skip
 
 
+def results_of_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of models, `model, ...`, as those of the arms of a run with one seed.
+
+    >>> results_of_models(pd.DataFrame({"model": ["ANIL"]})).values.tolist()
+    [['ANIL', 'none', 'Uniform', 0]]
+    """
+    of_arms = rows.rename(columns={"model": "learner"}).assign(regularizers="none", sampler="Uniform")
+    return of_arms if "seed" in of_arms else of_arms.assign(seed=0)
+
+
 def table_rows(summary: pd.DataFrame, paired: pd.DataFrame, metric: str) -> list[dict[str, str | bool]]:
     """Return the numbers of one metric as text, a row per arm; fractions are in percent.
 

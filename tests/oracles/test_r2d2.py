@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from metalens import R2D2, AdaptedTasks, Examples, MetaLensError, Network, Objective, mlp
+from metalens.estimators.models import for_classes
 from metalens.learners.classification import indicator_targets
 
 TASKS = {"classification": classification_tasks, "regression": regression_tasks}
@@ -109,6 +110,53 @@ def test_a_loss_of_ones_own_is_used():
     adapted = AdaptedTasks(learner, regression_tasks("mlp"))
     difference = (adapted.query_predictions - adapted.tasks.query.y).abs().mean()
     torch.testing.assert_close(adapted.outer_loss, difference)
+
+
+def bayesian(d=4, ridge=0.7, variance=2.5, seed=0):
+    """A learner on inputs as features, with prior weights and a prior variance of the level."""
+    learner = R2D2(identity_network(d), ridge=ridge, scale=1.3, prior_mean=True).double()
+    generator = torch.Generator().manual_seed(seed)
+    learner.prior_weights.data = torch.randn(d + 1, N_WAY, generator=generator, dtype=torch.float64)
+    learner.log_level.data += float(np.log(variance))
+    return learner
+
+
+@pytest.mark.parametrize("s", [1, 3, 20])
+def test_a_prior_mean_gives_the_posterior_mean_of_the_bayesian_linear_model(s):
+    """(Z^T Z / lambda + S^-1)^-1 (Z^T Y / lambda + S^-1 W_0), the primal form with a full prior."""
+    learner, rng = bayesian(), np.random.default_rng(s)
+    x, y, new = rng.normal(size=(s, 4)), rng.normal(size=(s, N_WAY)), rng.normal(size=(6, 4))
+    z, zn = (np.concatenate([part, np.ones((len(part), 1))], 1) for part in (x, new))
+    precision = np.diag([1, 1, 1, 1, 1 / 2.5])
+    prior = learner.prior_weights.detach().numpy()
+    weights = np.linalg.solve(z.T @ z / 0.7 + precision, z.T @ y / 0.7 + precision @ prior)
+    model = learner(Examples(torch.tensor(x), torch.tensor(y)))
+    np.testing.assert_allclose(model(torch.tensor(new)).detach().numpy(), 1.3 * zn @ weights, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_an_empty_support_leaves_the_prior_weights(classes):
+    learner, x = bayesian(), torch.randn(5, 4, dtype=torch.float64)
+    y = torch.zeros(0, dtype=torch.int64) if classes else torch.zeros(0, N_WAY, dtype=torch.float64)
+    predictions = learner(Examples(torch.zeros(0, 4, dtype=torch.float64), y))(x)
+    expected = 1.3 * (x @ learner.prior_weights[:-1] + learner.prior_weights[-1])
+    torch.testing.assert_close(predictions, expected)
+
+
+def test_a_prior_mean_starts_as_the_plain_learner():
+    torch.manual_seed(0)
+    network, tasks = mlp(5, N_WAY, [8]), regression_tasks("mlp")
+    plain, prior = (R2D2(network, prior_mean=on).double() for on in (False, True))
+    one, other = (AdaptedTasks(learner, tasks).query_predictions for learner in (plain, prior))
+    torch.testing.assert_close(one, other)
+
+
+def test_prior_weights_fit_one_number_of_classes():
+    assert for_classes(R2D2(mlp(5, 3, [4])), 2).n_outputs == 2
+    learner = R2D2(mlp(5, 3, [4]), prior_mean=True)
+    assert for_classes(learner, 3).n_outputs == 3
+    with pytest.raises(MetaLensError, match="prior weights of 3 classes, got 2; use prior_mean=False"):
+        for_classes(learner, 2)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,11 +48,11 @@ def useful_flops(workload: Workload) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def metadata() -> dict[str, str]:
+def metadata(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Return the processor, its cores, the versions and the commit."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    versions = {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    versions = {"Python": platform.python_version(), **{name: _version(name) for name in packages}}
     return {
         "processor": model.group(1) if model else platform.processor(),
         "cores": str(os.cpu_count()),

@@ -12,8 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from metalens.data.checks import check_choices
+from metalens.data.tables.cells import content
 from metalens.data.tables.molecules import are_molecules
 from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table, refuse_missing
+from metalens.data.times import clock_of
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class ColumnOptions(TypedDict, total=False):
     missing: Missing
     group: str | None
     duplicates: Duplicates
+    order: str | None
     sep: str | None
     decimal: str
     thousands: str | None
@@ -65,6 +68,8 @@ class Columns:
             divided between support and query.
         duplicates: rows of a task with equal inputs: `"together"` on one side like a group, `"refuse"` them,
             or `"allow"` them on both sides.
+        order: column with a time or a sequence, such as the year, by which the support rows of a task are its
+            earliest and its queries later ones; `None` to draw both at random. Numbers are an input too.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
         decimal: point of numbers that are written as text, such as `","`.
         thousands: mark between thousands of such numbers, if there is one.
@@ -88,6 +93,7 @@ class Columns:
     missing: Missing = "refuse"
     group: str | None = None
     duplicates: Duplicates = "together"
+    order: str | None = None
     sep: str | None = None
     decimal: str = "."
     thousands: str | None = None
@@ -96,13 +102,38 @@ class Columns:
         for name in ("inputs", "categorical"):
             if isinstance(value := getattr(self, name), str):
                 raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
-        check_names(task=self.task, target=self.target, group=self.group, smiles=self.smiles)
+        check_names(
+            task=self.task, target=self.target, group=self.group, smiles=self.smiles, order=self.order
+        )
         check_choices(missing=(self.missing, Missing), duplicates=(self.duplicates, Duplicates))
         if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
             raise MetaLensError(
                 f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
                 f"{self.thousands!r}."
             )
+
+    def ranks(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """Return the time or place in the sequence of every row, `(n,)`; `None` without `order`.
+
+        Raises:
+            MetaLensError: a cell of the column is empty, or no number or time.
+        """
+        if self.order is None:
+            return None
+        refuse_missing(frame[self.order], "fill it, or leave the row out")
+        times = clock_of(frame[self.order])
+        if np.isnan(times).any():
+            row = int(np.isnan(times).argmax())
+            raise MetaLensError(
+                f"Column {self.order} must hold numbers or times to be the order, but row "
+                f"{frame.index[row] + 1} holds {frame[self.order].iloc[row]!r}; correct it."
+            )
+        return times
+
+    @property
+    def times(self) -> list[str]:
+        """The column with the order of rows, if there is one."""
+        return [] if self.order is None else [self.order]
 
     @property
     def molecules(self) -> list[str]:
@@ -124,8 +155,8 @@ class Columns:
         names = [name for name in (self.task, self.group, self.smiles, *self.categorical, *text) if name]
         inputs = [] if self.inputs is None or isinstance(self.inputs, np.ndarray | Tensor) else self.inputs
         return read_table(
-            table, text=names, levels=[*names, self.target, *inputs], sep=self.sep, decimal=self.decimal,
-            thousands=self.thousands,
+            table, text=names, levels=[*names, self.target, *inputs, *self.times], sep=self.sep,
+            decimal=self.decimal, thousands=self.thousands,
         )  # fmt: skip
 
     def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:
@@ -136,7 +167,7 @@ class Columns:
             others: columns with further roles, which are inputs only if `inputs` names them.
         """
         roles = [name for name in (self.task, self.target, self.group, *others) if name is not None]
-        check_columns(frame, [*roles, *self.molecules])
+        check_columns(frame, [*roles, *self.molecules, *self.times])
         if [*roles, *self.molecules].count(self.target) > 1:
             column = f"Column {self.target}"
             raise MetaLensError(f"{column} is the target and has another role too; name two columns.")
@@ -146,6 +177,8 @@ class Columns:
             return None
         if self.inputs is None:
             names = [] if self.smiles is not None else [name for name in frame.columns if name not in roles]
+            if self.order in names and content(frame[self.order]) != "numbers":
+                names.remove(str(self.order))
             if self.smiles is None and not names:
                 raise MetaLensError(
                     f"The table has no columns for inputs beside {', '.join(roles)}; add some."

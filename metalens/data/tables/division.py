@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Division:
     splits: str | Sequence[float]
     split_seed: int | None = None
     stratify: str | None = None
+    families: str | None = None
     disjoint: str | None = None
     roles: str | None = None
 
@@ -38,7 +39,7 @@ class Division:
     @property
     def task_columns(self) -> list[str]:
         """Columns that are constant within a task."""
-        return [name for name in (self.splits, self.stratify) if isinstance(name, str)]
+        return [name for name in (self.splits, self.stratify, self.families) if isinstance(name, str)]
 
     @property
     def row_columns(self) -> list[str]:
@@ -53,9 +54,7 @@ class Division:
         if isinstance(self.splits, str):
             split_of: Mapping[str, str] = splits_of_column(frame[self.splits], rows_of)
         else:
-            strata = self.stratify and property_of_tasks(frame[self.stratify], rows_of, "stratify")
-            split_of = divided(rows_of, self.splits, strata=strata or None, seed=self.split_seed,
-                               instead="a column or ")  # fmt: skip
+            split_of = self._by_shares(frame, rows_of, self.splits)
         if self.disjoint is None:
             return rows_of, split_of
         if self.disjoint == smiles:
@@ -65,6 +64,19 @@ class Division:
         split_of_value = divided(set(values), _DISJOINT_SHARES, seed=self.split_seed)
         split_of_row = np.array([split_of_value[value] for value in values])
         return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}, split_of
+
+    def _by_shares(
+        self, frame: pd.DataFrame, rows_of: Mapping[str, np.ndarray], shares: Sequence[float]
+    ) -> Mapping[str, str]:
+        settings: Any = {"seed": self.split_seed, "instead": "a column or "}
+        if self.families is None:
+            strata = self.stratify and property_of_tasks(frame[self.stratify], rows_of, "stratify")
+            return divided(rows_of, shares, strata=strata or None, **settings)
+        if self.stratify is not None:
+            raise MetaLensError("families and stratify divide tasks in two ways; give one of them.")
+        family_of = property_of_tasks(frame[self.families], rows_of, "families")
+        split_of = divided(set(family_of.values()), shares, **settings)
+        return {name: split_of[family] for name, family in family_of.items()}
 
     def for_support(self, frame: pd.DataFrame) -> np.ndarray | None:
         """Return which rows are support rows by their role, `(rows,)` bool; the others are query rows."""

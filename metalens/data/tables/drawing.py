@@ -21,16 +21,19 @@ class TaskRows:
         labels: their class numbers; `None` for real targets. The support has each class of the task if there
             is room, and if the queries can have two classes; the rest is drawn at random.
         for_support: which are support rows, the others being query rows; `None` for no constraint.
+        ranks: the time of each; the earliest are support rows, and rows of a later unit queries. `None` for
+            rows without an order.
     """
 
     rows: np.ndarray
     units: np.ndarray | None = None
     labels: np.ndarray | None = None
     for_support: np.ndarray | None = None
+    ranks: np.ndarray | None = None
 
     @classmethod
     def of_table(cls, rows: np.ndarray, units: np.ndarray | None, *others: np.ndarray | None) -> TaskRows:
-        """Return the rows of a task, with units, labels and roles `others` of all rows of the table."""
+        """Return the rows of a task, with units, and labels, roles and ranks of all rows of the table."""
         of_task = (None if values is None else values[rows] for values in others)
         return cls(rows, units_of_task(units, rows), *of_task)
 
@@ -44,6 +47,8 @@ class TaskRows:
         if self.for_support is not None:
             n_support = int(self.for_support.sum())
             return n_support >= k_shot and n - n_support >= n_query
+        if self.ranks is not None:
+            return n >= k_shot and len(self._in_order(k_shot)[1]) >= n_query
         if self.units is None:
             return n >= k_shot + n_query
         return can_divide(np.bincount(self.units).tolist(), k_shot, n_query)
@@ -57,6 +62,11 @@ class TaskRows:
         self, rng: np.random.Generator, k_shot: int, n_query: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return support and query rows; all that are left for queries if `n_query` is `None`."""
+        if self.ranks is not None:
+            support, later = self._in_order(k_shot)
+            return self.rows[support], self.rows[
+                later if n_query is None else rng.permutation(later)[:n_query]
+            ]
         if n_query is not None and self.units is None and self.labels is None and self.for_support is None:
             drawn = rng.choice(self.rows, k_shot + n_query, replace=False)  # faster than to shuffle all
             return drawn[:k_shot], drawn[k_shot:]
@@ -75,3 +85,12 @@ class TaskRows:
             chosen = divide_units(sizes[in_order].tolist(), k_shot, n_query or MIN_QUERY)
             is_support = np.isin(units, numbers[in_order[chosen]])
         return self.rows[order[is_support][:k_shot]], self.rows[order[~is_support][:n_query]]
+
+    def _in_order(self, k_shot: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of the earliest rows, and of the later ones that share no unit with them."""
+        assert self.ranks is not None
+        order = np.argsort(self.ranks, kind="stable")
+        support, later = order[:k_shot], order[k_shot:]
+        return support, later if self.units is None else later[
+            ~np.isin(self.units[later], self.units[support])
+        ]

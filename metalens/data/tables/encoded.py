@@ -15,7 +15,7 @@ from metalens.data.tables.division import Division, descriptors_of_tasks, units_
 from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoding import TableInputs, ready_made
 from metalens.data.tables.molecules import warn_of_equal
-from metalens.data.tables.reading import note_markers, refuse_missing
+from metalens.data.tables.reading import note_bounds, note_markers, refuse_missing
 from metalens.data.tables.targets import Kind, Standardize, read_targets, scaled_targets
 from metalens.errors import MetaLensError
 
@@ -76,10 +76,14 @@ def encode_table(
     codes, task_names = pd.factorize(frame[columns.task].to_numpy(dtype=str), sort=True)
     rows_of, split_of = division.divide(frame, codes, task_names.tolist(), columns.smiles)
     y, class_names = read_targets(frame[columns.target], kind, classes)
-    labels, for_support = y if class_names else None, division.for_support(frame)
+    labels, for_support, ranks = y if class_names else None, division.for_support(frame), columns.ranks(frame)
+    if for_support is not None and ranks is not None:
+        raise MetaLensError("roles and order both say which rows are support; give one of them.")
 
     def tasks(units: np.ndarray | None) -> dict[str, TaskRows]:
-        return {name: TaskRows.of_table(rows, units, labels, for_support) for name, rows in rows_of.items()}
+        return {
+            name: TaskRows.of_table(rows, units, labels, for_support, ranks) for name, rows in rows_of.items()
+        }
 
     of_train = {name: rows for name, rows in tasks(None).items() if split_of[name] == "train"}
     train = choose([name for name, rows in of_train.items() if rows.is_enough(k_shot, n_query)])
@@ -101,6 +105,7 @@ def encode_table(
     known = [descriptors_of_tasks(frame[name], rows_of, train) for name in descriptors]
     targets, scale = y, ()
     if not class_names:
+        note_bounds(frame)
         targets, *scale = scaled_targets(y, frame[columns.target], standardize, train_rows, rows_of.values())
     grouped = tasks(units_of_rows(frame, columns, codes, array, for_support))
     properties = torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None

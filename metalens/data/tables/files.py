@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be p
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # at the start of a file; else UTF-8
 _SEPARATORS = "\t;|"  # besides the comma
+_SAID = re.compile("sep=(.)\r?\n")
 _HEAD = 2**16  # bytes that decide on separator and encoding
 _PUBCHEM = "PUBCHEM_RESULT_TAG"  # the first column of a table of PubChem
 
@@ -110,22 +112,25 @@ def _read_csv(name: str, sep: str | None, text: Sequence[str] | None) -> pd.Data
     with _open(name) as file:
         head = file.read(_HEAD)
     encoding = _MARKS.get(head[:2], "utf-8-sig")
-    sep = sep or _separator(head.decode(encoding, errors="ignore"))
+    start = head.decode(encoding, errors="ignore")
+    said = _SAID.match(start)  # by Excel, in a line above the header
+    sep = sep or (said[1] if said else _separator(start))
     form = {"sep": sep, "encoding": encoding, "skipinitialspace": sep != "\t", "low_memory": False}
     # pandas would number equal names, and shift all columns if rows have more cells than the header.
     with _open(name) as file:
-        header = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False, **form)
+        header = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False,
+                             skiprows=1 if said else 0, **form)  # fmt: skip
     names = [str(name).strip() for name in header.iloc[0]]
     nameless = [place for place, name in enumerate(names, 1) if not name]
     names = [name or f"column {place}" for place, name in enumerate(names, 1)]
     refuse_equal(name, names)
-    skipped = _descriptions(head.decode(encoding, errors="ignore"), names[0])
+    skipped = _descriptions(start, names[0])
     cells = {"dtype": str, "na_values": []} if text is None else {
         "dtype": dict.fromkeys(text, str), "na_values": list(EMPTY)}  # fmt: skip
     with warnings.catch_warnings(), _open(name) as file:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(file, header=0, names=names, index_col=False, keep_default_na=False,
-                            skiprows=range(1, 1 + skipped), **cells, **form)  # fmt: skip
+                            skiprows=[0] if said else range(1, 1 + skipped), **cells, **form)  # fmt: skip
     if nameless:
         warnings.warn(
             f"{len(nameless)} of the {len(names)} columns of {name} have no name in the header (the first is "

@@ -69,9 +69,10 @@ def _arff(opened: Opener) -> pd.DataFrame:
 
     try:
         values, _ = arff.loadarff(io.StringIO(_bytes(opened).decode("utf-8-sig")))
-    except NotImplementedError as error:
+    except (NotImplementedError, UnicodeEncodeError) as error:
         raise MetaLensError(
-            f"SciPy cannot read this .arff file ({error}); remove such attributes, or save it as CSV."
+            f"SciPy cannot read this .arff file ({error}), as it has attributes of text, or words beyond "
+            "ASCII; save it as CSV."
         ) from error
     frame = pd.DataFrame({str(name): values[name] for name in values.dtype.names or ()})
     for name in frame.select_dtypes(object).columns:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ON_CELLS = ("Row", "Column", "The table", "The support", "All rows", "The molecule")  # how such errors begin
 _N_NAMED = 20  # columns in a message
+_RELATIONS = {"=", "~", "<", ">", "<=", ">=", "<<", ">>", "≤", "≥"}  # of a value and its bound
 MAX_DEVIATIONS = 1e9  # from the mean, so that squares and products stay finite
 
 
@@ -64,10 +65,11 @@ def read_table(
         raise MetaLensError(f"{name} has no rows; give a table with at least one.")
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1).reset_index(drop=True)
     refuse_equal(name, frame.columns.tolist())
-    columns = {
-        str(key): names(column) if key in text else plain(column, decimal=decimal, thousands=thousands)
-        for key, column in frame.items()
-    }
+    with naming_file(table):
+        columns = {
+            str(key): names(column) if key in text else plain(column, decimal=decimal, thousands=thousands)
+            for key, column in frame.items()
+        }
     return pd.DataFrame(columns, index=frame.index)
 
 
@@ -133,6 +135,23 @@ def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
         known = ", ".join(map(str, frame.columns[:_N_NAMED]))
         known += f" and {len(frame.columns) - _N_NAMED} more" if len(frame.columns) > _N_NAMED else ""
         raise MetaLensError(f"The table has no column {', '.join(missing)}; it has {known}.")
+
+
+def note_bounds(frame: pd.DataFrame) -> None:
+    """Warn of a column of relations, such as `>`, that says which values are only bounds."""
+    for name, column in frame.items():
+        if column.dtype != object or not isinstance(column.dropna().iloc[:1].squeeze(), str):
+            continue
+        counts = column.value_counts()
+        marks = {str(word).strip("' ") for word in counts.index}
+        if not (marks <= _RELATIONS and marks - {"=", "~"}):
+            continue
+        said = ", ".join(f"{word} {n}" for word, n in counts.items() if str(word).strip("' ") not in "=~")
+        warnings.warn(
+            f"Column {name} says that rows hold bounds ({said}), whose values are used as if they were "
+            "exact; leave such rows out if they are values of the target.",
+            stacklevel=5,
+        )
 
 
 def note_markers(column: pd.Series) -> None:

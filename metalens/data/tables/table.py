@@ -15,7 +15,7 @@ from metalens.data.checks import check_choices, warn_of_constants
 from metalens.data.named_tasks import NamedTasks
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
-from metalens.data.tables.drawing import MIN_QUERY
+from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoded import encode_table, min_rows
 from metalens.data.tables.targets import Kind, Standardize
 from metalens.errors import MetaLensError
@@ -66,6 +66,8 @@ class TableTasks(NamedTasks):
             `hashed_order` of their names, whatever `seed`.
         split_seed: selects another division by shares.
         stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
+        families: a column with the family of a task, such as the study of an assay; all tasks of a family are
+            in one split, and the shares are those of families.
         disjoint: a column whose values no two splits share, such as the molecule, of which salts, ions and
             stereoisomers are one value if it is `smiles`. Half of the values belong
             to training, a quarter each to validation and testing, by `hashed_order`; other rows of a split's
@@ -123,6 +125,7 @@ class TableTasks(NamedTasks):
         splits: str | Sequence[float] = (0.7, 0.15, 0.15),
         split_seed: int | None = None,
         stratify: str | None = None,
+        families: str | None = None,
         disjoint: str | None = None,
         descriptors: Sequence[str] = (),
         k_shot: int = 5,
@@ -141,7 +144,10 @@ class TableTasks(NamedTasks):
         self._table = encode_table(
             table,
             Columns(task=task, target=target, **columns),
-            Division(splits=splits, split_seed=split_seed, stratify=stratify, disjoint=disjoint, roles=roles),
+            Division(
+                splits=splits, split_seed=split_seed, stratify=stratify, families=families,
+                disjoint=disjoint, roles=roles,
+            ),
             k_shot=k_shot, n_query=n_query, choose=self.choose_tasks, n_bits=n_bits, kind=kind,
             classes=classes, standardize=standardize, descriptors=descriptors,
         )  # fmt: skip
@@ -159,6 +165,17 @@ class TableTasks(NamedTasks):
         twin.split = split
         twin._take_split()
         return twin
+
+    def with_shots(self, k_shot: int) -> Self:
+        """Return the tasks of the split with another number of support rows, which may be 0."""
+        twin = copy(self)
+        twin.k_shot = k_shot
+        twin._take_split()
+        return twin
+
+    def large_tasks(self, k_shot: int) -> list[str]:
+        """Return the names of the split's tasks with enough rows for a number of support rows."""
+        return list(self._large(k_shot))
 
     @property
     def extra_metrics(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -188,12 +205,21 @@ class TableTasks(NamedTasks):
         )
         return Task(support, query, self._descriptors[places])
 
-    def warn_of_rare_classes(self) -> None:
-        """Warn if the most frequent class has most rows of a task, or all others only one row each."""
+    def examples_by_task(self, n: int) -> dict[str, Examples]:
+        rows = {self.task_names[place]: self._rows[place].rows for place in map(self.place, range(n))}
+        return {name: Examples(self.inputs[of].float(), self._table.targets[of]) for name, of in rows.items()}
+
+    def warn_of_rare_classes(self) -> bool:
+        """Warn if the most frequent class has most rows of a task, or all others only one row each.
+
+        Returns:
+            Whether the most frequent class has most rows.
+        """
         shares = [
             np.bincount(self._table.raw_targets[task.rows]).max() / len(task.rows) for task in self._rows
         ]
-        if (share := float(np.mean(shares))) >= _FREQUENT:
+        share = float(np.mean(shares))
+        if share >= _FREQUENT:
             warnings.warn(
                 f"On average {share:.0%} of the rows of a task have one value of {self.target}, and always "
                 "predicting the most frequent one has that accuracy; look at balanced_accuracy and "
@@ -210,12 +236,16 @@ class TableTasks(NamedTasks):
                 "tell models apart.",
                 stacklevel=5,
             )
+        return share >= _FREQUENT
 
-    def _take_split(self) -> None:
+    def _large(self, k_shot: int) -> dict[str, TaskRows]:
         table = self._table
         of_split = {name: rows for name, rows in table.tasks.items() if table.split_of[name] == self.split}
-        enough = {name: rows for name, rows in of_split.items() if rows.is_enough(self.k_shot, self.n_query)}
-        self._warn_of_small(len(of_split), len(enough))
+        return {name: rows for name, rows in of_split.items() if rows.is_enough(k_shot, self.n_query)}
+
+    def _take_split(self) -> None:
+        table, enough = self._table, self._large(self.k_shot)
+        self._warn_of_small(sum(split == self.split for split in table.split_of.values()), len(enough))
         if self.split == "train":
             enough = {name: enough[name] for name in table.train if name in enough}
         self.task_names, self._rows = tuple(enough), tuple(enough.values())

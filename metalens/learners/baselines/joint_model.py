@@ -22,6 +22,7 @@ class JointModel(NetworkLearner):
     """
 
     head_only = True
+    min_support = 0
     regularizer_refusal = "it adapts to no task, it learns one model for all of them."
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
