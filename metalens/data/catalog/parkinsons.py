@@ -57,7 +57,7 @@ class Parkinsons(TableTasks):
         table = _load(PARKINSONS.require(folder))
         names = set(table.columns) - {"patient", "motor_UPDRS", "total_UPDRS"}  # the total has the motor part
         inputs = [name for name in table.columns if name in names]
-        super().__init__(table, split, task="patient", target="motor_UPDRS", inputs=inputs,
+        super().__init__(table, split, task="patient", target="motor_UPDRS", inputs=inputs, kind="regression",
                          splits=(26 / 42, 8 / 42, 8 / 42), k_shot=k_shot, **settings)  # fmt: skip
 
 
