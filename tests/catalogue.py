@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from metalens import (
     ADKF,
@@ -339,6 +340,11 @@ def _stock(norm: nn.Module) -> Network:
 
 
 # The networks of the full table.
+def _parametrized(layer: nn.Module) -> Network:
+    module = nn.Sequential(layer, nn.Softplus(), nn.Linear(6, N_WAY))
+    return wrap(module, head="2", example=torch.randn(4, 5))
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     "mlp": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus),
     "conv-norm": lambda: Network(
@@ -366,6 +372,8 @@ def _shared() -> Network:
 FURTHER_NETWORKS: dict[str, Callable[[], Network]] = {
     "shared": _shared,
     "embedding": lambda: Network(Embedding(), nn.Linear(20, N_WAY), n_features=20, n_outputs=N_WAY),
+    "mlp-weight-norm": lambda: _parametrized(parametrizations.weight_norm(nn.Linear(5, 6))),
+    "mlp-spectral-norm": lambda: _parametrized(parametrizations.spectral_norm(nn.Linear(5, 6))),
     "mlp-norm": lambda: mlp(5, N_WAY, [8, 7], activation=nn.Softplus, norm=True),
     "stock-batch-norm": lambda: _stock(nn.BatchNorm2d(4)),
     "stock-layer-norm": lambda: _stock(nn.LayerNorm([4, 6, 6])),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from metalens.experiments import RECIPES
 
 ALKANES = {f"CHEMBL{n}": "C" * n for n in range(1, 9)}
 HYPHEN = "\u2010"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*whose fingerprint is also that of another one")
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +85,67 @@ def write_fs_mol(folder):
             ]
             with gzip.open(folder / "fs-mol" / name / f"CHEMBL{name}{number}.jsonl.gz", "wt") as file:
                 file.write("\n".join(lines))
+
+
+def write_assay(folder, name, rows):
+    """Rows of the class, and the text of the measured value."""
+    lines = [
+        json.dumps(
+            {"Property": active, "LogRegressionProperty": value, "fingerprints": np.eye(2048)[n].tolist()}
+        )
+        for n, (active, value) in enumerate(rows)
+    ]
+    with gzip.open(folder / "fs-mol" / "train" / f"{name}.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("values", "sign"),
+    [
+        ([("1.0", "7.0"), ("1.0", "6.5"), ("0.0", "5.0"), ("0.0", "4.0")], 1),
+        ([("1.0", "2.0"), ("1.0", "2.5"), ("0.0", "5.0"), ("0.0", "4.0")], -1),
+        ([("1.0", "2.0"), ("1.0", ""), ("0.0", "5.0"), ("0.0", "4.0"), ("1.0", "1.0")], -1),
+        ([("1.0", "7.0"), ("0.0", None), ("0.0", "5.0"), ("0.0", ""), ("1.0", "6.0")], 1),
+        ([("1.0", "2.0"), ("1.0", "5.0"), ("1.0", "3.0")], 1),
+    ],
+)
+def test_values_of_fs_mol_rise_with_activity_and_may_be_missing(tmp_path, values, sign):
+    write_fs_mol(tmp_path)
+    write_assay(tmp_path, "CHEMBL0", values)
+    settings = {"folder": tmp_path, "k_shot": 1, "n_query": None, "standardize": "none"}
+    tasks = FSMol("train", target="activity", **settings)
+    rows = tasks._rows[tasks.task_names.index("CHEMBL0")].rows
+    measured = [sign * float(value) for _, value in values if value]
+    assert tasks._table.targets[rows].flatten().tolist() == measured
+    assert tasks.inputs[rows].argmax(1).tolist() == [n for n, (_, value) in enumerate(values) if value]
+    if len({active for active, _ in values}) > 1:
+        classes = FSMol("train", **settings)
+        assert len(classes._rows[classes.task_names.index("CHEMBL0")].rows) == len(values)
+
+
+@pytest.mark.parametrize("patient", ["patient", "subject#"])
+@pytest.mark.parametrize("total", [False, True])
+def test_the_table_of_parkinsons_as_published_leaks_no_total(tmp_path, patient, total):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({patient: np.repeat(np.arange(1, 43), 15)})
+    frame = frame.assign(age=60, sex=0, test_time=rng.random(len(frame)), motor_UPDRS=rng.random(len(frame)))
+    if total:
+        frame["total_UPDRS"] = frame.motor_UPDRS + 1
+    frame["HNR"] = rng.random(len(frame))
+    frame.to_csv(tmp_path / "parkinsons_updrs.csv.gz", index=False)
+    tasks = Parkinsons("train", k_shot=5, n_query=5, folder=tmp_path)
+    assert tasks.encoding.names == ("age", "sex", "test_time", "HNR")
+    assert len(tasks.task_names) == 26
+
+
+@pytest.mark.parametrize(
+    ("list_of", "dataset", "task"), [("kiba", KIBA, "kinase"), ("chembl", CHEMBL, "assay_id")]
+)
+def test_published_lists_are_those_of_the_tables(real, list_of, dataset, task):
+    table = pd.read_csv(real / "tables" / dataset.files[0])
+    listed = pd.read_csv(Path(__file__).parents[1] / "tools" / "lists" / f"{list_of}.csv")
+    expected = table.groupby(task).agg(split=("split", "first"), molecules=("smiles", "size")).reset_index()
+    pd.testing.assert_frame_equal(listed, expected)
 
 
 def test_fs_mol_is_read_in_its_published_split(tmp_path):
@@ -205,7 +270,7 @@ def test_kiba_has_three_splits_without_a_common_kinase(real):
 def test_kiba_molecules_are_their_fingerprints(real):
     table, bits = load_kiba(KIBA.require(real))
     rows = np.random.default_rng(0).integers(len(table), size=5)
-    expected = molecules._compute(table.smiles.iloc[rows].tolist(), 1024, 2)
+    expected = molecules._compute(table.smiles.iloc[rows].tolist(), molecules.Fingerprint())
     np.testing.assert_array_equal(bits[rows], expected)
     task = Kiba("val", folder=real)[3]
     assert (task.support.x.shape, task.query.y.shape) == ((16, 1024), (15, 1))

@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,3 +298,10 @@ def test_support_and_query_of_real_signs_share_no_track(data_folder):
         ]
         assert not sides[0] & sides[1]
         assert len(np.unique(images)) == 5 * 20
+
+
+def test_the_page_of_data_sets_tells_of_each_how_it_is_verified():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "datasets.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert list(rows) == list(DATASETS)
+    assert all(how.startswith(("real file", "by layout", "not verified")) for how in rows.values())

@@ -39,6 +39,8 @@ NETWORKS = {
     "stock-instance-norm": "instance",
     "stock-group-norm": "group",
     "attention": "attention, layer",
+    "mlp-weight-norm": "weight",
+    "mlp-spectral-norm": "spectral",
 }
 PLANS = {"loop": "Loop over tasks", "vmap": "`torch.vmap`", "compiled": "`torch.vmap`, compiled"}
 STEP = 1e-4
@@ -119,7 +121,7 @@ def text(cells: pd.DataFrame) -> str:
         "python tools/correctness.py docs/explanation/correctness.md",
         "```",
         "",
-        "For every learner and every kind of normalization layer, the gradient of the outer loss is computed",
+        "For every learner and every kind of normalization, the gradient of the outer loss is computed",
         "in double precision and compared with finite differences of that loss (the five-point rule with",
         f"steps of {STEP:g}, in every single meta-parameter). A cell is the relative error",
         "`||g - g_fd|| / ||g_fd||` over all meta-parameters together; about 1e-9 is what the differences",
@@ -128,7 +130,8 @@ def text(cells: pd.DataFrame) -> str:
         "The networks are small and smooth (kinks of ReLU and max-pooling spoil differences): a perceptron",
         "without normalization, convolutions with `TransductiveBatchNorm` or one of PyTorch's layers made "
         "safe by",
-        "`metalens.wrap`, and a transformer layer. Tasks are classification, 4 to a batch.",
+        "`metalens.wrap`, and a transformer layer; then a perceptron with weight or spectral",
+        "normalization. Tasks are classification, 4 to a batch.",
         "First-order MAML and Reptile do not follow the gradient of their outer loss, and are compared with",
         "reference loops in `tests/oracles` instead; `FromScratch` has no meta-gradient. IMAML is run to",
         "convergence of its inner loop, where its gradient is exact.",

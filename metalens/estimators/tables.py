@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
-        "task": _NAME, "smiles": _NAME, "group": _NAME, "target": str, "missing": str, "duplicates": str,
-        "inputs": ([str], NoneType), "categorical": [str], "order": _NAME,
+        "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
+        "missing": str, "duplicates": str, "inputs": ([str], NoneType), "categorical": [str], "order": _NAME,
         "sep": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},
                      {"name": str, "mean": _NUMBER, "deviation": _NUMBER, "marks_missing": bool})],
-        "smiles": _NAME, "n_bits": int, "missing": str,
+        "smiles": _NAME, "n_bits": int, "chirality": bool, "count": bool, "missing": str,
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
 }  # fmt: skip

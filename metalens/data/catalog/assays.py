@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -34,9 +35,10 @@ class Kiba(TableTasks):
     """How strongly molecules bind to a kinase: one task is one kinase.
 
     Inputs are Morgan fingerprints of 1,024 bits and radius 2, targets KIBA scores, standardized; the larger
-    the score, the weaker the molecule binds. The table has 150 kinases with 36 to 200 molecules each, 20 of
-    them for validation. The test split are those 20 of the others whose names (UniProt) have the smallest
-    SHA-256 sums; 110 are left for training. The splits share molecules, as related assays do, but no kinase.
+    the score, the stronger the molecule binds (DeepDTA turned the sign of the original scores). The table has
+    150 kinases with 36 to 200 molecules each, 20 of them for validation. The test split are those 20 of the
+    others whose names (UniProt) have the smallest SHA-256 sums; 110 are left for training. The splits share
+    molecules, as related assays do, but no kinase.
 
     Needs the extra `chem` (RDKit), once: the cache keeps the fingerprints.
 
@@ -173,7 +175,10 @@ class PQSAR(TableTasks):
 class FSMol(TableTasks):
     """Whether molecules are active in an assay, or how much: the assays of FS-Mol in its published split.
 
-    Inputs are the fingerprints in the files, of 2,048 bits. The two classes are `active` and `inactive`.
+    Inputs are the fingerprints in the files, of 2,048 bits. The two classes are `active` and `inactive`. Rows
+    without a measured value (2,280 of 482,933) count for the classes alone. The values of some assays are
+    smaller for stronger molecules, others larger: assays whose active molecules have the smaller mean (1,171
+    of 5,131) are turned by a minus sign, so that active molecules always have the larger values.
 
     Args:
         split: `"train"`, `"val"` or `"test"`: the folders `train`, `valid` and `test`.
@@ -192,7 +197,7 @@ class FSMol(TableTasks):
     torch.Size([16, 2048])
 
     Source: M. Stanley and others, "FS-Mol: A Few-Shot Learning Dataset of Molecules", NeurIPS Datasets and
-    Benchmarks, 2021.
+    Benchmarks, 2021. Deviation: the sign of the values of some assays.
     """
 
     metrics_of_numbers = DRUG_METRICS
@@ -209,6 +214,9 @@ class FSMol(TableTasks):
         if target not in ("active", "activity"):
             raise MetaLensError(f"target must be active or activity, got {target!r}.")
         table, bits = _fs_mol(FS_MOL.require(folder))
+        if target == "activity":
+            measured = table.activity.notna().to_numpy()
+            table, bits = table[measured].reset_index(drop=True), bits[measured]
         super().__init__(
             table, split, task="assay", target=target, inputs=bits, splits="split", k_shot=k_shot, **settings
         )
@@ -219,7 +227,8 @@ KIBA = TaskDataSet(
     description="Activity of molecules against 150 kinases: related tasks (needs the extra chem)",
     license="not stated",
     source="https://github.com/hkmztrk/DeepDTA",
-    steps="write kiba_kinases.csv.gz with the columns kinase, smiles, kiba_score, split (train or val)",
+    steps="write kiba_kinases.csv.gz with the columns kinase, smiles, kiba_score, split (train or val), of "
+    "the kinases and splits in tools/lists/kiba.csv of the repository",
     files=("kiba_kinases.csv.gz",),
     tasks=lambda split, folder: Kiba(split, k_shot=1, n_query=1, folder=folder),
     md5="cdc61c17734785dd466e0e02b1497c3b",
@@ -232,7 +241,7 @@ CHEMBL = TaskDataSet(
     license="CC BY-SA 3.0",
     source="https://www.ebi.ac.uk/chembl/",
     steps="write chembl_assays.csv.gz with the columns assay_id, smiles, pchembl, organism, split "
-    "(train, val or test)",
+    "(train, val or test), of the assays and splits in tools/lists/chembl.csv of the repository",
     files=("chembl_assays.csv.gz",),
     tasks=lambda split, folder: ChemblAssays(split, k_shot=1, n_query=1, folder=folder),
     md5="2e4d2d3602f3037e98ca76254727a4bd",
@@ -337,7 +346,9 @@ def _fs_mol(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
             for molecule in _json_lines(path):
                 try:
                     active = {0.0: "inactive", 1.0: "active"}[float(molecule["Property"])]
-                    rows.append((assay, active, float(molecule["LogRegressionProperty"]), split))
+                    value = molecule["LogRegressionProperty"]
+                    measured = math.nan if value in ("", None) else float(value)
+                    rows.append((assay, active, measured, split))
                     bits.append(np.packbits(np.asarray(molecule["fingerprints"], dtype=bool)))
                 except (KeyError, TypeError, ValueError) as error:
                     raise MetaLensError(
@@ -349,7 +360,15 @@ def _fs_mol(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
             f"{folder} has no files ASSAY.jsonl.gz in its folders {', '.join(_FS_MOL_SPLITS)}; unpack FS-Mol."
         )
     table = pd.DataFrame(rows, columns=["assay", "active", "activity", "split"])
+    table["activity"] *= _signs(table)
     return table, np.unpackbits(np.stack(bits), axis=1)
+
+
+def _signs(table: pd.DataFrame) -> pd.Series:
+    """Return -1 for the rows of assays whose active molecules have the smaller values, else 1."""
+    active = table.activity.where(table.active == "active").groupby(table.assay).transform("mean")
+    inactive = table.activity.where(table.active == "inactive").groupby(table.assay).transform("mean")
+    return 1.0 - 2.0 * (active < inactive)
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,9 @@ class Parkinsons(TableTasks):
         **settings: Unpack[DrawSettings],
     ) -> None:
         table = _load(PARKINSONS.require(folder))
-        super().__init__(table, split, task="patient", target="motor_UPDRS",
+        names = set(table.columns) - {"patient", "motor_UPDRS", "total_UPDRS"}  # the total has the motor part
+        inputs = [name for name in table.columns if name in names]
+        super().__init__(table, split, task="patient", target="motor_UPDRS", inputs=inputs, kind="regression",
                          splits=(26 / 42, 8 / 42, 8 / 42), k_shot=k_shot, **settings)  # fmt: skip
 
 
@@ -64,8 +66,7 @@ PARKINSONS = TaskDataSet(
     description="Parkinsons telemonitoring: symptoms of 42 patients from their voice",
     license="CC BY 4.0",
     source="https://archive.ics.uci.edu/dataset/189/parkinsons+telemonitoring",
-    steps="save parkinsons_updrs.data as parkinsons_updrs.csv.gz, with subject# named patient and no "
-    "total_UPDRS",
+    steps="save parkinsons_updrs.data as parkinsons_updrs.csv.gz, compressed by gzip",
     files=("parkinsons_updrs.csv.gz",),
     tasks=lambda split, folder: Parkinsons(split, k_shot=1, n_query=1, folder=folder),
     md5="63404837bf4f790e482529dc26b3bec1",
@@ -74,4 +75,5 @@ PARKINSONS = TaskDataSet(
 
 @lru_cache(maxsize=1)
 def _load(path: Path) -> pd.DataFrame:
-    return read_table(path, text=["patient"])
+    table = read_table(path, text=["patient", "subject#"])
+    return table.rename(columns={"subject#": "patient"})

@@ -45,10 +45,10 @@ def find_images(
     if labels is not None:
         return _labeled(source, files, labels)
     inner, splits = _without_common_folders([PurePosixPath(file.path).parts[:-1] for file in files])
-    groups = folders == "class/group"
+    groups, depth = folders == "class/group", len(inner[0]) if inner else 0
     images = []
     for file, parts, split in zip(files, inner, splits, strict=True):
-        if not (parts if groups else 1 <= len(parts) <= 2 and len(parts) == len(inner[0])):
+        if not (parts if groups else 1 <= len(parts) <= 2 and len(parts) == depth):
             raise MetaLensError(
                 f"{file.path} in {source} is not where images belong: class/image, domain/class/image, "
                 "or either in folders train, val and test, the same for all; move or delete it, give "

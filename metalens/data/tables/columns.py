@@ -35,6 +35,8 @@ class ColumnOptions(TypedDict, total=False):
     inputs: Sequence[str] | np.ndarray | Tensor | None
     categorical: Sequence[str]
     smiles: str | None
+    chirality: bool
+    count: bool
     missing: Missing
     group: str | None
     duplicates: Duplicates
@@ -56,6 +58,8 @@ class Columns:
             `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them unchanged.
         categorical: inputs whose numbers are categories.
         smiles: column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
+        chirality: fingerprints tell stereoisomers apart.
+        count: fingerprints count the parts of a molecule, see `morgan_fingerprints`.
         missing: empty cells: `"refuse"` them; `"mean"`: impute the mean of the training tasks and add an
             indicator input (for words: no category); `"drop"`: leave out the row, with a warning that counts
             such rows, as for an empty target and for a molecule that RDKit cannot read. A model predicts
@@ -84,6 +88,8 @@ class Columns:
     inputs: Sequence[str] | np.ndarray | Tensor | None = None
     categorical: Sequence[str] = ()
     smiles: str | None = None
+    chirality: bool = False
+    count: bool = False
     missing: Missing = "refuse"
     group: str | None = None
     duplicates: Duplicates = "together"

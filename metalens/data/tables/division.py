@@ -12,6 +12,7 @@ from metalens.data.splits import divided, property_of_tasks, splits_of_column
 from metalens.data.support_query import equal_rows, linked_rows, pairs, rows_by_task
 from metalens.data.tables.cells import content, plain
 from metalens.data.tables.columns import Columns, check_names
+from metalens.data.tables.molecules import molecule_keys
 from metalens.data.tables.reading import refuse_missing
 from metalens.errors import MetaLensError
 
@@ -46,7 +47,7 @@ class Division:
         return [name for name in (self.roles, self.disjoint) if name is not None]
 
     def divide(
-        self, frame: pd.DataFrame, codes: np.ndarray, names: Sequence[str]
+        self, frame: pd.DataFrame, codes: np.ndarray, names: Sequence[str], smiles: str | None = None
     ) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
         """Return the rows and the split of every task; row i belongs to task `names[codes[i]]`."""
         rows_of = rows_by_task(codes, names)
@@ -56,7 +57,10 @@ class Division:
             split_of = self._by_shares(frame, rows_of, self.splits)
         if self.disjoint is None:
             return rows_of, split_of
-        values = frame[self.disjoint].astype(str).tolist()
+        if self.disjoint == smiles:
+            values = molecule_keys(frame[self.disjoint]).tolist()
+        else:
+            values = frame[self.disjoint].astype(str).tolist()
         split_of_value = divided(set(values), _DISJOINT_SHARES, seed=self.split_seed)
         split_of_row = np.array([split_of_value[value] for value in values])
         return {name: rows[split_of_row[rows] == split_of[name]] for name, rows in rows_of.items()}, split_of
@@ -97,7 +101,8 @@ def units_of_rows(
 ) -> np.ndarray | None:
     """Return the unit of every row, whose rows are never on both sides; `None` if rows are independent.
 
-    Rows of a group and duplicates in one task form a unit; `codes` are the tasks of the rows, `(rows,)`.
+    Rows of a group, duplicates, and salts and isomers of a molecule in one task form a unit; `codes` are the
+    tasks of the rows, `(rows,)`.
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
@@ -105,6 +110,8 @@ def units_of_rows(
     if columns.duplicates != "allow":
         equal = pairs(codes, equal_rows(inputs))
         keys.append(equal)
+        if columns.smiles is not None:
+            keys.append(pairs(codes, pd.factorize(molecule_keys(frame[columns.smiles]))[0]))
         if columns.duplicates == "refuse":
             _refuse_duplicates(frame, equal, columns.task)
     units = linked_rows(keys)

@@ -14,6 +14,7 @@ from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division, descriptors_of_tasks, units_of_rows
 from metalens.data.tables.drawing import MIN_QUERY, TaskRows
 from metalens.data.tables.encoding import TableInputs, ready_made
+from metalens.data.tables.molecules import warn_of_equal
 from metalens.data.tables.reading import note_bounds, note_markers, refuse_missing
 from metalens.data.tables.targets import Kind, Standardize, read_targets, scaled_targets
 from metalens.errors import MetaLensError
@@ -73,7 +74,7 @@ def encode_table(
     note_markers(frame[columns.task])
 
     codes, task_names = pd.factorize(frame[columns.task].to_numpy(dtype=str), sort=True)
-    rows_of, split_of = division.divide(frame, codes, task_names.tolist())
+    rows_of, split_of = division.divide(frame, codes, task_names.tolist(), columns.smiles)
     y, class_names = read_targets(frame[columns.target], kind, classes)
     labels, for_support, ranks = y if class_names else None, division.for_support(frame), columns.ranks(frame)
     if for_support is not None and ranks is not None:
@@ -96,9 +97,11 @@ def encode_table(
     if names is not None:
         encoding = TableInputs.fit(
             frame.iloc[train_rows], names, categorical=columns.categorical, smiles=columns.smiles,
-            n_bits=n_bits, missing=columns.missing,
+            n_bits=n_bits, chirality=columns.chirality, count=columns.count, missing=columns.missing,
         )  # fmt: skip
         array = encoding.transform(frame)
+        if columns.smiles is not None:
+            warn_of_equal(frame[columns.smiles], encoding.fingerprints(frame))
     known = [descriptors_of_tasks(frame[name], rows_of, train) for name in descriptors]
     targets, scale = y, ()
     if not class_names:

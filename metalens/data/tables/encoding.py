@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metalens.data.tables.cells import Vocabulary, content, distinct, names, numbers, plain
 from metalens.data.tables.columns import FILL, Missing
-from metalens.data.tables.molecules import fingerprints_of_column
+from metalens.data.tables.molecules import Fingerprint, fingerprints_of_column
 from metalens.data.tables.reading import (
     check_columns,
     note_markers,
@@ -102,6 +102,8 @@ class TableInputs:
         columns: of numbers and words.
         smiles: the column with molecules, whose Morgan fingerprints are the last inputs, or `None`.
         n_bits: length of a fingerprint.
+        chirality: of fingerprints, see `Columns`.
+        count: of fingerprints, see `Columns`.
         missing: see `Columns`.
 
     >>> import pandas as pd
@@ -116,6 +118,8 @@ class TableInputs:
     columns: tuple[NumberColumn | CategoryColumn, ...]
     smiles: str | None = None
     n_bits: int = 1024
+    chirality: bool = False
+    count: bool = False
     missing: Missing = "refuse"
 
     @classmethod
@@ -127,6 +131,8 @@ class TableInputs:
         categorical: Sequence[str] = (),
         smiles: str | None = None,
         n_bits: int = 1024,
+        chirality: bool = False,
+        count: bool = False,
         missing: Missing = "refuse",
     ) -> TableInputs:
         """Return inputs with the statistics and categories of these rows.
@@ -150,7 +156,7 @@ class TableInputs:
                 columns.append(CategoryColumn.fit(column, named=name in categorical))
             else:
                 columns.append(NumberColumn.fit(column))
-        return cls(tuple(columns), smiles, n_bits, missing)
+        return cls(tuple(columns), smiles, n_bits, chirality, count, missing)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,8 +177,13 @@ class TableInputs:
                 refuse_missing(frame[name], FILL if self.missing == "refuse" else "leave the row out")
         parts = [column.transform(frame[column.name]) for column in self.columns]
         if self.smiles is not None:
-            parts.append(fingerprints_of_column(frame[self.smiles], n_bits=self.n_bits))
+            parts.append(self.fingerprints(frame))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def fingerprints(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the fingerprints of the molecules of rows, `(n, n_bits)` uint8."""
+        kind = Fingerprint(self.n_bits, chirality=self.chirality, count=self.count)
+        return fingerprints_of_column(frame[self.smiles], kind)
 
     def warn_of_unknown(self, frame: pd.DataFrame) -> None:
         """Warn of cells in columns of words with a category that no training row has."""

@@ -19,7 +19,8 @@ from metalens.errors import MetaLensError
 if TYPE_CHECKING:
     import pandas as pd
 
-_ON_CELLS = ("Row", "Column", "The table", "The support", "All rows", "RDKit")  # how such errors begin
+_ON_CELLS = ("Row", "Column", "The table", "The support", "All rows", "The molecule")  # how such errors begin
+_N_NAMED = 20  # columns in a message
 _RELATIONS = {"=", "~", "<", ">", "<=", ">=", "<<", ">>", "≤", "≥"}  # of a value and its bound
 MAX_DEVIATIONS = 1e9  # from the mean, so that squares and products stay finite
 
@@ -131,7 +132,8 @@ def frame_of_arrays(arrays: Mapping[str, Any]) -> pd.DataFrame:
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
     """Raise a `MetaLensError` if the table lacks a column."""
     if missing := [str(name) for name in names if name not in frame.columns]:
-        known = ", ".join(map(str, frame.columns))
+        known = ", ".join(map(str, frame.columns[:_N_NAMED]))
+        known += f" and {len(frame.columns) - _N_NAMED} more" if len(frame.columns) > _N_NAMED else ""
         raise MetaLensError(f"The table has no column {', '.join(missing)}; it has {known}.")
 
 

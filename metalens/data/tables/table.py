@@ -68,7 +68,8 @@ class TableTasks(NamedTasks):
         stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
         families: a column with the family of a task, such as the study of an assay; all tasks of a family are
             in one split, and the shares are those of families.
-        disjoint: a column whose values no two splits share, such as the molecule. Half of the values belong
+        disjoint: a column whose values no two splits share, such as the molecule, of which salts, ions and
+            stereoisomers are one value if it is `smiles`. Half of the values belong
             to training, a quarter each to validation and testing, by `hashed_order`; other rows of a split's
             tasks are left out.
         descriptors: columns with properties of tasks that become their descriptors: words one-hot, numbers
