@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def metalens(fold: Fold) -> Iterator[Fitted]:
     yield Fitted(DEFAULT, lambda episodes: [predict(model, e) for e in episodes], chosen(model))
     singles = [name for name in model.comparison_["model"].unique() if name != "Stacked"]
     for name in singles:
-        yield Fitted(f"{DEFAULT}: {name}", lambda es, one=alone(model, name): of_single(one, es))
+        yield Fitted(f"{DEFAULT}: {name}", partial(of_single, alone(model, name)))
 
 
 def predict(model: MetaRegressor | MetaClassifier, episode: Episode) -> np.ndarray:

@@ -112,8 +112,8 @@ PROBLEMS = {
             about="motor symptoms from a recording of the voice; a task is a patient",
         ),
         Problem(
-            name="kiba", file="tables/kiba_kinases.csv.gz", task="kinase", target="kiba_score", smiles="smiles",
-            about="how strongly a molecule binds; a task is a kinase",
+            name="kiba", file="tables/kiba_kinases.csv.gz", task="kinase", target="kiba_score",
+            smiles="smiles", about="how strongly a molecule binds; a task is a kinase",
         ),
         Problem(
             name="chembl", file="tables/chembl_assays.csv.gz", task="assay_id", target="pchembl",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
@@ -25,7 +25,7 @@ def of_one_task(fold: Fold) -> Iterator[Fitted]:
     numbers = fold.problem.kind == "number"
     share = 0.0 if numbers else 1.0  # the rows that the population counts as
 
-    def mean(episodes: list[Episode]) -> list[np.ndarray]:
+    def mean(episodes: Sequence[Episode]) -> list[np.ndarray]:
         found = []
         for episode in episodes:
             y = targets(fold.problem, episode.support, fold.classes)
