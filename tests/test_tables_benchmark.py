@@ -112,6 +112,16 @@ def test_logistic_is_that_of_scikit_learn_and_one_class_is_a_share():
     assert np.allclose(methods["task logistic"]([alike])[0], (8 + fold.y.mean()) / 9)
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value found:sklearn.exceptions.ConvergenceWarning")
+def test_the_kernel_of_molecules_fits_scikit_learn():
+    a, b = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert single.tanimoto(a, b).tolist() == [[0.25, 1.0, 0.0]]
+    bits = (np.random.default_rng(0).random((12, 30)) < 0.3).astype(float)
+    y = bits @ np.arange(30.0)
+    found = single.gaussian_process(single.Tanimoto(), bits, y, bits)
+    assert np.corrcoef(found, y)[0, 1] > 0.9
+
+
 def test_mixed_models_know_the_level_of_a_task():
     fold, held_out = split(table(), PROBLEM, 0)
     intercept, slope = mixed.mixed_models(fold)

@@ -71,6 +71,9 @@ def gaussian_classifier(kernel: Kernel, x: np.ndarray, y: np.ndarray, new: np.nd
 class Tanimoto(Kernel):
     """The similarity of fingerprints: the bits that both have, divided by those that either has."""
 
+    def __init__(self):
+        pass  # scikit-learn asks for a signature
+
     def __call__(self, X, Y=None, eval_gradient=False):  # noqa: N803
         """Return the similarities of all pairs; there are no parameters to take gradients for."""
         found = tanimoto(X, X if Y is None else Y)
