@@ -1,6 +1,7 @@
 """The benchmark of a few rows of new groups: its protocol, the outside methods installed here, its page."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_fewer_known_rows_are_part_of_more_and_draws_differ():
     assert list(few) == list(many[:3])
     assert list(few) != list(next(episodes(held_out, PROBLEM, 3, draw=1)).support.index)
     assert not list(episodes(held_out, PROBLEM, ROWS - LEAST_QUERY + 1, draw=0))
+
+
+def test_the_earliest_rows_are_known_where_rows_have_an_order():
+    problem = replace(PROBLEM, order="x")
+    _, held_out = split(table(), problem, 0)
+    for episode in episodes(held_out, problem, 4, draw=0):
+        assert episode.support["x"].max() <= episode.query["x"].min()
+    assert problem.columns()["order"] == "x"
+    assert "order" not in PROBLEM.columns()
 
 
 def test_scores():

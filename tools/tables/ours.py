@@ -29,10 +29,10 @@ def metalens(fold: Fold) -> Iterator[Fitted]:
 
 def predict(model: MetaRegressor | MetaClassifier, episode: Episode) -> np.ndarray:
     """Return predicted numbers, or the chances of the second class."""
+    adapted = model.adapt(episode.support if len(episode.support) else None)
     if isinstance(model, MetaRegressor):
-        support = episode.support if len(episode.support) else None
-        return model.adapt(support).predict(episode.query)
-    return model.adapt(episode.support).predict_proba(episode.query)[:, 1]
+        return adapted.predict(episode.query)
+    return adapted.predict_proba(episode.query)[:, 1]
 
 
 def of_single(model: MetaRegressor | MetaClassifier, episodes: Sequence[Episode]) -> list[np.ndarray]:

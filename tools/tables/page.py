@@ -22,9 +22,9 @@ its defaults, beside what people would use in its place. `make bench-tables` wri
 
 **Protocol.** The tasks (groups) of a table are divided into {N_FOLDS} folds by hashes of their names. The
 tasks of one fold are held out, and all methods are trained on the others. Of each held-out task k rows are
-known, drawn at random; all methods adapt to the same rows, and predict the same other rows, at least
-{LEAST_QUERY}. Nothing was chosen by held-out tasks. Numbers are means over all held-out tasks, each a mean
-over its draws:
+known, drawn at random or, of a table named *ordered*, the earliest; all methods adapt to the same rows, and
+predict the same other rows, at least {LEAST_QUERY}. Nothing was chosen by held-out tasks. Numbers are means
+over all held-out tasks, each a mean over its draws:
 
 - **skill**, of numbers: the share of the variance of the task that is explained,
   `max(1 - mse / variance, -1)`. 1 is perfect, and 0 no better than the task's mean;
@@ -42,7 +42,7 @@ METHODS = """## The methods
 
 | method | what it is |
 |---|---|
-| MetaLens | `MetaRegressor()` or `MetaClassifier()`, trained once per fold, and `adapt(rows)`; the models that it chose from, by themselves, are named after a colon |
+| MetaLens | `MetaRegressor()` or `MetaClassifier()`, trained once per fold (ordered tables: with `order=`), and `adapt(rows)`; the models that it chose from, by themselves, are named after a colon |
 | task mean, ridge, GP; share, logistic | models of the known rows alone (scikit-learn): `RidgeCV`, `LogisticRegression`, Gaussian processes with a squared exponential kernel or, for molecules, Tanimoto's |
 | MixedLM; mixed logistic | statsmodels: all inputs as fixed effects (without constants and sums of others), a random intercept and, with a slope, one on the column most correlated with the target within tasks; `BinomialBayesMixedGLM` for classes |
 | LightGBM, CatBoost | one model of all tasks, which does not know the task; the number of rounds is chosen on a fifth of the training tasks |
