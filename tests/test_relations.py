@@ -447,3 +447,10 @@ def test_the_outcome_tells_flat_relations_from_others(finished):
     assert "relations discriminate between tasks" in other
     assert "their rank correlation with known descriptors is" in other
     assert other.endswith("% of the outer loss.")
+
+
+def test_a_relation_is_trained_apart_in_every_objective():
+    relation = Cosine()
+    one, other = (Objective(MAML(mlp()), [TRLearner(relation)]).relation for _ in range(2))
+    assert one.omega is not other.omega
+    assert relation.omega is None
