@@ -365,6 +365,19 @@ def test_cached_results_are_not_run_again(tmp_path):
     assert not results.is_done(failed, selection, retry=True)
 
 
+def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
+    from tools.tables import __main__ as main
+
+    selection = fake(tmp_path)
+    lost = Cell("sleepstudy", 1, "mixed")
+    lost.path(tmp_path).unlink()
+    ran = []
+    monkeypatch.setattr(main, "child", lambda cell, *_: ran.append(cell) or cell)
+    main.run(selection, tmp_path, 2, 1.0, retry=False)
+    assert ran == [lost]
+    assert "sleepstudy, fold 1, mixed: no file" in capsys.readouterr().err
+
+
 def test_molecules_are_not_for_mixed_models():
     assert not results.fits("kiba", "mixed")
     assert results.fits("kiba", "task")
