@@ -337,9 +337,20 @@ def test_a_method_without_all_tasks_is_not_compared(tmp_path):
     selection = fake(tmp_path)
     scored = results.scores(selection, tmp_path)
     scored = scored[(scored["method"] != "better") | (scored["fold"] == 0)]
-    found = compare.leads(compare.by_task(scored, "skill"), compare.MEASURES["number"])
+    shared = compare.comparable(compare.by_task(scored, "skill"))
+    found = compare.leads(shared, compare.MEASURES["number"])
     assert list(found["method"]) == ["worse"]
     assert list(found["verdict"]) == ["ahead"]
+
+
+def test_the_page_says_where_metalens_has_no_result(tmp_path):
+    selection = fake(tmp_path)
+    own = Cell("sleepstudy", 0, "metalens")
+    cell.write(own.path(tmp_path), own.read(tmp_path) | {"error": "MetaLensError: few", "methods": {}})
+    text = page.page(selection, tmp_path, FACTS, "2026-01-01", "command")
+    assert "- sleepstudy, k = 5: **MetaLens has no result for 10 of 20 tasks**." in text
+    assert "| sleepstudy | 5 | 10 |" in text
+    assert "- sleepstudy, fold 0, metalens: `MetaLensError: few`" in text
 
 
 def test_leads_are_paired_differences_and_positive_where_the_default_is_better():
@@ -363,6 +374,19 @@ def test_cached_results_are_not_run_again(tmp_path):
     failed = found | {"error": "MemoryError: too much"}
     assert results.is_done(failed, selection, retry=False)
     assert not results.is_done(failed, selection, retry=True)
+
+
+def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
+    from tools.tables import __main__ as main
+
+    selection = fake(tmp_path)
+    lost = Cell("sleepstudy", 1, "mixed")
+    lost.path(tmp_path).unlink()
+    ran = []
+    monkeypatch.setattr(main, "child", lambda cell, *_: ran.append(cell) or cell)
+    main.run(selection, tmp_path, 2, 1.0, retry=False)
+    assert ran == [lost]
+    assert "sleepstudy, fold 1, mixed: no file" in capsys.readouterr().err
 
 
 def test_molecules_are_not_for_mixed_models():

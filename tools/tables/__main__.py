@@ -64,10 +64,18 @@ def main() -> None:
 
 
 def run(selection: Selection, folder: Path, workers: int, limit: float, *, retry: bool) -> None:
-    """Run what has no results yet, each in its own process on one core."""
-    missing = [c for c in cells(selection) if not is_done(c.read(folder), selection, retry=retry)]
+    """Run what has no results yet, each in its own process on one core.
+
+    Several runs may share a folder: what another one has done by then is left out.
+    """
+
+    def one(cell: Cell) -> Cell | None:
+        if is_done(cell.read(folder), selection, retry=retry):
+            return None
+        return child(cell, selection, folder, limit)
+
     with ThreadPoolExecutor(workers) as pool:
-        for cell in pool.map(lambda cell: child(cell, selection, folder, limit), missing):
+        for cell in filter(None, pool.map(one, cells(selection))):
             found = cell.read(folder) or {"error": "no file", "methods": {}}
             said = "; ".join(failures(found)) or "done"
             print(f"{cell.table}, fold {cell.fold}, {cell.family}: {said}", file=sys.stderr, flush=True)

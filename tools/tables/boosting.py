@@ -53,7 +53,8 @@ class LightGBM:
         if valid is None:
             self.model.fit(x, y)
         else:
-            self.model.fit(x, y, eval_set=[valid], callbacks=[early_stopping(PATIENCE, verbose=False)])
+            stop = early_stopping(PATIENCE, verbose=False)
+            self.model.fit(x, y, eval_X=valid[0], eval_y=valid[1], callbacks=[stop])
             self.rounds = max(self.model.best_iteration_, 1)
         return self
 

@@ -32,16 +32,22 @@ def by_task(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     return scores.pivot_table(index="task", columns="method", values=column, aggfunc="mean", sort=False)
 
 
+def comparable(of_task: pd.DataFrame) -> pd.DataFrame:
+    """Return the tasks for which the default has a result, if any, and the methods that have all of these."""
+    has_result = of_task[DEFAULT].notna() if DEFAULT in of_task else pd.Series(False, of_task.index)
+    return (of_task[has_result] if has_result.any() else of_task).dropna(axis=1)
+
+
 def is_outside(method: str) -> bool:
     """Return whether a method is neither MetaLens' default nor one of its models."""
     return not method.startswith(DEFAULT)
 
 
 def leads(of_task: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """Return by how much the default is ahead of every outside method that has all tasks.
+    """Return by how much the default is ahead of every outside method.
 
     Args:
-        of_task: from `by_task`.
+        of_task: from `comparable`.
         measure: the score.
 
     Returns:
@@ -49,11 +55,10 @@ def leads(of_task: pd.DataFrame, measure: Measure) -> pd.DataFrame:
         is better, with its 95% interval; the verdict, ahead, level or behind, is by p-values that Holm's
         procedure corrected for the number of methods.
     """
-    complete = of_task.dropna(axis=1)
-    outside = [method for method in complete if is_outside(str(method))]
-    if DEFAULT not in complete or not outside:
+    outside = [method for method in of_task if is_outside(str(method))]
+    if DEFAULT not in of_task or not outside:
         return pd.DataFrame(columns=["method", "lead", "low", "high", "verdict"])
-    rows = complete[[DEFAULT, *outside]].melt(ignore_index=False, var_name="learner").reset_index()
+    rows = of_task[[DEFAULT, *outside]].melt(ignore_index=False, var_name="learner").reset_index()
     arms = {"regularizers": "none", "sampler": "Uniform", "seed": 0, "metric": measure.metric}
     found = paired_differences(rows.assign(**arms))
     ends = [-measure.sign * found[name] for name in ("low", "high")]

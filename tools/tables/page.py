@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tools.tables import results
-from tools.tables.compare import MEASURES, by_task, is_outside, leads
+from tools.tables.compare import MEASURES, by_task, comparable, is_outside, leads
 from tools.tables.ours import DEFAULT
 from tools.tables.problems import PROBLEMS, Problem
 from tools.tables.protocol import LEAST_QUERY, N_FOLDS
@@ -34,7 +34,8 @@ A **lead** is how much MetaLens' default is better than a method on the same tas
 is negative where MetaLens is behind. **Bold** leads differ from 0 by p-values that are corrected for the
 number of methods (Holm), and *ahead* and *behind* mean these alone. What is fitted to training tasks and
 known rows together (mixed models, GPBoost) was fitted to the known rows of all held-out tasks of a fold at
-once, and the time of that counts as prediction."""
+once, and the time of that counts as prediction. Intervals are over tasks, for the models of these
+trainings."""
 
 NONE = "–"  # noqa: RUF001
 
@@ -64,7 +65,7 @@ def page(selection: Selection, folder: Path, facts: dict[str, str], date: str, c
     scores, costs = results.scores(selection, folder), results.costs(selection, folder)
     compared = comparisons(scores)
     parts = [INTRODUCTION, "", *origin(selection, folder, costs, facts, date, command), ""]
-    parts += ["## At a glance", "", *summary(compared), "", *standing(compared), ""]
+    parts += ["## At a glance", "", *summary(compared), "", *standing(compared), *without_result(scores), ""]
     for table in dict.fromkeys(scores["table"]):
         of_table = (frame[frame["table"] == table] for frame in (scores, costs, compared))
         parts += [f"## {table}", "", *section(PROBLEMS[table], *of_table), ""]
@@ -78,9 +79,9 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     for (table, k), rows in scores.groupby(["table", "k"], sort=False):
         measure = MEASURES[PROBLEMS[str(table)].kind]
         of_task = by_task(rows, measure.column)
-        found = leads(of_task, measure)
-        means = of_task.mean()
-        facts = {"table": table, "k": k, "n_tasks": len(of_task), "own": means.get(DEFAULT, math.nan)}
+        shared = comparable(of_task)
+        found, means = leads(shared, measure), shared.mean()
+        facts = {"table": table, "k": k, "n_tasks": len(shared), "own": means.get(DEFAULT, math.nan)}
         frames.append(found.assign(**facts, other=found["method"].map(means)))
     columns = ["method", "lead", "low", "high", "verdict", "table", "k", "n_tasks", "own", "other"]
     found = [frame for frame in frames if len(frame)]
@@ -147,14 +148,26 @@ def standing(compared: pd.DataFrame) -> list[str]:
     return lines
 
 
+def without_result(scores: pd.DataFrame) -> list[str]:
+    """Say for which tasks that others predicted the default has no result; they are in no comparison."""
+    lines = []
+    for (table, k), rows in scores.groupby(["table", "k"], sort=False):
+        n, own = (of["task"].nunique() for of in (rows, rows[rows["method"] == DEFAULT]))
+        if own < n:
+            lines.append(
+                f"- {table}, k = {k}: **MetaLens has no result for {n - own} of {count(n, 'task')}**."
+            )
+    return lines
+
+
 def section(problem: Problem, scores: pd.DataFrame, costs: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
     """Return the tables about one table."""
     measure = MEASURES[problem.kind]
     shots = sorted(scores["k"].unique())
     methods = sorted(dict.fromkeys(scores["method"]), key=order)
     means = {k: by_task(scores[scores["k"] == k], measure.column) for k in shots}
-    tasks = ", ".join(f"{len(means[k])} with k = {k}" for k in shots)
-    complete = {k: of_task.dropna(axis=1).mean() for k, of_task in means.items()}
+    tasks = ", ".join(f"{len(comparable(means[k]))} with k = {k}" for k in shots)
+    complete = {k: comparable(of_task).mean() for k, of_task in means.items()}
     title = measure.column.replace("_", " ")
     lines = [f"{problem.about[0].upper()}{problem.about[1:]}. Held-out tasks: {tasks}.", ""]
     lines += matrix(title, methods, shots, lambda m, k: number(complete[k].get(m)))
