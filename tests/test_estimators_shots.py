@@ -94,6 +94,6 @@ def test_the_models_of_all_numbers_are_saved(model, new, tmp_path):
 
 def test_a_learner_that_needs_rows_says_so():
     model = fitted(pupils(20, 12), learner="ANIL", steps=2, fallback=False)
-    with pytest.raises(MetaLensError, match="ANIL needs 1 support rows or more, got 0; give more"):
+    with pytest.raises(MetaLensError, match="ANIL needs 1 support rows or more, got 0; add some"):
         model.adapt()
     assert model.adapt(pupils(1)[:2]).predict(pupils(1)).shape == (24,)

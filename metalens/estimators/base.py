@@ -380,9 +380,9 @@ class MetaEstimator(BaseEstimator, ABC):
         choice = self._choice(n_support) or self._choices[min(self._choices)]
         parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
         candidate = Candidate.stack(choice.model, parts)
-        if candidate.min_support > n_support:
+        if (least := candidate.min_support) > n_support:
             raise MetaLensError(
-                f"{choice.model} needs {candidate.min_support} support rows or more, got {n_support}; give more."
+                f"{choice.model} needs {least} support rows or more, got {n_support}; add some."
             )
         return candidate
 

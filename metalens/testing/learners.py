@@ -24,9 +24,9 @@ def check_learner(
     Losses and gradients of `vmap`, of chunks of tasks and of a loop are equal; the gradient is that of finite
     differences; training changes nothing in place and reaches every parameter; the order of tasks does not
     matter, nor whether a task comes alone or in a batch, nor whether a graph is recorded; a `state_dict`
-    holds all state; hidden activations give the same predictions; and `min_support` examples are enough. Everything is computed in double
-    precision, within seconds for a small network. Meanwhile `torch.rand_like` returns numbers that depend on
-    the shape alone, as two plans draw in a different order.
+    holds all state; hidden activations give the same predictions; and `min_support` examples are enough.
+    Everything is computed in double precision, within seconds for a small network. Meanwhile
+    `torch.rand_like` returns numbers that depend on the shape alone, as two plans draw in a different order.
 
     Args:
         factory: returns a new learner. Kinks, such as those of ReLU, spoil finite differences; use a smooth
