@@ -70,7 +70,7 @@ class Baseline(Learner):
         x, new_x = (inputs.detach().flatten(1).cpu().numpy() for inputs in (state["x"], z))
         y = state["y"].detach().cpu().numpy()
         # Trees draw rows by their places, and of neighbors at equal distances the first ones count.
-        order = np.lexsort([*y.reshape(len(y), -1).T, *x.T])
+        order = np.lexsort([*np.atleast_2d(y.T), *x.T])
         predictions = self.estimate(x[order], y[order], new_x, classes=not state["y"].is_floating_point())
         return torch.as_tensor(predictions, dtype=self.dtype, device=self.device)
 
