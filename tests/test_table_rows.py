@@ -190,3 +190,18 @@ def test_levels_of_the_index_are_columns_if_they_are_named():
     pd.testing.assert_frame_equal(model.comparison_, expected.comparison_)
     with pytest.raises(MetaLensError, match="The table has no column task"):
         fitted(MetaRegressor, frame.drop(columns="task"))
+
+
+@pytest.mark.parametrize("estimator", [MetaRegressor, MetaClassifier])
+def test_models_of_scikit_learn_predict_without_support_rows(estimator):
+    frame = table() if estimator is MetaRegressor else labeled(table())
+    model = estimator(steps=2, hidden=[8], baselines=["RandomForest", "KNN"])
+    model.fit(frame, **ROLES, duplicates="allow")
+    assert model.comparison_.model.nunique() >= 3
+
+
+def test_a_column_that_is_no_number_is_refused_before_it_is_taken_for_a_time():
+    frame = table().astype({"x": object})
+    frame["x"] = [f"{n},{n:03}" for n in range(1, 241)]
+    with pytest.raises(MetaLensError, match=r"Row \d+ of column x must be a number.*thousands"):
+        fitted(MetaRegressor, frame)

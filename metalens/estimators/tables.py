@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
-from metalens.data.tables.cells import content, numbers
+from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
@@ -289,7 +289,7 @@ def note_time(columns: Columns, frame: pd.DataFrame) -> None:
 
 def _increases(column: pd.Series, tasks: pd.Series) -> bool:
     """Return whether numbers increase within tasks, and not throughout the table as row numbers do."""
-    if content(column) != "numbers" or column.is_monotonic_increasing:
+    if column.dtype.kind not in "iuf" or column.is_monotonic_increasing:  # others are refused where used
         return False
     steps = column.groupby(tasks).diff().dropna()
     return len(steps) > _MIN_STEPS and bool((steps > 0).mean() > _MOSTLY)
