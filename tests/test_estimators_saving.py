@@ -117,6 +117,16 @@ def test_models_of_partial_pooling_are_saved_as_well(tmp_path):
         assert (model.adapt(other[:10]).predict(one[10:]) == predicted).all() == (name == "Boosting")
 
 
+def test_a_process_of_all_tasks_is_saved_as_well(tmp_path):
+    model = fitted(learner="MultiTaskGP(n_tasks=60)", baselines=("MeanPredictor",))
+    assert model.chosen_ == "MultiTaskGP"
+    model.save(tmp_path / "model")
+    new = sensors(1, rows=20, seed=1)
+    one, other = (of.adapt(new[:4]) for of in (model, load_model(tmp_path / "model")))
+    np.testing.assert_array_equal(one.predict(new[4:]), other.predict(new[4:]))
+    np.testing.assert_array_equal(one.predict_interval(new, 0.5), other.predict_interval(new, 0.5))
+
+
 def test_a_model_can_be_saved_again_after_loading(folder, tmp_path):
     MetaRegressor.load(folder).save(tmp_path / "again")
     for name in ("model.json", "weights.safetensors"):

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jacrev
+from torch.func import grad, jacrev, vmap
 
 from metalens.data.checks import check_sizes
 from metalens.errors import check_positive
@@ -122,7 +122,7 @@ class ADKF(DeepKernelGP):
         for _ in range(self.inner_steps):
             step = _newton_step(curvature(theta), grad(fixed)(theta))
             tried = torch.stack([theta + size * step for size in _STEP_SIZES])
-            losses = torch.stack([fixed(each) for each in tried]).nan_to_num(nan=torch.inf)
+            losses = vmap(fixed)(tried).nan_to_num(nan=torch.inf)
             rounding = _ROUNDING * torch.finfo(losses.dtype).eps * (1 + losses.min().abs())
             longest = (losses <= losses.min() + rounding).int().argmax()
             theta = tried.index_select(0, longest.unsqueeze(0)).squeeze(0)

@@ -50,6 +50,7 @@ class MultiTaskGP(Baseline):
 
         K = (strength K_0 + sum_j (u_j u_j^T + C_j)) / (strength + number of tasks)
 
+    It keeps the inputs X, which are rows of the training data, without their targets; they are saved with it.
     An empty support is predicted by m. The outputs are independent; for classes they are columns of ones and
     zeros. Without training tasks it predicts the mean of the support, and 0 without any.
 
