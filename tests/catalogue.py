@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from metalens import (
+    ADKF,
     ANIL,
     BOIL,
     IMAML,
@@ -135,6 +136,7 @@ LEARNERS = {
     "MatchingNet": LearnerEntry(MatchingNet, classifier=True, gradient_steps=False, own_head=False),
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
+    "ADKF": LearnerEntry(ADKF, gradient_steps=False, own_head=False),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
     "Ridge": baseline(Ridge),
@@ -169,6 +171,9 @@ LEARNER_VARIANTS = {
         lambda network: DeepKernelGP(network, domain_kernel="rbf", objective="predictive", inner_steps=2),
         gradient_steps=False,
         own_head=False,
+    ),
+    "DeepKernelGP-network": LearnerEntry(
+        lambda network: DeepKernelGP(network, mean="network"), gradient_steps=False, own_head=False
     ),
 }
 

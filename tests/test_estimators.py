@@ -507,8 +507,19 @@ def test_without_baselines_the_learner_stands_alone():
 def test_the_usual_baselines_learn_across_tasks_and_within_one(model):
     twin = clone(model).set_params(baselines=None)
     twin.reader_ = model.reader_
-    usual = ["MixedModel", "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
-    assert list(twin._baselines()) == [*usual, "GaussianProcess"]
+    usual = ["MixedModel", "R2D2", "Shrunken", "ResidualGP", "MultiTaskGP", "ProfileRidge", "JointModel"]
+    assert list(twin._baselines()) == [*usual, "MeanPredictor", "Ridge", "GaussianProcess"]
+    twin.learner = None  # which is R2D2 itself
+    assert list(twin._baselines())[1] == "R2D2(prior_mean=True)"
+
+
+def test_the_learner_with_other_settings_may_be_a_baseline(tmp_path):
+    model = fitted(learner="R2D2", baselines=["R2D2(ridge=5.0)", "R2D2", "Ridge"])
+    assert model.comparison_.model.unique().tolist() == ["R2D2", "R2D2(ridge=5.0)", "Ridge"]
+    assert list(model._trained) == ["R2D2", "R2D2(ridge=5.0)"]
+    model.save(tmp_path / "model")
+    again = MetaRegressor.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(again.evaluate(sensors(3)), model.evaluate(sensors(3)))
 
 
 @pytest.mark.parametrize(

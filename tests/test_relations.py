@@ -292,6 +292,15 @@ def test_a_map_finds_the_groups_and_says_how_clear_they_are():
     assert relation_map(BLOCKS, "abcdefghijkl", n_groups=12).n_groups == 12
 
 
+def test_relations_that_are_flat_have_no_groups_unless_asked_for():
+    flat = 0.9 + 0.05 * BLOCKS
+    found = relation_map(flat, list(map(str, range(12))))
+    assert found.is_flat
+    assert found.n_groups == 1
+    assert not any("silhouette" in part for part in relations_summary(found) if isinstance(part, str))
+    assert relation_map(flat, list(map(str, range(12))), n_groups=3).n_groups == 3
+
+
 def test_no_groups_are_made_up():
     """Neither where all relations are equal, nor of noise."""
     rng = np.random.default_rng(0)
@@ -438,3 +447,10 @@ def test_the_outcome_tells_flat_relations_from_others(finished):
     assert "relations discriminate between tasks" in other
     assert "their rank correlation with known descriptors is" in other
     assert other.endswith("% of the outer loss.")
+
+
+def test_a_relation_is_trained_apart_in_every_objective():
+    relation = Cosine()
+    one, other = (Objective(MAML(mlp()), [TRLearner(relation)]).relation for _ in range(2))
+    assert one.omega is not other.omega
+    assert relation.omega is None

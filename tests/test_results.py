@@ -306,7 +306,7 @@ def test_report_of_a_regression_run(tmp_path):
     text = text_of(report)
     for words in (
         "On 3 paired seeds × 30 test tasks, MAML + TRLearner",
-        "Only 3 seeds: how far seeds differ",
+        "Only 3 seeds: intervals are wide",
         "three 95% intervals of the mean",
         "p (Wilcoxon, tasks)",
         "most behind MAML",

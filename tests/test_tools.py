@@ -21,7 +21,15 @@ def test_the_methods_are_found_by_their_exports():
 
 @pytest.mark.parametrize(
     "name",
-    ["communication", "correctness", "fuzz.__main__", "precision", "render_poses", "speed.__main__"],
+    [
+        "communication",
+        "correctness",
+        "fuzz.__main__",
+        "precision",
+        "render_poses",
+        "speed.__main__",
+        "tables.__main__",
+    ],
 )
 def test_every_script_can_be_imported(name):
     assert import_module(f"tools.{name}").__doc__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,13 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
-from metalens.errors import MALFORMED, DivergenceError, MetaLensError
+from metalens.errors import MALFORMED, MetaLensError
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
-from metalens.estimators.models import Candidate, Ensemble, trained_on_tasks
+from metalens.estimators.models import Candidate, Ensemble, named_baselines, trained_on_tasks
 from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
 from metalens.estimators.tables import TableReader
-from metalens.estimators.training import EVERY, ProgressOf, Trainee
-from metalens.evaluation import Validation
+from metalens.estimators.training import ProgressOf, Trainee, train_all
 from metalens.io.files import new_folder
 from metalens.learners import Learner
 from metalens.metrics import METRICS
@@ -106,7 +104,7 @@ class MetaEstimator(BaseEstimator, ABC):
     @property
     def weights_(self) -> dict[int, dict[str, float]]:
         """The weights of the models in the mean that is predicted, by the number of support rows."""
-        return {k_shot: dict(self._choices[k_shot].weights) for k_shot in sorted(self._choices)}
+        return {k_shot: choice.weights for k_shot, choice in sorted(self._choices.items())}
 
     @property
     def feature_names_in_(self) -> np.ndarray:
@@ -132,9 +130,10 @@ class MetaEstimator(BaseEstimator, ABC):
         """
         check_is_fitted(self)
         tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
-        adapting = self._adapting(n_support, n_outputs)
-        candidates = [adapting] if adapting.name == STACKED else []
-        return scores_of(self._draws(tasks, [*self._candidates(n_outputs), *candidates]), self._scores)
+        candidates = self._candidates(n_outputs)
+        if (adapting := self._adapting(n_support, n_outputs)).name == STACKED:
+            candidates.append(adapting)
+        return scores_of(self._draws(tasks, candidates), self._scores)
 
     def score(self, data: Any) -> float:
         """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
@@ -170,7 +169,8 @@ class MetaEstimator(BaseEstimator, ABC):
         """Write the trained estimator into a new folder, atomically.
 
         The folder holds `model.json` with settings, columns and scales, `weights.safetensors`,
-        `comparison.csv` and `curve.csv`: no training data, and no code that runs on loading.
+        `comparison.csv` and `curve.csv`: no training data but the inputs that a `MultiTaskGP` compares new
+        ones with, and no code that runs on loading.
 
         Args:
             folder: path of the new folder.
@@ -185,17 +185,11 @@ class MetaEstimator(BaseEstimator, ABC):
             self.write_into(path)
 
     def write_into(self, folder: Path) -> None:
-        """Write the files of `save` into an existing folder.
-
-        Raises:
-            NotFittedError: the estimator is not fitted.
-        """
+        """Write the files of `save` into an existing folder."""
         check_is_fitted(self)
-        tensors = {
-            prefix + name: tensor
-            for prefix, objective in self._objectives()
-            for name, tensor in objective.state_dict().items()
-        }
+        tensors: dict[str, Tensor] = {}
+        for prefix, objective in self._objectives():
+            tensors |= {prefix + name: tensor for name, tensor in objective.state_dict().items()}
         facts = {
             "kind": type(self).__name__,
             "metalens": version("metalens"),
@@ -304,7 +298,9 @@ class MetaEstimator(BaseEstimator, ABC):
         self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
-        self._train(tasks["train"], tasks["val"], progress)
+        settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
+        found = train_all(self._trainees(), tasks["train"], tasks["val"], self.patience, progress, **settings)
+        self._trained, self.curve_ = found
         held_out = {split: tasks[split] for split in ("val", "test")}
         candidates = self._candidates(n_outputs)
         self.comparison_, choice = self._choose(held_out, candidates, self._scores)
@@ -322,29 +318,6 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
         draws = {split: list(self._draws(of_split, candidates)) for split, of_split in tasks.items()}
         return choose(draws, score, self.metric_, fallback=self.fallback)
-
-    def _train(
-        self, train: TaskDistribution, held_out: TaskDistribution, progress: ProgressOf | None
-    ) -> None:
-        """Train the meta-learner, and then the baselines that learn from all tasks."""
-        validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=self.patience)
-        curves = {}
-        self._trained: dict[str, list[Objective]] = {}
-        for name, trainee in self._trainees().items():
-            try:
-                self._trained[name], curves[name] = trainee.train(
-                    train,
-                    validation,
-                    steps=self.steps,
-                    meta_batch_size=self.meta_batch_size,
-                    outer_lr=self.outer_lr,
-                    progress=None if progress is None else progress(name),
-                )
-            except DivergenceError as error:
-                if not self._trained:
-                    raise
-                warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=4)
-        self.curve_ = pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)
 
     def _trainees(self) -> dict[str, Trainee]:
         """Return what is trained by name, the meta-learner first; only it has regularizers."""
@@ -365,10 +338,7 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return the texts of the baselines by name."""
         given = [self.baselines] if isinstance(self.baselines, str) else self.baselines
         texts = self._usual_baselines() if given is None else given
-        found = {learner_call(text).name: text for text in texts}
-        if len(found) < len(texts):
-            raise MetaLensError(f"baselines must name each learner once, got {', '.join(texts)}.")
-        return found
+        return named_baselines(texts, self._learner())
 
     def _tuned(self, learner: str) -> dict[str, Any]:
         """Return the default settings of a learner; they differ for molecules."""
@@ -411,8 +381,9 @@ class MetaEstimator(BaseEstimator, ABC):
         parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
         candidate = Candidate.stack(choice.model, parts)
         if candidate.min_support > n_support:
-            least = f"needs {candidate.min_support} support rows or more, got {n_support}"
-            raise MetaLensError(f"{choice.model} {least}; give more, or fit with a learner that needs none.")
+            raise MetaLensError(
+                f"{choice.model} needs {candidate.min_support} support rows or more, got {n_support}; give more."
+            )
         return candidate
 
     def _choice(self, n_support: int) -> Choice | None:
@@ -424,9 +395,6 @@ class MetaEstimator(BaseEstimator, ABC):
         """Adapt every candidate to the same support sets, and predict the same queries."""
         for number in range(n_drawn(tasks)):
             task = tasks[number]
-            predictions = {
-                candidate.name: self._predict(candidate.adapt(task.support), task.query.x)
-                for candidate in candidates
-            }
+            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in candidates}
             targets = self._targets(task.query.y, next(iter(predictions.values())))
             yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)

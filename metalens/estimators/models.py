@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners import R2D2, AdaptedModel, Baseline, Learner, LinearProbe, NetworkLearner
-from metalens.specs.calls import LEARNERS
+from metalens.specs.calls import LEARNERS, learner_call
 from metalens.tasks import Examples
 
 FEATURE_MEAN = "NearestFeatureMean"  # nearest class mean on the features of LinearProbe
@@ -86,6 +86,24 @@ class Ensemble:
         return torch.cat(parts)
 
 
+def named_baselines(texts: Sequence[str], learner: str) -> dict[str, str]:
+    """Return the texts of baselines by name; the name of the learner's class with other settings is its text.
+
+    >>> named_baselines(["KNN(n_neighbors=3)", "R2D2(ridge=2.0)"], "R2D2")
+    {'KNN': 'KNN(n_neighbors=3)', 'R2D2(ridge=2.0)': 'R2D2(ridge=2.0)'}
+
+    Raises:
+        MetaLensError: two have the same name.
+    """
+    own, found = learner_call(learner), {}
+    for text in texts:
+        call = learner_call(text)
+        found[str(call) if call.name == own.name and call != own else call.name] = text
+    if len(found) < len(texts):
+        raise MetaLensError(f"baselines must name each learner once, got {', '.join(texts)}.")
+    return found
+
+
 def trained_on_tasks(baseline: str) -> str | None:
     """Return the learner to train on all tasks for a baseline; `None` if it learns from single tasks.
 
@@ -97,11 +115,12 @@ def trained_on_tasks(baseline: str) -> str | None:
     """
     if baseline == FEATURE_MEAN:
         return "LinearProbe"
-    if baseline not in LEARNERS:
+    name = learner_call(baseline).name
+    if name not in LEARNERS:
         raise MetaLensError(
             f"There is no baseline {baseline!r}; choose from {', '.join((FEATURE_MEAN, *LEARNERS))}."
         )
-    cls = LEARNERS[baseline]
+    cls = LEARNERS[name]
     is_per_task = issubclass(cls, Baseline) and cls.prepare is Learner.prepare
     return None if is_per_task else baseline
 

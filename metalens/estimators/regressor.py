@@ -31,9 +31,9 @@ from metalens.tasks import Examples
 if TYPE_CHECKING:
     from metalens.data.tables.columns import Table
 
-_LINEAR = "R2D2(prior_mean=True)"
 _USUAL = (
-    "Shrunken", "ResidualGP", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge", "GaussianProcess",
+    "R2D2(prior_mean=True)", "Shrunken", "ResidualGP", "MultiTaskGP", "ProfileRidge", "JointModel",
+    "MeanPredictor", "Ridge", "GaussianProcess",
 )  # fmt: skip
 
 
@@ -42,21 +42,21 @@ class MetaRegressor(MetaEstimator):
 
     `fit` divides the tasks of a table into three parts. It trains a learner on the first, with early stopping
     on the second. On the second and the third, the held-out tasks, it compares the learner with others: those
-    that pool tasks in part (`MixedModel`; `Shrunken` and `ResidualGP`, which correct boosted trees of all
-    tasks by a task's residuals), `ProfileRidge`, a ridge regression on the predictions of the training tasks'
-    models, `JointModel`, one network for all tasks, and models of a single task (mean, ridge regression,
-    Gaussian process). What has the best mean `r2` adapts to new tasks (`chosen_`): the learner, one of the
-    others if it is better by more than chance explains, with a warning, or the mean of all with weights that
-    are fitted to the held-out tasks (`"Stacked"`). `r2` gives tasks of all spreads equal weight, unlike
-    squared errors. The comparison also has `rmse` and `pearson_r2`, the squared correlation, which ignores a
-    wrong offset, scale or sign.
+    that pool tasks in part (`MixedModel`; `R2D2` with a learned prior; `Shrunken` and `ResidualGP`, which
+    correct boosted trees of all tasks by a task's residuals; `MultiTaskGP`), `ProfileRidge`, a ridge
+    regression on the predictions of the training tasks' models, `JointModel`, one network for all tasks, and
+    models of a single task (mean, ridge regression, Gaussian process). What has the best mean `r2` adapts to
+    new tasks (`chosen_`): the learner, one of the others if it is better by more than chance explains, with a
+    warning, or the mean of all with weights that are fitted to the held-out tasks (`"Stacked"`). `r2` gives
+    tasks of all spreads equal weight, unlike squared errors. The comparison also has `rmse` and `pearson_r2`,
+    the squared correlation, which ignores a wrong offset, scale or sign.
 
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2 with a learned prior, a
-    ridge regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of
-    rows and need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
+    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge
+    regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of rows and
+    need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
     most 16, and `n_query` the rest, at most three times as many.
 
     Attributes:
@@ -183,11 +183,10 @@ class MetaRegressor(MetaEstimator):
         self.k_shot_ = facts["k_shot"]
 
     def _learner(self) -> str:
-        return self.learner or ("DeepKernelGP" if self._has_molecules else _LINEAR)
+        return self.learner or ("DeepKernelGP" if self._has_molecules else "R2D2")
 
     def _usual_baselines(self) -> Sequence[str]:
-        own = _LINEAR if self._has_molecules else "MixedModel"
-        return own, *_USUAL
+        return _USUAL if self._has_molecules else ("MixedModel", *_USUAL)
 
     def _network(self) -> Network:
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)

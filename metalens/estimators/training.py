@@ -1,6 +1,7 @@
 """Training of the meta-learner of an estimator and of the baselines that learn from all tasks."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from metalens.data import TaskDistribution
 from metalens.data.interleaved import Interleaved
+from metalens.errors import DivergenceError
+from metalens.estimators.draws import n_drawn
 from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError
 from metalens.learners import Baseline
@@ -84,3 +87,31 @@ class Trainee:
             curves = [fit([one], [of_one])[0] for one, of_one in zip(objectives, strands, strict=True)]
         curve = pd.concat(dict(zip(self.seeds, curves, strict=False)), names=["seed"])
         return objectives, curve.reset_index("seed").reset_index(drop=True)
+
+
+def train_all(
+    trainees: Mapping[str, Trainee],
+    train: TaskDistribution,
+    held_out: TaskDistribution,
+    patience: int,
+    progress: ProgressOf | None,
+    **settings: Any,
+) -> tuple[dict[str, list[Objective]], pd.DataFrame]:
+    """Train the meta-learner, and then the baselines that learn from all tasks.
+
+    A baseline whose training diverges is left out with a warning. `settings` are those of `Trainee.train`.
+
+    Returns:
+        The trained objectives by name, and learning curves: rows `model, seed, step, split, metric, value`.
+    """
+    validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=patience)
+    trained, curves = {}, {}
+    for name, trainee in trainees.items():
+        of_model = None if progress is None else progress(name)
+        try:
+            trained[name], curves[name] = trainee.train(train, validation, progress=of_model, **settings)
+        except DivergenceError as error:
+            if not trained:
+                raise
+            warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=4)
+    return trained, pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)

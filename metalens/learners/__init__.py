@@ -1,5 +1,6 @@
 """Learners: one method, one file, one citation."""
 
+from metalens.learners.adkf import ADKF
 from metalens.learners.anil import ANIL
 from metalens.learners.base import AdaptedModel, Learner, NetworkLearner, State, task_loss
 from metalens.learners.baselines.base import Baseline
@@ -36,6 +37,7 @@ from metalens.learners.reptile import Reptile
 from metalens.learners.tnet import TNet
 
 __all__ = [
+    "ADKF",
     "ANIL",
     "BOIL",
     "IMAML",

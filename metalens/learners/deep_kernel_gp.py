@@ -1,7 +1,7 @@
 """Gaussian processes on learned features."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from metalens.networks import Network
 Kernel = Literal["rbf", "matern52", "linear"]
 DomainKernel = Literal["none", "rbf", "linear", "tanimoto"]
 GPObjective = Literal["marginal", "predictive"]
+GPMean = Literal["constant", "network"]
 
 _NOISE_FLOOR = 1e-4  # of the mean prior variance: single precision can factorize hundreds of examples
 
@@ -36,8 +37,9 @@ class DeepKernelGP(NetworkLearner):
         tanimoto: h(u, v) = <u, v> / (||u||^2 + ||v||^2 - <u, v>)
 
     Dividing by d lets the same starting values suit features of unit variance at every width. The c targets
-    of a task are independent processes. Learned are a constant mean m for each, and the shared logarithms of
-    the noise variance, of the amplitude a and of the length scale.
+    of a task are independent processes. Learned are a mean m for each, and the shared logarithms of the noise
+    variance, of the amplitude a and of the length scale. An empty support is predicted by m, with the prior's
+    variance.
 
     Classification is regression on +1 for the class and -1 for the others; the posterior means are the
     logits. They rank the classes, and are not calibrated as log-probabilities: judge it by accuracy.
@@ -48,6 +50,8 @@ class DeepKernelGP(NetworkLearner):
         kernel: h on features: `"rbf"`, `"matern52"` or `"linear"`.
         domain_kernel: a second kernel on the flattened inputs, added with an amplitude and, for `"rbf"`, a
             length scale of its own: `"none"`, `"rbf"`, `"linear"`, or `"tanimoto"` for binary fingerprints.
+        mean: m: `"constant"`, or `"network"`, a linear function of the features beside it: the process models
+            how a task differs from a network that all tasks share.
         objective: the outer loss, per target of an example: `"marginal"`, the negative log density of all
             targets of support and query (DKT), or `"predictive"`, that of the query's given the support
             (ADKF). Both are joint densities.
@@ -73,11 +77,12 @@ class DeepKernelGP(NetworkLearner):
     hyperparameters but the mean.
     Deviations from ADKF-IFT: a few gradient steps, differentiated through, from a learned start, in place of
     a full fit with the implicit function theorem; no priors on hyperparameters. Deviations from both: the
-    domain kernel, the division by d, the starting values, and a noise variance of at least 1e-4 of the mean
-    prior variance over the support, which keeps single precision stable.
+    domain kernel, the mean of the network, the division by d, the starting values, and a noise variance of at
+    least 1e-4 of the mean prior variance over the support, which keeps single precision stable.
     """
 
     head_only = headless = True
+    min_support = 0
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class DeepKernelGP(NetworkLearner):
         n_outputs: int | None = None,
         kernel: Kernel = "rbf",
         domain_kernel: DomainKernel = "none",
+        mean: GPMean = "constant",
         objective: GPObjective = "marginal",
         inner_steps: int = 0,
         inner_lr: float = 0.1,
@@ -96,30 +102,34 @@ class DeepKernelGP(NetworkLearner):
         for name, choice, choices in (
             ("kernel", kernel, Kernel),
             ("domain_kernel", domain_kernel, DomainKernel),
+            ("mean", mean, GPMean),
             ("objective", objective, GPObjective),
         ):
             if choice not in get_args(choices):
                 raise MetaLensError(
-                    f"DeepKernelGP: {name} must be one of {', '.join(get_args(choices))}, got {choice!r}."
+                    f"{type(self).__name__}: {name} must be one of {', '.join(get_args(choices))}, got "
+                    f"{choice!r}."
                 )
         check_positive(self, inner_lr=inner_lr, noise=noise)
         if inner_steps < 0:
             raise MetaLensError(f"DeepKernelGP: inner_steps must be 0 or more, got {inner_steps}.")
         self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
         if self.n_outputs < 1:
-            raise MetaLensError(f"DeepKernelGP: n_outputs must be at least 1, got {self.n_outputs}.")
+            raise MetaLensError(f"{type(self).__name__}: n_outputs must be at least 1, got {self.n_outputs}.")
         self.from_hidden = domain_kernel == "none"
         self.kernel: Kernel = kernel
         self.domain_kernel: DomainKernel = domain_kernel
         self.objective: GPObjective = objective
         self.inner_steps, self.inner_lr = inner_steps, inner_lr
-        starts = {"mean": [0.0] * self.n_outputs, "log_noise": [math.log(noise)]}
+        starts: dict[str, list[Any]] = {"mean": [0.0] * self.n_outputs, "log_noise": [math.log(noise)]}
         for prefix, choice in (("", kernel), ("domain_", domain_kernel)):
             if choice != "none":
                 starts[f"{prefix}log_amplitude"] = [0.0]
             if choice in _STATIONARY:
                 starts[f"{prefix}log_length_scale"] = [0.0]
         example = next(network.parameters())
+        if mean == "network":
+            starts["mean_weights"] = [[0.0] * self.n_outputs] * network.n_features
         self.hyperparameters = nn.ParameterDict(
             {name: nn.Parameter(example.new_tensor(start)) for name, start in starts.items()}
         )
@@ -137,19 +147,19 @@ class DeepKernelGP(NetworkLearner):
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         targets = self._targets(z, y)
         hyper = {**self.hyperparameters}
-        for _ in range(self.inner_steps):
+        for _ in range(self.inner_steps if len(z) else 0):
             gradients = grad(self._support_loss)(hyper, z, targets)
             hyper = {name: value - self.inner_lr * gradients[name] for name, value in hyper.items()}
         return self._condition(hyper, z, targets)
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
-        return state["mean"] + self._covariance(state, z, state["support"]) @ state["weights"]
+        return self._mean(state, z) + self._covariance(state, z, state["support"]) @ state["weights"]
 
     def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
         if self.domain_kernel != "none":
             raise MetaLensError(
-                f"DeepKernelGP with domain_kernel={self.domain_kernel!r} cannot predict from activations, as "
-                "that kernel needs the inputs; use domain_kernel='none'."
+                f"{type(self).__name__} with domain_kernel={self.domain_kernel!r} cannot predict from "
+                "activations, as that kernel needs the inputs; use domain_kernel='none'."
             )
         return super().predict_hidden(state, hidden, layer)
 
@@ -166,15 +176,21 @@ class DeepKernelGP(NetworkLearner):
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
         residuals = self._targets(z, y) - predictions
         cholesky = torch.linalg.cholesky(self._posterior_covariance(state, z))
-        query = _negative_log_density(cholesky, residuals)
+        query = negative_log_density(cholesky, residuals)
         if self.objective == "predictive":
             return query / residuals.numel()
-        both = query + _negative_log_density(state["cholesky"], state["residuals"])
+        both = query + negative_log_density(state["cholesky"], state["residuals"])
         return both / (residuals.numel() + state["residuals"].numel())
 
     def _targets(self, z: Tensor, y: Tensor) -> Tensor:
         targets = indicator_targets(y, z, self.n_outputs)
         return targets if y.is_floating_point() else 2 * targets - 1
+
+    def _mean(self, hyper: State, z: Tensor) -> Tensor:
+        """Return the prior mean of the processes at an encoded set, `(n, c)`."""
+        if "mean_weights" in hyper:
+            return hyper["mean"] + self.features(z) @ hyper["mean_weights"]
+        return hyper["mean"].expand(len(z), -1)
 
     def _covariance(self, hyper: State, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of the processes at two encoded sets, `(n, m)`."""
@@ -186,16 +202,16 @@ class DeepKernelGP(NetworkLearner):
 
     def _condition(self, hyper: State, z: Tensor, targets: Tensor) -> State:
         covariance = self._covariance(hyper, z, z)
-        noise = hyper["log_noise"].exp() + _NOISE_FLOOR * covariance.diagonal().mean()
+        noise = hyper["log_noise"].exp() + _NOISE_FLOOR * covariance.diagonal().sum() / max(len(z), 1)
         cholesky = torch.linalg.cholesky(covariance + _diagonal(noise, z))
-        residuals = targets - hyper["mean"]
+        residuals = targets - self._mean(hyper, z)
         weights = torch.cholesky_solve(residuals, cholesky)
         solved = {"residuals": residuals, "noise": noise, "cholesky": cholesky, "weights": weights}
         return {**hyper, "support": z, **solved}
 
     def _support_loss(self, hyper: State, z: Tensor, targets: Tensor) -> Tensor:
         state = self._condition(hyper, z, targets)
-        return _negative_log_density(state["cholesky"], state["residuals"]) / targets.numel()
+        return negative_log_density(state["cholesky"], state["residuals"]) / targets.numel()
 
     def _posterior_covariance(self, state: State, z: Tensor) -> Tensor:
         """Return the covariance of noisy targets at encoded inputs, `(n, n)`."""
@@ -208,7 +224,7 @@ def _diagonal(noise: Tensor, z: Tensor) -> Tensor:
     return noise * torch.eye(len(z), dtype=z.dtype, device=z.device)
 
 
-def _negative_log_density(cholesky: Tensor, residuals: Tensor) -> Tensor:
+def negative_log_density(cholesky: Tensor, residuals: Tensor) -> Tensor:
     """Return `-log N(residuals; 0, L L^T)`, the sum over the columns of the residuals `(n, c)`."""
     n, c = residuals.shape
     white = torch.linalg.solve_triangular(cholesky, residuals, upper=False)
@@ -223,7 +239,8 @@ def _scaled_kernel(name: str, hyper: State, prefix: str, a: Tensor, b: Tensor) -
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a - b.mean(0), b - b.mean(0)  # less cancels around the mean
+    center = (b if len(b) else a).mean(0)
+    a, b = a - center, b - center  # less cancels around the mean
     return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T) / a.shape[1]
 
 

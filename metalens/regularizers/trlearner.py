@@ -1,5 +1,7 @@
 """Task-relation learner: models adapted to similar tasks should predict each other's data."""
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,7 +75,7 @@ class TRLearner(Regularizer):
         check_counts(self, neighbors=neighbors, n_query_hat=n_query_hat)
         check_positive(self, slot_temperature=slot_temperature)
         check_nonnegative(self, weight=weight)
-        self.relation = Cosine() if relation is None else relation  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.relation = Cosine() if relation is None else deepcopy(relation)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.weight, self.neighbors, self.n_query_hat = weight, neighbors, n_query_hat
         self.slot_temperature = slot_temperature
 

@@ -13,6 +13,7 @@ from scipy.spatial.distance import squareform
 from metalens.errors import MetaLensError
 
 MAX_GROUPS = 12
+MIN_SPREAD = 0.1  # of relations, relative to their mean; below it they are flat
 MIN_SILHOUETTE = 0.5  # below which Kaufman and Rousseeuw call groups weak, possibly artificial
 
 
@@ -50,6 +51,11 @@ class RelationMap:
         return 2 if self.between.std() > 0.05 else 4
 
     @property
+    def is_flat(self) -> bool:
+        """Whether all tasks are about equally related."""
+        return _is_flat(self.between)
+
+    @property
     def between(self) -> np.ndarray:
         """The relations of all pairs of tasks, `(n (n - 1) / 2,)`."""
         return self.matrix[np.triu_indices(len(self.matrix), 1)]
@@ -59,7 +65,8 @@ def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None 
     """Cluster tasks by their relations.
 
     Hierarchical clustering with average linkage of the distances `1 - m`. The number of groups, from 2 to 12,
-    has the largest silhouette; if that is below 0.5, all tasks are one group.
+    has the largest silhouette; if that is below 0.5, or all tasks are about equally related, they are one
+    group.
 
     Args:
         matrix: relations, `(n, n)`, of at least 3 tasks.
@@ -87,9 +94,14 @@ def relation_map(matrix: np.ndarray, names: Sequence[str], n_groups: int | None 
     numbers = range(2, min(MAX_GROUPS, n - 1) + 1) if n_groups is None else [n_groups]
     scored = [(_silhouette(distances, groups), groups) for groups in (_cut(tree, k) for k in numbers)]
     silhouette, groups = max(scored, key=lambda pair: pair[0])
-    if n_groups is None and not silhouette >= MIN_SILHOUETTE:
+    flat = _is_flat(matrix[np.triu_indices(n, 1)])
+    if n_groups is None and (flat or not silhouette >= MIN_SILHOUETTE):
         silhouette, groups = math.nan, np.zeros(n, dtype=int)
     return RelationMap(tuple(names), matrix, tree, groups, silhouette if silhouette > -math.inf else math.nan)
+
+
+def _is_flat(between: np.ndarray) -> bool:
+    return bool(between.std() < MIN_SPREAD * between.mean())
 
 
 def cluster_tree(matrix: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from metalens.metrics import METRICS
 
+MAX_DECIMALS = 9
+
 
 def metric_title(metric: str) -> str:
     """Return a metric's name with its unit and its direction.
@@ -21,16 +23,21 @@ def unit(metric: str, text: str = "%") -> str:
 
 
 def number(value: float, decimals: int, sign: str = "-") -> str:
-    """Return a number with a true minus sign.
+    """Return a number with a true minus sign; as a power of ten if the decimals would not show it.
 
     >>> number(-0.1234, 2), number(0.5, 1, "+"), number(math.inf, 1), number(math.nan, 1)
     ('−0.12', '+0.5', '∞', 'n/a')
+    >>> number(2.5e-18, 9), number(0.0, 9)
+    ('2.50e−18', '0')
     """
     if math.isnan(value):
         return "n/a"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    kind = "e" if abs(value) >= 1e6 else "f"
+    if decimals == MAX_DECIMALS and value == 0:
+        return "0"
+    is_tiny = decimals == MAX_DECIMALS and abs(value) < 10.0 ** (2 - MAX_DECIMALS)
+    kind = "e" if abs(value) >= 1e6 or is_tiny else "f"
     return f"{value:{sign}.{decimals if kind == 'f' else 2}{kind}}".replace("-", "−")
 
 
@@ -54,4 +61,4 @@ def decimals(centers: Sequence[float], highs: Sequence[float]) -> int:
         for digits, values in ((2, widths), (4, sizes))
         if (usable := [value for value in values if 0 < value < math.inf])
     ]
-    return min(max(min(candidates, default=3), 0), 9)
+    return min(max(min(candidates, default=3), 0), MAX_DECIMALS)

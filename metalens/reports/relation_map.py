@@ -14,7 +14,6 @@ from rich.text import Text
 from metalens.relations.clusters import RelationMap, group_name
 from metalens.reports.figures import BLACK, GRAY, STYLE, WIDTH, branches
 from metalens.reports.numbers import number
-from metalens.reports.sentences import MIN_SPREAD
 from metalens.reports.tables import PLAIN
 from metalens.statistics.comparisons import wrapped
 
@@ -29,7 +28,7 @@ def relations_summary(relations: RelationMap) -> list[str | Table]:
     between = relations.between
     mean, spread = between.mean(), between.std()
     flat = "They discriminate between tasks."
-    if spread < MIN_SPREAD * mean:
+    if relations.is_flat:
         flat = "That is flat: all tasks are about equally related."
     shown: list[str | Table] = [
         f"Between tasks, relations are {number(mean, 3)} ± {number(spread, 3)}, from "

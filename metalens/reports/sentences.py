@@ -6,13 +6,13 @@ import pandas as pd
 
 from metalens.metrics import METRICS, primary_metric
 from metalens.regularizers.trlearner import MIN_ROW_SUM
+from metalens.relations.clusters import MIN_SPREAD
 from metalens.reports.numbers import decimals, number, unit
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import MIN_SEEDS
 from metalens.training.nonfinite import FAULTS
 
 MAX_ARMS = 6  # beside the baseline, with a sentence each; more are grouped by their verdicts
-MIN_SPREAD = 0.1  # of relations, relative to their mean; below it they count as flat
 NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
 
 

@@ -63,10 +63,12 @@ TABLE_PRESETS: Presets = {
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
 }
 
-# KNN: the better of two distances on validation kinases of KIBA. DeepKernelGP: ours, untuned.
+# KNN: the better of two distances on validation kinases of KIBA. DeepKernelGP and ADKF: ours, untuned.
+# Shrunken and ResidualGP: a linear mean of fingerprints takes seconds, boosted trees minutes.
 MOLECULE_PRESETS: Presets = TABLE_PRESETS | {
     "KNN": {"metric": "cosine"},
-    "DeepKernelGP": {"domain_kernel": "tanimoto"},
+    **_alike("DeepKernelGP ADKF", domain_kernel="tanimoto"),
+    **_alike("Shrunken ResidualGP", mean="linear"),
 }
 
 # MAML and ANIL: chosen on validation series. SeasonalNaive: the hours of a day.

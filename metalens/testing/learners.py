@@ -6,7 +6,7 @@ from unittest import SkipTest
 import torch
 
 from metalens.learners import Learner, NetworkLearner
-from metalens.tasks import Task
+from metalens.tasks import Examples, Task
 from metalens.testing.checks import Check, random_tasks, run_checks
 from metalens.testing.objectives import Subject, assert_close, objective_checks, permuted, support_of
 
@@ -24,7 +24,7 @@ def check_learner(
     Losses and gradients of `vmap`, of chunks of tasks and of a loop are equal; the gradient is that of finite
     differences; training changes nothing in place and reaches every parameter; the order of tasks does not
     matter, nor whether a task comes alone or in a batch, nor whether a graph is recorded; a `state_dict`
-    holds all state; and hidden activations give the same predictions. Everything is computed in double
+    holds all state; hidden activations give the same predictions; and `min_support` examples are enough. Everything is computed in double
     precision, within seconds for a small network. Meanwhile `torch.rand_like` returns numbers that depend on
     the shape alone, as two plans draw in a different order.
 
@@ -75,6 +75,7 @@ def learner_checks(
         single_task_equals_its_place_in_the_batch,
         evaluation_without_a_graph_gives_the_same_predictions,
         hidden_activations_lead_to_the_same_predictions,
+        fewest_support_examples_are_enough,
     )
 
 
@@ -114,3 +115,14 @@ def hidden_activations_lead_to_the_same_predictions(subject: Subject) -> None:
         hidden = learner.hidden(state, x, layer)
         message = f"Predictions from the activations after {layer} stages must equal those from the inputs."
         assert_close(learner.predict_hidden(state, hidden, layer), learner.predict(state, x), message)
+
+
+def fewest_support_examples_are_enough(subject: Subject) -> None:
+    """From `min_support` examples, which may be none, predictions are finite."""
+    learner, tasks = subject.objective().eval().learner, subject.tasks
+    examples = Examples(*(tensor[: learner.min_support] for tensor in support_of(tasks, 0)))
+    with torch.no_grad():
+        predictions = learner(examples)(tasks.query.x[0])
+        expected = learner(support_of(tasks, 0))(tasks.query.x[0])
+    assert predictions.shape == expected.shape, "Predictions must have the same shape with few examples."
+    assert predictions.isfinite().all(), "Predictions must be finite with min_support examples."

@@ -318,6 +318,41 @@ def test_fingerprints_without_a_bit_are_like_no_other():
     assert learner.predict(state, x).isfinite().all()
 
 
+@pytest.mark.parametrize("domain_kernel", ["none", "rbf"])
+def test_mean_of_the_network_is_that_of_the_residuals_of_a_linear_function(domain_kernel):
+    """The process on y - W^T g(x) of a constant mean, with W^T g(x) added again."""
+    learner = build(domain_kernel=domain_kernel, mean="network")
+    plain = build(domain_kernel=domain_kernel)
+    weights = torch.randn(learner.network.n_features, N_WAY, dtype=torch.float64)
+    assert not learner.hyperparameters["mean_weights"].any()
+    with torch.no_grad():
+        learner.hyperparameters["mean_weights"].copy_(weights)
+    support, query = task(regression_tasks("mlp"), 0)
+    known, new = (plain.embed(x) @ weights for x in (support.x, query.x))
+    expected = plain.predict(plain.adapt(Examples(support.x, support.y - known)), query.x) + new
+    state = learner.adapt(support)
+    torch.testing.assert_close(learner.predict(state, query.x), expected)
+    loss = learner.outer_loss(state, expected, learner.encode(query.x), query.y)
+    rest = plain.adapt(Examples(support.x, support.y - known))
+    of_plain = plain.outer_loss(rest, expected - new, plain.encode(query.x), query.y - new)
+    torch.testing.assert_close(loss, of_plain)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"kernel": "linear", "domain_kernel": "tanimoto"}, {"inner_steps": 2}]
+)
+def test_empty_support_is_predicted_by_the_prior(settings):
+    learner = build(**settings)
+    support, query = task(regression_tasks("mlp"), 0)
+    state = learner.adapt(Examples(support.x[:0], support.y[:0]))
+    mean, variance = learner.predict_distribution(state, query.x)
+    torch.testing.assert_close(mean, learner.hyperparameters["mean"].expand(len(query.x), -1))
+    expected = prior(learner, query.x, query.x).diagonal() + math.exp(VALUES["log_noise"])
+    np.testing.assert_allclose(variance.detach().numpy(), expected[:, None].repeat(N_WAY, 1))
+    learner.outer_loss(state, mean, learner.encode(query.x), query.y).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.network.backbone.parameters())
+
+
 def test_defaults():
     learner = DeepKernelGP(mlp(5, N_WAY, [8]))
     assert (learner.kernel, learner.domain_kernel, learner.objective) == ("rbf", "none", "marginal")
@@ -358,6 +393,7 @@ def test_regularizers_see_the_given_loss():
             {"domain_kernel": "matern52"},
             "^DeepKernelGP: domain_kernel must be one of none, rbf, linear, tanimoto, got ",
         ),
+        ({"mean": "x"}, "^DeepKernelGP: mean must be one of constant, network, got 'x'.$"),
         ({"objective": "x"}, "^DeepKernelGP: objective must be one of marginal, predictive, got 'x'.$"),
         ({"inner_lr": 0.0}, "^DeepKernelGP: inner_lr must be above 0 and finite, got 0.0.$"),
         ({"inner_lr": math.inf}, "inner_lr must be above 0 and finite, got inf"),

@@ -59,6 +59,7 @@ def run(
         task, number and draw. Of a training that failed `error`.
     """
     fold, held_out = split(frame, problem, number)
+    draws = draws if problem.order is None else 1
     result: dict[str, Any] = {"commit": commit(), "methods": {}, "error": None}
     start, used = time.process_time(), 0.0
     methods = iter(())

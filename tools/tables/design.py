@@ -52,8 +52,10 @@ class Design:
         if self._smiles is not None:
             bits = self._bits(frame)
             return pd.DataFrame(bits, columns=[f"bit{n}" for n in range(bits.shape[1])])
-        found = self._texts(frame)[[*self.numbers, *self.words]]
-        return found.astype({n: pd.CategoricalDtype(of) for n, of in self._categories.items()})
+        found = self._texts(frame)[[*self.numbers, *self.words]].copy()
+        for name, known in self._categories.items():
+            found[name] = pd.Categorical(found[name].where(found[name].isin(known)), known)
+        return found
 
     def _bits(self, frame: pd.DataFrame) -> np.ndarray:
         """Return fingerprints; those of a molecule are computed once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from functools import partial
 
 import numpy as np
 
@@ -23,15 +24,15 @@ def metalens(fold: Fold) -> Iterator[Fitted]:
     yield Fitted(DEFAULT, lambda episodes: [predict(model, e) for e in episodes], chosen(model))
     singles = [name for name in model.comparison_["model"].unique() if name != "Stacked"]
     for name in singles:
-        yield Fitted(f"{DEFAULT}: {name}", lambda es, one=alone(model, name): of_single(one, es))
+        yield Fitted(f"{DEFAULT}: {name}", partial(of_single, alone(model, name)))
 
 
 def predict(model: MetaRegressor | MetaClassifier, episode: Episode) -> np.ndarray:
     """Return predicted numbers, or the chances of the second class."""
+    adapted = model.adapt(episode.support if len(episode.support) else None)
     if isinstance(model, MetaRegressor):
-        support = episode.support if len(episode.support) else None
-        return model.adapt(support).predict(episode.query)
-    return model.adapt(episode.support).predict_proba(episode.query)[:, 1]
+        return adapted.predict(episode.query)
+    return adapted.predict_proba(episode.query)[:, 1]
 
 
 def of_single(model: MetaRegressor | MetaClassifier, episodes: Sequence[Episode]) -> list[np.ndarray]:

@@ -17,28 +17,32 @@ from tools.tables.results import Selection
 
 INTRODUCTION = f"""# Benchmark: a few rows of a new group
 
-How well are the rows of a group predicted of which only a few are known? MetaLens as a user calls it, with its
-defaults, beside what people would use in its place. `make bench-tables` writes this page; do not edit it.
+How well are the rows of a group predicted of which only a few are known? MetaLens as a user calls it, with
+its defaults, beside what people would use in its place. `make bench-tables` writes this page; do not edit it.
 
-**Protocol.** The tasks (groups) of a table are divided into {N_FOLDS} folds by hashes of their names. The tasks of one
-fold are held out, and all methods are trained on the others. Of each held-out task k rows are known, drawn at
-random; all methods adapt to the same rows, and predict the same other rows, at least {LEAST_QUERY}. Nothing was chosen
-by held-out tasks. Numbers are means over all held-out tasks, each a mean over its draws:
+**Protocol.** The tasks (groups) of a table are divided into {N_FOLDS} folds by hashes of their names. The
+tasks of one fold are held out, and all methods are trained on the others. Of each held-out task k rows are
+known, drawn at random or, of a table named *ordered*, the earliest; all methods adapt to the same rows, and
+predict the same other rows, at least {LEAST_QUERY}. Nothing was chosen by held-out tasks. Numbers are means
+over all held-out tasks, each a mean over its draws:
 
-- **skill**, of numbers: the share of the variance of the task that is explained, `max(1 - mse / variance, -1)`. 1 is
-  perfect, and 0 no better than the task's mean;
+- **skill**, of numbers: the share of the variance of the task that is explained,
+  `max(1 - mse / variance, -1)`. 1 is perfect, and 0 no better than the task's mean;
 - **log loss**, of classes, in nats: lower is better.
 
-A **lead** is how much MetaLens' default is better than a method on the same tasks, with its 95 % interval; it is
-negative where MetaLens is behind. **Bold** leads differ from 0 by p-values that are corrected for the number of methods
-(Holm), and *ahead* and *behind* mean these alone. What is fitted to training tasks and known rows together (mixed
-models, GPBoost) was fitted to the known rows of all held-out tasks of a fold at once."""
+A **lead** is how much MetaLens' default is better than a method on the same tasks, with its 95 % interval; it
+is negative where MetaLens is behind. **Bold** leads differ from 0 by p-values that are corrected for the
+number of methods (Holm), and *ahead* and *behind* mean these alone. What is fitted to training tasks and
+known rows together (mixed models, GPBoost) was fitted to the known rows of all held-out tasks of a fold at
+once, and the time of that counts as prediction."""
+
+NONE = "–"  # noqa: RUF001
 
 METHODS = """## The methods
 
 | method | what it is |
 |---|---|
-| MetaLens | `MetaRegressor()` or `MetaClassifier()`, trained once per fold, and `adapt(rows)`; the models that it chose from, by themselves, are named after a colon |
+| MetaLens | `MetaRegressor()` or `MetaClassifier()`, trained once per fold (ordered tables: with `order=`), and `adapt(rows)`; the models that it chose from, by themselves, are named after a colon |
 | task mean, ridge, GP; share, logistic | models of the known rows alone (scikit-learn): `RidgeCV`, `LogisticRegression`, Gaussian processes with a squared exponential kernel or, for molecules, Tanimoto's |
 | MixedLM; mixed logistic | statsmodels: all inputs as fixed effects (without constants and sums of others), a random intercept and, with a slope, one on the column most correlated with the target within tasks; `BinomialBayesMixedGLM` for classes |
 | LightGBM, CatBoost | one model of all tasks, which does not know the task; the number of rounds is chosen on a fifth of the training tasks |
@@ -94,9 +98,9 @@ def origin(
     lines = [
         f"Written on {date} by `{command}`, from {count(len(selection.folds), 'fold')} of {N_FOLDS} and "
         f"{count(selection.draws, 'draw')} of known rows, at commit {', '.join(commits)}, on "
-        f"{facts['processor']}, one core for each method. {facts['versions']}. Folds are by `hashed_order` with "
-        "seed 0, rows by the hash of table, task and draw; all methods have the random state 0. Training took "
-        f"{fit / 3600:.2g} hours of a core.",
+        f"{facts['processor']}, one core for each method. {facts['versions']}. Folds are by `hashed_order` "
+        "with seed 0, rows by the hash of table, task and draw; all methods have the random state 0. "
+        f"Training took {fit / 3600:.2g} hours of a core.",
     ]
     if missing:
         lines.append(f"**Not run yet: {missing} of {len(found)} trainings.**")
@@ -112,8 +116,8 @@ def summary(compared: pd.DataFrame) -> list[str]:
     for (table, k), rows in compared.groupby(["table", "k"], sort=False):
         best = rows.iloc[0]
         lines.append(
-            f"| {table} | {k} | {best['n_tasks']} | {number(best['own'])} | {best['method']} {number(best['other'])} | "
-            f"{interval(best)} | {overall(rows)} |"
+            f"| {table} | {k} | {best['n_tasks']} | {number(best['own'])} | {best['method']} "
+            f"{number(best['other'])} | {interval(best)} | {overall(rows)} |"
         )
     return lines
 
@@ -156,7 +160,7 @@ def section(problem: Problem, scores: pd.DataFrame, costs: pd.DataFrame, compare
     lines += matrix(title, methods, shots, lambda m, k: number(complete[k].get(m)))
     found = {(row["method"], row["k"]): interval(row) for _, row in compared.iterrows()}
     outside = [method for method in methods if is_outside(method)]
-    lines += ["", *matrix("lead of MetaLens over", outside, shots, lambda m, k: found.get((m, k), "–"))]
+    lines += ["", *matrix("lead of MetaLens over", outside, shots, lambda m, k: found.get((m, k), NONE))]
     for name, value in further(problem, scores).items():
         lines += ["", *matrix(name, methods, shots, lambda m, k, v=value: number(v.get((m, k))))]
     return [*lines, "", *cost_table(methods, costs), "", *notes(costs)]
@@ -229,7 +233,7 @@ def signed(value: float) -> str:
 def number(value: float | None) -> str:
     """Return a number in few digits, or a dash."""
     if value is None or math.isnan(value):
-        return "–"
+        return NONE
     digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "−")
 

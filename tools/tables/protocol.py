@@ -79,18 +79,21 @@ def split(frame: pd.DataFrame, problem: Problem, number: int) -> tuple[Fold, pd.
 def episodes(held_out: pd.DataFrame, problem: Problem, k: int, draw: int) -> Iterator[Episode]:
     """Yield the held-out tasks that have enough rows, with the first k rows of a draw known.
 
-    The order of a task's rows depends on the table, the task and the draw only: it is the same for all
-    methods, and fewer known rows are a part of more.
+    The order of a task's rows is that of their times, or depends on the table, the task and the draw only:
+    it is the same for all methods, and fewer known rows are a part of more.
     """
     for task, rows in held_out.groupby(problem.task, sort=True):
         if len(rows) < k + LEAST_QUERY:
             continue
-        rows = rows.iloc[row_order(len(rows), f"{problem.name}/{task}/{draw}")]
+        if problem.order is None:
+            rows = rows.iloc[row_order(len(rows), f"{problem.name}/{task}/{draw}")]
+        else:
+            rows = rows.sort_values(problem.order, kind="stable")
         yield Episode(str(task), rows.iloc[:k], rows.iloc[k:].drop(columns=problem.target))
 
 
 def row_order(n: int, name: str) -> np.ndarray:
-    """Return the order in which the n rows of a task become known: a random one, by the hash of a name."""
+    """Return the random order in which the n rows of a task become known, by the hash of a name."""
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8])).permutation(n)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
@@ -25,7 +25,7 @@ def of_one_task(fold: Fold) -> Iterator[Fitted]:
     numbers = fold.problem.kind == "number"
     share = 0.0 if numbers else 1.0  # the rows that the population counts as
 
-    def mean(episodes: list[Episode]) -> list[np.ndarray]:
+    def mean(episodes: Sequence[Episode]) -> list[np.ndarray]:
         found = []
         for episode in episodes:
             y = targets(fold.problem, episode.support, fold.classes)
@@ -70,6 +70,9 @@ def gaussian_classifier(kernel: Kernel, x: np.ndarray, y: np.ndarray, new: np.nd
 
 class Tanimoto(Kernel):
     """The similarity of fingerprints: the bits that both have, divided by those that either has."""
+
+    def __init__(self):
+        pass  # scikit-learn asks for a signature
 
     def __call__(self, X, Y=None, eval_gradient=False):  # noqa: N803
         """Return the similarities of all pairs; there are no parameters to take gradients for."""

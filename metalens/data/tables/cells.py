@@ -102,7 +102,8 @@ def content(column: pd.Series) -> Content:
     if not any(isinstance(cell, str) for cell in counts.index):
         return "booleans" if all(isinstance(cell, bool) for cell in counts.index) else "dates"
     kinds: dict[Content, re.Pattern[str]] = {"dates": _DATE, "spans": _SPAN, "numbers": _NUMBER_LIKE}
-    return next((kind for kind, of in kinds.items() if 2 * _matching(counts, of) > len(cells)), "words")
+    found: list[Content] = [kind for kind, of in kinds.items() if 2 * _matching(counts, of) > len(cells)]
+    return found[0] if found else "words"
 
 
 def numbers(column: pd.Series) -> np.ndarray:

@@ -77,6 +77,7 @@ class MultiTaskGP(Baseline):
     likelihood; the mean is not updated by EM; at most N training inputs are used.
     """
 
+    min_support = 0
     points: Tensor
     shared: Tensor
     own: Tensor

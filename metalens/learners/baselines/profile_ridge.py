@@ -1,8 +1,6 @@
 """Predictions of the training tasks' models as features."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.checks import check_sizes
 from metalens.learners.baselines.base import Baseline
+from metalens.learners.baselines.fitted import resize_when_loaded
 from metalens.learners.baselines.ridge import STRENGTHS
 from metalens.tasks import Examples
 
@@ -53,7 +52,7 @@ class ProfileRidge(Baseline):
         self.n_tasks = n_tasks
         self.register_buffer("slopes", torch.zeros(0, 0))
         self.register_buffer("intercepts", torch.zeros(0))
-        self.register_load_state_dict_pre_hook(_make_room)
+        resize_when_loaded(self)
 
     def prepare(self, tasks: TaskDistribution) -> None:
         from sklearn.linear_model import RidgeCV
@@ -81,10 +80,3 @@ class ProfileRidge(Baseline):
         profile, new_profile = (rows @ slopes.T + intercepts for rows in (x, new_x))
         model = RidgeCV(alphas=STRENGTHS).fit(profile, targets)
         return model.predict(new_profile).reshape(len(new_x), -1)
-
-
-def _make_room(profile: ProfileRidge, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give the buffers the shapes of those that are loaded: only these know the number of models."""
-    for name in ("slopes", "intercepts"):
-        if f"{prefix}{name}" in state_dict:
-            setattr(profile, name, profile.slopes.new_empty(state_dict[f"{prefix}{name}"].shape))
