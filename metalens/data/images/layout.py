@@ -48,19 +48,18 @@ def find_images(
     groups, depth = folders == "class/group", len(inner[0]) if inner else 0
     images = []
     for file, parts, split in zip(files, inner, splits, strict=True):
-        fits = len(parts) > 0 if groups else 1 <= len(parts) <= 2 and len(parts) == depth
-        if not fits:
+        if not (parts if groups else 1 <= len(parts) <= 2 and len(parts) == depth):
             raise MetaLensError(
                 f"{file.path} in {source} is not where images belong: class/image, domain/class/image, "
                 "or either in folders train, val and test, the same for all; move or delete it, give "
                 "folders='class/group' if the first folder is the class, or labels by the names of files."
             )
         if groups:
-            group = parts[1] if len(parts) > 1 else file.path
-            images.append(LabeledImage(file, parts[0], "", split, group))
+            name, *below = parts
+            images.append(LabeledImage(file, name, "", split, below[0] if below else file.path))
         else:
-            domain = "".join(parts[:-1][:1])
-            images.append(LabeledImage(file, parts[-1], domain, split))
+            *domain, name = parts
+            images.append(LabeledImage(file, name, "".join(domain), split))
     if folders is None and images and images[0].domain:
         domains, classes = ({getattr(image, of) for image in images} for of in ("domain", "name"))
         warnings.warn(
