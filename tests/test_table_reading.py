@@ -214,10 +214,10 @@ PUBCHEM = CSV.replace("assay", "PUBCHEM_RESULT_TAG").replace(
         ("a.csv", CSV.encode("utf-8-sig")),
         ("a.csv", CSV.replace(",", "\t").encode("utf-16")),
         ("a.csv", b"\xfe\xff" + CSV.encode("utf-16-be")),
-        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("a.CSV.XZ", lzma.compress(CSV.encode())),
         ("a.jsonl", as_json(lines=True)),
-        ("a.ndjson.gz", gzip.compress(as_json(lines=True).encode())),
+        ("a.ndjson.gz", gzip.compress(as_json(lines=True).encode(), mtime=0)),
         ("a.json", as_json(lines=False)),
     ],
 )  # fmt: skip
