@@ -103,9 +103,11 @@ class Learner(nn.Module, ABC):
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
+        compile_refusal: why its outer step cannot be compiled, or `None`.
     """
 
     head_only: bool = False
+    compile_refusal: str | None = None
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
