@@ -1,7 +1,7 @@
 """Gaussian processes on learned features."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class DeepKernelGP(NetworkLearner):
         self.domain_kernel: DomainKernel = domain_kernel
         self.objective: GPObjective = objective
         self.inner_steps, self.inner_lr = inner_steps, inner_lr
-        starts = {"mean": [0.0] * self.n_outputs, "log_noise": [math.log(noise)]}
+        starts: dict[str, list[Any]] = {"mean": [0.0] * self.n_outputs, "log_noise": [math.log(noise)]}
         for prefix, choice in (("", kernel), ("domain_", domain_kernel)):
             if choice != "none":
                 starts[f"{prefix}log_amplitude"] = [0.0]
