@@ -9,6 +9,7 @@ import torch
 from mapping import mapped
 
 from metalens import (
+    ADKF,
     MAML,
     FromScratch,
     Machine,
@@ -218,6 +219,7 @@ def test_what_cannot_be_compiled_is_said():
         (Objective(MAML(conv4())), "looped over"),
         (mapped(Objective(MAML(mlp())), chunk=2), "in chunks"),
         (Objective(Unsettled(mlp())), "Unsettled follows a schedule"),
+        (Objective(ADKF(mlp())), "steps of Newton's method"),
     ):
         with pytest.raises(MetaLensError, match=rf"^compile=True is not possible: .*{words}"):
             executable(objective, TASKS, Machine(compile=True, chunk=objective.chunk), steps=10)

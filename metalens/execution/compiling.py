@@ -84,6 +84,8 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
         return "its tasks are looped over, and a program of all of them would be too long"
     if objective.communicates:
         return "its processes exchange adapted models within a step"
+    if learner.compile_refusal is not None:
+        return learner.compile_refusal
     overrides = type(learner).set_progress is not Learner.set_progress
     if overrides and type(learner).schedule_finished is Learner.schedule_finished:
         return f"{type(learner).__name__} follows a schedule and does not say when it has settled"

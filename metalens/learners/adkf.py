@@ -75,6 +75,8 @@ class ADKF(DeepKernelGP):
     `DeepKernelGP`.
     """
 
+    compile_refusal = "the compiler would take minutes for its steps of Newton's method"
+
     def __init__(
         self,
         network: Network,

@@ -108,11 +108,13 @@ class Learner(nn.Module, ABC):
         trusts_vmap: a loop and `torch.vmap` are known to agree for this learner and its loss; for those from
             elsewhere they are otherwise compared on the first tasks, see `measure_vectorized`.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
+        compile_refusal: why its outer step cannot be compiled, or `None`.
     """
 
     head_only: bool = False
     min_support: int = 1
     trusts_vmap: bool = False
+    compile_refusal: str | None = None
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
