@@ -142,9 +142,8 @@ def text(cells: pd.DataFrame) -> str:
     ]
     for plan, title in PLANS.items():
         table = cells[cells.plan == plan].pivot(index="learner", columns="network", values="error")
-        table = (
-            table.loc[cells.learner.unique(), list(NETWORKS)].rename(columns=NETWORKS).fillna("not measured")
-        )
+        table = table.reindex(index=cells.learner.unique(), columns=list(NETWORKS))
+        table = table.rename(columns=NETWORKS).fillna("not measured")
         lines += [f"## {title}", "", "| learner | " + " | ".join(table.columns) + " |"]
         lines += ["|---" * (len(NETWORKS) + 1) + "|"]
         lines += ["| " + " | ".join([str(learner), *row]) + " |" for learner, row in table.iterrows()]
