@@ -98,7 +98,8 @@ def test_a_model_is_trained_and_says_what_was_chosen(trained):
     folder, said = trained
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == ["assays.csv", "model"]
     assert sorted(path.name for path in (folder / "model").iterdir()) == FILES
-    chosen = read_model_folder(folder / "model").choices[6].model
+    found = read_model_folder(folder / "model")
+    chosen = found.choices[found.training["k_shot"]].model
     assert " ".join(said.split()).count("adapts to new tasks") == 1
     assert (
         "A weighted mean of models" if chosen == "Stacked" else chosen
@@ -111,8 +112,8 @@ def test_the_report_holds_all_that_was_found(trained):
     folder, _ = trained
     page = (folder / "model" / "report.html").read_text()
     comparison = pd.read_csv(folder / "model" / "comparison.csv", dtype={"task": str})
-    (choice, *_) = read_model_folder(folder / "model").choices.values()
-    sentences = choice_in_words(choice, comparison)
+    found = read_model_folder(folder / "model")
+    sentences = choice_in_words(found.choices[found.training["k_shot"]], comparison)
     for place, sentence in enumerate(sentences):
         assert sentence.replace("'", "&#39;") in page.split("</section>")[0], place
     for model in comparison.model.unique():
@@ -256,15 +257,29 @@ def test_each_task_is_predicted_by_its_own_support(here):
         pd.testing.assert_frame_equal(together[together.assay == name].reset_index(drop=True), alone)
 
 
-def test_a_small_support_has_no_intervals_and_copies_are_counted(here):
+def test_without_a_support_the_population_is_predicted(here):
+    folder, predict = here
+    assays().drop(columns=["y", "kind"]).head(20).to_csv(folder / "new.csv", index=False)
+    said, _ = done(folder, *predict, "--query", "new.csv")
+    assert "20 rows of 1 task, predicted by " in said
+    written = pd.read_csv(folder / "predictions.csv")
+    assert (written.lower < written.prediction).all()
+    assert (written.prediction < written.upper).all()
+    assert np.corrcoef(written.prediction, written.heat)[0, 1] > 0.9  # the slope that all tasks share
+
+
+def test_a_small_support_has_wider_intervals_and_copies_are_counted(here):
     folder, predict = here
     task = assays().query("assay == '003'").drop(columns=["assay", "kind"])
-    task.head(2).to_csv(folder / "few.csv", index=False)
     task.head(3).to_csv(folder / "new.csv", index=False)
-    _, errors = done(folder, *predict, "--support", "few.csv", "--query", "new.csv")
-    assert "1 of 1 tasks have no intervals: Intervals were calibrated with k_shot=4" in errors
-    assert "2 of the 3 query rows have the inputs of a support row" in errors
-    assert "lower" not in pd.read_csv(folder / "predictions.csv")
+    widths = {}
+    for n in (2, 8):
+        task.head(n).to_csv(folder / "few.csv", index=False)
+        _, errors = done(folder, *predict, "--support", "few.csv", "--query", "new.csv", "--overwrite")
+        assert f"{min(n, 3)} of the 3 query rows have the inputs of a support row" in errors
+        written = pd.read_csv(folder / "predictions.csv")
+        widths[n] = (written.upper - written.lower).mean()
+    assert widths[8] < widths[2]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,15 @@ def test_a_support_may_lack_a_shared_class_and_not_have_another():
         model.evaluate(assays().assign(outcome="toxic"))
 
 
+def test_without_rows_the_population_of_shared_classes_is_predicted():
+    model = fitted(assays(), SHARED, learner="R2D2", fallback=False)
+    chances = model.adapt().predict_proba(assays(1))
+    assert chances.shape == (12, 2)
+    np.testing.assert_allclose(chances.sum(1), 1)
+    with pytest.raises(MetaLensError, match="The classes of a new task are new, so give support"):
+        fitted(species([f"kind {i}" for i in range(20)]), {"target": "name"}).adapt()
+
+
 @pytest.mark.filterwarnings("ignore:In 8 of the 8 tasks")
 def test_new_tables_are_scored_with_the_classes_of_the_model():
     model = fitted(assays(words=("b", "c")), SHARED)

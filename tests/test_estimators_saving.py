@@ -111,10 +111,12 @@ def test_models_of_partial_pooling_are_saved_as_well(tmp_path):
     again, new = load_model(tmp_path / "model"), sensors(2, rows=20, seed=1)
     one, other = (new[new.sensor == number] for number in (0, 1))
     for name in ("MixedModel", "Boosting", "Shrunken", "ResidualGP"):
-        model.chosen_ = again.chosen_ = name
-        predicted, loaded = (of.adapt(one[:10]).predict(one[10:]) for of in (model, again))
+        by_name = choosing(model, **{name: 1.0})
+        predicted, loaded = (
+            of.adapt(one[:10]).predict(one[10:]) for of in (by_name, choosing(again, **{name: 1.0}))
+        )
         np.testing.assert_array_equal(predicted, loaded)
-        assert (model.adapt(other[:10]).predict(one[10:]) == predicted).all() == (name == "Boosting")
+        assert (by_name.adapt(other[:10]).predict(one[10:]) == predicted).all() == (name == "Boosting")
 
 
 def test_a_process_of_all_tasks_is_saved_as_well(tmp_path):

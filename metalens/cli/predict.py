@@ -28,8 +28,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     # fmt: off
     add = parser.add_argument
     add("--model", type=str, required=True, help="Folder that `metalens train` has written.")
-    add("--support", type=str, required=True,
-        help="Table with known targets, or class folders of images (directory or zip).")
+    add("--support", type=str | None, default=None,
+        help="Table with known targets, or class folders of images (directory or zip); without it, rows of a "
+        "table are predicted by what all tasks share.")
     add("--query", type=str, required=True, help="Table or images to predict.")
     add("--out", type=str, default="predictions.csv", help="Table (CSV) to write.")
     add("--overwrite", action=ActionYesNo, default=False, help="Replace an existing table.")
@@ -41,7 +42,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 def execute(settings: Namespace, words: list[str]) -> None:
     """Predict, and write the table."""
     out = Path(settings.out)
-    if out.resolve() in (Path(settings.support).resolve(), Path(settings.query).resolve()):
+    if out.resolve() in [Path(path).resolve() for path in (settings.support, settings.query) if path]:
         raise MetaLensError(f"{out} is the support or the query; choose another --out.")
     check_out(settings.out, overwrite=settings.overwrite)
     if not 0 < settings.coverage < 1:
@@ -51,12 +52,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
 
     model = load_model(settings.model)
     predict = _predict_table if isinstance(model.reader_, TableReader) else _predict_images
-    table, n_tasks = predict(model, settings.support, settings.query, settings.coverage)
+    table, models = predict(model, settings.support, settings.query, settings.coverage)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as path:
         table.to_csv(path, index=False, float_format="%.6g")
-    tasks = "1 task" if n_tasks == 1 else f"{n_tasks} tasks"
-    say(f"{len(table)} rows of {tasks}, predicted by {model.chosen_}.", wrap=True)
+    tasks = "1 task" if len(models) == 1 else f"{len(models)} tasks"
+    by = ", ".join(dict.fromkeys(models))
+    say(f"{len(table)} rows of {tasks}, predicted by {by}.", wrap=True)
     say(f"Predictions: {out.resolve()}")
 
 
@@ -68,35 +70,48 @@ def check_out(out: str, *, overwrite: bool) -> None:
         raise MetaLensError(f"{out} exists already; choose another --out, or pass --overwrite.")
 
 
-def _predict_images(model: Any, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+def _predict_images(
+    model: Any, support: str | None, query: str, coverage: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table of predictions, and the names of the models of all tasks."""
     import pandas as pd  # slow to import
 
     paths = [file.path for file in model.reader_.files(query)]
-    found, _ = _predictions(model.adapt(support), query, coverage)
-    return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), 1
+    adapted = model.adapt(support)
+    found, _ = _predictions(adapted, query, coverage)
+    return pd.concat([pd.DataFrame({"image": paths}), pd.DataFrame(found)], axis=1), [adapted.model]
 
 
-def _predict_table(model: Any, support: str, query: str, coverage: float) -> tuple[pd.DataFrame, int]:
+def _predict_table(
+    model: Any, support: str | None, query: str, coverage: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table of predictions, and the names of the models of all tasks."""
     import pandas as pd  # slow to import
 
     from metalens.data.tables.reading import rows_as_written
 
     reader: TableReader = model.reader_
-    known, asked = reader.read(support), reader.read(query)
-    for path, check, frame in ((support, reader.support_rows, known), (query, reader.inputs, asked)):
+    asked = reader.read(query)
+    known = asked[:0] if support is None else reader.read(support)
+    checks = [] if support is None else [(support, reader.support_rows, known)]
+    for path, check, frame in [*checks, (query, reader.inputs, asked)]:
         try:  # on whole files, so that errors and notes name their rows
             check(frame)
         except MetaLensError as error:
             raise MetaLensError(f"{path}: {error}") from error
     _warn_of_copies(known, asked, reader)
-    parts, reasons = [], []
-    for name, few, new in _by_task(known, asked, reader.columns.task, support, query):
+    parts, reasons, models = [], [], []
+    tasks = _by_task(known, asked, reader.columns.task, support, query) if support else [("", None, asked)]
+    for name, few, new in tasks:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said of the whole files
-                found, reason = _predictions(model.adapt(few), new, coverage)
+                adapted = model.adapt(few)
+                found, reason = _predictions(adapted, new, coverage)
         except MetaLensError as error:
-            raise MetaLensError(f"{name} of {support}: {error}" if name else f"{support}: {error}") from error
+            place = f"{name} of {support}: " if name else f"{support}: " if support else ""
+            raise MetaLensError(f"{place}{error}") from error
+        models.append(adapted.model)
         parts.append(pd.DataFrame(found, index=new.index))
         reasons += [] if reason is None else [reason]
     if reasons:
@@ -105,7 +120,7 @@ def _predict_table(model: Any, support: str, query: str, coverage: float) -> tup
     rows = rows_as_written(query, reader.columns.sep)
     if taken := [name for name in predicted.columns if name in rows.columns]:
         raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
-    return pd.concat([rows, predicted], axis=1), len(parts)
+    return pd.concat([rows, predicted], axis=1), models
 
 
 def _by_task(

@@ -168,19 +168,26 @@ class MetaClassifier(MetaEstimator):
         self._finish(tasks, self._sizes.n_way, progress)
         return self
 
-    def adapt(self, support: Any) -> AdaptedClassifier:
+    def adapt(self, support: Any = None) -> AdaptedClassifier:
         """Return the model of one new task, adapted to its labeled rows or images.
 
         Args:
-            support: rows of one task with their classes, at least one row; or class folders with images.
+            support: rows of one task with their classes, or class folders with images; `None` before there
+                are any, for tasks that share their classes.
 
         Raises:
             MetaLensError: the support cannot be used, or has a single class.
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        x, labels = self.reader_.support(support)
         shared = self._shared_classes()
+        if support is None:
+            if not shared:
+                raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
+            assert isinstance(self.reader_, TableReader)  # images have new classes
+            x, labels = torch.zeros(0, len(self.reader_.encoding.names)), pd.Series([], dtype=object)
+        else:
+            x, labels = self.reader_.support(support)
         classes = np.array(shared or classes_of(labels))
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
