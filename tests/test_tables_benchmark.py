@@ -330,7 +330,7 @@ def test_the_page_says_what_failed_and_what_is_missing(tmp_path):
     Cell("sleepstudy", 1, "mixed").path(tmp_path).unlink()
     text = page.page(selection, tmp_path, FACTS, "2026-01-01", "command")
     assert "- sleepstudy, fold 0, mixed: `MemoryError: too much`" in text
-    assert "**Not run yet: 1 of 4 trainings.**" in text
+    assert "**Not run yet, or not for all k: 1 of 4 trainings.**" in text
 
 
 def test_a_method_without_all_tasks_is_not_compared(tmp_path):

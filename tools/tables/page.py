@@ -94,7 +94,7 @@ def origin(
     """Return the paragraph that says where the numbers come from."""
     found = [cell.read(folder) for cell in results.cells(selection)]
     commits = sorted({str(of["commit"]) for of in found if of is not None and of["commit"]})
-    missing = sum(of is None for of in found)
+    missing = sum(not results.is_done(of, selection, retry=False) for of in found)
     fit = costs.drop_duplicates(["table", "fold", "family"], keep="last")["fit"].sum()
     lines = [
         f"Written on {date} by `{command}`, from {count(len(selection.folds), 'fold')} of {N_FOLDS} and "
@@ -104,7 +104,8 @@ def origin(
         f"Training took {fit / 3600:.2g} hours of a core.",
     ]
     if missing:
-        lines.append(f"**Not run yet: {missing} of {len(found)} trainings.**")
+        lines.append("")
+        lines.append(f"**Not run yet, or not for all k: {missing} of {len(found)} trainings.**")
     return lines
 
 
