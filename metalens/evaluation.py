@@ -108,7 +108,8 @@ def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataF
 def _all_metrics(
     tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor, known: Tensor
 ) -> dict[str, Tensor]:
-    usual = task_metrics(predictions, y, known, tasks.extra_metrics)
+    further = tasks.extra_metrics if y.is_floating_point() else ()  # they are of numbers
+    usual = task_metrics(predictions, y, known, further)
     scores = tasks.extra_scores(numbers, predictions, y)
     return usual | {METRICS[name].name: of_tasks for name, of_tasks in scores.items()}
 

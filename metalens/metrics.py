@@ -86,7 +86,7 @@ def average_precision(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """
     from sklearn.metrics import average_precision_score  # slow to import
 
-    return _of_rarest(average_precision_score, logits, y)
+    return _of_rarest(average_precision_score, logits, y, n_classes=1)
 
 
 def roc_auc(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -101,15 +101,18 @@ def roc_auc(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
-    return _of_rarest(roc_auc_score, logits, y)
+    return _of_rarest(roc_auc_score, logits, y, n_classes=2)
 
 
-def _of_rarest(score: Callable[..., Any], logits: Tensor, y: Tensor) -> Tensor:
-    """Return a score of the probabilities of each task's rarest class, `(T,)`; nan if one is not finite."""
+def _of_rarest(score: Callable[..., Any], logits: Tensor, y: Tensor, n_classes: int) -> Tensor:
+    """Return a score of the probabilities of each task's rarest class, `(T,)`.
+
+    It is nan if one is not finite, or the queries have fewer classes than `n_classes`.
+    """
     found = logits.new_full(y.shape[:1], torch.nan)
     for task, (of_task, labels) in enumerate(zip(logits, y, strict=True)):
         classes, counts = labels.unique(return_counts=True)
-        if of_task.isfinite().all() and len(classes) > 1:
+        if of_task.isfinite().all() and len(classes) >= n_classes:
             rarest = classes.flip(0)[counts.flip(0).argmin()]
             chance = of_task.log_softmax(-1)[:, rarest].cpu().numpy()
             found[task] = score((labels == rarest).cpu().numpy(), chance)

@@ -15,7 +15,7 @@ from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
-from metalens.estimators import base, draws, training
+from metalens.estimators import draws, training
 from metalens.estimators.choice import Draw, scores_of
 from metalens.estimators.models import Candidate
 from metalens.estimators.tables import fit_reader, row_sizes
@@ -236,7 +236,7 @@ def test_scales_are_those_of_training_tasks_alone():
 
 
 def test_training_ends_when_patience_does(monkeypatch):
-    monkeypatch.setattr(base, "EVERY", 1)
+    monkeypatch.setattr(training, "EVERY", 1)
     curve = fitted(steps=20, patience=2, outer_lr=1e-12).curve_
     # The first validation is the best one, if only by rounding; two more are not better.
     assert curve.step.max() < 20
@@ -421,7 +421,7 @@ def test_molecules_are_inputs(monkeypatch, tmp_path):
     assert model.feature_names_in_.tolist() == ["molecule"]
     adapted = model.adapt(frame[:8])
     assert adapted.predict(pd.DataFrame({"molecule": ["CCN", "c1ccccc1"]})).shape == (2,)
-    with pytest.raises(MetaLensError, match="RDKit cannot read the molecule 'water'"):
+    with pytest.raises(MetaLensError, match="The molecule 'water' in row 1 of column molecule is none"):
         adapted.predict(pd.DataFrame({"molecule": ["water"]}))
 
 

@@ -287,10 +287,10 @@ def test_a_domain_with_more_classes_of_too_few_images_does_not_count(tmp_path):
     for seed, split in enumerate(("train", "val", "test")):
         color_folders(tmp_path / split / "sketch", [f"{split} {i}" for i in range(6)], images=1, seed=seed)
         color_folders(tmp_path / split / "photo", [f"{split} {i}" for i in range(2)], seed=10 + seed)
-    sizes = episode_sizes(class_counts(tmp_path, None), None, 1, 2)
+    sizes = episode_sizes(class_counts(tmp_path, None, "domain/class"), None, 1, 2)
     assert sizes == (2, 1, 2)
     with pytest.raises(MetaLensError, match="split train has 0"):
-        episode_sizes(class_counts(tmp_path, {}), None, 1, 2)
+        episode_sizes(class_counts(tmp_path, {}, "domain/class"), None, 1, 2)
 
 
 def test_classes_of_equal_names_in_several_tasks_are_different_ones():

@@ -58,9 +58,10 @@ def test_metrics_are_known_by_name_and_ordered_by_rank():
     assert all(name == metric.name for name, metric in METRICS.items())
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
         "accuracy", "average_precision", "balanced_accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2",
+        "roc_auc",
     }  # fmt: skip
     assert {name for name, metric in METRICS.items() if metric.scale == 100} == {
-        "accuracy", "average_precision", "balanced_accuracy", "pearson_r2_above_0.3",
+        "accuracy", "average_precision", "balanced_accuracy", "pearson_r2_above_0.3", "roc_auc",
     }  # fmt: skip
     assert primary_metric(["cross_entropy", "accuracy"]) == "accuracy"
     assert primary_metric(["rmse", "pearson_r2", "r2"]) == "r2"

@@ -8,6 +8,7 @@ import pytest
 
 from metalens import MetaLensError, MetaRegressor, TableTasks
 from metalens.data.tables.drawing import TaskRows
+from metalens.estimators import draws
 
 ROLES = {"task": "shop", "target": "sales"}
 
@@ -99,7 +100,8 @@ def trained(frame, **roles):
     )
 
 
-def test_an_estimator_is_calibrated_on_later_rows():
+def test_an_estimator_is_calibrated_on_later_rows(monkeypatch):
+    monkeypatch.setattr(draws, "SHOTS", ())
     frame, new = shops(60), shops(40, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -235,7 +235,7 @@ def test_settings_of_a_call_override_those_of_the_recipe():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("NoSuch", "There is no learner 'NoSuch'; choose from ANIL, "),
+        ("NoSuch", "There is no learner 'NoSuch'; choose from ADKF, ANIL, "),
         ("MAML(speed=3)", "MAML has no setting 'speed'; it has first_order, inner_clip, inner_lr"),
         ("MAML(inner_steps=1.5)", "MAML: .*inner_steps"),
         ("MAML(inner_lr=fast)", "MAML: .*inner_lr"),

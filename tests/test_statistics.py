@@ -182,7 +182,7 @@ def test_three_intervals_stand_beside_each_other():
 
 def test_distributions_name_what_their_tasks_are_drawn_from():
     rows = pd.DataFrame(
-        {"sensor": np.repeat(list("abcdef"), 30), "x": 1.0 * np.arange(180), "y": np.arange(180) % 7.0}
+        {"sensor": np.repeat(list("abcdef"), 30), "x": 1.0 * np.arange(180), "y": np.arange(180) % 7.5}
     )
     table = TableTasks(rows, "test", task="sensor", target="y", inputs=["x"], splits=(0.4, 0.2, 0.4))
     n = len(table.task_names)

@@ -195,7 +195,7 @@ def test_levels_of_the_index_are_columns_if_they_are_named():
 @pytest.mark.parametrize("estimator", [MetaRegressor, MetaClassifier])
 def test_models_of_scikit_learn_predict_without_support_rows(estimator):
     frame = table() if estimator is MetaRegressor else labeled(table())
-    model = estimator(steps=2, hidden=[8], baselines=["RandomForest", "KNN"])
+    model = estimator(steps=2, hidden=[8], baselines=["RandomForest(n_estimators=5)", "KNN"])
     model.fit(frame, **ROLES, duplicates="allow")
     assert model.comparison_.model.nunique() >= 3
 

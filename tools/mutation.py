@@ -57,7 +57,7 @@ NAMED = [
     ("learners/reptile.py", "end[name].detach()", "state[name].detach()"),
     ("learners/baselines/linear_probe.py", "if self.training or stop is not None:", "if stop is not None:"),
     ("learners/r2d2.py", "rows @ rows.T + ridge", "rows @ rows.T + ridge.detach()"),
-    ("learners/deep_kernel_gp.py", "targets - hyper[\"mean\"]", "targets"),
+    ("learners/deep_kernel_gp.py", "targets - self._mean(hyper, z)", "targets"),
     ("regularizers/metamix.py",
      "lam * paired.x + (1 - lam) * query.x",
      "lam * query.x + (1 - lam) * paired.x"),

@@ -139,6 +139,8 @@ def test_integer_inputs_are_mixed_after_the_first_stage(draws):
 
 def test_uses_the_learners_own_loss_and_not_its_outer_loss(draws):
     class Other(MAML):
+        trusts_vmap = True  # and is not tried
+
         def outer_loss(self, state, predictions, z, y):
             raise AssertionError
 

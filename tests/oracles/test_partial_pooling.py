@@ -257,7 +257,8 @@ def test_all_rows_of_a_table_are_used_once():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"unit": np.repeat(np.arange(20), 15), "a": rng.integers(0, 2, 300)})
     frame["y"] = rng.integers(0, 2, 300).astype(float)  # many equal rows, which all count
-    tasks = TableTasks(frame, task="unit", target="y", k_shot=3, n_query=4, duplicates="allow")
+    columns = {"task": "unit", "target": "y", "kind": "regression", "duplicates": "allow"}
+    tasks = TableTasks(frame, **columns, k_shot=3, n_query=4)
     found = tasks.examples_by_task(100)
     assert set(found) == set(tasks.task_names)
     assert {len(examples.y) for examples in found.values()} == {15}
