@@ -120,8 +120,8 @@ def is_fast(case: Case, check: str) -> bool:
         if case.regularizer == "none" or case.learner in VARIANT_LEARNERS:
             return True
         return case.kind == "classification" and check in {*CROSSED, "weight_zero_equals_no_regularizer"}
-    if case.learner == "IMAML":
-        return False  # its solver takes seconds on other networks
+    if case.learner in ("ADKF", "IMAML"):
+        return False  # their solvers take seconds on other networks
     crossed = case.regularizer == "none" or case.learner == "MAML"
     return crossed and case.kind == "classification" and check in CROSSED
 
