@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
+from metalens.estimators import draws
 
 QUICK = {"steps": 2, "hidden": [8], "k_shot": 4, "n_query": 4, "fallback": False}
 ROLES = {"task": "task", "target": "y"}
@@ -193,9 +194,11 @@ def test_levels_of_the_index_are_columns_if_they_are_named():
 
 
 @pytest.mark.parametrize("estimator", [MetaRegressor, MetaClassifier])
-def test_models_of_scikit_learn_predict_without_support_rows(estimator):
+def test_models_of_scikit_learn_predict_without_support_rows(estimator, monkeypatch):
+    monkeypatch.setattr(draws, "MIN_DRAWS", 3)
+    monkeypatch.setattr(draws, "SHOTS", (0,))
     frame = table() if estimator is MetaRegressor else labeled(table())
-    model = estimator(steps=2, hidden=[8], baselines=["RandomForest(n_estimators=5)", "KNN"])
+    model = estimator(steps=2, hidden=[8], baselines=["RandomForest", "KNN"])
     model.fit(frame, **ROLES, duplicates="allow")
     assert model.comparison_.model.nunique() >= 3
 
