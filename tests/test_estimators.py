@@ -1,5 +1,6 @@
 """Regression estimators: scikit-learn's manners, units, splits, intervals, mistakes."""
 
+import copy
 import math
 import warnings
 
@@ -19,6 +20,7 @@ from metalens.estimators import draws, training
 from metalens.estimators.choice import Draw, scores_of
 from metalens.estimators.models import Candidate
 from metalens.estimators.tables import fit_reader, row_sizes
+from tests.choosing import choosing
 
 FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
 TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4, "baselines": FEW}
@@ -112,6 +114,21 @@ def test_without_a_fall_back_the_learner_adapts_and_a_warning_says_what_is_bette
     with pytest.warns(UserWarning, match="does not beat Ridge.*set fallback=True"):
         model = MetaRegressor(**TINY, outer_lr=1e-9, fallback=False).fit(sensors(), **ROLES)
     assert model.chosen_ == "ANIL"
+
+
+def test_another_model_may_be_told_to_adapt(model, tmp_path):
+    twin = copy.copy(model)
+    twin.chosen_ = "JointModel"
+    assert twin.chosen_ == "JointModel"
+    assert model.chosen_ != "JointModel"
+    one, other = (of.adapt(sensors(1)[:6]) for of in (twin, choosing(model, JointModel=1.0)))
+    np.testing.assert_array_equal(one.predict(sensors(1)), other.predict(sensors(1)))
+    with pytest.raises(MetaLensError, match="JointModel was not chosen by fit, so its intervals"):
+        one.predict_interval(sensors(1))
+    twin.save(tmp_path / "model")
+    assert MetaRegressor.load(tmp_path / "model").chosen_ == "JointModel"
+    with pytest.raises(MetaLensError, match=r"chosen_ must be one of ANIL, ProfileRidge, .*, got 'Oracle'"):
+        twin.chosen_ = "Oracle"
 
 
 def test_a_better_learner_is_chosen_without_a_warning():

@@ -98,8 +98,15 @@ class MetaEstimator(BaseEstimator, ABC):
 
     @property
     def chosen_(self) -> str:
-        """The name of the model that adapts to `k_shot_` support rows."""
+        """The name of what adapts to `k_shot_` support rows; set it to have another model adapt."""
         return self._choices[self.k_shot_].model
+
+    @chosen_.setter
+    def chosen_(self, name: str) -> None:
+        if name not in (self.chosen_, *self._names()):
+            raise MetaLensError(f"chosen_ must be one of {', '.join(self._names())}, got {name!r}.")
+        if name != self.chosen_:
+            self._choices = {k_shot: choice.of_one(name) for k_shot, choice in self._choices.items()}
 
     @property
     def weights_(self) -> dict[int, dict[str, float]]:
@@ -372,19 +379,10 @@ class MetaEstimator(BaseEstimator, ABC):
         return [self._candidate(name, n_outputs) for name in self._names()]
 
     def _adapting(self, n_support: int, n_outputs: int) -> Candidate:
-        """Return what adapts to a number of support rows: the model chosen for as many or the next lower one.
-
-        Raises:
-            MetaLensError: it needs more.
-        """
+        """Return what adapts to a number of support rows, as chosen for as many or the next lower one."""
         choice = self._choice(n_support) or self._choices[min(self._choices)]
         parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
-        candidate = Candidate.stack(choice.model, parts)
-        if (least := candidate.min_support) > n_support:
-            raise MetaLensError(
-                f"{choice.model} needs {least} support rows or more, got {n_support}; add some."
-            )
-        return candidate
+        return Candidate.stack(choice.model, parts)
 
     def _choice(self, n_support: int) -> Choice | None:
         """Return what was chosen for this number of support rows or the next lower one."""

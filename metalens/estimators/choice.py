@@ -66,6 +66,10 @@ class Choice(NamedTuple):
     n_tasks: int
     residuals: list[np.ndarray]
 
+    def of_one(self, model: str) -> Self:
+        """Return the choice of a single model, whose residuals are not known."""
+        return self._replace(model=model, weights={model: 1.0}, residuals=[])
+
     def facts(self) -> dict[str, Any]:
         """Return what JSON holds."""
         return {name: value for name, value in self._asdict().items() if name != "residuals"}

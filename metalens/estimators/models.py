@@ -54,8 +54,11 @@ class Candidate:
         """Return the models adapted to a support set.
 
         Raises:
-            MetaLensError: a model cannot adapt to it.
+            MetaLensError: a model cannot adapt to it, or needs more examples.
         """
+        if (n := len(support.x)) < self.min_support:
+            least = f"{self.name} needs {self.min_support} support rows or more"
+            raise MetaLensError(f"{least}, got {n}; add some.")
         try:
             return Ensemble(tuple(learner(support) for learner in self.learners), self.weights)
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

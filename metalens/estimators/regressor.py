@@ -245,6 +245,8 @@ class AdaptedRegressor:
                 f"Intervals were calibrated with k_shot={least} support rows, and this task has "
                 f"{self.n_support}; give {least}, or fit with k_shot={self.n_support}."
             )
+        if not choice.residuals:
+            raise MetaLensError(f"{self.model} was not chosen by fit, so its intervals are not calibrated.")
         radius = conformal_radius(choice.residuals, coverage)
         center = self.predict(data)
         return np.stack([center - radius, center + radius], axis=1)
