@@ -33,6 +33,11 @@ class Metric:
     meaning: str = ""
 
     @property
+    def sign(self) -> int:
+        """The factor with which higher is better: 1 or -1."""
+        return 1 if self.better == "higher" else -1
+
+    @property
     def scale(self) -> int:
         """The factor with which it is shown: 100 for percent."""
         return 100 if self.unit == "fraction" else 1

@@ -150,8 +150,7 @@ class MetaEstimator(BaseEstimator, ABC):
         check_is_fitted(self)
         tasks, n_support, n_outputs = self._new_tasks(data, None, None)
         rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
-        sign = 1 if METRICS[self.metric_].better == "higher" else -1
-        return sign * float(rows.value.mean())
+        return METRICS[self.metric_].sign * float(rows.value.mean())
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
         """Return relations and clusters of the tasks of new data, by the trained learner.

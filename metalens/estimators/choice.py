@@ -189,12 +189,12 @@ def choose(
         raise MetaLensError(
             f"No held-out task has queries of two classes for {metric}; use metric='accuracy'."
         )
-    gains = deciding.assign(value=_sign(metric) * deciding["value"])
+    gains = deciding.assign(value=METRICS[metric].sign * deciding["value"])
     model = choose_model(gains, fallback=fallback)
     of_model = deciding.groupby("model", sort=False)["value"]
     means = {str(name): float(values.mean(skipna=False)) for name, values in of_model}
     weights = stack_weights(alone) if model == STACKED else {model: 1.0}
-    nested = _sign(metric) * nested_scores(gains, fallback=fallback)
+    nested = METRICS[metric].sign * nested_scores(gains, fallback=fallback)
     facts = model, metric, weights, means, float(nested.mean(skipna=False)), len(nested)
     on_test = scores[scores["task"].str.startswith("test/")]
     comparison = on_test.assign(task=on_test["task"].str.removeprefix("test/")).reset_index(drop=True)
@@ -219,10 +219,6 @@ def folds(tasks: Iterable[str]) -> dict[str, int]:
     {'b': 0, 'a': 1}
     """
     return {name: place % _N_FOLDS for place, name in enumerate(hashed_order(set(tasks)))}
-
-
-def _sign(metric: str) -> int:
-    return 1 if METRICS[metric].better == "higher" else -1
 
 
 def _residuals(draws: Sequence[Draw], model: str) -> list[np.ndarray]:
@@ -265,7 +261,9 @@ def choose_model(scores: pd.DataFrame, *, fallback: bool = True) -> str:
 def best_single(choice: Choice) -> str:
     """Return the name of the single model with the best mean; that of the meta-learner if none is finite."""
     singles = {name: mean for name, mean in choice.means.items() if name != STACKED and mean == mean}
-    return max(singles, key=lambda n: _sign(choice.metric) * singles[n], default=next(iter(choice.means)))
+    return max(
+        singles, key=lambda n: METRICS[choice.metric].sign * singles[n], default=next(iter(choice.means))
+    )
 
 
 def warn_of_baseline(choice: Choice, *, fallback: bool) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
+from metalens.data.support_query import equal_rows
 from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
@@ -242,9 +243,14 @@ def fit_reader(
 
 def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
     """Warn if many rows of held-out tasks have a molecule of a training task."""
-    train, *held_out = (_inputs(of_split) for of_split in tasks.values())
-    new = set().union(*held_out)
-    share = len(new & train) / len(new)
+    parts = [
+        examples.x.numpy()
+        for of_split in tasks.values()
+        for examples in of_split.examples_by_task(len(of_split.task_names)).values()
+    ]
+    n_trained = sum(map(len, parts[: len(tasks["train"].task_names)]))
+    codes = equal_rows(np.concatenate(parts))
+    share = float(np.isin(np.unique(codes[n_trained:]), codes[:n_trained]).mean())
     if share > _MANY_REPEATS:
         warnings.warn(
             f"{share:.0%} of the molecules of held-out tasks in column {smiles} are also in training tasks, "
@@ -252,12 +258,6 @@ def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
             "belong together.",
             stacklevel=5,
         )
-
-
-def _inputs(tasks: TableTasks) -> set[bytes]:
-    """Return the different inputs of all tasks of a split."""
-    of_tasks = tasks.examples_by_task(len(tasks.task_names)).values()
-    return {row.tobytes() for examples in of_tasks for row in examples.x.numpy()}
 
 
 def note_time(columns: Columns, frame: pd.DataFrame) -> None:

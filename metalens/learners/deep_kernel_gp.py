@@ -1,13 +1,13 @@
 """Gaussian processes on learned features."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import MetaLensError, check_choice, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.classification import indicator_targets
 from metalens.networks import Network
@@ -105,11 +105,7 @@ class DeepKernelGP(NetworkLearner):
             ("mean", mean, GPMean),
             ("objective", objective, GPObjective),
         ):
-            if choice not in get_args(choices):
-                raise MetaLensError(
-                    f"{type(self).__name__}: {name} must be one of {', '.join(get_args(choices))}, got "
-                    f"{choice!r}."
-                )
+            check_choice(self, name, choice, choices)
         check_positive(self, inner_lr=inner_lr, noise=noise)
         if inner_steps < 0:
             raise MetaLensError(f"DeepKernelGP: inner_steps must be 0 or more, got {inner_steps}.")

@@ -198,7 +198,7 @@ class RelatedModels(Learner):
                         scores.setdefault((share, temperature), []).append(values)
         rows = [(*pair, torch.cat(values).mean().item()) for pair, values in scores.items()]
         table = pd.DataFrame(rows, columns=["share", "temperature", "score"])
-        score = table["score"] if METRICS[metric].better == "higher" else -table["score"]
+        score = METRICS[metric].sign * table["score"]
         self.share, self.temperature, _ = rows[int(score.fillna(-math.inf).to_numpy().argmax())]
         return table
 

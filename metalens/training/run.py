@@ -110,7 +110,7 @@ class TrainingRun:
                 f"task {lost.min()}; these weights do not count as the best.",
                 stacklevel=2,
             )
-        score = mean if METRICS[metric].better == "higher" else -mean
+        score = METRICS[metric].sign * mean
         self._n_worse += 1
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0

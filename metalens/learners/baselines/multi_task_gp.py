@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import State
 from metalens.learners.baselines.base import Baseline
+from metalens.learners.baselines.fitted import resize_when_loaded
 from metalens.learners.baselines.gaussian_process import PlainKernel
 from metalens.learners.baselines.task_covariance import (
     Kernels,
@@ -105,7 +105,7 @@ class MultiTaskGP(Baseline):
         self.strength, self.n_tasks, self.n_points = strength, n_tasks, n_points
         for name in _BUFFERS:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
-        self.register_load_state_dict_pre_hook(_make_room)
+        resize_when_loaded(self)
 
     def prepare(self, tasks: TaskDistribution) -> None:
         examples: dict[str, list[Examples]] = defaultdict(list)
@@ -210,11 +210,3 @@ def _points(x: Tensor, most: int) -> tuple[Tensor, np.ndarray]:
     renumbered = np.full(len(distinct), -1)
     renumbered[chosen] = np.arange(len(chosen))
     return distinct[chosen], renumbered[places.numpy()]
-
-
-def _make_room(process: MultiTaskGP, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give the buffers the shapes of those that are loaded: only these know the number of inputs."""
-    for name in _BUFFERS:
-        if f"{prefix}{name}" in state_dict:
-            shape = state_dict[f"{prefix}{name}"].shape
-            setattr(process, name, getattr(process, name).new_empty(shape))
