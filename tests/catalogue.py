@@ -136,7 +136,9 @@ LEARNERS = {
     "MatchingNet": LearnerEntry(MatchingNet, classifier=True, gradient_steps=False, own_head=False),
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
-    "ADKF": LearnerEntry(lambda network: ADKF(network, inner_steps=15), gradient_steps=False, own_head=False),
+    "ADKF": LearnerEntry(
+        lambda network: ADKF(network, inner_steps=5, deviation=0.2), gradient_steps=False, own_head=False
+    ),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
     "Ridge": baseline(Ridge),

@@ -114,18 +114,23 @@ def is_fast(case: Case, check: str) -> bool:
     """Return whether a check of a combination is in the fast run; the others are in the full one.
 
     It keeps all that a mutant of a method is met by (see tools/mutation.py), every pair of a learner and a
-    regularizer or network, and every pair of a regularizer and a normalization or attention layer.
+    regularizer or network (but for learners with solvers), and every pair of a regularizer and a
+    normalization or attention layer.
     """
     if case.network == "mlp":
         if case.regularizer == "none" or case.learner in VARIANT_LEARNERS:
             return True
+        if case.learner in SOLVERS and case.regularizer != "TRLearner":
+            return False
         return case.kind == "classification" and check in {*CROSSED, "weight_zero_equals_no_regularizer"}
-    if case.learner in ("ADKF", "IMAML"):
-        return False  # their solvers take seconds on other networks
-    crossed = case.regularizer == "none" or case.learner == "MAML"
-    return crossed and case.kind == "classification" and check in CROSSED
+    if case.kind == "regression" or case.learner in SOLVERS:
+        return False
+    if case.regularizer == "none":
+        return check in CROSSED
+    return case.learner == "MAML" and check == "vmap_and_chunks_equal_loop"
 
 
+SOLVERS = ("ADKF", "IMAML")  # they solve a problem in every task, which takes seconds
 CROSSED = ("vmap_and_chunks_equal_loop", "gradient_equals_finite_difference")
 
 

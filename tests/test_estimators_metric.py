@@ -51,12 +51,12 @@ def test_the_majority_class_is_not_crowned_where_actives_are_rare(share, metric)
     [
         (MetaRegressor, "r2"),
         (MetaRegressor, "rmse"),
-        (MetaRegressor, "mse"),
-        (MetaRegressor, "pearson_r2"),
+        pytest.param(MetaRegressor, "mse", marks=pytest.mark.slow),
+        pytest.param(MetaRegressor, "pearson_r2", marks=pytest.mark.slow),
         (MetaClassifier, "roc_auc"),
         (MetaClassifier, "brier_score"),
-        (MetaClassifier, "cross_entropy"),
-        (MetaClassifier, "balanced_accuracy"),
+        pytest.param(MetaClassifier, "cross_entropy", marks=pytest.mark.slow),
+        pytest.param(MetaClassifier, "balanced_accuracy", marks=pytest.mark.slow),
     ],
 )
 def test_the_named_score_decides_and_comes_back_from_a_file(kind, metric, tmp_path):

@@ -38,7 +38,10 @@ def test_help_and_unknown_commands_do_without_torch(entry, words, status, said, 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("words", [["list"], ["run", "demo"], ["report", "run"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "demo"], *(pytest.param(w, marks=pytest.mark.slow) for w in (["list"], ["report", "run"]))],
+)
 @pytest.mark.parametrize("raising", ["signal.raise_signal({})", "exec('signal.raise_signal({})')"])
 def test_interruption_while_torch_is_imported_is_one_sentence(entry, kind, words, raising, tmp_path):
     (tmp_path / "torch.py").write_text(

@@ -32,6 +32,7 @@ def run_with(workers, folder):
     return [(folder / name).read_bytes() for name in ("results.csv", "metrics.csv", "curves.csv")]
 
 
+@pytest.mark.slow
 def test_processes_write_what_one_does(tmp_path):
     assert run_with(2, tmp_path / "two") == run_with(1, tmp_path / "one")
 

@@ -48,16 +48,18 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 def add_recipes(
     parser: ArgumentParser, words: list[str], dest: str, own: set[str], make: Callable[..., ArgumentParser]
 ) -> None:
-    """Add a subcommand for each recipe, and check the configuration file of the one in `words`.
+    """Add a subcommand for each recipe, with the settings and the checked file of the one in `words`.
 
     Raises:
         MetaLensError: the configuration file is malformed.
     """
-    if len(words) > 1 and words[1] in RECIPES:
-        check_config(words, RECIPES[words[1]], own)
     commands = parser.add_subcommands(dest=dest)
     for recipe in RECIPES.values():
-        commands.add_subcommand(recipe.name, make(recipe), help=recipe.description)
+        command = ArgumentParser(exit_on_error=False)
+        if words[1:2] == [recipe.name]:
+            check_config(words, recipe, own)
+            command = make(recipe)
+        commands.add_subcommand(recipe.name, command, help=recipe.description)
 
 
 def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
