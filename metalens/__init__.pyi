@@ -61,6 +61,7 @@ from .learners.baselines.profile_ridge import ProfileRidge as ProfileRidge
 from .learners.baselines.random_forest import RandomForest as RandomForest
 from .learners.baselines.residual_gp import ResidualGP as ResidualGP
 from .learners.baselines.ridge import Ridge as Ridge
+from .learners.baselines.seasonal_boosting import SeasonalBoosting as SeasonalBoosting
 from .learners.baselines.seasonal_naive import SeasonalNaive as SeasonalNaive
 from .learners.baselines.shrunken import Shrunken as Shrunken
 from .learners.boil import BOIL as BOIL

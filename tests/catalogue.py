@@ -59,6 +59,7 @@ from metalens import (
     Reptile,
     ResidualGP,
     Ridge,
+    SeasonalBoosting,
     SeasonalNaive,
     Shrunken,
     Task,
@@ -155,6 +156,7 @@ LEARNERS = {
     "NearestCentroid": baseline(NearestCentroid, classifier=True),
     "LogisticRegression": baseline(LogisticRegression, classifier=True),
     "RandomForest": baseline(RandomForest, n_trees=3),
+    "SeasonalBoosting": baseline(SeasonalBoosting, prepares=True, n_tasks=20, max_rounds=5),
     "SeasonalNaive": baseline(SeasonalNaive),
 }
 

@@ -98,7 +98,7 @@ def test_recipe_runs(name, tmp_path, request):
     assert (tmp_path / "relations.csv").exists()
 
 
-OF_NUMBERS = {"SeasonalNaive", "MixedModel", "Boosting", "Shrunken", "ResidualGP"}
+OF_NUMBERS = {"SeasonalNaive", "SeasonalBoosting", "MixedModel", "Boosting", "Shrunken", "ResidualGP"}
 CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestCentroid", "LogisticRegression"}
 
 

@@ -19,6 +19,7 @@ from metalens.learners.baselines.profile_ridge import ProfileRidge
 from metalens.learners.baselines.random_forest import RandomForest
 from metalens.learners.baselines.residual_gp import ResidualGP
 from metalens.learners.baselines.ridge import Ridge
+from metalens.learners.baselines.seasonal_boosting import SeasonalBoosting
 from metalens.learners.baselines.seasonal_naive import SeasonalNaive
 from metalens.learners.baselines.shrunken import Shrunken
 from metalens.learners.boil import BOIL
@@ -71,6 +72,7 @@ __all__ = [
     "Reptile",
     "ResidualGP",
     "Ridge",
+    "SeasonalBoosting",
     "SeasonalNaive",
     "Shrunken",
     "State",

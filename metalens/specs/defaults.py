@@ -71,11 +71,12 @@ MOLECULE_PRESETS: Presets = TABLE_PRESETS | {
     **_alike("Shrunken ResidualGP", mean="linear"),
 }
 
-# MAML and ANIL: chosen on validation series. SeasonalNaive: the hours of a day.
+# MAML and ANIL: chosen on validation series. SeasonalNaive and SeasonalBoosting: the hours of a day.
 M4_PRESETS: Presets = {
     "MAML": {"inner_lr": 0.01, "inner_steps": 5},
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
     "SeasonalNaive": {"season": 24},
+    "SeasonalBoosting": {"season": 24},
 }
 
 # The published setting of MAML on these objects; the others have the same.

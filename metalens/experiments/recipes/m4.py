@@ -45,7 +45,8 @@ class M4Recipe(Recipe):
 M4_RECIPES: list[Recipe] = [
     M4Recipe(
         name="m4-hourly", description="Two days of hourly series from the week before",
-        learner=["MAML", "SeasonalNaive", "Ridge"], meta_batch_size=16, n_query=3, steps=2000,
-        schedule="cosine", n_val_tasks=62, validate_every=200, n_test_tasks=62,
+        learner=["MAML", "SeasonalBoosting", "SeasonalNaive", "Ridge"],
+        meta_batch_size=16, n_query=3, steps=2000, schedule="cosine", n_val_tasks=62, validate_every=200,
+        n_test_tasks=62,
     ),
 ]

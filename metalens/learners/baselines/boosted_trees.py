@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from metalens.learners.baselines.partial_pooling import as_array
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
+TreeLoss = Literal["squared_error", "absolute_error"]
+
 _FIRST_ROUNDS = 50
 _MARGIN = 0.75  # of the rounds tried: with the best below it, more are not tried
 _WIDE = 128  # inputs; of more, each split looks at a share
@@ -23,7 +25,7 @@ _MAX_PATHS = 2**22  # of an example through a tree, at a time; bounds memory
 
 
 class BoostedTrees(GlobalMean):
-    """Gradient-boosted regression trees, as many as have the least squared error on held-out tasks.
+    """Gradient-boosted regression trees, as many as have the least error on held-out tasks.
 
     The tasks are divided into 5 parts, each predicted by trees of the others, and the number of rounds is the
     one with the least mean error. It is looked for up to 50, 100, 200, ... rounds, while the best is among
@@ -31,6 +33,7 @@ class BoostedTrees(GlobalMean):
     at a random fifth.
 
     Args:
+        loss: `"squared_error"` or `"absolute_error"`, for the trees and their number.
         learning_rate: of each tree.
         max_rounds: most trees for each target.
         max_leaf_nodes: of a tree.
@@ -57,6 +60,7 @@ class BoostedTrees(GlobalMean):
     def __init__(
         self,
         *,
+        loss: TreeLoss = "squared_error",
         learning_rate: float = 0.1,
         max_rounds: int = 400,
         max_leaf_nodes: int = 31,
@@ -65,6 +69,7 @@ class BoostedTrees(GlobalMean):
         super().__init__()
         self.max_rounds = max_rounds
         self.settings: dict[str, Any] = {
+            "loss": loss,
             "early_stopping": False,
             "warm_start": True,
             "random_state": 0,
@@ -127,7 +132,8 @@ class BoostedTrees(GlobalMean):
                 inside = parts == part
                 model.set_params(max_iter=rounds).fit(x[~inside], y[~inside])
                 stages[:, inside] = list(model.staged_predict(x[inside]))
-            best = int(((stages - y) ** 2).mean(1).argmin())
+            errors = np.abs(stages - y)
+            best = int((errors if self.settings["loss"] == "absolute_error" else errors**2).mean(1).argmin())
             if best + 1 < _MARGIN * rounds or rounds == self.max_rounds:
                 return stages[best].astype(float), best + 1
             rounds = min(2 * rounds, self.max_rounds)
