@@ -126,7 +126,7 @@ def is_fast(case: Case, check: str) -> bool:
     if case.kind == "regression" or case.learner in SOLVERS:
         return False
     if case.regularizer == "none":
-        return check in CROSSED
+        return check in CROSSED or (case.network == "conv-norm" and case.learner in ("MAML", "R2D2"))
     return case.learner == "MAML" and check == "vmap_and_chunks_equal_loop"
 
 

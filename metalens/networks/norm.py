@@ -30,7 +30,7 @@ class TransductiveBatchNorm(nn.Module):
         eps: added to the variance.
 
     Shapes:
-        `(n, d, *positions) -> (n, d, *positions)`.
+        `(n, d, *positions) -> (n, d, *positions)`; n may be 0.
 
     Raises:
         MetaLensError: a set has a single value per channel, so that it has no variance.
@@ -117,6 +117,8 @@ def make_norms_safe(module: nn.Module) -> None:
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    if len(x) == 0:
+        return x
     if x.numel() // x.shape[1] < 2:
         raise MetaLensError(
             f"Batch normalization needs at least 2 values per channel, got input shape {tuple(x.shape)}; "
