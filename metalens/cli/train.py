@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "their paths."
     )
     from metalens.data.tables.columns import Columns  # slow to import
-    from metalens.estimators.base import MetaEstimator
+    from metalens.estimators.settings import EstimatorSettings
 
     # fmt: off
     add = parser.add_argument
@@ -63,6 +63,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--families", type=str | None, default=None,
         help="Column with the family of a task, such as the study of an assay: tasks of one family are all "
         "trained on or all held out.")
+    add("--time_limit", type=float | None, default=None,
+        help="Seconds that training and comparison may take, about: trainings end early with the best "
+        "weights so far, and slow models are left out, with a note.")
     add("--new_classes", action=ActionYesNo, default=False,
         help="Whether new tasks of a table bring classes of their own, as those of images do.")
     add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
@@ -72,7 +75,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         help="What two levels of folders of images are; a group is a patient or the like.")
     add("--white", type=float | None, default=None,
         help="Value of white in images of more than 8 bits, such as 4095 for 12.")
-    parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
+    parser.add_class_arguments(EstimatorSettings, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--baselines", type=str, nargs="*",
         help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
@@ -107,7 +110,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
             "no_relations": relations if isinstance(relations, str) else None,
-            "configuration": {"data": settings.data, **_columns(settings)} | model.get_params(),
+            "configuration": {"data": settings.data, "time_limit": settings.time_limit, **_columns(settings)}
+            | model.get_params(),
             "versions": versions(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - clock,
@@ -134,6 +138,7 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
     options = {name: settings[name] for name in ("group", "image_size", "color", "folders", "white")}
+    options["time_limit"] = settings.time_limit
     model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
     return model, "Tasks of images are drawn from their classes, and have no names to be related by."
 
@@ -158,11 +163,11 @@ def _fitted(
 ) -> tuple[Estimator, pd.DataFrame | str]:
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
 
-    splits: dict[str, Any] = {"split_seed": settings.split_seed, "families": settings.families}
-    splits |= {} if settings.splits is None else {"splits": _splits(settings.splits)}
+    how: dict[str, Any] = {name: settings[name] for name in ("split_seed", "families", "time_limit")}
+    how |= {} if settings.splits is None else {"splits": _splits(settings.splits)}
     if classes:
         model = MetaClassifier(**_training(settings, MetaClassifier))
-        model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
+        model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **how)
     else:
         if settings.task is None:
             raise MetaLensError(
@@ -170,7 +175,7 @@ def _fitted(
                 "column for each task, make a long one by pandas.melt)."
             )
         model = MetaRegressor(**_training(settings, MetaRegressor))
-        model.fit(frame, progress=progress, **columns, **splits)
+        model.fit(frame, progress=progress, **columns, **how)
     return model, _relations(model, frame, None if settings.new_classes else settings.task)
 
 

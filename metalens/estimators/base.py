@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -22,8 +21,10 @@ from metalens.errors import MALFORMED, MetaLensError
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
 from metalens.estimators.models import Candidate, Ensemble, named_baselines, trained_on_tasks
-from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
+from metalens.estimators.saving import damaged, part, read_left_out, read_model, restored_choices, write_model
+from metalens.estimators.settings import EstimatorSettings
 from metalens.estimators.tables import TableReader
+from metalens.estimators.time_limit import COMPARE, Pace, TimeLimit, left_out_in_words
 from metalens.estimators.training import ProgressOf, Trainee, train_all
 from metalens.io.files import new_folder
 from metalens.learners import Learner
@@ -40,58 +41,19 @@ if TYPE_CHECKING:
 N_EPISODES = 20  # in a map of relations
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class MetaEstimator(BaseEstimator, ABC):
-    """Settings and methods of both estimators.
+class MetaEstimator(EstimatorSettings, ABC):
+    """Methods of both estimators.
 
     As in scikit-learn, `fit` checks the settings, and names that end in `_` are results of `fit`.
-
-    Args:
-        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the default.
-        regularizers: any number of them, in the same form.
-        sampler: of the tasks of a batch, in the same form.
-        hidden: sizes of the hidden layers of the perceptron for tables.
-        k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
-        n_query: query rows of a training task; `None` as well.
-        steps: maximum number of outer steps.
-        patience: number of validations, one every 50 steps, without a new best score after which training
-            stops.
-        meta_batch_size: tasks per step.
-        outer_lr: step size of the outer optimizer.
-        seeds: number of models, trained from different initializations on disjoint tasks; their predictions
-            are averaged.
-        baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
-            the defaults, `()` for none.
-        metric: the score that decides; `None` for `r2` of numbers, and of classes for accuracy, or
-            `average_precision` where one class has most rows. Others: `rmse`, `mse`, `pearson_r2`; `roc_auc`,
-            `balanced_accuracy`, `average_precision`, `brier_score`, `cross_entropy`.
-        fallback: use a baseline, or the stacked mean of all models, if it wins on the held-out tasks.
-        random_state: the first seed of everything random.
     """
 
-    learner: str | None = field(default=None, kw_only=False)
-    regularizers: Sequence[str] = ()
-    sampler: str = "Uniform"
-    hidden: Sequence[int] = (128, 128)
-    k_shot: int | None = None
-    n_query: int | None = None
-    steps: int = 2000
-    patience: int = 10
-    meta_batch_size: int = 8
-    outer_lr: float = 1e-3
-    seeds: int = 1
-    baselines: Sequence[str] | None = None
-    metric: str | None = None
-    fallback: bool = True
-    random_state: int = 0
-
-    metrics: ClassVar[tuple[str, ...]]  # that may decide, the usual one first
-    metric_: str = field(init=False)
-    comparison_: pd.DataFrame = field(init=False)
-    k_shot_: int = field(init=False)
-    reader_: Any = field(init=False)
-    _choices: dict[int, Choice] = field(init=False)  # by the number of support rows
-    _is_fitted: bool = field(init=False, default=False)
+    metric_: str
+    comparison_: pd.DataFrame
+    k_shot_: int
+    left_out_: dict[str, str]
+    reader_: Any
+    _choices: dict[int, Choice]  # by the number of support rows
+    _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted
@@ -201,6 +163,7 @@ class MetaEstimator(BaseEstimator, ABC):
             "metalens": version("metalens"),
             "settings": self.get_params(),
             "trained": list(self._trained),
+            "left_out": self.left_out_,
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
         for k, choice in self._choices.items():
@@ -221,7 +184,7 @@ class MetaEstimator(BaseEstimator, ABC):
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
             model._restore(saved.facts)
-            model._choices = restored_choices(saved)
+            model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
             model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -289,40 +252,56 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return a trained learner for tasks with this number of outputs."""
         return learner
 
-    def _check(self) -> None:
-        """Refuse settings that are out of range, and reset the estimator."""
+    def _reset(self) -> None:
+        """Check the settings before a fit, and forget an earlier one."""
         self._is_fitted, self._choices = False, {}
-        for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
-            value = getattr(self, name, None)
-            if value is not None and value < least:
-                raise MetaLensError(f"{name} must be at least {least}, got {value}.")
-        if self.metric not in (None, *self.metrics):
-            raise MetaLensError(f"metric must be one of {', '.join(self.metrics)}, got {self.metric!r}.")
+        self.check_settings()
         self.metric_ = self.metric or self.metrics[0]
 
     def _finish(
-        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
+        self,
+        tasks: Mapping[Split, TaskDistribution],
+        n_outputs: int,
+        progress: ProgressOf | None,
+        limit: TimeLimit,
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
-        found = train_all(self._trainees(), tasks["train"], tasks["val"], self.patience, progress, **settings)
-        self._trained, self.curve_ = found
+        self._trained, self.curve_ = train_all(
+            self._trainees(), tasks["train"], tasks["val"], self.patience, progress, limit, **settings
+        )
         held_out = {split: tasks[split] for split in ("val", "test")}
         candidates = self._candidates(n_outputs)
-        self.comparison_, choice = self._choose(held_out, candidates, self._scores)
+        pace = limit.pace(candidates, sum(map(n_drawn, held_out.values())), COMPARE)
+        self.comparison_, choice = self._choose(held_out, candidates, self._scores, pace)
         warn_of_baseline(choice, fallback=self.fallback)
         self._choices = {self.k_shot_: choice}
         kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
+        late = []
         for k_shot, sized in with_other_shots(held_out, self.k_shot_):
-            if able := [candidate for candidate in kept if candidate.min_support <= k_shot]:
+            able = [candidate for candidate in kept if candidate.min_support <= k_shot]
+            if not pace.fits([candidate.name for candidate in able], sum(map(n_drawn, sized.values()))):
+                late.append(str(k_shot))
+            elif able:
                 self._choices[k_shot] = self._choose(sized, able, self._deciding_score)[1]
+        if late:
+            limit.cut[f"choices for {', '.join(late)} support rows"] = "not made"
+        self.left_out_ = limit.cut
+        if limit.cut:
+            warnings.warn(left_out_in_words(limit.cut), stacklevel=3)
         self._is_fitted = True
 
     def _choose(
-        self, tasks: Mapping[str, TaskDistribution], candidates: Sequence[Candidate], score: Score
+        self,
+        tasks: Mapping[str, TaskDistribution],
+        candidates: Sequence[Candidate],
+        score: Score,
+        pace: Pace | None = None,
     ) -> tuple[pd.DataFrame, Choice]:
         """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
-        draws = {split: list(self._draws(of_split, candidates)) for split, of_split in tasks.items()}
+        draws = {split: list(self._draws(of_split, candidates, pace)) for split, of_split in tasks.items()}
+        if pace is not None:
+            draws = {split: [draw.of(pace.kept) for draw in of_split] for split, of_split in draws.items()}
         return choose(draws, score, self.metric_, fallback=self.fallback)
 
     def _trainees(self) -> dict[str, Trainee]:
@@ -388,10 +367,13 @@ class MetaEstimator(BaseEstimator, ABC):
         known = [k_shot for k_shot in self._choices if k_shot <= n_support]
         return self._choices[max(known)] if known else None
 
-    def _draws(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Draw]:
+    def _draws(
+        self, tasks: TaskDistribution, candidates: Sequence[Candidate], pace: Pace | None = None
+    ) -> Iterator[Draw]:
         """Adapt every candidate to the same support sets, and predict the same queries."""
         for number in range(n_drawn(tasks)):
             task = tasks[number]
-            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in candidates}
+            able = candidates if pace is None else pace.candidates(candidates)
+            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in able}
             targets = self._targets(task.query.y, next(iter(predictions.values())))
             yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)

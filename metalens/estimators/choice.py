@@ -44,6 +44,10 @@ class Draw(NamedTuple):
     predictions: dict[str, Tensor]
     targets: Tensor
 
+    def of(self, names: Sequence[str]) -> Self:
+        """Return the draw with the predictions of some models alone."""
+        return self._replace(predictions={name: self.predictions[name] for name in names})
+
 
 class Choice(NamedTuple):
     """What adapts to new tasks with some number of support rows.

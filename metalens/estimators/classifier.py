@@ -29,6 +29,7 @@ from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
 from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
@@ -62,8 +63,8 @@ class MetaClassifier(MetaEstimator):
     classes; for new classes, a network trained to classify all training classes, with a logistic regression
     on its features (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
-    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
+    Settings of both estimators: see `EstimatorSettings`. The default learner is ProtoNet for new classes, as
+    it takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
     predicts a class that a support lacks. A learner with a head for a fixed number of classes adapts to that
     number only. The network for images is `conv4` with 32 filters and group normalization.
 
@@ -76,6 +77,7 @@ class MetaClassifier(MetaEstimator):
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
+        left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the fitted encoding of rows or images.
         feature_names_in_: columns that new rows must have; empty for images.
 
@@ -111,6 +113,7 @@ class MetaClassifier(MetaEstimator):
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
         split_seed: int | None = None,
         families: str | None = None,
+        time_limit: float | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -131,6 +134,7 @@ class MetaClassifier(MetaEstimator):
                 folders named train, val and test, or a mapping from these to the names of classes.
             split_seed: as in `MetaRegressor.fit`, for tables.
             families: as in `MetaRegressor.fit`, for tables; without tasks, of classes.
+            time_limit: as in `MetaRegressor.fit`.
             progress: as in `MetaRegressor.fit`.
             columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
@@ -141,7 +145,8 @@ class MetaClassifier(MetaEstimator):
             MetaLensError: the data cannot be used, there are too few tasks, classes or examples, or a setting
                 is out of range.
         """
-        self._check()
+        limit = TimeLimit(time_limit)
+        self._reset()
         if target is None:
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
@@ -165,7 +170,7 @@ class MetaClassifier(MetaEstimator):
             )
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self.k_shot_ = self._sizes.k_shot
-        self._finish(tasks, self._sizes.n_way, progress)
+        self._finish(tasks, self._sizes.n_way, progress, limit)
         return self
 
     def adapt(self, support: Any = None) -> AdaptedClassifier:

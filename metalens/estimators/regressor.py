@@ -22,6 +22,7 @@ from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.models import Ensemble
 from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.metrics import task_metrics
@@ -54,7 +55,7 @@ class MetaRegressor(MetaEstimator):
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge
+    Settings of both estimators: see `EstimatorSettings`. The default learner is R2D2, a ridge
     regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of rows and
     need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
     most 16, and `n_query` the rest, at most three times as many.
@@ -66,6 +67,7 @@ class MetaRegressor(MetaEstimator):
             `rmse` in units of the target.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
+        left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the encoding of rows, fitted to the training tasks.
         feature_names_in_: columns that new rows must have.
 
@@ -95,6 +97,7 @@ class MetaRegressor(MetaEstimator):
         splits: str | Sequence[float] = SHARES,
         split_seed: int | None = None,
         families: str | None = None,
+        time_limit: float | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -110,6 +113,8 @@ class MetaRegressor(MetaEstimator):
             split_seed: selects another division by shares.
             families: a column with the family of a task, such as the study of an assay: tasks of one family
                 are in one part.
+            time_limit: seconds that the fit may take, about; `None` for no limit. Trainings end early, with
+                the best weights so far, and slow models are left out, as a warning and `left_out_` say.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
             columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
@@ -121,7 +126,8 @@ class MetaRegressor(MetaEstimator):
             MetaLensError: the table cannot be used (names the row and the column), there are too few tasks or
                 rows, or a setting is out of range.
         """
-        self._check()
+        limit = TimeLimit(time_limit)
+        self._reset()
         roles = Columns(task=task, target=target, **columns)
         division = Division(splits=splits, split_seed=split_seed, families=families)
         with naming_file(data):
@@ -130,7 +136,7 @@ class MetaRegressor(MetaEstimator):
                 seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._finish(tasks, 1, progress)
+        self._finish(tasks, 1, progress, limit)
         return self
 
     def adapt(self, support: Table | None = None) -> AdaptedRegressor:

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
-from metalens.estimators.saving import read_facts, read_model, restored_choices
+from metalens.estimators.saving import read_facts, read_left_out, read_model, restored_choices
+from metalens.estimators.time_limit import left_out_in_words
 from metalens.estimators.wording import by_support_rows, choice_in_words
 from metalens.io.files import MODEL, atomic_path, writing_into
 from metalens.io.json import read_json
@@ -39,6 +40,7 @@ class TrainedModel:
         curve: rows `model, seed, step, split, metric, value`.
         choices: what adapts to new tasks, by the number of support rows.
         relations: of held-out tasks, or the reason why there are none.
+        left_out: what the fit left out to keep to its time limit, and how.
     """
 
     training: dict[str, Any]
@@ -46,6 +48,7 @@ class TrainedModel:
     comparison: pd.DataFrame
     curve: pd.DataFrame
     relations: RelationMap | str
+    left_out: dict[str, str]
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -64,7 +67,8 @@ def read_model_folder(folder: Path) -> TrainedModel:
         if unknown := set(comparison["metric"]) - METRICS.keys():
             raise ValueError(f"it has unknown metrics: {', '.join(sorted(unknown))}")
         path = folder / MODEL
-        choices = restored_choices(read_model(folder, str(read_facts(folder)["kind"])))
+        facts = read_facts(folder)
+        choices, left_out = restored_choices(read_model(folder, str(facts["kind"]))), read_left_out(facts)
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
@@ -74,7 +78,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
-    return TrainedModel(training, choices, comparison, curve, relations)
+    return TrainedModel(training, choices, comparison, curve, relations, left_out)
 
 
 def write_model_report(folder: str | Path) -> Path:
@@ -144,6 +148,7 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
         choice=choice_in_words(model.choices[training["k_shot"]], model.comparison),
+        left_out=left_out_in_words(model.left_out) if model.left_out else "",
         by_support_rows=by_support_rows(model.choices) if len(model.choices) > 1 else [],
         decisive=decisive,
         baseline=results["learner"].iloc[0],
