@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_LISTS = {"inputs", "categorical", "regularizers", "baselines"}  # options with several words
+_LISTS = {"inputs", "categorical", "exclude", "regularizers", "baselines"}  # options with several words
 _MAX_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
 
 
@@ -56,6 +56,8 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
     add("--categorical", type=str, nargs="*", default=[],
         help="Those among them whose numbers are names of categories.")
+    add("--exclude", type=str, nargs="*", default=[],
+        help="Columns that are no inputs, such as identifiers of rows; for tables without --inputs.")
     add("--splits", type=str, nargs="*",
         help="Shares of tasks to train on, validate on and hold out, such as 0.7 0.15 0.15; or a column that "
         "says train, val or test.")

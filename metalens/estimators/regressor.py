@@ -117,7 +117,7 @@ class MetaRegressor(MetaEstimator):
                 the best weights so far, and slow models are left out, as a warning and `left_out_` say.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
-            columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
+            columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing`, `group` and others, see `Columns`.
 
         Returns:
             The estimator itself.
