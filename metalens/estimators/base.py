@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
+from metalens.data.tables.drawing import MIN_QUERY
 from metalens.errors import MALFORMED, MetaLensError
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
@@ -280,6 +281,8 @@ class MetaEstimator(EstimatorSettings, ABC):
         late = []
         for k_shot, sized in with_other_shots(held_out, self.k_shot_):
             able = [candidate for candidate in kept if candidate.min_support <= k_shot]
+            if not METRICS[self.metric_].is_defined(sized["test"].n_query or MIN_QUERY, k_shot):
+                continue
             if not pace.fits([candidate.name for candidate in able], sum(map(n_drawn, sized.values()))):
                 late.append(str(k_shot))
             elif able:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -15,6 +16,7 @@ from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
+from metalens.data.tables.drawing import MIN_QUERY
 from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
@@ -25,7 +27,7 @@ from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
-from metalens.metrics import task_metrics
+from metalens.metrics import METRICS, task_metrics
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
@@ -50,7 +52,8 @@ class MetaRegressor(MetaEstimator):
     new tasks (`chosen_`): the learner, one of the others if it is better by more than chance explains, with a
     warning, or the mean of all with weights that are fitted to the held-out tasks (`"Stacked"`). `r2` gives
     tasks of all spreads equal weight, unlike squared errors. The comparison also has `rmse` and `pearson_r2`,
-    the squared correlation, which ignores a wrong offset, scale or sign.
+    the squared correlation, which ignores a wrong offset, scale or sign. `rmse`
+    decides where tasks have two rows in all, and `pearson_r2` is left out where they have two query rows.
 
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
@@ -117,7 +120,7 @@ class MetaRegressor(MetaEstimator):
                 the best weights so far, and slow models are left out, as a warning and `left_out_` say.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
-            columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing`, `group` and others, see `Columns`.
+            columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing` and others, see `Columns`.
 
         Returns:
             The estimator itself.
@@ -136,6 +139,7 @@ class MetaRegressor(MetaEstimator):
                 seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
+        self._check_sizes(self.k_shot_, tasks["train"].n_query or MIN_QUERY)
         self._finish(tasks, 1, progress, limit)
         return self
 
@@ -159,6 +163,22 @@ class MetaRegressor(MetaEstimator):
         candidate = self._adapting(len(examples.x), 1)
         return AdaptedRegressor(self, len(examples.x), candidate.name, candidate.adapt(examples))
 
+    def _check_sizes(self, k_shot: int, n_query: int) -> None:
+        """Refuse or replace scores that say nothing about tasks of this size."""
+        lost = [name for name in self.metrics if not METRICS[name].is_defined(n_query, k_shot)]
+        if not lost:
+            return
+        size = f"k_shot={k_shot} support and n_query={n_query} query rows of a task"
+        if self.metric in lost:
+            raise MetaLensError(
+                f"metric={self.metric!r} says nothing with {size}; give tasks more rows, set n_query, or use "
+                "metric='rmse'."
+            )
+        if self.metric_ in lost:
+            self.metric_ = "rmse"
+        names = f"{' and '.join(lost)} say{'s' * (len(lost) == 1)} nothing with {size}"
+        warnings.warn(f"{names}, so models are compared without; {self.metric_} decides.", stacklevel=3)
+
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int, int]:
@@ -177,7 +197,7 @@ class MetaRegressor(MetaEstimator):
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
         known = self.reader_.in_units(draw.known.double())[None]
         scores = task_metrics(predictions[None], draw.targets[None], known, names)
-        return {name: scores[name].item() for name in names}
+        return {name: scores[name].item() for name in names if name in scores}
 
     def _state(self) -> dict[str, Any]:
         return {"reader": asdict(self.reader_), "k_shot": self.k_shot_}
