@@ -51,7 +51,8 @@ def evaluate(
         and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and the
         distribution's `extra_metrics`: `pearson_r2` (squared correlation), `pearson_r2_above_0.3` (1 if it
         is above 0.3, so that the mean is a share of tasks), both of three queries or more, and `rmse` (in
-        units of y). The distribution's `extra_scores` follow. If adaptation to a task diverged, its value is not finite.
+        units of y). The distribution's `extra_scores` follow. If adaptation to a task diverged, its value is
+        not finite.
 
     Raises:
         MetaLensError: `n_tasks` or `chunk` is less than 1.
