@@ -102,6 +102,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             bar, steps = StepBar(progress), settings.steps
             model, relations = train(settings, data, lambda name: bar.start(f"training {name}", steps))
         model.write_into(folder)
+        model.predictions_.to_csv(folder / "predictions.csv", index=False, float_format="%.7g")
         if not isinstance(relations, str):
             relations.to_csv(folder / "relations.csv", index=False)
         facts = {
@@ -111,6 +112,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "commands": _commands(out, settings, data),
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
+            "probability_of": getattr(model, "probability_of_", None),
             "no_relations": relations if isinstance(relations, str) else None,
             "configuration": {"data": settings.data, "time_limit": settings.time_limit, **_columns(settings)}
             | model.get_params(),

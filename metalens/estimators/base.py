@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,23 +18,26 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.data.tables.drawing import MIN_QUERY
-from metalens.errors import MALFORMED, MetaLensError
+from metalens.errors import MALFORMED
+from metalens.estimators.candidates import ChosenModels
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
-from metalens.estimators.models import Candidate, Ensemble, named_baselines, trained_on_tasks
-from metalens.estimators.saving import damaged, part, read_left_out, read_model, restored_choices, write_model
-from metalens.estimators.settings import EstimatorSettings
-from metalens.estimators.tables import TableReader
+from metalens.estimators.held_out import predictions_of
+from metalens.estimators.models import Candidate, Ensemble
+from metalens.estimators.saving import (
+    damaged,
+    part,
+    read_left_out,
+    read_model,
+    read_pooled,
+    restored_choices,
+    write_model,
+)
 from metalens.estimators.time_limit import COMPARE, Pace, TimeLimit, left_out_in_words
-from metalens.estimators.training import ProgressOf, Trainee, train_all
+from metalens.estimators.training import ProgressOf, train_all
 from metalens.io.files import new_folder
-from metalens.learners import Learner
 from metalens.metrics import METRICS
-from metalens.networks import Network
-from metalens.objective import Objective
 from metalens.relations.relate import relate
-from metalens.specs.calls import build_baseline, learner_call
-from metalens.specs.defaults import MOLECULE_PRESETS, TABLE_PRESETS
 
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 N_EPISODES = 20  # in a map of relations
 
 
-class MetaEstimator(EstimatorSettings, ABC):
+class MetaEstimator(ChosenModels):
     """Methods of both estimators.
 
     As in scikit-learn, `fit` checks the settings, and names that end in `_` are results of `fit`.
@@ -50,31 +53,14 @@ class MetaEstimator(EstimatorSettings, ABC):
 
     metric_: str
     comparison_: pd.DataFrame
-    k_shot_: int
+    pooled_: pd.DataFrame
+    predictions_: pd.DataFrame
     left_out_: dict[str, str]
-    reader_: Any
-    _choices: dict[int, Choice]  # by the number of support rows
+    curve_: pd.DataFrame
     _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted
-
-    @property
-    def chosen_(self) -> str:
-        """The name of what adapts to `k_shot_` support rows; set it to have another model adapt."""
-        return self._choices[self.k_shot_].model
-
-    @chosen_.setter
-    def chosen_(self, name: str) -> None:
-        if name not in (self.chosen_, *self._names()):
-            raise MetaLensError(f"chosen_ must be one of {', '.join(self._names())}, got {name!r}.")
-        if name != self.chosen_:
-            self._choices = {k_shot: choice.of_one(name) for k_shot, choice in self._choices.items()}
-
-    @property
-    def weights_(self) -> dict[int, dict[str, float]]:
-        """The weights of the models in the mean that is predicted, by the number of support rows."""
-        return {k_shot: choice.weights for k_shot, choice in sorted(self._choices.items())}
 
     @property
     def feature_names_in_(self) -> np.ndarray:
@@ -165,6 +151,7 @@ class MetaEstimator(EstimatorSettings, ABC):
             "settings": self.get_params(),
             "trained": list(self._trained),
             "left_out": self.left_out_,
+            "pooled": self.pooled_.to_dict("records"),
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
         for k, choice in self._choices.items():
@@ -186,6 +173,7 @@ class MetaEstimator(EstimatorSettings, ABC):
             model = cls(**settings)
             model._restore(saved.facts)
             model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
+            model.pooled_ = read_pooled(saved.facts)
             model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -223,6 +211,14 @@ class MetaEstimator(EstimatorSettings, ABC):
         """Return what the predictions should be, in their shape and units."""
 
     @abstractmethod
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return true values and predictions of queries, `(q,)`: targets, or 0 and 1 and probabilities."""
+
+    def _pooled(self, draws: Sequence[Draw]) -> pd.DataFrame:
+        """Return the scores of all rows of all tasks together; none of classes."""
+        return pd.DataFrame(columns=["model", "metric", "value"])
+
+    @abstractmethod
     def _reported(self, draw: Draw) -> Sequence[str]:
         """Return the names of the scores that are reported beside the deciding one."""
 
@@ -236,22 +232,6 @@ class MetaEstimator(EstimatorSettings, ABC):
     @abstractmethod
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return scores of predictions on a task; without those that the task has no classes for."""
-
-    @abstractmethod
-    def _network(self) -> Network:
-        """Return a new network for the training tasks."""
-
-    @abstractmethod
-    def _learner(self) -> str:
-        """Return the text of the learner."""
-
-    @abstractmethod
-    def _usual_baselines(self) -> Sequence[str]:
-        """Return the baselines to compare with by default."""
-
-    def _resized(self, learner: Learner, n_outputs: int) -> Learner:
-        """Return a trained learner for tasks with this number of outputs."""
-        return learner
 
     def _reset(self) -> None:
         """Check the settings before a fit, and forget an earlier one."""
@@ -274,7 +254,9 @@ class MetaEstimator(EstimatorSettings, ABC):
         held_out = {split: tasks[split] for split in ("val", "test")}
         candidates = self._candidates(n_outputs)
         pace = limit.pace(candidates, sum(map(n_drawn, held_out.values())), COMPARE)
-        self.comparison_, choice = self._choose(held_out, candidates, self._scores, pace)
+        self.comparison_, choice, draws = self._choose(held_out, candidates, self._scores, pace)
+        self.predictions_ = predictions_of(draws, choice.model, self._rows)
+        self.pooled_ = self._pooled(draws)
         warn_of_baseline(choice, fallback=self.fallback)
         self._choices = {self.k_shot_: choice}
         kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
@@ -300,75 +282,12 @@ class MetaEstimator(EstimatorSettings, ABC):
         candidates: Sequence[Candidate],
         score: Score,
         pace: Pace | None = None,
-    ) -> tuple[pd.DataFrame, Choice]:
-        """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
+    ) -> tuple[pd.DataFrame, Choice, list[Draw]]:
+        """Return the scores of all candidates on the test tasks, what adapts, and the draws; see `choose`."""
         draws = {split: list(self._draws(of_split, candidates, pace)) for split, of_split in tasks.items()}
         if pace is not None:
             draws = {split: [draw.of(pace.kept) for draw in of_split] for split, of_split in draws.items()}
         return choose(draws, score, self.metric_, fallback=self.fallback)
-
-    def _trainees(self) -> dict[str, Trainee]:
-        """Return what is trained by name, the meta-learner first; only it has regularizers."""
-        seeds = range(self.random_state, self.random_state + self.seeds)
-        of_all = (self._network, self._tuned, seeds)
-        text = self._learner()
-        given = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
-        regularizers = " + ".join(given) or "none"
-        trainees = {learner_call(text).name: Trainee(text, regularizers, self.sampler, *of_all)}
-        baselines = self._baselines()
-        for name in baselines:
-            if (trained := trained_on_tasks(name)) is not None:
-                text = baselines.get(trained, trained)
-                trainees.setdefault(trained, Trainee(text, "none", "Uniform", *of_all))
-        return trainees
-
-    def _baselines(self) -> dict[str, str]:
-        """Return the texts of the baselines by name."""
-        given = [self.baselines] if isinstance(self.baselines, str) else self.baselines
-        texts = self._usual_baselines() if given is None else given
-        return named_baselines(texts, self._learner())
-
-    def _tuned(self, learner: str) -> dict[str, Any]:
-        """Return the default settings of a learner; they differ for molecules."""
-        return (MOLECULE_PRESETS if self._has_molecules else TABLE_PRESETS).get(learner, {})
-
-    @property
-    def _has_molecules(self) -> bool:
-        return isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
-
-    def _objectives(self) -> Iterator[tuple[str, Objective]]:
-        """Yield the trained objectives, each with the prefix of the names of its saved tensors."""
-        for name, objectives in self._trained.items():
-            for seed, objective in enumerate(objectives):
-                yield f"{name}.{seed}.", objective
-
-    def _names(self) -> list[str]:
-        """Return the names of the candidates, the meta-learner's first."""
-        ready = (None, *self._trained)  # without those that diverged
-        baselines = [name for name in self._baselines() if trained_on_tasks(name) in ready]
-        return list(dict.fromkeys((next(iter(self._trained)), *baselines)))
-
-    def _candidate(self, name: str, n_outputs: int) -> Candidate:
-        """Return a candidate for tasks with this number of outputs."""
-        if name in self._trained:
-            learners = [objective.learner.eval() for objective in self._trained[name]]
-            return Candidate.of_one_kind(name, [self._resized(learner, n_outputs) for learner in learners])
-        learner = build_baseline(self._baselines()[name], n_outputs, self._tuned)
-        return Candidate.of_one_kind(name, [learner])
-
-    def _candidates(self, n_outputs: int) -> list[Candidate]:
-        return [self._candidate(name, n_outputs) for name in self._names()]
-
-    def _adapting(self, n_support: int, n_outputs: int) -> Candidate:
-        """Return what adapts to a number of support rows, as chosen for as many or the next lower one."""
-        choice = self._choice(n_support) or self._choices[min(self._choices)]
-        parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
-        return Candidate.stack(choice.model, parts)
-
-    def _choice(self, n_support: int) -> Choice | None:
-        """Return what was chosen for this number of support rows or the next lower one."""
-        known = [k_shot for k_shot in self._choices if k_shot <= n_support]
-        return self._choices[max(known)] if known else None
 
     def _draws(
         self, tasks: TaskDistribution, candidates: Sequence[Candidate], pace: Pace | None = None

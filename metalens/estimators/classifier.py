@@ -75,6 +75,8 @@ class MetaClassifier(MetaEstimator):
         chosen_: name of what adapts to `k_shot_` support rows.
         weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
+        predictions_: what adapts predicts for the queries of held-out tasks: rows `task, true, predicted`,
+            with probabilities of `probability_of_`, and 1 where it was true. `save` does not write it.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
@@ -253,6 +255,18 @@ class MetaClassifier(MetaEstimator):
 
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(y, predictions.shape[1]).double()
+
+    @property
+    def probability_of_(self) -> str:
+        """What the probabilities in `predictions_` are of: the second of two shared classes, or the best."""
+        classes = self._shared_classes()
+        return str(classes[1]) if len(classes) == 2 else "the most probable class"
+
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._shared_classes()) == 2:
+            return draw.targets[:, 1].numpy(), predictions[:, 1].numpy()
+        chances, best = predictions.max(1)
+        return (draw.y == best).double().numpy(), chances.numpy()
 
     def _reported(self, draw: Draw) -> Sequence[str]:
         # New classes have equally many queries each.

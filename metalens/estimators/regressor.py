@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -22,6 +23,7 @@ from metalens.errors import MetaLensError
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.time_limit import TimeLimit
@@ -68,6 +70,10 @@ class MetaRegressor(MetaEstimator):
         weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
+        pooled_: `r2` and `rmse` of all rows of the third part together: rows `model, metric, value`; here
+            `r2` counts also that a model tells tasks apart.
+        predictions_: what adapts predicts for the queries of the third part: rows `task, true, predicted`.
+            `save` does not write it.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
@@ -190,6 +196,12 @@ class MetaRegressor(MetaEstimator):
 
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
+
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return draw.targets.flatten().numpy(), predictions.flatten().numpy()
+
+    def _pooled(self, draws: Sequence[Draw]) -> pd.DataFrame:
+        return pooled_scores(draws, self._rows)
 
     def _reported(self, draw: Draw) -> Sequence[str]:
         return "r2", "pearson_r2", "rmse"

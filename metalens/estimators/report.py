@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
-from metalens.estimators.saving import read_facts, read_left_out, read_model, restored_choices
+from metalens.estimators.saving import read_facts, read_left_out, read_model, read_pooled, restored_choices
 from metalens.estimators.time_limit import left_out_in_words
 from metalens.estimators.wording import by_support_rows, choice_in_words
 from metalens.io.files import MODEL, atomic_path, writing_into
@@ -19,6 +20,7 @@ from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
 from metalens.reports.numbers import metric_title, number
+from metalens.reports.prediction_figures import MAX_TASKS, predicted_against_true, reliability, residuals
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run_report import figures_folder, save_figure, template
@@ -35,12 +37,14 @@ class TrainedModel:
 
     Attributes:
         training: how it was trained: `title`, `command`, `commands` to use it, `chosen`, `k_shot`,
-            `configuration`, `versions` and so on.
+            `probability_of`, `configuration`, `versions` and so on.
         comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
         curve: rows `model, seed, step, split, metric, value`.
         choices: what adapts to new tasks, by the number of support rows.
         relations: of held-out tasks, or the reason why there are none.
         left_out: what the fit left out to keep to its time limit, and how.
+        pooled: scores of all rows of held-out tasks together, `model, metric, value`; none of classes.
+        predictions: for the queries of held-out tasks, `task, true, predicted`; for classes probabilities.
     """
 
     training: dict[str, Any]
@@ -49,6 +53,8 @@ class TrainedModel:
     curve: pd.DataFrame
     relations: RelationMap | str
     left_out: dict[str, str]
+    pooled: pd.DataFrame
+    predictions: pd.DataFrame
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -69,6 +75,12 @@ def read_model_folder(folder: Path) -> TrainedModel:
         path = folder / MODEL
         facts = read_facts(folder)
         choices, left_out = restored_choices(read_model(folder, str(facts["kind"]))), read_left_out(facts)
+        pooled = read_pooled(facts)
+        path = folder / "predictions.csv"
+        predictions = pd.read_csv(path, dtype={"task": str, "true": float, "predicted": float},
+                                  keep_default_na=False, na_values={"predicted": ["", "nan"]})  # fmt: skip
+        if predictions[["task", "true", "predicted"]].empty:
+            raise ValueError("it has no rows")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
         path = folder / "relations.csv"
@@ -78,7 +90,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
-    return TrainedModel(training, choices, comparison, curve, relations, left_out)
+    return TrainedModel(training, choices, comparison, curve, relations, left_out, pooled, predictions)
 
 
 def write_model_report(folder: str | Path) -> Path:
@@ -132,6 +144,11 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
         drawn["learning-curves"] = figures.learning_curves(results_of_models(model.curve))
+    if (what := model.training["probability_of"]) is not None:
+        drawn["reliability"] = reliability(model.predictions, what)
+    elif np.isfinite(model.predictions["predicted"]).any():
+        drawn["predicted"] = predicted_against_true(model.predictions)
+        drawn["residuals"] = residuals(model.predictions)
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn
@@ -158,9 +175,36 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         task_columns=columns,
         task_rows=rows,
         task_note=note,
+        pooled=pooled_rows(model.pooled, model.comparison),
+        n_rows=len(model.predictions),
+        n_tasks=model.predictions["task"].nunique(),
+        max_tasks=MAX_TASKS,
         relations=[part for part in shown if isinstance(part, str)],
         images=images,
     )
+
+
+def pooled_rows(pooled: pd.DataFrame, comparison: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return the scores of all rows together beside the means over tasks, as text.
+
+    Returns:
+        Rows of a model and its `r2` and `rmse` of all rows, and the means over tasks of the same.
+
+    >>> rows = [("Ridge", "r2", 0.9), ("Ridge", "rmse", 2.0)]
+    >>> pooled = pd.DataFrame(rows, columns=["model", "metric", "value"])
+    >>> pooled_rows(pooled, pooled.assign(task="a", value=[0.25, 1.5]))
+    [('Ridge', ['0.9', '2', '0.25', '1.5'])]
+    """
+    means = comparison.groupby(["model", "metric"])["value"].mean()
+    rows = []
+    for model, of_model in pooled.groupby("model", sort=False):
+        values = dict(zip(of_model["metric"], of_model["value"], strict=True))
+        cells = [_cell(values[name], name) for name in ("r2", "rmse")]
+        over_tasks = (means.get((model, name), math.nan) for name in ("r2", "rmse"))
+        rows.append(
+            (str(model), cells + [_cell(v, n) for n, v in zip(("r2", "rmse"), over_tasks, strict=True)])
+        )
+    return rows
 
 
 def best_and_worst(

@@ -90,6 +90,13 @@ def read_left_out(facts: Mapping[str, Any]) -> dict[str, str]:
     return left_out
 
 
+def read_pooled(facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the scores of all rows of held-out tasks together, `model, metric, value`."""
+    if not is_of(facts, {"pooled": [{"model": str, "metric": str, "value": float}]}):
+        raise ValueError("the scores of all rows are not as expected")
+    return pd.DataFrame(facts["pooled"], columns=["model", "metric", "value"])
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
