@@ -21,6 +21,8 @@ from metalens.errors import MetaLensError
 from metalens.io.files import new_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
     from metalens.estimators import MetaClassifier, MetaRegressor
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     Estimator = MetaRegressor | MetaClassifier
 
 _LISTS = {"inputs", "categorical", "exclude", "regularizers", "baselines"}  # options with several words
-_MAX_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
+_MAX_SHOWN = 60  # tasks in the relation map of the report, as many as it has names for, and for importance
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -100,11 +102,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
             bar, steps = StepBar(progress), settings.steps
-            model, relations = train(settings, data, lambda name: bar.start(f"training {name}", steps))
+            model, rows = train(settings, data, lambda name: bar.start(f"training {name}", steps))
         model.write_into(folder)
+        relations, importance = _relations(model, rows), _importance(model, rows)
         model.predictions_.to_csv(folder / "predictions.csv", index=False, float_format="%.7g")
-        if not isinstance(relations, str):
-            relations.to_csv(folder / "relations.csv", index=False)
+        for name, table in (("relations", relations), ("importance", importance)):
+            if not isinstance(table, str):
+                table.to_csv(folder / f"{name}.csv", index=False)
         facts = {
             "metalens": version("metalens"),
             "title": _title(settings, data),
@@ -114,6 +118,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "k_shot": model.k_shot_,
             "probability_of": getattr(model, "probability_of_", None),
             "no_relations": relations if isinstance(relations, str) else None,
+            "no_importance": importance if isinstance(importance, str) else None,
             "configuration": {"data": settings.data, "time_limit": settings.time_limit, **_columns(settings)}
             | model.get_params(),
             "versions": versions(),
@@ -126,7 +131,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     say(f"Next: {facts['commands'][0]}")
 
 
-def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, str]:
+def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, None]:
     if data.is_file() and data.suffix != ".zip":
         needed = "--target must name the column to predict, and --task that of the tasks"
         raise MetaLensError(f"{data} is a table, so {needed}.")
@@ -144,12 +149,12 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
     options = {name: settings[name] for name in ("group", "image_size", "color", "folders", "white")}
     options["time_limit"] = settings.time_limit
     model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
-    return model, "Tasks of images are drawn from their classes, and have no names to be related by."
+    return model, None
 
 
 def _train_on_table(
     settings: Namespace, data: Path, progress: ProgressOf
-) -> tuple[Estimator, pd.DataFrame | str]:
+) -> tuple[Estimator, pd.DataFrame | None]:
     from metalens.data.tables.columns import Columns
     from metalens.data.tables.reading import check_columns, naming_file
     from metalens.data.tables.targets import kind_of_target
@@ -164,7 +169,7 @@ def _train_on_table(
 
 def _fitted(
     settings: Namespace, classes: bool, frame: pd.DataFrame, columns: dict[str, Any], progress: ProgressOf
-) -> tuple[Estimator, pd.DataFrame | str]:
+) -> tuple[Estimator, pd.DataFrame | None]:
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
 
     how: dict[str, Any] = {name: settings[name] for name in ("split_seed", "families", "time_limit")}
@@ -180,7 +185,7 @@ def _fitted(
             )
         model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **how)
-    return model, _relations(model, frame, None if settings.new_classes else settings.task)
+    return model, _held_out(model, frame, None if settings.new_classes else settings.task)
 
 
 def _columns(settings: Namespace) -> dict[str, Any]:
@@ -193,18 +198,35 @@ def _training(settings: Namespace, estimator: type[Estimator]) -> dict[str, Any]
     return {name: settings[name] for name in signature(estimator).parameters if name in settings}
 
 
-def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
+def _held_out(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | None:
+    """Return the rows of some held-out tasks; none if tasks are drawn from classes."""
+    names = model.comparison_["task"].unique()[:_MAX_SHOWN]
+    rows = None if task is None else frame[frame[task].astype(str).isin(names)]
+    return None if rows is None or len(rows) == 0 else rows
+
+
+def _relations(model: Estimator, rows: pd.DataFrame | None) -> pd.DataFrame | str:
     """Return the relations between held-out tasks, or the reason for their absence."""
     from metalens.relations.clusters import relations_as_table
 
-    held_out = model.comparison_["task"].unique()[:_MAX_RELATED]
-    of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]
-    if len(of_tasks) == 0:
+    if rows is None:
         return "Tasks with new classes are drawn again each time, and have no names to be related by."
+    return _quietly(lambda: relations_as_table(model.relations(rows)))
+
+
+def _importance(model: Estimator, rows: pd.DataFrame | None) -> pd.DataFrame | str:
+    """Return the importance of inputs for held-out tasks, or the reason for its absence."""
+    if rows is None:
+        return "The importance of inputs is measured for tasks of a table that have names."
+    return _quietly(lambda: model.permutation_importance(rows))
+
+
+def _quietly(found: Callable[[], pd.DataFrame]) -> pd.DataFrame | str:
+    """Return what a function finds, or the sentence of its error; training has given its warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # training has said the same of all rows
-            return relations_as_table(model.relations(of_tasks))
+            warnings.simplefilter("ignore")
+            return found()
     except MetaLensError as error:
         return str(error)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,11 +19,12 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.data.tables.drawing import MIN_QUERY
-from metalens.errors import MALFORMED
+from metalens.errors import MALFORMED, MetaLensError
 from metalens.estimators.candidates import ChosenModels
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
 from metalens.estimators.held_out import predictions_of
+from metalens.estimators.importance import input_groups, permutation_effects
 from metalens.estimators.models import Candidate, Ensemble
 from metalens.estimators.saving import (
     damaged,
@@ -40,6 +42,7 @@ from metalens.metrics import METRICS
 from metalens.relations.relate import relate
 
 if TYPE_CHECKING:
+    from metalens.estimators.adapted import AdaptedModel
     from metalens.relations.clusters import RelationMap
 
 N_EPISODES = 20  # in a map of relations
@@ -100,6 +103,70 @@ class MetaEstimator(ChosenModels):
         tasks, n_support, n_outputs = self._new_tasks(data, None, None)
         rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
         return METRICS[self.metric_].sign * float(rows.value.mean())
+
+    def permutation_importance(
+        self,
+        data: Any,
+        *,
+        models: Sequence[str] | None = None,
+        k_shot: int | None = None,
+        n_query: int | None = None,
+        n_repeats: int = 5,
+    ) -> pd.DataFrame:
+        """Return how much worse predictions are if the values of an input are permuted, by task.
+
+        Models adapt to the support of a task, and predict its queries, in which then the values of one column
+        after the other are permuted.
+
+        Args:
+            data: see `evaluate`; a table.
+            models: names of models in `comparison_`; `None` for what adapts.
+            k_shot: see `evaluate`.
+            n_query: see `evaluate`.
+            n_repeats: number of permutations of each column.
+
+        Returns:
+            Rows `model, task, input, value`: the mean fall of the score by which models are chosen,
+            `metric_`, or of a loss its rise. nan if a column has the same value in all queries of the task:
+            its effect cannot be seen within tasks. Tasks whose queries have no such score are left out.
+
+        Raises:
+            MetaLensError: the data cannot be used, there is no such model, or these are images.
+            NotFittedError: the estimator is not fitted.
+
+        Source: L. Breiman, "Random forests", Machine Learning 45, 2001. Deviation: a score within tasks.
+        """
+        check_is_fitted(self)
+        if unknown := [name for name in models or () if name not in self._names()]:
+            raise MetaLensError(f"There is no model {unknown[0]}; choose from {', '.join(self._names())}.")
+        tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
+        candidates = [self._candidate(name, n_outputs) for name in models or ()]
+        candidates = candidates or [self._adapting(n_support, n_outputs)]
+        rows = []
+        for number in range(n_drawn(tasks)):
+            (support, query, *_), name = tasks[number], tasks.task_name(number)
+            for candidate in candidates:
+                predict = partial(self._predict, candidate.adapt(support))
+                targets = self._targets(query.y, predict(query.x))
+                draw = Draw(name, query.y, support.y, {}, targets)
+                effects = self._effects(draw, predict, query.x, n_repeats, number)
+                rows += [(candidate.name, name, column, values.mean()) for column, values in effects.items()]
+        frame = pd.DataFrame(rows, columns=["model", "task", "input", "value"])
+        return frame.groupby(["model", "task", "input"], sort=False)["value"].mean().reset_index()
+
+    def _effects(
+        self, draw: Draw, predict: Callable[[Tensor], Tensor], x: Tensor, n_repeats: int, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Return the effects of permuted columns on the queries of a task; none if these have no score."""
+        groups = input_groups(self.reader_)
+        if not self._deciding_score(draw, predict(x)):
+            return {}
+
+        def gain(predictions: Tensor) -> float:
+            return METRICS[self.metric_].sign * self._deciding_score(draw, predictions)[self.metric_]
+
+        rng = np.random.default_rng([self.random_state, seed])
+        return permutation_effects(predict, gain, x, groups, n_repeats, rng)
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
         """Return relations and clusters of the tasks of new data, by the trained learner.
@@ -201,6 +268,10 @@ class MetaEstimator(ChosenModels):
         self, data: Any, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int, int]:
         """Return all tasks of new data as held-out tasks, their support rows, and their number of outputs."""
+
+    @abstractmethod
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedModel:
+        """Return the model adapted to inputs and their targets, in their own units, or classes."""
 
     @abstractmethod
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:

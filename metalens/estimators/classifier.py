@@ -23,11 +23,12 @@ from metalens.data.tables.division import Division
 from metalens.data.tables.reading import check_columns, class_numbers, naming_file
 from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
+from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
-from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
+from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes, most_probable
 from metalens.estimators.tables import TableReader, fit_reader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -187,21 +188,26 @@ class MetaClassifier(MetaEstimator):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
+        if support is not None:
+            return self._adapted(*self.reader_.support(support))
+        if not self._shared_classes():
+            raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
+        assert isinstance(self.reader_, TableReader)  # images have new classes
+        return self._adapted(torch.zeros(0, len(self.reader_.encoding.names)), pd.Series(dtype=object), None)
+
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedClassifier:
+        """Return the model adapted to inputs and their classes."""
         shared = self._shared_classes()
-        if support is None:
-            if not shared:
-                raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
-            assert isinstance(self.reader_, TableReader)  # images have new classes
-            x, labels = torch.zeros(0, len(self.reader_.encoding.names)), pd.Series([], dtype=object)
-        else:
-            x, labels = self.reader_.support(support)
-        classes = np.array(shared or classes_of(labels))
+        classes = np.array(shared or classes_of(targets))
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
-        y = torch.from_numpy(class_numbers(labels, classes.tolist()))
+        y = torch.from_numpy(class_numbers(targets, classes.tolist()))
         candidate = self._adapting(len(x) if shared else self.k_shot_, len(classes))
         models = candidate.adapt(Examples(x.float(), y))
-        return AdaptedClassifier(self, classes, len(x), candidate.name, models)
+        return AdaptedClassifier(
+            estimator=self, model=candidate.name, task=task, classes_=classes, _x=x, _targets=targets,
+            _models=models,
+        )  # fmt: skip
 
     def _table_tasks(
         self, columns: Columns, frame: pd.DataFrame, division: Division, shared: bool
@@ -329,22 +335,17 @@ class MetaClassifier(MetaEstimator):
         return learner if self._shared_classes() else for_classes(learner, n_outputs)
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedClassifier:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptedClassifier(AdaptedModel):
     """A model of one task, adapted to its support.
 
     Attributes:
-        estimator: its fitted estimator.
         classes_: the classes, in the order of the columns of `predict_proba`.
-        n_support: number of support examples.
-        model: name of what adapted; see `weights_` of the estimator.
     """
 
-    estimator: MetaClassifier
+    estimator_class = MetaClassifier
+
     classes_: np.ndarray
-    n_support: int
-    model: str
-    _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:
         """Return the most probable class of every row or image, `(n,)`; `None` where `missing` drops it.
@@ -369,16 +370,20 @@ class AdaptedClassifier:
             chances[usable] = self._models(x, classes=True).numpy()
         return chances
 
+    def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
+        y, known = (torch.from_numpy(self._numbered(labels)) for labels in (targets, self._targets))
+        indicators = torch.nn.functional.one_hot(y, len(self.classes_)).double()
+        return Draw("", y, known, {}, indicators)
 
-def most_probable(classes: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Return the most probable class of each row, `(n,)`; `None` if its probabilities are nan.
+    def _classes(self) -> list[Any]:
+        return self.classes_.tolist()
 
-    >>> most_probable(np.array(["no", "yes"]), np.array([[0.4, 0.6], [np.nan, np.nan]])).tolist()
-    ['yes', None]
-    """
-    unknown = np.isnan(chances).any(1)
-    found = classes[np.where(unknown, 0, chances.argmax(1))]
-    if unknown.any():
-        found = found.astype(object)
-        found[unknown] = None
-    return found
+    def _numbered(self, labels: pd.Series) -> np.ndarray:
+        return class_numbers(labels, self._classes())
+
+    def _as_tensor(self) -> Tensor:
+        return torch.from_numpy(self._numbered(self._targets))
+
+    @staticmethod
+    def _from_tensor(y: Tensor, classes: list[Any]) -> pd.Series:
+        return pd.Series([classes[number] for number in y.tolist()], dtype=None if len(y) else object)

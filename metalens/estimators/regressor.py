@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
+from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
 from metalens.data.tables.drawing import MIN_QUERY
 from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
+from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
@@ -161,13 +163,19 @@ class MetaRegressor(MetaEstimator):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        n_inputs = len(self.reader_.encoding.names)
-        examples = Examples(torch.zeros(0, n_inputs), torch.zeros(0, 1))
-        if support is not None:
-            x, target = self.reader_.support(support)
-            examples = Examples(x.float(), torch.from_numpy(self.reader_.standardized(target)))
-        candidate = self._adapting(len(examples.x), 1)
-        return AdaptedRegressor(self, len(examples.x), candidate.name, candidate.adapt(examples))
+        if support is None:
+            return self._adapted(
+                torch.zeros(0, len(self.reader_.encoding.names)), pd.Series(dtype=float), None
+            )
+        return self._adapted(*self.reader_.support(support))
+
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedRegressor:
+        """Return the model adapted to inputs and their targets."""
+        candidate = self._adapting(len(x), 1)
+        models = candidate.adapt(Examples(x.float(), torch.from_numpy(self.reader_.standardized(targets))))
+        return AdaptedRegressor(
+            estimator=self, model=candidate.name, task=task, _x=x, _targets=targets, _models=models
+        )
 
     def _check_sizes(self, k_shot: int, n_query: int) -> None:
         """Refuse or replace scores that say nothing about tasks of this size."""
@@ -230,20 +238,10 @@ class MetaRegressor(MetaEstimator):
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedRegressor:
-    """A model of one task, adapted to its support rows.
+class AdaptedRegressor(AdaptedModel):
+    """A model of one task, adapted to its support rows."""
 
-    Attributes:
-        estimator: its fitted estimator.
-        n_support: number of support rows.
-        model: name of what adapted; see `weights_` of the estimator.
-    """
-
-    estimator: MetaRegressor
-    n_support: int
-    model: str
-    _models: Ensemble
+    estimator_class = MetaRegressor
 
     def predict(self, data: Table) -> np.ndarray:
         """Return predicted targets in their own units, `(n,)`; nan for rows left out by `missing="drop"`.
@@ -288,3 +286,15 @@ class AdaptedRegressor:
         radius = conformal_radius(choice.residuals, coverage)
         center = self.predict(data)
         return np.stack([center - radius, center + radius], axis=1)
+
+    def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
+        reader = self.estimator.reader_
+        y, known = (torch.from_numpy(reader.standardized(column)) for column in (targets, self._targets))
+        return Draw("", y, known, {}, reader.in_units(y.double()))
+
+    def _as_tensor(self) -> Tensor:
+        return torch.tensor(numbers(self._targets))
+
+    @staticmethod
+    def _from_tensor(y: Tensor, classes: list[Any]) -> pd.Series:
+        return pd.Series(y.numpy())

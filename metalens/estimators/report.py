@@ -20,7 +20,14 @@ from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
 from metalens.reports.numbers import metric_title, number
-from metalens.reports.prediction_figures import MAX_TASKS, predicted_against_true, reliability, residuals
+from metalens.reports.prediction_figures import (
+    MAX_INPUTS,
+    MAX_TASKS,
+    input_importance,
+    predicted_against_true,
+    reliability,
+    residuals,
+)
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run_report import figures_folder, save_figure, template
@@ -45,6 +52,7 @@ class TrainedModel:
         left_out: what the fit left out to keep to its time limit, and how.
         pooled: scores of all rows of held-out tasks together, `model, metric, value`; none of classes.
         predictions: for the queries of held-out tasks, `task, true, predicted`; for classes probabilities.
+        importance: of inputs for held-out tasks, `model, task, input, value`, or why there is none.
     """
 
     training: dict[str, Any]
@@ -55,6 +63,7 @@ class TrainedModel:
     left_out: dict[str, str]
     pooled: pd.DataFrame
     predictions: pd.DataFrame
+    importance: pd.DataFrame | str
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -83,6 +92,12 @@ def read_model_folder(folder: Path) -> TrainedModel:
             raise ValueError("it has no rows")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
+        path = folder / "importance.csv"
+        importance = training["no_importance"]
+        if importance is None:
+            importance = pd.read_csv(path, dtype={"task": str, "input": str, "value": float},
+                                     keep_default_na=False, na_values={"value": [""]})  # fmt: skip
+            importance[["task", "input", "value"]]  # are there
         path = folder / "relations.csv"
         relations = training["no_relations"]
         if relations is None:
@@ -90,7 +105,9 @@ def read_model_folder(folder: Path) -> TrainedModel:
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
-    return TrainedModel(training, choices, comparison, curve, relations, left_out, pooled, predictions)
+    return TrainedModel(
+        training, choices, comparison, curve, relations, left_out, pooled, predictions, importance
+    )
 
 
 def write_model_report(folder: str | Path) -> Path:
@@ -149,6 +166,9 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
     elif np.isfinite(model.predictions["predicted"]).any():
         drawn["predicted"] = predicted_against_true(model.predictions)
         drawn["residuals"] = residuals(model.predictions)
+    if isinstance(model.importance, pd.DataFrame) and model.importance["value"].notna().any():
+        metric = model.choices[model.training["k_shot"]].metric
+        drawn["importance"] = input_importance(model.importance, metric)
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn
@@ -179,6 +199,8 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         n_rows=len(model.predictions),
         n_tasks=model.predictions["task"].nunique(),
         max_tasks=MAX_TASKS,
+        max_inputs=MAX_INPUTS,
+        importance=importance_in_words(model.importance),
         relations=[part for part in shown if isinstance(part, str)],
         images=images,
     )
@@ -205,6 +227,21 @@ def pooled_rows(pooled: pd.DataFrame, comparison: pd.DataFrame) -> list[tuple[st
             (str(model), cells + [_cell(v, n) for n, v in zip(("r2", "rmse"), over_tasks, strict=True)])
         )
     return rows
+
+
+def importance_in_words(importance: pd.DataFrame | str) -> str:
+    """Return which inputs have no importance within tasks, or why there is none at all.
+
+    >>> table = pd.DataFrame({"input": ["age", "sex", "sex"], "value": [0.5, math.nan, math.nan]})
+    >>> importance_in_words(table)
+    'Not shown, as they have one value in all queries of a task: sex.'
+    """
+    if isinstance(importance, str):
+        return importance
+    varies = importance.groupby("input", sort=False)["value"].apply(lambda values: values.notna().any())
+    if varies.all():
+        return ""
+    return f"Not shown, as they have one value in all queries of a task: {', '.join(varies.index[~varies])}."
 
 
 def best_and_worst(

@@ -103,8 +103,8 @@ class TableReader:
                     self.columns.warn_of_unusable(cells, "predicted as missing")
             return self._encoded(frame.iloc[usable]), usable
 
-    def support(self, table: Table) -> tuple[Tensor, pd.Series]:
-        """Return the inputs of the rows of one task, and the column with their targets.
+    def support(self, table: Table) -> tuple[Tensor, pd.Series, str | None]:
+        """Return the inputs of the rows of one task, the column with their targets, and the task's name.
 
         Raises:
             MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
@@ -115,7 +115,8 @@ class TableReader:
                 raise MetaLensError(
                     f"The support has rows of {found} tasks by its column {task}; give those of one."
                 )
-            return self.support_rows(frame)
+            names = [] if task is None or task not in frame else frame[task].dropna().unique()
+            return *self.support_rows(frame), str(names[0]) if len(names) else None
 
     def support_rows(self, frame: pd.DataFrame) -> tuple[Tensor, pd.Series]:
         """Return the inputs of rows from `read` that can be used, of any tasks, and their targets."""

@@ -1,4 +1,4 @@
-"""Figures of predictions for held-out tasks: numbers against true ones, residuals, reliability."""
+"""Figures of predictions for held-out tasks: against true targets, residuals, reliability, importance."""
 
 import matplotlib
 import numpy as np
@@ -6,10 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from metalens.reports.figures import BLACK, BLUE, GRAY, STYLE, WIDTH
+from metalens.reports.figures import BLACK, BLUE, GRAY, STYLE, WIDTH, label_rows
+from metalens.statistics.comparisons import wrapped
+from metalens.statistics.intervals import estimate
 
 MAX_TASKS = 60  # with a box each
 _N_BINS = 10  # of probabilities
+MAX_INPUTS = 25  # whose importance is drawn
 _NAMED = 30  # tasks whose names fit below the axis
 _DENSE = 2000  # rows, above which single dots are hardly seen
 
@@ -111,10 +114,58 @@ def reliability(predictions: pd.DataFrame, what: str) -> Figure:
     below.bar(rows["probability"], rows["n"], width=0.04, color=BLUE)
     for row in rows.itertuples():
         below.annotate(f"{row.n:,}", (row.probability, row.n), ha="center", va="bottom", fontsize=7)
-    below.set(ylabel="rows", xlabel=f"probability of {what}")
+    below.set(xticks=np.linspace(0, 1, 6), ylabel="rows", xlabel=f"probability of {what}")
     below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     below.margins(y=0.25)
     for panel in (axes, below):
         panel.set_axisbelow(True)
+    return figure
+
+
+def importance_rows(importance: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean effect of every input over tasks: rows `input, mean, low, high`, the largest first.
+
+    Intervals are 95% Student t intervals over tasks. Inputs that vary within no task are left out.
+
+    Args:
+        importance: rows `task, input, value` of one model; nan where an input does not vary.
+
+    >>> table = pd.DataFrame({"task": list("abab"), "input": list("xxyy"), "value": [0.25, 0.5, np.nan, 1.0]})
+    >>> importance_rows(table).round(2).values.tolist()
+    [['y', 1.0, nan, nan], ['x', 0.38, -1.21, 1.96]]
+    """
+    known = importance.dropna(subset="value")
+    rows = [
+        (name, *estimate(of_input.to_numpy(float)[None])[:3])
+        for name, of_input in known.groupby("input", sort=False)["value"]
+    ]
+    table = pd.DataFrame(rows, columns=["input", "mean", "low", "high"])
+    return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+@matplotlib.rc_context(STYLE)
+def input_importance(importance: pd.DataFrame, metric: str) -> Figure:
+    """Draw the importance of inputs: means over tasks with 95% intervals, and a dot for each task.
+
+    Of more than 25 inputs those with the largest effects are drawn.
+
+    Args:
+        importance: see `importance_rows`; an input varies in a task.
+        metric: the score whose change it is.
+    """
+    rows = importance_rows(importance)[:MAX_INPUTS]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    rng = np.random.default_rng(0)  # only spreads the dots
+    of_input = dict(tuple(importance.dropna(subset="value").groupby("input")["value"]))
+    for place, row in enumerate(rows.itertuples()):
+        values = of_input[row.input]
+        heights = place + rng.uniform(-0.22, 0.22, len(values))
+        axes.plot(values, heights, "o", color=GRAY, markersize=3, alpha=0.45, markeredgewidth=0)
+        axes.plot([row.low, row.high], [place, place], color=BLUE, linewidth=2.0)
+        axes.plot(row.mean, place, "o", color=BLUE, markersize=6)
+    axes.axvline(0, color=BLACK, linewidth=1.0, zorder=1.5)
+    axes.set_xlabel(f"change of {metric} for the worse if the input is permuted")
+    label_rows(axes, [wrapped(str(name), 30) for name in rows["input"]])
     return figure
