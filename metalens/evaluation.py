@@ -50,8 +50,9 @@ def evaluate(
         Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
         and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and the
         distribution's `extra_metrics`: `pearson_r2` (squared correlation), `pearson_r2_above_0.3` (1 if it
-        is above 0.3, so that the mean is a share of tasks) and `rmse` (in units of y). The distribution's
-        `extra_scores` follow. If adaptation to a task diverged, its value is not finite.
+        is above 0.3, so that the mean is a share of tasks), both of three queries or more, and `rmse` (in
+        units of y). The distribution's `extra_scores` follow. If adaptation to a task diverged, its value is
+        not finite.
 
     Raises:
         MetaLensError: `n_tasks` or `chunk` is less than 1.

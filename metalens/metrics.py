@@ -24,6 +24,8 @@ class Metric:
         better: whether higher or lower scores are better.
         unit: `"fraction"` is shown in percent.
         meaning: one sentence that explains it under a table, if its name does not.
+        min_queries: fewest queries of a task whose score says something about predictions.
+        min_targets: fewest targets, of support and queries together.
     """
 
     name: str
@@ -31,6 +33,16 @@ class Metric:
     better: Literal["higher", "lower"]
     unit: str = ""
     meaning: str = ""
+    min_queries: int = 1
+    min_targets: int = 1
+
+    def is_defined(self, n_queries: int, n_known: int) -> bool:
+        """Return whether tasks of this size have the score.
+
+        >>> METRICS["pearson_r2"].is_defined(2, 9)  # two points are always on a line
+        False
+        """
+        return n_queries >= self.min_queries and n_queries + n_known >= self.min_targets
 
     @property
     def sign(self) -> int:
@@ -242,13 +254,15 @@ for metric in (
         "r2", r2, "higher", "share of variance",
         "r2 is the share of a task's variance that is explained: 1 is perfect, 0 no better than the mean; "
         "unlike scikit-learn's r2_score, it is at least -1.",
+        min_targets=3,
     ),
     Metric(
         "pearson_r2", pearson_r2, "higher", "squared correlation",
         "pearson_r2 is the squared correlation of predictions and targets, whatever their scale, and not "
         "scikit-learn's r2_score.",
+        min_queries=3,
     ),
-    Metric("pearson_r2_above_0.3", is_correlated, "higher", "fraction"),
+    Metric("pearson_r2_above_0.3", is_correlated, "higher", "fraction", min_queries=3),
     Metric("rmse", root_mean_squared_error, "lower", "units of y"),
     Metric(
         "balanced_accuracy", balanced_accuracy, "higher", "fraction",
@@ -305,7 +319,8 @@ def task_metrics(
         further: names of other metrics in `METRICS`.
 
     Returns:
-        Tensors `(T,)`.
+        Tensors `(T,)`, without metrics that tasks of this size do not have: from one or two queries the
+        correlation is 0 or 1 whatever is predicted, and so is r2 if there are no other targets.
 
     Raises:
         MetaLensError: there is no such metric, or only the distribution can compute it.
@@ -324,5 +339,6 @@ def task_metrics(
                 f"The metric {name!r} takes more than predictions and targets; let the distribution compute "
                 "it in extra_scores."
             )
-        found[name] = function(predictions, y, known)
+        if METRICS[name].is_defined(y.shape[1], known.shape[1]):
+            found[name] = function(predictions, y, known)
     return found

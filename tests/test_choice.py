@@ -130,7 +130,7 @@ def test_the_nested_score_of_a_task_is_chosen_without_it():
 
 def test_the_comparison_is_of_test_tasks_and_the_choice_of_all():
     found = draws(20)
-    comparison, choice = choose({"val": found[:10], "test": found[10:]}, of_error, "r2", fallback=True)
+    comparison, choice, _ = choose({"val": found[:10], "test": found[10:]}, of_error, "r2", fallback=True)
     assert comparison.task.unique().tolist() == [draw.task for draw in found[10:]]
     assert choice.model == STACKED
     assert choice.n_tasks == 20
@@ -167,7 +167,7 @@ def test_the_lowest_loss_is_chosen():
     found = draws(20, noise=(0.9, 0.3, 2.0))
     score = lambda draw, predictions: {"mse": -of_error(draw, predictions)["r2"]}  # noqa: E731
     parts = {"val": found[:10], "test": found[10:]}
-    _, choice = choose({k: [d._replace(predictions={n: d.predictions[n] for n in ("m0", "m1")}) for d in v]
+    _, choice, _ = choose({k: [d._replace(predictions={n: d.predictions[n] for n in ("m0", "m1")}) for d in v]
                         for k, v in parts.items()}, score, "mse", fallback=True)  # fmt: skip
     assert choice.model in ("m1", STACKED)
     assert choice.weights["m1"] > 0.7

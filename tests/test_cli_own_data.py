@@ -22,8 +22,8 @@ QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor
 FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
 TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK, *FEW]
 FILES = [
-    "comparison.csv", "curve.csv", "figures", "model.json", "relations.csv", "report.html", "training.json",
-    "weights.safetensors",
+    "comparison.csv", "curve.csv", "figures", "importance.csv", "model.json", "predictions.csv",
+    "relations.csv", "report.html", "training.json", "weights.safetensors",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings as notes
@@ -119,7 +119,16 @@ def test_the_report_holds_all_that_was_found(trained):
     for model in comparison.model.unique():
         assert model in page
     assert {f"figures/{path.name}" for path in (folder / "model" / "figures").glob("*.svg")} == {
-        f"figures/{name}.svg" for name in ("differences", "learning-curves", "relations", "tasks")
+        f"figures/{name}.svg"
+        for name in (
+            "differences",
+            "importance",
+            "learning-curves",
+            "predicted",
+            "relations",
+            "residuals",
+            "tasks",
+        )
     }
     for words in (
         "metalens evaluate --model model",

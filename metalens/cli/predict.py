@@ -158,7 +158,7 @@ def _by_task(
 def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, Any], str | None]:
     """Return the columns of predictions by name, and the reason if numbers have no intervals."""
     if hasattr(adapted, "classes_"):
-        from metalens.estimators.classifier import most_probable
+        from metalens.estimators.models import most_probable
 
         chances = adapted.predict_proba(data)
         names = [f"probability of {label}" for label in adapted.classes_]

@@ -21,6 +21,8 @@ from metalens.errors import MetaLensError
 from metalens.io.files import new_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
     from metalens.estimators import MetaClassifier, MetaRegressor
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_LISTS = {"inputs", "categorical", "regularizers", "baselines"}  # options with several words
-_MAX_RELATED = 60  # tasks in the relation map of the report, as many as it has names for
+_LISTS = {"inputs", "categorical", "exclude", "regularizers", "baselines"}  # options with several words
+_MAX_SHOWN = 60  # tasks in the relation map of the report, as many as it has names for, and for importance
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -40,7 +42,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         "their paths."
     )
     from metalens.data.tables.columns import Columns  # slow to import
-    from metalens.estimators.base import MetaEstimator
+    from metalens.estimators.settings import EstimatorSettings
 
     # fmt: off
     add = parser.add_argument
@@ -56,6 +58,8 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
     add("--categorical", type=str, nargs="*", default=[],
         help="Those among them whose numbers are names of categories.")
+    add("--exclude", type=str, nargs="*", default=[],
+        help="Columns that are no inputs, such as identifiers of rows; for tables without --inputs.")
     add("--splits", type=str, nargs="*",
         help="Shares of tasks to train on, validate on and hold out, such as 0.7 0.15 0.15; or a column that "
         "says train, val or test.")
@@ -63,6 +67,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--families", type=str | None, default=None,
         help="Column with the family of a task, such as the study of an assay: tasks of one family are all "
         "trained on or all held out.")
+    add("--time_limit", type=float | None, default=None,
+        help="Seconds that training and comparison may take, about: trainings end early with the best "
+        "weights so far, and slow models are left out, with a note.")
     add("--new_classes", action=ActionYesNo, default=False,
         help="Whether new tasks of a table bring classes of their own, as those of images do.")
     add("--n_way", type=int | None, default=None, help="Classes of a training task, where classes are new.")
@@ -72,7 +79,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         help="What two levels of folders of images are; a group is a patient or the like.")
     add("--white", type=float | None, default=None,
         help="Value of white in images of more than 8 bits, such as 4095 for 12.")
-    parser.add_class_arguments(MetaEstimator, skip={"hidden", "fallback", *_LISTS})
+    parser.add_class_arguments(EstimatorSettings, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--baselines", type=str, nargs="*",
         help="Models to compare with, for example Ridge 'KNN(n_neighbors=3)'; by default the usual ones.")
@@ -95,10 +102,13 @@ def execute(settings: Namespace, words: list[str]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
             bar, steps = StepBar(progress), settings.steps
-            model, relations = train(settings, data, lambda name: bar.start(f"training {name}", steps))
+            model, rows = train(settings, data, lambda name: bar.start(f"training {name}", steps))
         model.write_into(folder)
-        if not isinstance(relations, str):
-            relations.to_csv(folder / "relations.csv", index=False)
+        relations, importance = _relations(model, rows), _importance(model, rows)
+        model.predictions_.to_csv(folder / "predictions.csv", index=False, float_format="%.7g")
+        for name, table in (("relations", relations), ("importance", importance)):
+            if not isinstance(table, str):
+                table.to_csv(folder / f"{name}.csv", index=False)
         facts = {
             "metalens": version("metalens"),
             "title": _title(settings, data),
@@ -106,8 +116,11 @@ def execute(settings: Namespace, words: list[str]) -> None:
             "commands": _commands(out, settings, data),
             "chosen": model.chosen_,
             "k_shot": model.k_shot_,
+            "probability_of": getattr(model, "probability_of_", None),
             "no_relations": relations if isinstance(relations, str) else None,
-            "configuration": {"data": settings.data, **_columns(settings)} | model.get_params(),
+            "no_importance": importance if isinstance(importance, str) else None,
+            "configuration": {"data": settings.data, "time_limit": settings.time_limit, **_columns(settings)}
+            | model.get_params(),
             "versions": versions(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - clock,
@@ -118,7 +131,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     say(f"Next: {facts['commands'][0]}")
 
 
-def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, str]:
+def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> tuple[Estimator, None]:
     if data.is_file() and data.suffix != ".zip":
         needed = "--target must name the column to predict, and --task that of the tasks"
         raise MetaLensError(f"{data} is a table, so {needed}.")
@@ -134,13 +147,14 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
         raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give --target for a table.")
     model = MetaClassifier(**_training(settings, MetaClassifier))
     options = {name: settings[name] for name in ("group", "image_size", "color", "folders", "white")}
+    options["time_limit"] = settings.time_limit
     model.fit(data, splits=_splits(settings.splits), progress=progress, **options)
-    return model, "Tasks of images are drawn from their classes, and have no names to be related by."
+    return model, None
 
 
 def _train_on_table(
     settings: Namespace, data: Path, progress: ProgressOf
-) -> tuple[Estimator, pd.DataFrame | str]:
+) -> tuple[Estimator, pd.DataFrame | None]:
     from metalens.data.tables.columns import Columns
     from metalens.data.tables.reading import check_columns, naming_file
     from metalens.data.tables.targets import kind_of_target
@@ -155,14 +169,14 @@ def _train_on_table(
 
 def _fitted(
     settings: Namespace, classes: bool, frame: pd.DataFrame, columns: dict[str, Any], progress: ProgressOf
-) -> tuple[Estimator, pd.DataFrame | str]:
+) -> tuple[Estimator, pd.DataFrame | None]:
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
 
-    splits: dict[str, Any] = {"split_seed": settings.split_seed, "families": settings.families}
-    splits |= {} if settings.splits is None else {"splits": _splits(settings.splits)}
+    how: dict[str, Any] = {name: settings[name] for name in ("split_seed", "families", "time_limit")}
+    how |= {} if settings.splits is None else {"splits": _splits(settings.splits)}
     if classes:
         model = MetaClassifier(**_training(settings, MetaClassifier))
-        model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **splits)
+        model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **how)
     else:
         if settings.task is None:
             raise MetaLensError(
@@ -170,8 +184,8 @@ def _fitted(
                 "column for each task, make a long one by pandas.melt)."
             )
         model = MetaRegressor(**_training(settings, MetaRegressor))
-        model.fit(frame, progress=progress, **columns, **splits)
-    return model, _relations(model, frame, None if settings.new_classes else settings.task)
+        model.fit(frame, progress=progress, **columns, **how)
+    return model, _held_out(model, frame, None if settings.new_classes else settings.task)
 
 
 def _columns(settings: Namespace) -> dict[str, Any]:
@@ -184,18 +198,35 @@ def _training(settings: Namespace, estimator: type[Estimator]) -> dict[str, Any]
     return {name: settings[name] for name in signature(estimator).parameters if name in settings}
 
 
-def _relations(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | str:
+def _held_out(model: Estimator, frame: pd.DataFrame, task: str | None) -> pd.DataFrame | None:
+    """Return the rows of some held-out tasks; none if tasks are drawn from classes."""
+    names = model.comparison_["task"].unique()[:_MAX_SHOWN]
+    rows = None if task is None else frame[frame[task].astype(str).isin(names)]
+    return None if rows is None or len(rows) == 0 else rows
+
+
+def _relations(model: Estimator, rows: pd.DataFrame | None) -> pd.DataFrame | str:
     """Return the relations between held-out tasks, or the reason for their absence."""
     from metalens.relations.clusters import relations_as_table
 
-    held_out = model.comparison_["task"].unique()[:_MAX_RELATED]
-    of_tasks = [] if task is None else frame[frame[task].astype(str).isin(held_out)]
-    if len(of_tasks) == 0:
+    if rows is None:
         return "Tasks with new classes are drawn again each time, and have no names to be related by."
+    return _quietly(lambda: relations_as_table(model.relations(rows)))
+
+
+def _importance(model: Estimator, rows: pd.DataFrame | None) -> pd.DataFrame | str:
+    """Return the importance of inputs for held-out tasks, or the reason for its absence."""
+    if rows is None:
+        return "The importance of inputs is measured for tasks of a table that have names."
+    return _quietly(lambda: model.permutation_importance(rows))
+
+
+def _quietly(found: Callable[[], pd.DataFrame]) -> pd.DataFrame | str:
+    """Return what a function finds, or the sentence of its error; training has given its warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # training has said the same of all rows
-            return relations_as_table(model.relations(of_tasks))
+            warnings.simplefilter("ignore")
+            return found()
     except MetaLensError as error:
         return str(error)
 

@@ -32,6 +32,8 @@ def load_model(folder: str | os.PathLike[str]) -> MetaRegressor | MetaClassifier
     """
     kinds = {kind.__name__: kind for kind in (MetaRegressor, MetaClassifier)}
     name = str(read_facts(Path(folder))["kind"])
+    if name in (AdaptedRegressor.__name__, AdaptedClassifier.__name__):
+        raise MetaLensError(f"{folder} holds a {name}; load it by {name}.load.")
     if name not in kinds:
         raise MetaLensError(f"{folder} holds a {name}, which is not among {', '.join(kinds)}.")
     return kinds[name].load(folder)

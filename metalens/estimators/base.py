@@ -3,115 +3,67 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
+from metalens.data.tables.drawing import MIN_QUERY
 from metalens.errors import MALFORMED, MetaLensError
+from metalens.estimators.candidates import ChosenModels
 from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
 from metalens.estimators.draws import n_drawn, n_named, with_other_shots
-from metalens.estimators.models import Candidate, Ensemble, named_baselines, trained_on_tasks
-from metalens.estimators.saving import damaged, part, read_model, restored_choices, write_model
-from metalens.estimators.tables import TableReader
-from metalens.estimators.training import ProgressOf, Trainee, train_all
+from metalens.estimators.held_out import predictions_of
+from metalens.estimators.importance import input_groups, permutation_effects
+from metalens.estimators.models import Candidate, Ensemble
+from metalens.estimators.saving import (
+    damaged,
+    part,
+    read_left_out,
+    read_model,
+    read_pooled,
+    restored_choices,
+    write_model,
+)
+from metalens.estimators.time_limit import COMPARE, Pace, TimeLimit, left_out_in_words
+from metalens.estimators.training import ProgressOf, train_all
 from metalens.io.files import new_folder
-from metalens.learners import Learner
 from metalens.metrics import METRICS
-from metalens.networks import Network
-from metalens.objective import Objective
 from metalens.relations.relate import relate
-from metalens.specs.calls import build_baseline, learner_call
-from metalens.specs.defaults import MOLECULE_PRESETS, TABLE_PRESETS
 
 if TYPE_CHECKING:
+    from metalens.estimators.adapted import AdaptedModel
     from metalens.relations.clusters import RelationMap
 
 N_EPISODES = 20  # in a map of relations
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class MetaEstimator(BaseEstimator, ABC):
-    """Settings and methods of both estimators.
+class MetaEstimator(ChosenModels):
+    """Methods of both estimators.
 
     As in scikit-learn, `fit` checks the settings, and names that end in `_` are results of `fit`.
-
-    Args:
-        learner: name, with settings if needed: `"ANIL(inner_lr=0.05)"`; `None` for the default.
-        regularizers: any number of them, in the same form.
-        sampler: of the tasks of a batch, in the same form.
-        hidden: sizes of the hidden layers of the perceptron for tables.
-        k_shot: support rows of a training task; `None` to choose by the sizes of tasks.
-        n_query: query rows of a training task; `None` as well.
-        steps: maximum number of outer steps.
-        patience: number of validations, one every 50 steps, without a new best score after which training
-            stops.
-        meta_batch_size: tasks per step.
-        outer_lr: step size of the outer optimizer.
-        seeds: number of models, trained from different initializations on disjoint tasks; their predictions
-            are averaged.
-        baselines: models to compare with, by name or with settings such as `"KNN(n_neighbors=3)"`; `None` for
-            the defaults, `()` for none.
-        metric: the score that decides; `None` for `r2` of numbers, and of classes for accuracy, or
-            `average_precision` where one class has most rows. Others: `rmse`, `mse`, `pearson_r2`; `roc_auc`,
-            `balanced_accuracy`, `average_precision`, `brier_score`, `cross_entropy`.
-        fallback: use a baseline, or the stacked mean of all models, if it wins on the held-out tasks.
-        random_state: the first seed of everything random.
     """
 
-    learner: str | None = field(default=None, kw_only=False)
-    regularizers: Sequence[str] = ()
-    sampler: str = "Uniform"
-    hidden: Sequence[int] = (128, 128)
-    k_shot: int | None = None
-    n_query: int | None = None
-    steps: int = 2000
-    patience: int = 10
-    meta_batch_size: int = 8
-    outer_lr: float = 1e-3
-    seeds: int = 1
-    baselines: Sequence[str] | None = None
-    metric: str | None = None
-    fallback: bool = True
-    random_state: int = 0
-
-    metrics: ClassVar[tuple[str, ...]]  # that may decide, the usual one first
-    metric_: str = field(init=False)
-    comparison_: pd.DataFrame = field(init=False)
-    k_shot_: int = field(init=False)
-    reader_: Any = field(init=False)
-    _choices: dict[int, Choice] = field(init=False)  # by the number of support rows
-    _is_fitted: bool = field(init=False, default=False)
+    metric_: str
+    comparison_: pd.DataFrame
+    pooled_: pd.DataFrame
+    predictions_: pd.DataFrame
+    left_out_: dict[str, str]
+    curve_: pd.DataFrame
+    _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted
-
-    @property
-    def chosen_(self) -> str:
-        """The name of what adapts to `k_shot_` support rows; set it to have another model adapt."""
-        return self._choices[self.k_shot_].model
-
-    @chosen_.setter
-    def chosen_(self, name: str) -> None:
-        if name not in (self.chosen_, *self._names()):
-            raise MetaLensError(f"chosen_ must be one of {', '.join(self._names())}, got {name!r}.")
-        if name != self.chosen_:
-            self._choices = {k_shot: choice.of_one(name) for k_shot, choice in self._choices.items()}
-
-    @property
-    def weights_(self) -> dict[int, dict[str, float]]:
-        """The weights of the models in the mean that is predicted, by the number of support rows."""
-        return {k_shot: choice.weights for k_shot, choice in sorted(self._choices.items())}
 
     @property
     def feature_names_in_(self) -> np.ndarray:
@@ -151,6 +103,70 @@ class MetaEstimator(BaseEstimator, ABC):
         tasks, n_support, n_outputs = self._new_tasks(data, None, None)
         rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
         return METRICS[self.metric_].sign * float(rows.value.mean())
+
+    def permutation_importance(
+        self,
+        data: Any,
+        *,
+        models: Sequence[str] | None = None,
+        k_shot: int | None = None,
+        n_query: int | None = None,
+        n_repeats: int = 5,
+    ) -> pd.DataFrame:
+        """Return how much worse predictions are if the values of an input are permuted, by task.
+
+        Models adapt to the support of a task, and predict its queries, in which then the values of one column
+        after the other are permuted.
+
+        Args:
+            data: see `evaluate`; a table.
+            models: names of models in `comparison_`; `None` for what adapts.
+            k_shot: see `evaluate`.
+            n_query: see `evaluate`.
+            n_repeats: number of permutations of each column.
+
+        Returns:
+            Rows `model, task, input, value`: the mean fall of the score by which models are chosen,
+            `metric_`, or of a loss its rise. nan if a column has the same value in all queries of the task:
+            its effect cannot be seen within tasks. Tasks whose queries have no such score are left out.
+
+        Raises:
+            MetaLensError: the data cannot be used, there is no such model, or these are images.
+            NotFittedError: the estimator is not fitted.
+
+        Source: L. Breiman, "Random forests", Machine Learning 45, 2001. Deviation: a score within tasks.
+        """
+        check_is_fitted(self)
+        if unknown := [name for name in models or () if name not in self._names()]:
+            raise MetaLensError(f"There is no model {unknown[0]}; choose from {', '.join(self._names())}.")
+        tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
+        candidates = [self._candidate(name, n_outputs) for name in models or ()]
+        candidates = candidates or [self._adapting(n_support, n_outputs)]
+        rows = []
+        for number in range(n_drawn(tasks)):
+            (support, query, *_), name = tasks[number], tasks.task_name(number)
+            for candidate in candidates:
+                predict = partial(self._predict, candidate.adapt(support))
+                targets = self._targets(query.y, predict(query.x))
+                draw = Draw(name, query.y, support.y, {}, targets)
+                effects = self._effects(draw, predict, query.x, n_repeats, number)
+                rows += [(candidate.name, name, column, values.mean()) for column, values in effects.items()]
+        frame = pd.DataFrame(rows, columns=["model", "task", "input", "value"])
+        return frame.groupby(["model", "task", "input"], sort=False)["value"].mean().reset_index()
+
+    def _effects(
+        self, draw: Draw, predict: Callable[[Tensor], Tensor], x: Tensor, n_repeats: int, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Return the effects of permuted columns on the queries of a task; none if these have no score."""
+        groups = input_groups(self.reader_)
+        if not self._deciding_score(draw, predict(x)):
+            return {}
+
+        def gain(predictions: Tensor) -> float:
+            return METRICS[self.metric_].sign * self._deciding_score(draw, predictions)[self.metric_]
+
+        rng = np.random.default_rng([self.random_state, seed])
+        return permutation_effects(predict, gain, x, groups, n_repeats, rng)
 
     def relations(self, data: Any, *, n_groups: int | None = None) -> RelationMap:
         """Return relations and clusters of the tasks of new data, by the trained learner.
@@ -201,6 +217,8 @@ class MetaEstimator(BaseEstimator, ABC):
             "metalens": version("metalens"),
             "settings": self.get_params(),
             "trained": list(self._trained),
+            "left_out": self.left_out_,
+            "pooled": self.pooled_.to_dict("records"),
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
         for k, choice in self._choices.items():
@@ -221,7 +239,8 @@ class MetaEstimator(BaseEstimator, ABC):
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
             model = cls(**settings)
             model._restore(saved.facts)
-            model._choices = restored_choices(saved)
+            model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
+            model.pooled_ = read_pooled(saved.facts)
             model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -251,12 +270,24 @@ class MetaEstimator(BaseEstimator, ABC):
         """Return all tasks of new data as held-out tasks, their support rows, and their number of outputs."""
 
     @abstractmethod
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedModel:
+        """Return the model adapted to inputs and their targets, in their own units, or classes."""
+
+    @abstractmethod
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         """Return predictions for inputs: targets in their own units, or probabilities of classes."""
 
     @abstractmethod
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         """Return what the predictions should be, in their shape and units."""
+
+    @abstractmethod
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return true values and predictions of queries, `(q,)`: targets, or 0 and 1 and probabilities."""
+
+    def _pooled(self, draws: Sequence[Draw]) -> pd.DataFrame:
+        """Return the scores of all rows of all tasks together; none of classes."""
+        return pd.DataFrame(columns=["model", "metric", "value"])
 
     @abstractmethod
     def _reported(self, draw: Draw) -> Sequence[str]:
@@ -273,125 +304,69 @@ class MetaEstimator(BaseEstimator, ABC):
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return scores of predictions on a task; without those that the task has no classes for."""
 
-    @abstractmethod
-    def _network(self) -> Network:
-        """Return a new network for the training tasks."""
-
-    @abstractmethod
-    def _learner(self) -> str:
-        """Return the text of the learner."""
-
-    @abstractmethod
-    def _usual_baselines(self) -> Sequence[str]:
-        """Return the baselines to compare with by default."""
-
-    def _resized(self, learner: Learner, n_outputs: int) -> Learner:
-        """Return a trained learner for tasks with this number of outputs."""
-        return learner
-
-    def _check(self) -> None:
-        """Refuse settings that are out of range, and reset the estimator."""
+    def _reset(self) -> None:
+        """Check the settings before a fit, and forget an earlier one."""
         self._is_fitted, self._choices = False, {}
-        for name, least in (("seeds", 1), ("k_shot", 1), ("n_query", 1), ("n_way", 2)):
-            value = getattr(self, name, None)
-            if value is not None and value < least:
-                raise MetaLensError(f"{name} must be at least {least}, got {value}.")
-        if self.metric not in (None, *self.metrics):
-            raise MetaLensError(f"metric must be one of {', '.join(self.metrics)}, got {self.metric!r}.")
+        self.check_settings()
         self.metric_ = self.metric or self.metrics[0]
 
     def _finish(
-        self, tasks: Mapping[Split, TaskDistribution], n_outputs: int, progress: ProgressOf | None
+        self,
+        tasks: Mapping[Split, TaskDistribution],
+        n_outputs: int,
+        progress: ProgressOf | None,
+        limit: TimeLimit,
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
-        found = train_all(self._trainees(), tasks["train"], tasks["val"], self.patience, progress, **settings)
-        self._trained, self.curve_ = found
+        self._trained, self.curve_ = train_all(
+            self._trainees(), tasks["train"], tasks["val"], self.patience, progress, limit, **settings
+        )
         held_out = {split: tasks[split] for split in ("val", "test")}
         candidates = self._candidates(n_outputs)
-        self.comparison_, choice = self._choose(held_out, candidates, self._scores)
+        pace = limit.pace(candidates, sum(map(n_drawn, held_out.values())), COMPARE)
+        self.comparison_, choice, draws = self._choose(held_out, candidates, self._scores, pace)
+        self.predictions_ = predictions_of(draws, choice.model, self._rows)
+        self.pooled_ = self._pooled(draws)
         warn_of_baseline(choice, fallback=self.fallback)
         self._choices = {self.k_shot_: choice}
         kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
+        late = []
         for k_shot, sized in with_other_shots(held_out, self.k_shot_):
-            if able := [candidate for candidate in kept if candidate.min_support <= k_shot]:
+            able = [candidate for candidate in kept if candidate.min_support <= k_shot]
+            if not METRICS[self.metric_].is_defined(sized["test"].n_query or MIN_QUERY, k_shot):
+                continue
+            if not pace.fits([candidate.name for candidate in able], sum(map(n_drawn, sized.values()))):
+                late.append(str(k_shot))
+            elif able:
                 self._choices[k_shot] = self._choose(sized, able, self._deciding_score)[1]
+        if late:
+            limit.cut[f"choices for {', '.join(late)} support rows"] = "not made"
+        self.left_out_ = limit.cut
+        if limit.cut:
+            warnings.warn(left_out_in_words(limit.cut), stacklevel=3)
         self._is_fitted = True
 
     def _choose(
-        self, tasks: Mapping[str, TaskDistribution], candidates: Sequence[Candidate], score: Score
-    ) -> tuple[pd.DataFrame, Choice]:
-        """Return the scores of all candidates on the test tasks, and what adapts, by those and validation."""
-        draws = {split: list(self._draws(of_split, candidates)) for split, of_split in tasks.items()}
+        self,
+        tasks: Mapping[str, TaskDistribution],
+        candidates: Sequence[Candidate],
+        score: Score,
+        pace: Pace | None = None,
+    ) -> tuple[pd.DataFrame, Choice, list[Draw]]:
+        """Return the scores of all candidates on the test tasks, what adapts, and the draws; see `choose`."""
+        draws = {split: list(self._draws(of_split, candidates, pace)) for split, of_split in tasks.items()}
+        if pace is not None:
+            draws = {split: [draw.of(pace.kept) for draw in of_split] for split, of_split in draws.items()}
         return choose(draws, score, self.metric_, fallback=self.fallback)
 
-    def _trainees(self) -> dict[str, Trainee]:
-        """Return what is trained by name, the meta-learner first; only it has regularizers."""
-        seeds = range(self.random_state, self.random_state + self.seeds)
-        of_all = (self._network, self._tuned, seeds)
-        text = self._learner()
-        given = [self.regularizers] if isinstance(self.regularizers, str) else self.regularizers
-        regularizers = " + ".join(given) or "none"
-        trainees = {learner_call(text).name: Trainee(text, regularizers, self.sampler, *of_all)}
-        baselines = self._baselines()
-        for name in baselines:
-            if (trained := trained_on_tasks(name)) is not None:
-                text = baselines.get(trained, trained)
-                trainees.setdefault(trained, Trainee(text, "none", "Uniform", *of_all))
-        return trainees
-
-    def _baselines(self) -> dict[str, str]:
-        """Return the texts of the baselines by name."""
-        given = [self.baselines] if isinstance(self.baselines, str) else self.baselines
-        texts = self._usual_baselines() if given is None else given
-        return named_baselines(texts, self._learner())
-
-    def _tuned(self, learner: str) -> dict[str, Any]:
-        """Return the default settings of a learner; they differ for molecules."""
-        return (MOLECULE_PRESETS if self._has_molecules else TABLE_PRESETS).get(learner, {})
-
-    @property
-    def _has_molecules(self) -> bool:
-        return isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
-
-    def _objectives(self) -> Iterator[tuple[str, Objective]]:
-        """Yield the trained objectives, each with the prefix of the names of its saved tensors."""
-        for name, objectives in self._trained.items():
-            for seed, objective in enumerate(objectives):
-                yield f"{name}.{seed}.", objective
-
-    def _names(self) -> list[str]:
-        """Return the names of the candidates, the meta-learner's first."""
-        ready = (None, *self._trained)  # without those that diverged
-        baselines = [name for name in self._baselines() if trained_on_tasks(name) in ready]
-        return list(dict.fromkeys((next(iter(self._trained)), *baselines)))
-
-    def _candidate(self, name: str, n_outputs: int) -> Candidate:
-        """Return a candidate for tasks with this number of outputs."""
-        if name in self._trained:
-            learners = [objective.learner.eval() for objective in self._trained[name]]
-            return Candidate.of_one_kind(name, [self._resized(learner, n_outputs) for learner in learners])
-        learner = build_baseline(self._baselines()[name], n_outputs, self._tuned)
-        return Candidate.of_one_kind(name, [learner])
-
-    def _candidates(self, n_outputs: int) -> list[Candidate]:
-        return [self._candidate(name, n_outputs) for name in self._names()]
-
-    def _adapting(self, n_support: int, n_outputs: int) -> Candidate:
-        """Return what adapts to a number of support rows, as chosen for as many or the next lower one."""
-        choice = self._choice(n_support) or self._choices[min(self._choices)]
-        parts = [(weight, self._candidate(name, n_outputs)) for name, weight in choice.weights.items()]
-        return Candidate.stack(choice.model, parts)
-
-    def _choice(self, n_support: int) -> Choice | None:
-        """Return what was chosen for this number of support rows or the next lower one."""
-        known = [k_shot for k_shot in self._choices if k_shot <= n_support]
-        return self._choices[max(known)] if known else None
-
-    def _draws(self, tasks: TaskDistribution, candidates: Sequence[Candidate]) -> Iterator[Draw]:
+    def _draws(
+        self, tasks: TaskDistribution, candidates: Sequence[Candidate], pace: Pace | None = None
+    ) -> Iterator[Draw]:
         """Adapt every candidate to the same support sets, and predict the same queries."""
         for number in range(n_drawn(tasks)):
             task = tasks[number]
-            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in candidates}
+            able = candidates if pace is None else pace.candidates(candidates)
+            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in able}
             targets = self._targets(task.query.y, next(iter(predictions.values())))
             yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)

@@ -44,6 +44,10 @@ class Draw(NamedTuple):
     predictions: dict[str, Tensor]
     targets: Tensor
 
+    def of(self, names: Sequence[str]) -> Self:
+        """Return the draw with the predictions of some models alone."""
+        return self._replace(predictions={name: self.predictions[name] for name in names})
+
 
 class Choice(NamedTuple):
     """What adapts to new tasks with some number of support rows.
@@ -169,8 +173,10 @@ def scores_of(draws: Iterable[Draw], score: Score) -> pd.DataFrame:
 
 def choose(
     draws: Mapping[str, Sequence[Draw]], score: Score, metric: str, *, fallback: bool
-) -> tuple[pd.DataFrame, Choice]:
-    """Return the scores on the test tasks, and what adapts to new tasks, by all tasks.
+) -> tuple[pd.DataFrame, Choice, list[Draw]]:
+    """Return the scores on the test tasks, what adapts to new tasks, by all tasks, and draws of test tasks.
+
+    These have the predictions of the stacked mean, too.
 
     Args:
         draws: of the held-out tasks by split, `val` and `test`; the meta-learner's predictions are the first.
@@ -198,7 +204,8 @@ def choose(
     facts = model, metric, weights, means, float(nested.mean(skipna=False)), len(nested)
     on_test = scores[scores["task"].str.startswith("test/")]
     comparison = on_test.assign(task=on_test["task"].str.removeprefix("test/")).reset_index(drop=True)
-    return comparison, Choice(*facts, _residuals(every, model))
+    tested = [d._replace(task=d.task.removeprefix("test/")) for d in every if d.task.startswith("test/")]
+    return comparison, Choice(*facts, _residuals(every, model)), tested
 
 
 def nested_scores(scores: pd.DataFrame, *, fallback: bool) -> pd.Series:

@@ -23,12 +23,14 @@ from metalens.data.tables.division import Division
 from metalens.data.tables.reading import check_columns, class_numbers, naming_file
 from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
+from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
-from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
+from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes, most_probable
 from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
@@ -62,8 +64,8 @@ class MetaClassifier(MetaEstimator):
     classes; for new classes, a network trained to classify all training classes, with a logistic regression
     on its features (`LinearProbe`) or the nearest class mean (`NearestFeatureMean`).
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is ProtoNet for new classes, as it
-    takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
+    Settings of both estimators: see `EstimatorSettings`. The default learner is ProtoNet for new classes, as
+    it takes any number of them, and R2D2 with a learned prior if tasks share their classes, as ProtoNet never
     predicts a class that a support lacks. A learner with a head for a fixed number of classes adapts to that
     number only. The network for images is `conv4` with 32 filters and group normalization.
 
@@ -74,8 +76,11 @@ class MetaClassifier(MetaEstimator):
         chosen_: name of what adapts to `k_shot_` support rows.
         weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
+        predictions_: what adapts predicts for the queries of held-out tasks: rows `task, true, predicted`,
+            with probabilities of `probability_of_`, and 1 where it was true. `save` does not write it.
         curve_: learning curves: rows `model, seed, step, split, metric, value`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
+        left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the fitted encoding of rows or images.
         feature_names_in_: columns that new rows must have; empty for images.
 
@@ -111,6 +116,7 @@ class MetaClassifier(MetaEstimator):
         splits: str | Sequence[float] | Mapping[str, Sequence[str]] | None = None,
         split_seed: int | None = None,
         families: str | None = None,
+        time_limit: float | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -131,6 +137,7 @@ class MetaClassifier(MetaEstimator):
                 folders named train, val and test, or a mapping from these to the names of classes.
             split_seed: as in `MetaRegressor.fit`, for tables.
             families: as in `MetaRegressor.fit`, for tables; without tasks, of classes.
+            time_limit: as in `MetaRegressor.fit`.
             progress: as in `MetaRegressor.fit`.
             columns: as in `MetaRegressor.fit`; `group` of images is a regular expression on their paths.
 
@@ -141,7 +148,8 @@ class MetaClassifier(MetaEstimator):
             MetaLensError: the data cannot be used, there are too few tasks, classes or examples, or a setting
                 is out of range.
         """
-        self._check()
+        limit = TimeLimit(time_limit)
+        self._reset()
         if target is None:
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
@@ -165,7 +173,7 @@ class MetaClassifier(MetaEstimator):
             )
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self.k_shot_ = self._sizes.k_shot
-        self._finish(tasks, self._sizes.n_way, progress)
+        self._finish(tasks, self._sizes.n_way, progress, limit)
         return self
 
     def adapt(self, support: Any = None) -> AdaptedClassifier:
@@ -180,21 +188,26 @@ class MetaClassifier(MetaEstimator):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
+        if support is not None:
+            return self._adapted(*self.reader_.support(support))
+        if not self._shared_classes():
+            raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
+        assert isinstance(self.reader_, TableReader)  # images have new classes
+        return self._adapted(torch.zeros(0, len(self.reader_.encoding.names)), pd.Series(dtype=object), None)
+
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedClassifier:
+        """Return the model adapted to inputs and their classes."""
         shared = self._shared_classes()
-        if support is None:
-            if not shared:
-                raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
-            assert isinstance(self.reader_, TableReader)  # images have new classes
-            x, labels = torch.zeros(0, len(self.reader_.encoding.names)), pd.Series([], dtype=object)
-        else:
-            x, labels = self.reader_.support(support)
-        classes = np.array(shared or classes_of(labels))
+        classes = np.array(shared or classes_of(targets))
         if len(classes) < 2:
             raise MetaLensError(f"The support has one class, {classes[0]}; give examples of two or more.")
-        y = torch.from_numpy(class_numbers(labels, classes.tolist()))
+        y = torch.from_numpy(class_numbers(targets, classes.tolist()))
         candidate = self._adapting(len(x) if shared else self.k_shot_, len(classes))
         models = candidate.adapt(Examples(x.float(), y))
-        return AdaptedClassifier(self, classes, len(x), candidate.name, models)
+        return AdaptedClassifier(
+            estimator=self, model=candidate.name, task=task, classes_=classes, _x=x, _targets=targets,
+            _models=models,
+        )  # fmt: skip
 
     def _table_tasks(
         self, columns: Columns, frame: pd.DataFrame, division: Division, shared: bool
@@ -248,6 +261,18 @@ class MetaClassifier(MetaEstimator):
 
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(y, predictions.shape[1]).double()
+
+    @property
+    def probability_of_(self) -> str:
+        """What the probabilities in `predictions_` are of: the second of two shared classes, or the best."""
+        classes = self._shared_classes()
+        return str(classes[1]) if len(classes) == 2 else "the most probable class"
+
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._shared_classes()) == 2:
+            return draw.targets[:, 1].numpy(), predictions[:, 1].numpy()
+        chances, best = predictions.max(1)
+        return (draw.y == best).double().numpy(), chances.numpy()
 
     def _reported(self, draw: Draw) -> Sequence[str]:
         # New classes have equally many queries each.
@@ -310,22 +335,17 @@ class MetaClassifier(MetaEstimator):
         return learner if self._shared_classes() else for_classes(learner, n_outputs)
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedClassifier:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptedClassifier(AdaptedModel):
     """A model of one task, adapted to its support.
 
     Attributes:
-        estimator: its fitted estimator.
         classes_: the classes, in the order of the columns of `predict_proba`.
-        n_support: number of support examples.
-        model: name of what adapted; see `weights_` of the estimator.
     """
 
-    estimator: MetaClassifier
+    estimator_class = MetaClassifier
+
     classes_: np.ndarray
-    n_support: int
-    model: str
-    _models: Ensemble
 
     def predict(self, data: Any) -> np.ndarray:
         """Return the most probable class of every row or image, `(n,)`; `None` where `missing` drops it.
@@ -350,16 +370,20 @@ class AdaptedClassifier:
             chances[usable] = self._models(x, classes=True).numpy()
         return chances
 
+    def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
+        y, known = (torch.from_numpy(self._numbered(labels)) for labels in (targets, self._targets))
+        indicators = torch.nn.functional.one_hot(y, len(self.classes_)).double()
+        return Draw("", y, known, {}, indicators)
 
-def most_probable(classes: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Return the most probable class of each row, `(n,)`; `None` if its probabilities are nan.
+    def _classes(self) -> list[Any]:
+        return self.classes_.tolist()
 
-    >>> most_probable(np.array(["no", "yes"]), np.array([[0.4, 0.6], [np.nan, np.nan]])).tolist()
-    ['yes', None]
-    """
-    unknown = np.isnan(chances).any(1)
-    found = classes[np.where(unknown, 0, chances.argmax(1))]
-    if unknown.any():
-        found = found.astype(object)
-        found[unknown] = None
-    return found
+    def _numbered(self, labels: pd.Series) -> np.ndarray:
+        return class_numbers(labels, self._classes())
+
+    def _as_tensor(self) -> Tensor:
+        return torch.from_numpy(self._numbered(self._targets))
+
+    @staticmethod
+    def _from_tensor(y: Tensor, classes: list[Any]) -> pd.Series:
+        return pd.Series([classes[number] for number in y.tolist()], dtype=None if len(y) else object)

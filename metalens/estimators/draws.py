@@ -25,7 +25,7 @@ def n_drawn(tasks: TaskDistribution) -> int:
 
 def with_other_shots(
     tasks: Mapping[str, TaskDistribution], k_shot: int
-) -> Iterator[tuple[int, Mapping[str, TaskDistribution]]]:
+) -> Iterator[tuple[int, Mapping[str, TableTasks]]]:
     """Yield other numbers of support rows, and the held-out tasks of a table that have as many.
 
     Most tasks must have them, and at least five of each split.

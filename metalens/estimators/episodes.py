@@ -15,6 +15,7 @@ from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
 from metalens.data.tables.reading import check_columns, refuse_missing
 from metalens.errors import MetaLensError
+from metalens.estimators.notes import note_identifiers
 from metalens.estimators.tables import TableReader
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def fit_episodes(
     names = columns.input_columns(frame, division.task_columns)
     if names is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
+    note_identifiers(columns, frame, names)
     kept = columns.kept_rows(frame, [target, *names])
     if len(kept) < len(frame):
         frame = frame.iloc[kept]

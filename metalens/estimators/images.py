@@ -73,12 +73,12 @@ class ImageReader:
             raise MetaLensError(f"{source} has no images; give a folder or a zip file with some.")
         return files
 
-    def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series]:
-        """Return the images of class folders as inputs, and the names of their classes."""
+    def support(self, source: str | os.PathLike[str]) -> tuple[Tensor, pd.Series, None]:
+        """Return the images of class folders as inputs, the names of their classes, and no name of a task."""
         folder = _path(source)
         images = _labeled(folder, self.folders)
         names = pd.Series([image.name for image in images])
-        return self._load(folder, [image.file for image in images]), names
+        return self._load(folder, [image.file for image in images]), names, None
 
     def tasks(
         self, source: str | os.PathLike[str], split: Split, splits: Splits | None, sizes: Sizes, seed: int

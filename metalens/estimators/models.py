@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,3 +155,17 @@ def for_classes(learner: Learner, n: int) -> Learner:
             "that takes any number: ProtoNet, MatchingNet, ProtoMAML, R2D2 or LinearProbe."
         )
     return learner
+
+
+def most_probable(classes: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Return the most probable class of each row, `(n,)`; `None` if its probabilities are nan.
+
+    >>> most_probable(np.array(["no", "yes"]), np.array([[0.4, 0.6], [np.nan, np.nan]])).tolist()
+    ['yes', None]
+    """
+    unknown = np.isnan(chances).any(1)
+    found = classes[np.where(unknown, 0, chances.argmax(1))]
+    if unknown.any():
+        found = found.astype(object)
+        found[unknown] = None
+    return found

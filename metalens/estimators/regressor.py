@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.splits import SHARES
+from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import ColumnOptions, Columns
 from metalens.data.tables.division import Division
+from metalens.data.tables.drawing import MIN_QUERY
 from metalens.data.tables.reading import naming_file
 from metalens.errors import MetaLensError
+from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
 from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
-from metalens.metrics import task_metrics
+from metalens.metrics import METRICS, task_metrics
 from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
@@ -49,12 +56,13 @@ class MetaRegressor(MetaEstimator):
     new tasks (`chosen_`): the learner, one of the others if it is better by more than chance explains, with a
     warning, or the mean of all with weights that are fitted to the held-out tasks (`"Stacked"`). `r2` gives
     tasks of all spreads equal weight, unlike squared errors. The comparison also has `rmse` and `pearson_r2`,
-    the squared correlation, which ignores a wrong offset, scale or sign.
+    the squared correlation, which ignores a wrong offset, scale or sign. `rmse`
+    decides where tasks have two rows in all, and `pearson_r2` is left out where they have two query rows.
 
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
 
-    Settings of both estimators: see `MetaEstimator`. The default learner is R2D2, a ridge
+    Settings of both estimators: see `EstimatorSettings`. The default learner is R2D2, a ridge
     regression on learned features, and DeepKernelGP for molecules: both are fast, take any number of rows and
     need no inner step size. By default `k_shot` is half of the rows that nine in ten tasks have, at
     most 16, and `n_query` the rest, at most three times as many.
@@ -64,8 +72,13 @@ class MetaRegressor(MetaEstimator):
         weights_: of the models in the mean that adapts, by the number of support rows.
         comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
             `rmse` in units of the target.
+        pooled_: `r2` and `rmse` of all rows of the third part together: rows `model, metric, value`; here
+            `r2` counts also that a model tells tasks apart.
+        predictions_: what adapts predicts for the queries of the third part: rows `task, true, predicted`.
+            `save` does not write it.
         curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
         k_shot_: support rows of a training task.
+        left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the encoding of rows, fitted to the training tasks.
         feature_names_in_: columns that new rows must have.
 
@@ -95,6 +108,7 @@ class MetaRegressor(MetaEstimator):
         splits: str | Sequence[float] = SHARES,
         split_seed: int | None = None,
         families: str | None = None,
+        time_limit: float | None = None,
         progress: ProgressOf | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> Self:
@@ -110,9 +124,11 @@ class MetaRegressor(MetaEstimator):
             split_seed: selects another division by shares.
             families: a column with the family of a task, such as the study of an assay: tasks of one family
                 are in one part.
+            time_limit: seconds that the fit may take, about; `None` for no limit. Trainings end early, with
+                the best weights so far, and slow models are left out, as a warning and `left_out_` say.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
-            columns: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`, see `Columns`.
+            columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing` and others, see `Columns`.
 
         Returns:
             The estimator itself.
@@ -121,7 +137,8 @@ class MetaRegressor(MetaEstimator):
             MetaLensError: the table cannot be used (names the row and the column), there are too few tasks or
                 rows, or a setting is out of range.
         """
-        self._check()
+        limit = TimeLimit(time_limit)
+        self._reset()
         roles = Columns(task=task, target=target, **columns)
         division = Division(splits=splits, split_seed=split_seed, families=families)
         with naming_file(data):
@@ -130,7 +147,8 @@ class MetaRegressor(MetaEstimator):
                 seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
-        self._finish(tasks, 1, progress)
+        self._check_sizes(self.k_shot_, tasks["train"].n_query or MIN_QUERY)
+        self._finish(tasks, 1, progress, limit)
         return self
 
     def adapt(self, support: Table | None = None) -> AdaptedRegressor:
@@ -145,13 +163,35 @@ class MetaRegressor(MetaEstimator):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        n_inputs = len(self.reader_.encoding.names)
-        examples = Examples(torch.zeros(0, n_inputs), torch.zeros(0, 1))
-        if support is not None:
-            x, target = self.reader_.support(support)
-            examples = Examples(x.float(), torch.from_numpy(self.reader_.standardized(target)))
-        candidate = self._adapting(len(examples.x), 1)
-        return AdaptedRegressor(self, len(examples.x), candidate.name, candidate.adapt(examples))
+        if support is None:
+            return self._adapted(
+                torch.zeros(0, len(self.reader_.encoding.names)), pd.Series(dtype=float), None
+            )
+        return self._adapted(*self.reader_.support(support))
+
+    def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedRegressor:
+        """Return the model adapted to inputs and their targets."""
+        candidate = self._adapting(len(x), 1)
+        models = candidate.adapt(Examples(x.float(), torch.from_numpy(self.reader_.standardized(targets))))
+        return AdaptedRegressor(
+            estimator=self, model=candidate.name, task=task, _x=x, _targets=targets, _models=models
+        )
+
+    def _check_sizes(self, k_shot: int, n_query: int) -> None:
+        """Refuse or replace scores that say nothing about tasks of this size."""
+        lost = [name for name in self.metrics if not METRICS[name].is_defined(n_query, k_shot)]
+        if not lost:
+            return
+        size = f"k_shot={k_shot} support and n_query={n_query} query rows of a task"
+        if self.metric in lost:
+            raise MetaLensError(
+                f"metric={self.metric!r} says nothing with {size}; give tasks more rows, set n_query, or use "
+                "metric='rmse'."
+            )
+        if self.metric_ in lost:
+            self.metric_ = "rmse"
+        names = f"{' and '.join(lost)} say{'s' * (len(lost) == 1)} nothing with {size}"
+        warnings.warn(f"{names}, so models are compared without; {self.metric_} decides.", stacklevel=3)
 
     def _new_tasks(
         self, data: Table, k_shot: int | None, n_query: int | None
@@ -165,13 +205,19 @@ class MetaRegressor(MetaEstimator):
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
 
+    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return draw.targets.flatten().numpy(), predictions.flatten().numpy()
+
+    def _pooled(self, draws: Sequence[Draw]) -> pd.DataFrame:
+        return pooled_scores(draws, self._rows)
+
     def _reported(self, draw: Draw) -> Sequence[str]:
         return "r2", "pearson_r2", "rmse"
 
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
         known = self.reader_.in_units(draw.known.double())[None]
         scores = task_metrics(predictions[None], draw.targets[None], known, names)
-        return {name: scores[name].item() for name in names}
+        return {name: scores[name].item() for name in names if name in scores}
 
     def _state(self) -> dict[str, Any]:
         return {"reader": asdict(self.reader_), "k_shot": self.k_shot_}
@@ -192,20 +238,10 @@ class MetaRegressor(MetaEstimator):
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedRegressor:
-    """A model of one task, adapted to its support rows.
+class AdaptedRegressor(AdaptedModel):
+    """A model of one task, adapted to its support rows."""
 
-    Attributes:
-        estimator: its fitted estimator.
-        n_support: number of support rows.
-        model: name of what adapted; see `weights_` of the estimator.
-    """
-
-    estimator: MetaRegressor
-    n_support: int
-    model: str
-    _models: Ensemble
+    estimator_class = MetaRegressor
 
     def predict(self, data: Table) -> np.ndarray:
         """Return predicted targets in their own units, `(n,)`; nan for rows left out by `missing="drop"`.
@@ -250,3 +286,15 @@ class AdaptedRegressor:
         radius = conformal_radius(choice.residuals, coverage)
         center = self.predict(data)
         return np.stack([center - radius, center + radius], axis=1)
+
+    def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
+        reader = self.estimator.reader_
+        y, known = (torch.from_numpy(reader.standardized(column)) for column in (targets, self._targets))
+        return Draw("", y, known, {}, reader.in_units(y.double()))
+
+    def _as_tensor(self) -> Tensor:
+        return torch.tensor(numbers(self._targets))
+
+    @staticmethod
+    def _from_tensor(y: Tensor, classes: list[Any]) -> pd.Series:
+        return pd.Series(y.numpy())

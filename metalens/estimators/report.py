@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
-from metalens.estimators.saving import read_facts, read_model, restored_choices
+from metalens.estimators.saving import read_facts, read_left_out, read_model, read_pooled, restored_choices
+from metalens.estimators.time_limit import left_out_in_words
 from metalens.estimators.wording import by_support_rows, choice_in_words
 from metalens.io.files import MODEL, atomic_path, writing_into
 from metalens.io.json import read_json
@@ -18,6 +20,14 @@ from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
 from metalens.reports.numbers import metric_title, number
+from metalens.reports.prediction_figures import (
+    MAX_INPUTS,
+    MAX_TASKS,
+    input_importance,
+    predicted_against_true,
+    reliability,
+    residuals,
+)
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run_report import figures_folder, save_figure, template
@@ -34,11 +44,15 @@ class TrainedModel:
 
     Attributes:
         training: how it was trained: `title`, `command`, `commands` to use it, `chosen`, `k_shot`,
-            `configuration`, `versions` and so on.
+            `probability_of`, `configuration`, `versions` and so on.
         comparison: rows `model, task, metric, value` on held-out tasks, the meta-learner first.
         curve: rows `model, seed, step, split, metric, value`.
         choices: what adapts to new tasks, by the number of support rows.
         relations: of held-out tasks, or the reason why there are none.
+        left_out: what the fit left out to keep to its time limit, and how.
+        pooled: scores of all rows of held-out tasks together, `model, metric, value`; none of classes.
+        predictions: for the queries of held-out tasks, `task, true, predicted`; for classes probabilities.
+        importance: of inputs for held-out tasks, `model, task, input, value`, or why there is none.
     """
 
     training: dict[str, Any]
@@ -46,6 +60,10 @@ class TrainedModel:
     comparison: pd.DataFrame
     curve: pd.DataFrame
     relations: RelationMap | str
+    left_out: dict[str, str]
+    pooled: pd.DataFrame
+    predictions: pd.DataFrame
+    importance: pd.DataFrame | str
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -64,9 +82,22 @@ def read_model_folder(folder: Path) -> TrainedModel:
         if unknown := set(comparison["metric"]) - METRICS.keys():
             raise ValueError(f"it has unknown metrics: {', '.join(sorted(unknown))}")
         path = folder / MODEL
-        choices = restored_choices(read_model(folder, str(read_facts(folder)["kind"])))
+        facts = read_facts(folder)
+        choices, left_out = restored_choices(read_model(folder, str(facts["kind"]))), read_left_out(facts)
+        pooled = read_pooled(facts)
+        path = folder / "predictions.csv"
+        predictions = pd.read_csv(path, dtype={"task": str, "true": float, "predicted": float},
+                                  keep_default_na=False, na_values={"predicted": ["", "nan"]})  # fmt: skip
+        if predictions[["task", "true", "predicted"]].empty:
+            raise ValueError("it has no rows")
         path = folder / "curve.csv"
         curve = pd.read_csv(path)
+        path = folder / "importance.csv"
+        importance = training["no_importance"]
+        if importance is None:
+            importance = pd.read_csv(path, dtype={"task": str, "input": str, "value": float},
+                                     keep_default_na=False, na_values={"value": [""]})  # fmt: skip
+            importance[["task", "input", "value"]]  # are there
         path = folder / "relations.csv"
         relations = training["no_relations"]
         if relations is None:
@@ -74,7 +105,9 @@ def read_model_folder(folder: Path) -> TrainedModel:
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
-    return TrainedModel(training, choices, comparison, curve, relations)
+    return TrainedModel(
+        training, choices, comparison, curve, relations, left_out, pooled, predictions, importance
+    )
 
 
 def write_model_report(folder: str | Path) -> Path:
@@ -128,6 +161,14 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
         drawn["differences"] = figures.differences(paired)
     if not model.curve.empty:
         drawn["learning-curves"] = figures.learning_curves(results_of_models(model.curve))
+    if (what := model.training["probability_of"]) is not None:
+        drawn["reliability"] = reliability(model.predictions, what)
+    elif np.isfinite(model.predictions["predicted"]).any():
+        drawn["predicted"] = predicted_against_true(model.predictions)
+        drawn["residuals"] = residuals(model.predictions)
+    if isinstance(model.importance, pd.DataFrame) and model.importance["value"].notna().any():
+        metric = model.choices[model.training["k_shot"]].metric
+        drawn["importance"] = input_importance(model.importance, metric)
     if isinstance(model.relations, RelationMap):
         drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
     return drawn
@@ -144,6 +185,7 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
         choice=choice_in_words(model.choices[training["k_shot"]], model.comparison),
+        left_out=left_out_in_words(model.left_out) if model.left_out else "",
         by_support_rows=by_support_rows(model.choices) if len(model.choices) > 1 else [],
         decisive=decisive,
         baseline=results["learner"].iloc[0],
@@ -153,9 +195,53 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         task_columns=columns,
         task_rows=rows,
         task_note=note,
+        pooled=pooled_rows(model.pooled, model.comparison),
+        n_rows=len(model.predictions),
+        n_tasks=model.predictions["task"].nunique(),
+        max_tasks=MAX_TASKS,
+        max_inputs=MAX_INPUTS,
+        importance=importance_in_words(model.importance),
         relations=[part for part in shown if isinstance(part, str)],
         images=images,
     )
+
+
+def pooled_rows(pooled: pd.DataFrame, comparison: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return the scores of all rows together beside the means over tasks, as text.
+
+    Returns:
+        Rows of a model and its `r2` and `rmse` of all rows, and the means over tasks of the same.
+
+    >>> rows = [("Ridge", "r2", 0.9), ("Ridge", "rmse", 2.0)]
+    >>> pooled = pd.DataFrame(rows, columns=["model", "metric", "value"])
+    >>> pooled_rows(pooled, pooled.assign(task="a", value=[0.25, 1.5]))
+    [('Ridge', ['0.9', '2', '0.25', '1.5'])]
+    """
+    means = comparison.groupby(["model", "metric"])["value"].mean()
+    rows = []
+    for model, of_model in pooled.groupby("model", sort=False):
+        values = dict(zip(of_model["metric"], of_model["value"], strict=True))
+        cells = [_cell(values[name], name) for name in ("r2", "rmse")]
+        over_tasks = (means.get((model, name), math.nan) for name in ("r2", "rmse"))
+        rows.append(
+            (str(model), cells + [_cell(v, n) for n, v in zip(("r2", "rmse"), over_tasks, strict=True)])
+        )
+    return rows
+
+
+def importance_in_words(importance: pd.DataFrame | str) -> str:
+    """Return which inputs have no importance within tasks, or why there is none at all.
+
+    >>> table = pd.DataFrame({"input": ["age", "sex", "sex"], "value": [0.5, math.nan, math.nan]})
+    >>> importance_in_words(table)
+    'Not shown, as they have one value in all queries of a task: sex.'
+    """
+    if isinstance(importance, str):
+        return importance
+    varies = importance.groupby("input", sort=False)["value"].apply(lambda values: values.notna().any())
+    if varies.all():
+        return ""
+    return f"Not shown, as they have one value in all queries of a task: {', '.join(varies.index[~varies])}."
 
 
 def best_and_worst(

@@ -14,9 +14,9 @@ from torch import Tensor
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
 from metalens.io.files import MODEL
-from metalens.io.json import read_json
+from metalens.io.json import is_of, read_json
 
-FORMAT = 3  # increase it if the layout of the files changes
+FORMAT = 4  # increase it if the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 
@@ -80,6 +80,21 @@ def restored_choices(saved: Saved) -> dict[int, Choice]:
         facts["k_shot"]: Choice.restore(facts, part(saved.tensors, f"residuals.{facts['k_shot']}."))
         for facts in saved.facts["choices"]
     }
+
+
+def read_left_out(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the fit left out, and how."""
+    left_out = facts["left_out"]
+    if not isinstance(left_out, dict) or not is_of(list(left_out.values()), [str]):
+        raise ValueError("what was left out is not as expected")
+    return left_out
+
+
+def read_pooled(facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the scores of all rows of held-out tasks together, `model, metric, value`."""
+    if not is_of(facts, {"pooled": [{"model": str, "metric": str, "value": float}]}):
+        raise ValueError("the scores of all rows are not as expected")
+    return pd.DataFrame(facts["pooled"], columns=["model", "metric", "value"])
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType
@@ -15,7 +13,6 @@ from torch import Tensor
 
 from metalens.data import TableTasks
 from metalens.data.base import Split
-from metalens.data.support_query import equal_rows
 from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
@@ -23,6 +20,7 @@ from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInp
 from metalens.data.tables.reading import check_columns, naming_file, refuse_missing, standardized
 from metalens.data.tables.targets import classes_of, note_classes
 from metalens.errors import MetaLensError
+from metalens.estimators.notes import note_identifiers, note_repeats, note_time
 from metalens.io.json import is_of
 
 if TYPE_CHECKING:
@@ -34,8 +32,8 @@ _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
-        "missing": str, "duplicates": str, "inputs": ([str], NoneType), "categorical": [str], "order": _NAME,
-        "sep": _NAME, "decimal": str, "thousands": _NAME,
+        "missing": str, "duplicates": str, "inputs": ([str], NoneType), "categorical": [str],
+        "exclude": [str], "order": _NAME, "sep": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},
@@ -44,9 +42,6 @@ _LAYOUT = {  # of a reader as JSON
     },
     "mean": _NUMBER, "deviation": _NUMBER, "classes": [(str, int, float)],
 }  # fmt: skip
-_TIME = re.compile(r"(?i)(^|[_. ])(year|month|week|day|hour|minute|date|time|visit|wave|session)s?$")
-_MANY_REPEATS = 0.1  # of the molecules of held-out tasks
-_MIN_STEPS, _MOSTLY = 20, 0.95  # of a column that increases within tasks
 _MIN_SHOT, _MAX_SHOT = 1, 16  # support rows by default
 _QUERY_PER_SHOT = 3  # query rows in training for each support row, where tasks have them
 _SMALL_SHARE = 0.1  # of tasks that may be too small for the default sizes
@@ -108,8 +103,8 @@ class TableReader:
                     self.columns.warn_of_unusable(cells, "predicted as missing")
             return self._encoded(frame.iloc[usable]), usable
 
-    def support(self, table: Table) -> tuple[Tensor, pd.Series]:
-        """Return the inputs of the rows of one task, and the column with their targets.
+    def support(self, table: Table) -> tuple[Tensor, pd.Series, str | None]:
+        """Return the inputs of the rows of one task, the column with their targets, and the task's name.
 
         Raises:
             MetaLensError: a column is missing, a target is empty, or the rows name several tasks.
@@ -120,7 +115,8 @@ class TableReader:
                 raise MetaLensError(
                     f"The support has rows of {found} tasks by its column {task}; give those of one."
                 )
-            return self.support_rows(frame)
+            names = [] if task is None or task not in frame else frame[task].dropna().unique()
+            return *self.support_rows(frame), str(names[0]) if len(names) else None
 
     def support_rows(self, frame: pd.DataFrame) -> tuple[Tensor, pd.Series]:
         """Return the inputs of rows from `read` that can be used, of any tasks, and their targets."""
@@ -168,7 +164,7 @@ class TableReader:
         array = self._encoded(frame).numpy()
         if not self.classes:
             frame = frame.assign(**{columns.target: self.standardized(frame[columns.target]).ravel()})
-        given = replace(columns, inputs=array, categorical=(), smiles=None, missing="refuse")
+        given = replace(columns, inputs=array, categorical=(), exclude=(), smiles=None, missing="refuse")
         return TableTasks(
             frame,
             "test",
@@ -213,8 +209,8 @@ def fit_reader(
     Targets are numbers, or `classes` that all tasks share; see `TableTasks` and `row_sizes` for the settings.
     """
     check_columns(frame, [columns.task, columns.target])
-    note_time(columns, frame)
     names = columns.input_columns(frame, division.task_columns)
+    note_time(columns, frame, note_identifiers(columns, frame, names or []))
     kept = columns.kept_rows(frame, [columns.target, *(names or [])], quiet=True)
     k_shot, n_query = row_sizes(frame[columns.task].iloc[kept], k_shot, n_query)
     target = frame[columns.target].iloc[kept]
@@ -239,60 +235,6 @@ def fit_reader(
     if columns.smiles is not None:
         note_repeats(tasks, columns.smiles)
     return reader, tasks
-
-
-def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
-    """Warn if many rows of held-out tasks have a molecule of a training task."""
-    parts = [
-        examples.x.numpy()
-        for of_split in tasks.values()
-        for examples in of_split.examples_by_task(len(of_split.task_names)).values()
-    ]
-    n_trained = sum(map(len, parts[: len(tasks["train"].task_names)]))
-    codes = equal_rows(np.concatenate(parts))
-    share = float(np.isin(np.unique(codes[n_trained:]), codes[:n_trained]).mean())
-    if share > _MANY_REPEATS:
-        warnings.warn(
-            f"{share:.0%} of the molecules of held-out tasks in column {smiles} are also in training tasks, "
-            "and scores are better than for new molecules; give families, a column, if tasks of one study "
-            "belong together.",
-            stacklevel=5,
-        )
-
-
-def note_time(columns: Columns, frame: pd.DataFrame) -> None:
-    """Warn if a column looks like a time, and support rows are drawn at random all the same.
-
-    It has the name of a time, or its numbers increase from row to row in nearly every task.
-
-    >>> import pandas as pd, warnings
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     warnings.simplefilter("always")
-    ...     table = pd.DataFrame({"shop": [1], "sales": 2, "Year": 3})
-    ...     note_time(Columns(task="shop", target="sales"), table)
-    >>> str(caught[0].message)
-    "Column Year looks like a time, and support rows are drawn at random; give order='Year' if ..."
-    """
-    if columns.order is not None:
-        return
-    others = [name for name in frame if name not in (columns.task, columns.target, columns.group)]
-    found = [
-        name for name in others if _TIME.search(str(name)) or _increases(frame[name], frame[columns.task])
-    ]
-    if found:
-        warnings.warn(
-            f"Column {found[0]} looks like a time, and support rows are drawn at random; give "
-            f"order={found[0]!r} if of a new task the first rows are known and later ones asked for.",
-            stacklevel=5,
-        )
-
-
-def _increases(column: pd.Series, tasks: pd.Series) -> bool:
-    """Return whether numbers increase within tasks, and not throughout the table as row numbers do."""
-    if column.dtype.kind not in "iuf" or column.is_monotonic_increasing:  # others are refused where used
-        return False
-    steps = column.groupby(tasks).diff().dropna()
-    return len(steps) > _MIN_STEPS and bool((steps > 0).mean() > _MOSTLY)
 
 
 def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tuple[int, int]:

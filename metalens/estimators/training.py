@@ -12,12 +12,13 @@ from metalens.data import TaskDistribution
 from metalens.data.interleaved import Interleaved
 from metalens.errors import DivergenceError
 from metalens.estimators.draws import n_drawn
+from metalens.estimators.time_limit import FIT, FIT_SLOW, TRAIN, TRAIN_BASELINES, Stopwatch, TimeLimit
 from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError
-from metalens.learners import Baseline
+from metalens.learners import Baseline, Learner, MultiTaskGP
 from metalens.networks import Network
 from metalens.objective import Objective
-from metalens.specs.calls import build_learner, build_regularizers, build_sampler
+from metalens.specs.calls import LEARNERS, build_learner, build_regularizers, build_sampler, learner_call
 from metalens.training.fit import fit_together
 from metalens.training.outer_loop import Progress
 
@@ -47,6 +48,11 @@ class Trainee:
     tuned: Callable[[str], dict[str, Any]]
     seeds: range
 
+    @property
+    def kind(self) -> type[Learner]:
+        """The class of the learner."""
+        return LEARNERS[learner_call(self.learner).name]
+
     def build(self) -> list[Objective]:
         """Return a new objective for every seed; a single one of a baseline, which has no seeds."""
         objectives = []
@@ -58,7 +64,11 @@ class Trainee:
         return objectives[:1] if isinstance(objectives[0].learner, Baseline) else objectives
 
     def train(
-        self, tasks: TaskDistribution, validation: Validation, **settings: Any
+        self,
+        tasks: TaskDistribution,
+        validation: Validation,
+        stopwatch: Stopwatch,
+        **settings: Any,
     ) -> tuple[list[Objective], pd.DataFrame]:
         """Train one model for every seed, together if possible, with settings of `fit_together`.
 
@@ -66,10 +76,13 @@ class Trainee:
             The trained objectives, and their learning curves: rows `seed, step, split, metric, value`.
         """
 
-        def fit(objectives: Sequence[Objective], strands: Sequence[TaskDistribution]) -> list[pd.DataFrame]:
+        def fit(
+            objectives: Sequence[Objective], strands: Sequence[TaskDistribution], progress: Progress
+        ) -> list[pd.DataFrame]:
             return fit_together(
                 objectives,
                 strands,
+                progress=progress,
                 clip_norm=CLIP_NORM,
                 validations=[validation] * len(objectives),
                 samplers=[build_sampler(self.sampler) for _ in objectives],
@@ -81,10 +94,11 @@ class Trainee:
         n = len(objectives)
         strands = [Interleaved(tasks, number, n) for number in range(n)]
         try:
-            curves = fit(objectives, strands)
+            curves = fit(objectives, strands, stopwatch)
         except ReplicationError:
             objectives = self.build()
-            curves = [fit([one], [of_one])[0] for one, of_one in zip(objectives, strands, strict=True)]
+            pairs = zip(objectives, strands, range(n, 0, -1), strict=True)
+            curves = [fit([one], [of_one], stopwatch.part(n_left))[0] for one, of_one, n_left in pairs]
         curve = pd.concat(dict(zip(self.seeds, curves, strict=False)), names=["seed"])
         return objectives, curve.reset_index("seed").reset_index(drop=True)
 
@@ -95,23 +109,46 @@ def train_all(
     held_out: TaskDistribution,
     patience: int,
     progress: ProgressOf | None,
+    limit: TimeLimit,
     **settings: Any,
 ) -> tuple[dict[str, list[Objective]], pd.DataFrame]:
-    """Train the meta-learner, and then the baselines that learn from all tasks.
+    """Train the meta-learner and the baselines that learn from all tasks, in the order of `TimeLimit`.
 
-    A baseline whose training diverges is left out with a warning. `settings` are those of `Trainee.train`.
+    A baseline whose training diverges is left out with a warning. `settings` are those of `fit_together`.
 
     Returns:
-        The trained objectives by name, and learning curves: rows `model, seed, step, split, metric, value`.
+        The trained objectives by name, the meta-learner first, and learning curves: rows `model, seed, step,
+        split, metric, value`.
     """
     validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=patience)
-    trained, curves = {}, {}
-    for name, trainee in trainees.items():
+    meta, found = next(iter(trainees)), {}
+    for name, share, n_left in _in_order(trainees):
+        if name != meta and limit.left(share) <= 0:
+            limit.cut[name] = "not trained"
+            continue
         of_model = None if progress is None else progress(name)
+        stopwatch = limit.stopwatch(name, of_model, settings["steps"], share).part(n_left)
         try:
-            trained[name], curves[name] = trainee.train(train, validation, progress=of_model, **settings)
+            found[name] = trainees[name].train(train, validation, stopwatch, **settings)
         except DivergenceError as error:
-            if not trained:
+            if name == meta:
                 raise
             warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=4)
-    return trained, pd.concat(curves, names=["model"]).reset_index("model").reset_index(drop=True)
+    found = {name: found[name] for name in trainees if name in found}
+    curve = pd.concat({name: curve for name, (_, curve) in found.items()}, names=["model"])
+    trained = {name: objectives for name, (objectives, _) in found.items()}
+    return trained, curve.reset_index("model").reset_index(drop=True)
+
+
+def _in_order(trainees: Mapping[str, Trainee]) -> list[tuple[str, float, int]]:
+    """Return what to train, the quick first, by what share of a time limit, and how many share the rest."""
+    meta, *others = trainees
+    networks = [name for name in others if not issubclass(trainees[name].kind, Baseline)]
+    fits = [name for name in others if name not in networks]
+    slow = [name for name in fits if trainees[name].kind is MultiTaskGP]
+    return [
+        *((name, FIT, 1) for name in fits if name not in slow),
+        (meta, TRAIN, 1),
+        *((name, TRAIN_BASELINES, len(networks) - place) for place, name in enumerate(networks)),
+        *((name, FIT_SLOW, 1) for name in slow),
+    ]

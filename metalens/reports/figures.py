@@ -100,7 +100,8 @@ def scale_scores(axis: Axis, scores: pd.Series, metric: str, span: float = 4) ->
         axis.set_minor_formatter(NullFormatter())
 
 
-def _label_rows(axes: Axes, labels: list[str]) -> None:
+def label_rows(axes: Axes, labels: list[str]) -> None:
+    """Name the rows of a panel, the first one at the top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -177,7 +178,7 @@ def per_task(results: pd.DataFrame) -> Figure:
         axes.plot([np.median(values)] * 2, [place - 0.36, place + 0.36], color=BLACK, linewidth=1.6)
     scale_scores(axes.xaxis, rows["value"], metric, span=10)
     axes.set(xlabel=f"{metric} of a task, {METRICS[metric].better} is better")
-    _label_rows(axes, arms)
+    label_rows(axes, arms)
     return figure
 
 
@@ -275,7 +276,7 @@ def _forest(axes: Axes, paired: pd.DataFrame, metric: str) -> None:
     axes.set_title(f"← {left}", loc="left", color="#555555")
     axes.set_title(f"{right} →", loc="right", color="#555555")
     axes.set_xlabel(f"difference in {metric}{points} from {paired['baseline'].iloc[0]}")
-    _label_rows(axes, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])
+    label_rows(axes, [arm_label(*arm) for arm in paired[ARM].itertuples(index=False)])
 
 
 def _adaptation(axes: Axes, panel: pd.DataFrame) -> None:

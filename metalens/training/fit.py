@@ -81,7 +81,8 @@ def fit(
             result is the same to the last bit on the same machine, with the same versions and threads.
             Without a checkpoint, training starts over; without `resume`, old checkpoints are deleted.
         loggers: of Lightning Fabric; they get the learning curve while it grows, see `LearningCurve`.
-        progress: called after every step with its number and the loss of all processes.
+        progress: called after every step with its number and the loss of all processes. Where it returns
+            true, in all processes, training ends with the best weights so far.
         on_execution: called before the first step with the way the steps are executed.
         **settings: `steps`, `meta_batch_size` and the other fields of `TrainingSettings`.
 
@@ -146,7 +147,7 @@ def fit_together(
         out: folder for `checkpoints`; weights and curves are not written.
         checkpoint_every: see `fit`.
         resume: see `fit`.
-        progress: called after every step with its number and the mean loss.
+        progress: called after every step with its number and the mean loss; see `fit`.
         on_execution: see `fit`.
         **settings: the fields of `TrainingSettings`, the same for all; several objectives need
             `on_nonfinite="raise"`, and draw nothing by `seed`.

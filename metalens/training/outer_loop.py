@@ -25,7 +25,7 @@ from metalens.training.step import OuterStep
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Progress = Callable[[int, float], None]
+Progress = Callable[[int, float], bool | None]
 
 
 class OuterLoop:
@@ -66,7 +66,8 @@ class OuterLoop:
         """Take all steps, and keep the best weights.
 
         Args:
-            progress: called after every step with its number and the mean loss of the remaining runs.
+            progress: called after every step with its number and the mean loss of the remaining runs; the
+                steps end where it returns true.
             checkpoints: where the state is written.
             saved: the state to resume from.
 
@@ -77,8 +78,9 @@ class OuterLoop:
         if saved is not None:
             with restoring():
                 first = self._restore(saved)
+        is_stopped = False
         for number in range(first, self.settings.steps + 1):
-            if self._is_out_of_patience():  # here, as a resumed training may have been at its end
+            if self._is_out_of_patience() or is_stopped:  # a resumed training may have been at its end
                 break
             step = self._forward(number)
             counts = self._descend(step)
@@ -86,8 +88,8 @@ class OuterLoop:
             self._validate(step, counts=counts)
             if progress is not None:
                 active = self._active()
-                progress(number, sum(step.losses[place] for place in active) / len(active))
-            self._save(number, checkpoints)
+                is_stopped = bool(progress(number, sum(step.losses[p] for p in active) / len(active)))
+            self._save(number, checkpoints, is_over=is_stopped)
         for run in self.runs:
             run.keep_best()
 
@@ -176,9 +178,9 @@ class OuterLoop:
                 run.diagnose(number, step.batches[place], step.shares_of(place))
             run.validate(number, is_last=number == last)
 
-    def _save(self, number: int, checkpoints: Checkpoints | None) -> None:
+    def _save(self, number: int, checkpoints: Checkpoints | None, *, is_over: bool) -> None:
         """Log the curves and write a checkpoint if it is due; see `LearningCurve`."""
-        is_over = number == self.settings.steps or self._is_out_of_patience()
+        is_over = is_over or number == self.settings.steps or self._is_out_of_patience()
         if checkpoints is None or checkpoints.is_due(number, self.processes) or is_over:
             for run in self.runs:
                 run.curve.log()

@@ -34,6 +34,7 @@ class ColumnOptions(TypedDict, total=False):
 
     inputs: Sequence[str] | np.ndarray | Tensor | None
     categorical: Sequence[str]
+    exclude: Sequence[str]
     smiles: str | None
     chirality: bool
     count: bool
@@ -57,6 +58,7 @@ class Columns:
             each category; `None` for all columns without another role, or with `smiles` for none.
             `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them unchanged.
         categorical: inputs whose numbers are categories.
+        exclude: columns that are no inputs, such as identifiers of rows, where `inputs` names none.
         smiles: column with molecules, whose Morgan fingerprints are inputs (needs the extra `chem`).
         chirality: fingerprints tell stereoisomers apart.
         count: fingerprints count the parts of a molecule, see `morgan_fingerprints`.
@@ -87,6 +89,7 @@ class Columns:
     target: str
     inputs: Sequence[str] | np.ndarray | Tensor | None = None
     categorical: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     smiles: str | None = None
     chirality: bool = False
     count: bool = False
@@ -99,13 +102,15 @@ class Columns:
     thousands: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "categorical"):
+        for name in ("inputs", "categorical", "exclude"):
             if isinstance(value := getattr(self, name), str):
                 raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
         check_names(
             task=self.task, target=self.target, group=self.group, smiles=self.smiles, order=self.order
         )
         check_choices(missing=(self.missing, Missing), duplicates=(self.duplicates, Duplicates))
+        if len(self.exclude) and self.inputs is not None:
+            raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
         if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
             raise MetaLensError(
                 f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
@@ -167,7 +172,9 @@ class Columns:
             others: columns with further roles, which are inputs only if `inputs` names them.
         """
         roles = [name for name in (self.task, self.target, self.group, *others) if name is not None]
-        check_columns(frame, [*roles, *self.molecules, *self.times])
+        check_columns(frame, [*roles, *self.molecules, *self.times, *self.exclude])
+        if stray := [name for name in self.exclude if name in (*roles, *self.molecules, *self.categorical)]:
+            raise MetaLensError(f"exclude names {', '.join(stray)}, which has another role; leave it out.")
         if [*roles, *self.molecules].count(self.target) > 1:
             column = f"Column {self.target}"
             raise MetaLensError(f"{column} is the target and has another role too; name two columns.")
@@ -176,12 +183,13 @@ class Columns:
                 raise MetaLensError("Give ready-made inputs or smiles, got both; add fingerprints to inputs.")
             return None
         if self.inputs is None:
-            names = [] if self.smiles is not None else [name for name in frame.columns if name not in roles]
+            others = (*roles, *self.exclude)
+            names = [] if self.smiles is not None else [name for name in frame.columns if name not in others]
             if self.order in names and content(frame[self.order]) != "numbers":
                 names.remove(str(self.order))
             if self.smiles is None and not names:
                 raise MetaLensError(
-                    f"The table has no columns for inputs beside {', '.join(roles)}; add some."
+                    f"The table has no columns for inputs beside {', '.join(others)}; add some."
                 )
             return names
         if known := [name for name in self.inputs if name in (self.task, self.target)]:

@@ -67,7 +67,7 @@ class CategoryColumn:
         if len(categories) > _MAX_CATEGORIES and not named:
             raise MetaLensError(
                 f"Column {column.name} holds {len(categories)} different words, too many for an input each; "
-                "leave it out of inputs, or name it in categorical, or in smiles if these are molecules."
+                "name it in exclude, or in categorical, or in smiles if these are molecules."
             )
         return cls(str(column.name), categories)
 

@@ -83,7 +83,8 @@ class TableTasks(NamedTasks):
             know; or not, `"none"`.
         seed: see `TaskDistribution`.
 
-    Further settings: `inputs`, `categorical`, `smiles`, `missing`, `group`, `duplicates`: see `Columns`.
+    Further settings: `inputs`, `categorical`, `exclude`, `smiles`, `missing`, `group`, `duplicates`: see
+    `Columns`.
 
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
