@@ -154,7 +154,9 @@ class _Count(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Return the storages of tensors; a derivative that is zero by itself has none to read."""
+    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not tensor._is_zerotensor()]
 
 
 def available_bytes(device: torch.device) -> float:
