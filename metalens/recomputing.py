@@ -76,7 +76,8 @@ class PureFunction:
 
     Args:
         function: reads the module, and takes trees.
-        module: its parameters and buffers are all tensors that the function reads, beside its arguments.
+        module: its parameters and buffers are all tensors that the function reads, beside its arguments. A
+            layer that reads modules which are not its own names them in a tuple `reads`.
 
     Attributes:
         tensors: parameters, then buffers.
@@ -102,6 +103,8 @@ class _Reading(nn.Module):
     def __init__(self, function: Callable[..., Any], module: nn.Module) -> None:
         super().__init__()
         self.function, self.read = function, module
+        foreign = [each for layer in module.modules() for each in getattr(layer, "reads", ())]
+        self.foreign = nn.ModuleList(dict.fromkeys(foreign))
 
     def forward(self, *trees: Any) -> Any:
         return self.function(*trees)
@@ -189,7 +192,11 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, pure: PureFunction, structure: pytree.TreeSpec, shape: list[pytree.TreeSpec], *tensors: Tensor
+        ctx: Any,
+        pure: PureFunction,
+        structure: pytree.TreeSpec,
+        shape: list[pytree.TreeSpec],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.pure, ctx.structure, ctx.moment = pure, structure, Moment(tensors[0].device)
         ctx.save_for_backward(*tensors)
