@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,6 @@ class GradientLearner(NetworkLearner):
     """
 
     trains_shared_stages: bool = True
-    differentiation: Literal["reverse", "mixed"] = "reverse"
 
     def __init__(
         self,
@@ -102,6 +101,10 @@ class GradientLearner(NetworkLearner):
     def detaches_gradients(self) -> bool:
         """Whether inner gradients are currently treated as constants."""
         return self.first_order
+
+    @property
+    def mixed_refusal(self) -> str | None:
+        return "its inner gradients are constants in the outer gradient." if self.first_order else None
 
     @abstractmethod
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
