@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metalens.batching import Batching, Plan, chunked_task_map, looped_mean, task_map
+from metalens.batching import Batching, Plan, is_transformed, task_map
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, State
 from metalens.learners.measure import measure_vectorized
 from metalens.processes import ALONE, Processes
+from metalens.recomputing import chunked_task_map, looped_mean
 from metalens.tasks import Examples, Task, n_tasks
 
 View = TypeVar("View")
@@ -41,7 +42,7 @@ class AdaptedTasks:
         tasks: a batch of T tasks.
         batching: how the learner is mapped over tasks; see `metalens.batching`.
         chunk: tasks that are computed at a time, in memory for as many, or `None` for all.
-        parameters: with a chunk, all tensors to differentiate; by default the learner's parameters.
+        module: has all parameters to differentiate by; by default the learner.
         processes: those that share a larger batch, of which these are the tasks of this process.
         weights: of the tasks in means, `(T,)`, adding up to 1; equal by default.
 
@@ -60,13 +61,13 @@ class AdaptedTasks:
 
     def __init__(
         self, learner: Learner, tasks: Task, batching: Batching = "auto", *,
-        chunk: int | None = None, parameters: Iterable[Tensor] | None = None,
+        chunk: int | None = None, module: nn.Module | None = None,
         processes: Processes = ALONE, weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.learner, self.tasks, self.chunk, self.processes = learner, tasks, chunk, processes
         self.weights = weights
         self._views: dict[str, Any] = {}
-        self._parameters = list(learner.parameters() if parameters is None else parameters)
+        self._module = learner if module is None else module
         self.n_tasks = n_tasks(tasks)
         self.n_all_tasks = self.n_tasks * processes.world_size
         measure_vectorized(learner, tasks, batching)
@@ -80,7 +81,7 @@ class AdaptedTasks:
         """Apply a function of one task to every task of the batch."""
         if self.chunk is None or self.chunk >= self.n_tasks:
             return task_map(function, *trees, plan=self._plan)
-        how: Any = {"plan": self._plan, "chunk": self.chunk, "parameters": self._parameters}
+        how: Any = {"plan": self._plan, "chunk": self.chunk, "module": self._module}
         return chunked_task_map(function, *trees, **how)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -172,10 +173,14 @@ class AdaptedTasks:
 
         In a loop, the gradient of each task is taken before the next task, in the memory of one.
         """
-        if self._is_begun or self._plan != "loop" or not (self._parameters and torch.is_grad_enabled()):
-            return self.mean(self.last_outer_losses())
         examples = self.tasks.tensors[:4]
-        return looped_mean(self._task_loss, *examples, weights=self.weights, parameters=self._parameters)
+        by_parameters_alone = torch.is_grad_enabled() and any(
+            p.requires_grad for p in self._module.parameters()
+        )
+        by_parameters_alone &= not (is_transformed() or any(tensor.requires_grad for tensor in examples))
+        if self._is_begun or self._plan != "loop" or not by_parameters_alone:
+            return self.mean(self.last_outer_losses())
+        return looped_mean(self._task_loss, *examples, weights=self.weights, module=self._module)
 
     def last_outer_losses(self) -> Tensor:
         """Return `outer_losses` as the last view of the batch.

@@ -142,7 +142,7 @@ class Objective(nn.Module):
 
     def _adapted(self, tasks: Task, weights: Tensor | None = None) -> AdaptedTasks:
         how = {"chunk": self.chunk, "processes": self.processes, "weights": weights}
-        return AdaptedTasks(self.learner, tasks, self.batching, parameters=self.parameters(), **how)
+        return AdaptedTasks(self.learner, tasks, self.batching, module=self, **how)
 
     @property
     def communicates(self) -> bool:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mapping import mapped
+from torch import nn
 
 from metalens import (
     ANIL,
@@ -75,6 +77,26 @@ def test_tensors_are_counted_while_they_live():
     assert peak_bytes(lambda: kept.view(10, 100)[3].add_(1)) == 0
     assert peak_bytes(lambda: torch.stack([kept + 1, kept + 2])) == 4 * 4000
     assert peak_bytes(lambda: [len(kept + i) for i in range(9)]) == 4000
+
+
+def penalized(predictions, y):
+    return F.mse_loss(predictions, y) + 0.1 * predictions.abs().mean()
+
+
+# The derivative of a sign is a tensor of zeros without a storage.
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MAML(mlp(activation=nn.Softsign)),
+        lambda: MAML(mlp(), loss=F.l1_loss),
+        lambda: MAML(mlp(), loss=penalized),
+    ],
+    ids=["softsign", "l1", "penalty"],
+)
+def test_derivatives_that_are_zero_are_counted(make, batching):
+    few, many = (step_bytes(mapped(Objective(make()), batching), Sinusoid().batch(range(n))) for n in (2, 8))
+    assert 0 < few <= many
 
 
 def test_counting_leaves_no_gradient_and_sees_schedules():

@@ -84,6 +84,8 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
         return "its tasks are looped over, and a program of all of them would be too long"
     if objective.communicates:
         return "its processes exchange adapted models within a step"
+    if learner.differentiation == "mixed":
+        return "its inner loop is differentiated in mixed mode, whose saving of memory a program would undo"
     if learner.compile_refusal is not None:
         return learner.compile_refusal
     overrides = type(learner).set_progress is not Learner.set_progress

@@ -15,6 +15,7 @@ import torch
 
 from metalens.batching import Batching, Chunk, check_batching, check_chunk
 from metalens.errors import MetaLensError
+from metalens.learners.base import Differentiation, Mode, check_differentiation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,6 +41,9 @@ class Machine:
         threads: processor threads of each process; null leaves the number to PyTorch.
         batching: how tasks are mapped: auto, vmap or loop.
         chunk: tasks that are computed at a time, to save memory; null for all, auto for as many as fit.
+        differentiation: how the outer gradient goes through the inner loop: reverse keeps the graph of every
+            inner step; mixed keeps the weights alone and computes each step again, in forward over reverse
+            mode; auto is mixed where reverse does not fit into memory.
         compile: compile the training step into one program: true, false, or auto, which compiles only if
             profiling finds it faster.
         profile: time vmap, loop and compiling in a short trial before a long training, take the fastest, and
@@ -64,6 +68,7 @@ class Machine:
     threads: int | None = None
     batching: Batching = "auto"
     chunk: Chunk = "auto"
+    differentiation: Differentiation = "auto"
     compile: Compile = "auto"
     profile: bool = False
     keep_freed_memory: bool = False
@@ -73,6 +78,7 @@ class Machine:
     def __post_init__(self) -> None:
         check_batching(self.batching)
         check_chunk(self.chunk)
+        check_differentiation(self.differentiation)
         if self.devices < 1:
             raise MetaLensError(f"devices must be at least 1, got {self.devices}.")
         if self.workers != "ray" and self.workers < 1:
@@ -94,6 +100,11 @@ class Machine:
     def n_processes(self) -> int:
         """Number of processes that train together, on all machines."""
         return self.devices * _n_machines()
+
+    @property
+    def mode(self) -> Mode:
+        """How inner loops are differentiated, if nothing else is chosen: `"reverse"` or `"mixed"`."""
+        return "mixed" if self.differentiation == "mixed" else "reverse"
 
     @contextmanager
     def set_threads(self) -> Iterator[None]:

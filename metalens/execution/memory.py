@@ -47,14 +47,16 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
     """
     if not objective.regularizers and objective.learner.plan(objective.batching) == "loop":
         return None  # it computes task by task anyway
-    total, before, device = n_tasks(tasks), objective.chunk, objective.learner.device
-    n_sharing = objective.processes.world_size if device.type == "cpu" else 1
-    limit = objective.processes.all_reduce_min(SHARE * available_bytes(device) / n_sharing)
+    total, before, limit = n_tasks(tasks), objective.chunk, usable_bytes(objective)
     few, degree = min(total, objective.min_meta_batch_size), 2 if objective.regularizers else 1
+
+    def count(n: int) -> float:
+        return step_bytes(objective, _first(n, tasks))
+
     try:
         objective.chunk = None
-        first = step_bytes(objective, _first(few, tasks))
-        if total == 1 or _all_fit(objective, tasks, limit, degree, (few, first)):
+        first = count(few)
+        if total == 1 or _all_fit(count, total, limit, degree, (few, first)):
             return None
         of_a_task = first / few * (total / few) ** (degree - 1)
         chunk, more = 0, 1
@@ -69,15 +71,59 @@ def fitting_chunk(objective: Objective, tasks: Task) -> int | None:
         objective.chunk = before
 
 
-def _all_fit(objective: Objective, tasks: Task, limit: float, degree: int, first: tuple[int, float]) -> bool:
-    """Return whether all tasks fit at once, from the peak of the first few."""
-    total, before, (n, peak) = n_tasks(tasks), None, first
+def usable_bytes(objective: Objective) -> float:
+    """Return how many bytes a step of an objective may take in each process."""
+    device = objective.learner.device
+    n_sharing = objective.processes.world_size if device.type == "cpu" else 1
+    return objective.processes.all_reduce_min(SHARE * available_bytes(device) / n_sharing)
+
+
+def fits_in_reverse_mode(objective: Objective, tasks: Task) -> bool:
+    """Return whether a step in reverse mode fits into memory, with the objective's batching and chunk.
+
+    Only steps of one and two inner steps are counted: from there on, every further inner step takes as much
+    as the second, as the graphs of all are kept.
+
+    Args:
+        objective: what is trained, on its device, with a learner that adapts by gradient steps.
+        tasks: a batch as in training.
+
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> fits_in_reverse_mode(Objective(MAML(mlp(), inner_steps=5)), Sinusoid().batch(range(4)))
+    True
+    """
+    learner: Any = objective.learner
+    n_steps, chunk, limit = learner.inner_steps, objective.chunk, usable_bytes(objective)
+    one_by_one = not objective.regularizers and learner.plan(objective.batching) == "loop"
+    total = 1 if one_by_one else min(n_tasks(tasks), chunk or n_tasks(tasks))
+    few, degree = min(total, objective.min_meta_batch_size), 2 if objective.regularizers else 1
+
+    def count(n: int) -> float:
+        counted = []
+        for learner.inner_steps in (1, 2)[:n_steps]:
+            counted.append(step_bytes(objective, _first(n, tasks)))
+        return counted[0] + (n_steps - 1) * (counted[-1] - counted[0])
+
+    try:
+        objective.chunk = None
+        return _all_fit(count, total, limit, degree, (few, count(few)))
+    except NotImplementedError:  # an operation that cannot be followed
+        return True
+    finally:
+        learner.inner_steps, objective.chunk = n_steps, chunk
+
+
+def _all_fit(
+    count: Callable[[int], float], total: int, limit: float, degree: int, first: tuple[int, float]
+) -> bool:
+    """Return whether all tasks fit at once, from the peak of the first few and a count of others."""
+    before, (n, peak) = None, first
     while peak * (total / n) ** degree > limit:
         more = min(total, 2 * n, int(n * (limit / peak) ** (1 / degree)))
         if more <= n:
             return before is not None and _extrapolate(before, (n, peak), total) <= limit
         before, n = (n, peak), more
-        peak = step_bytes(objective, _first(n, tasks))
+        peak = count(n)
     return True
 
 
@@ -154,7 +200,9 @@ class _Count(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Return the storages of tensors; a derivative that is zero by itself has none to read."""
+    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not tensor._is_zerotensor()]
 
 
 def available_bytes(device: torch.device) -> float:

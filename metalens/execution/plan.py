@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +17,12 @@ from metalens.errors import MetaLensError
 from metalens.execution.compiling import CompiledObjective, compile_refusal
 from metalens.execution.machine import Machine
 from metalens.execution.malloc import return_freed_memory
-from metalens.execution.memory import fitting_chunk
+from metalens.execution.memory import fits_in_reverse_mode, fitting_chunk, usable_bytes
+from metalens.execution.mixed import check_mixed
 from metalens.execution.replicas import Replicas
 from metalens.execution.settings import plain_settings
 from metalens.io.files import atomic_path, cache_folder
-from metalens.learners.base import module_mode
+from metalens.learners.base import Mode, module_mode
 from metalens.learners.measure import measure_vectorized
 from metalens.objective import Objective, outer_loss, trained_parameters
 from metalens.tasks import Task, n_tasks
@@ -43,6 +45,7 @@ class Execution:
         seconds: measured time of a step's losses and gradient, by way; empty without a trial.
         chunk: how many tasks are computed at a time; `None` for all.
         replicas: number of objectives trained side by side.
+        differentiation: how inner loops are differentiated: `"reverse"` or `"mixed"`.
     """
 
     batching: Plan
@@ -51,10 +54,12 @@ class Execution:
     seconds: dict[str, float]
     chunk: int | None = None
     replicas: int = 1
+    differentiation: Mode = "reverse"
 
     def __str__(self) -> str:
         way = f"{self.replicas} side by side, " if self.replicas > 1 else ""
         way += self.batching + (", compiled" if self.compiled else "")
+        way += ", mixed mode" if self.differentiation == "mixed" else ""
         if self.chunk is not None:
             way += f" in chunks of {self.chunk} task" + "s" * (self.chunk > 1)
         times = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in self.seconds.items())
@@ -71,8 +76,10 @@ def executable(
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a training, and return the module that does it.
 
-    What the machine leaves open (`"auto"`) is chosen by rule: all tasks at once if they fit into memory (see
-    `metalens.execution.memory.fitting_chunk`), mapped by `Learner.plan`, not compiled.
+    What the machine leaves open (`"auto"`) is chosen by rule: tasks mapped by `Learner.plan`; inner loops of
+    two or more steps differentiated in mixed mode if the steps would not fit into memory otherwise; all tasks
+    at once if they then fit (see `metalens.execution.memory.fitting_chunk`); not compiled. A step in mixed
+    mode is compared with one in reverse mode first.
 
     With `machine.profile`, a training of at least 100 steps is profiled: a few steps are timed by loop and by
     `vmap`, and the rule is overruled if the other way is clearly faster and needs no smaller chunks. If the
@@ -81,8 +88,8 @@ def executable(
     execution, and so its results to the last bit. Several processes follow the rule, to do the same.
 
     Args:
-        objective: what will be trained, on its device, with the machine's `batching` and, if it is a number,
-            `chunk`; both are set to the choice. Replicas are always vectorized.
+        objective: what will be trained, on its device, with the machine's `batching`, `mode` and, if it is a
+            number, `chunk`; all are set to the choice. Replicas are always vectorized.
         tasks: a batch as in training, on the same device.
         machine: what is fixed, and what to choose.
         steps: number of outer steps.
@@ -92,7 +99,7 @@ def executable(
         The module `tasks -> loss terms`, and the choice.
 
     Raises:
-        MetaLensError: `compile=True` is not possible.
+        MetaLensError: `compile=True` or `differentiation="mixed"` is not possible.
 
     >>> from metalens import MAML, Machine, Objective, Sinusoid, mlp
     >>> str(executable(Objective(MAML(mlp())), Sinusoid().batch(range(4)), Machine(), steps=10)[1])
@@ -102,9 +109,11 @@ def executable(
         module, execution = _chosen(objective, tasks, machine, steps)
     else:
         objective.batching, objective.chunk = execution.batching, execution.chunk
+        objective.learner.differentiation = execution.differentiation
         module = _module(objective, execution)
     n = len(objective.objectives) if isinstance(objective, Replicas) else 1
-    return module, replace(execution, chunk=objective.chunk, replicas=n)
+    mode = objective.learner.differentiation
+    return module, replace(execution, chunk=objective.chunk, replicas=n, differentiation=mode)
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -124,6 +133,7 @@ def _chosen(
     if is_compiled and (refusal := compile_refusal(objective)) is not None:
         raise MetaLensError(f"compile=True is not possible: {refusal}.")
     two_ways = objective.batching == "auto" and objective.learner.vmap_refusal is None
+    note = "" if isinstance(objective, Replicas) or is_compiled else _differentiate(objective, tasks, machine)
     is_open = not is_compiled and (two_ways or machine.compile == "auto")
     is_long, several = steps >= MIN_PROFILED_STEPS, objective.processes.world_size > 1
     is_profiled = machine.profile and is_long and is_open and not several
@@ -139,12 +149,35 @@ def _chosen(
         reason = "by rule, as the run is short"
     if several and is_open:
         reason = "by rule, the same in all processes"
-    execution = Execution(rule, is_compiled, reason, {})
+    execution = Execution(rule, is_compiled, reason + note, {})
     return _module(objective, execution), execution
 
 
 def _module(objective: Objective | Replicas, execution: Execution) -> nn.Module:
     return CompiledObjective(objective) if execution.compiled else objective
+
+
+def _differentiate(objective: Objective, tasks: Task, machine: Machine) -> str:
+    """Set how the inner loop is differentiated, and return why, if it is not the usual way."""
+    learner: Any = objective.learner
+    if machine.differentiation == "reverse" or learner.mixed_refusal is not None:
+        return ""
+    with _leaving_no_trace(objective):
+        if machine.differentiation == "mixed":
+            check_mixed(objective, tasks)
+            return ""
+        if learner.inner_steps == 1:
+            return ""  # memory is saved from the second step on
+        if fits_in_reverse_mode(objective, tasks):
+            return ""
+        usable = usable_bytes(objective) / 2**30
+        note = f"; reverse mode would not fit into the {usable:.2g} GiB that can be used"
+        try:
+            check_mixed(objective, tasks)
+        except MetaLensError as error:
+            return f"{note}; {error}"
+        learner.differentiation = "mixed"
+        return note
 
 
 def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machine: Machine) -> list[Plan]:
@@ -239,5 +272,6 @@ def _work_name(objective: Objective | Replicas, tasks: Task, steps: int, machine
     settings = [plain_settings(module) for module in objective.modules()]
     here = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     shapes = [(leaf.shape, leaf.dtype, leaf.device) for leaf in pytree.tree_leaves(tasks)]
-    work = (objective, settings, shapes, steps, machine.compile, here, torch.__version__)
+    how = (objective.learner.differentiation, machine.compile)
+    work = (objective, settings, shapes, steps, *how, here, torch.__version__)
     return hashlib.sha256(repr(work).encode()).hexdigest()[:32]

@@ -47,6 +47,7 @@ class Arm(NamedTuple):
             learner = calls.build_learner(self.learner, recipe.network(), recipe.tuned)
             regularizers = calls.build_regularizers(self.regularizers)
             learner.plan(recipe.machine.batching)  # raises if impossible
+            learner.differentiation = recipe.machine.mode  # the same
             return Objective(learner, regularizers)
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from metalens.tasks import Examples
 
 State = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Mode = Literal["reverse", "mixed"]
+Differentiation = Literal["auto"] | Mode
 
 
 def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
@@ -91,6 +94,12 @@ def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             child.training = before
 
 
+def check_differentiation(differentiation: Differentiation) -> None:
+    """Raise `MetaLensError` if a way to differentiate is unknown."""
+    if differentiation not in ("auto", *get_args(Mode)):
+        raise MetaLensError(f"differentiation must be 'auto', 'reverse' or 'mixed', got {differentiation!r}.")
+
+
 class Learner(nn.Module, ABC):
     """Base of all methods: adapt to a support set, and predict with the resulting task state.
 
@@ -116,6 +125,7 @@ class Learner(nn.Module, ABC):
     trusts_vmap: bool = False
     compile_refusal: str | None = None
     regularizer_refusal: str | None = "it has no network to act on."
+    _mode: Mode = "reverse"
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
@@ -180,6 +190,28 @@ class Learner(nn.Module, ABC):
         """Return the model adapted to a support set, `F(support) = f`, as at test time."""
         with module_mode(self, training=False):
             return AdaptedModel(self, self.adapt(Examples(*(tensor.to(self.device) for tensor in support))))
+
+    @property
+    def mixed_refusal(self) -> str | None:
+        """Why an inner loop cannot be differentiated in mixed mode, or `None`."""
+        return "it does not adapt by gradient steps."
+
+    @property
+    def differentiation(self) -> Mode:
+        """How the outer gradient goes through the inner loop; see `Machine`. Set by `fit`.
+
+        Raises:
+            MetaLensError: on setting `"mixed"`, where it is not possible.
+        """
+        return self._mode
+
+    @differentiation.setter
+    def differentiation(self, mode: Mode) -> None:
+        if mode == "mixed" and self.mixed_refusal is not None:
+            raise MetaLensError(
+                f"differentiation='mixed' is not possible for {type(self).__name__}: {self.mixed_refusal}"
+            )
+        self._mode = mode
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TypedDict
 
@@ -14,6 +14,7 @@ from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
 from metalens.learners.inner import InnerOptimizer, InnerOptimizerName
+from metalens.learners.mixed_mode import MixedModeGradient
 from metalens.networks import Network
 from metalens.networks.functional import functional_call
 
@@ -101,6 +102,10 @@ class GradientLearner(NetworkLearner):
         """Whether inner gradients are currently treated as constants."""
         return self.first_order
 
+    @property
+    def mixed_refusal(self) -> str | None:
+        return "its inner gradients are constants in the outer gradient." if self.first_order else None
+
     @abstractmethod
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that adapt, by their names in the network."""
@@ -119,16 +124,21 @@ class GradientLearner(NetworkLearner):
 
     def descend(self, state: State, z: Tensor, y: Tensor) -> Iterator[State]:
         """Yield the given state, and the state after each step."""
-        memory = {}
+        memory, gradient = {}, self._gradient()
         yield state
         n_steps = self.inner_steps if self.training else self.test_inner_steps
         for step, sizes in enumerate(self.step_sizes(state, n_steps)):
             # Constant gradients need no graph for the outer gradient, which saves time and memory.
             with torch.no_grad() if self.detaches_gradients else nullcontext():
-                gradients = grad(self.support_loss)(state, z, y)
+                gradients = gradient(state, z, y)
             directions, memory = self.inner_optimizer(gradients, memory, step)
             state = {name: value - sizes[name] * directions[name] for name, value in state.items()}
             yield state
+
+    def _gradient(self) -> Callable[[State, Tensor, Tensor], State]:
+        """Return the gradient of the support loss by the state, as a function to be differentiated."""
+        is_mixed = self.differentiation == "mixed" and torch.is_grad_enabled() and not self.detaches_gradients
+        return MixedModeGradient(self.support_loss, self) if is_mixed else grad(self.support_loss)
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         return last(self.descend(self.initial_state(z, y), z, y))

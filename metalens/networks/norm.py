@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from metalens.batching import is_vectorized
+from metalens.batching import forward_mode_depth, is_vectorized
 from metalens.errors import MetaLensError
+from metalens.networks.normalizing import normalized
 
 
 class TransductiveBatchNorm(nn.Module):
@@ -126,6 +127,10 @@ def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
         )
     if is_vectorized():
         return _channel_affine(F.batch_norm(x, None, None, training=True, eps=eps), weight, bias)
+    if (
+        forward_mode_depth() == 1
+    ):  # PyTorch differentiates custom functions twice in forward mode to 0 (torch 2.13)
+        return _channel_affine(normalized(x, eps), weight, bias)
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 

@@ -114,15 +114,15 @@ class _Noise(nn.Module):
     def __init__(self, log_sigmas: nn.ParameterList, number: int) -> None:
         super().__init__()
         # The tuple hides them from the network's parameters, which learners may adapt.
-        self._log_sigma = (log_sigmas, number)
+        self.reads, self._number = (log_sigmas,), number
         self.register_buffer("draws", torch.zeros_like(log_sigmas[number]), persistent=False)
 
     def draw(self) -> None:
         self.draws = torch.randn_like(self.draws)
 
     def forward(self, mean: Tensor) -> Tensor:
-        log_sigmas, number = self._log_sigma
-        return mean + log_sigmas[number].exp() * self.draws if self.training else mean
+        (log_sigmas,) = self.reads
+        return mean + log_sigmas[self._number].exp() * self.draws if self.training else mean
 
 
 def _weights(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:

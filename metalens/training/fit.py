@@ -252,6 +252,9 @@ def assembled(
             objective.batching = machine.batching
             objective.chunk = machine.chunk if isinstance(machine.chunk, int) else None
             objective.learner.plan(machine.batching)  # refuses impossible batchings
+            learner = objective.learner
+            on_failure.callback(setattr, learner, "differentiation", learner.differentiation)
+            learner.differentiation = machine.mode
             stack.enter_context(in_precision(fabric, objective, run.tasks, n))
             stack.callback(objective.learner.set_progress, 1.0)
             stack.callback(setattr, objective, "processes", ALONE)
