@@ -9,9 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
-from metalens import MAML, MetaClassifier, MetaLensError, MetaRegressor, Objective, Sinusoid, fit, mlp
+from metalens import (
+    MAML,
+    MetaClassifier,
+    MetaLensError,
+    MetaRegressor,
+    MixedModel,
+    Objective,
+    Sinusoid,
+    fit,
+    mlp,
+)
 from metalens.cli import main
-from metalens.estimators import draws, load_model, time_limit, training
+from metalens.estimators import draws, load_model, regressor, time_limit, training
 from metalens.estimators.models import Candidate
 from metalens.estimators.time_limit import TRAIN_BASELINES, TimeLimit, left_out_in_words
 
@@ -91,6 +101,22 @@ def test_trainings_end_by_their_shares_with_the_best_weights_so_far(clock):
     assert clock.now == 114  # 11 + 2 + 1 steps
     whole = fitted(baselines=(), steps=10)
     assert_equal(weights_of(model, "R2D2"), weights_of(whole, "R2D2"))
+
+
+def test_a_slow_table_or_baseline_leaves_the_meta_learner_a_share(clock, monkeypatch):
+    def slowly(self, tasks):
+        clock.now += 30
+        return prepare(self, tasks)
+
+    prepare, read = MixedModel.prepare, regressor.fit_reader
+    monkeypatch.setattr(MixedModel, "prepare", slowly)
+    one = fitted(baselines=("MixedModel",), time_limit=40, progress=clock.of)
+    assert one.left_out_ == {"R2D2": "stopped after 6 of 30 steps"}  # 15 % of 40 seconds, and not none
+    monkeypatch.setattr(
+        regressor, "fit_reader", lambda *a, **k: setattr(clock, "now", clock.now + 20) or read(*a, **k)
+    )
+    other = fitted(baselines=(), time_limit=40, progress=clock.of)
+    assert other.left_out_ == {"R2D2": "stopped after 11 of 30 steps"}  # 55 % of the 20 that are left
 
 
 def test_seeds_that_are_trained_in_turn_have_equal_parts(clock, monkeypatch):

@@ -318,6 +318,7 @@ class MetaEstimator(ChosenModels):
         limit: TimeLimit,
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
+        limit.begin()
         settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
         self._trained, self.curve_ = train_all(
             self._trainees(), tasks["train"], tasks["val"], self.patience, progress, limit, **settings

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from metalens.estimators.models import Candidate
     from metalens.training.outer_loop import Progress
 
-# Shares of the limit by whose end a part of the fit is over or, of what cannot be stopped, begun.
+# Shares of the time by whose end a part of the fit is over or, of what cannot be stopped, begun.
 FIT, TRAIN, TRAIN_BASELINES, FIT_SLOW, COMPARE = 0.4, 0.55, 0.7, 0.35, 0.9
+MIN_TRAIN = 0.15  # share that the meta-learner has at least
 
 clock = time.monotonic
 
@@ -23,11 +24,12 @@ clock = time.monotonic
 class TimeLimit:
     """The time that a fit may take, from now on.
 
-    Its parts take what is left up to shares of the limit, in this order: baselines that take no outer step
-    are fitted, and none is begun after 40 %; the meta-learner is trained up to 55 %, and baselines that are
-    networks up to 70 %, each with the best weights so far; baselines whose fit is slow follow if it is not
-    yet 35 %; models are compared up to 90 %, without the slowest if all would take longer; and the rest is
-    for choices for other numbers of support rows. Without a limit the clock is not asked.
+    Its parts take shares of the time that is left when the data are read, in this order: baselines that take
+    no outer step are fitted, and none is begun after 40 %; the meta-learner is trained up to 55 %, but for at
+    least 15 %, and baselines that are networks up to 70 %, each with the best weights so far; baselines whose
+    fit is slow follow if it is not yet 35 %; models are compared up to 90 %, without the slowest if all would
+    take longer; and the rest is for choices for other numbers of support rows. Without a limit the clock is
+    not asked.
 
     Args:
         seconds: the limit; `None` for none.
@@ -48,14 +50,26 @@ class TimeLimit:
         if seconds is not None and not seconds > 0:
             raise MetaLensError(f"time_limit must be above 0 seconds, got {seconds}.")
         self.seconds = None if seconds is None or math.isinf(seconds) else seconds
-        self.started = 0.0 if self.seconds is None else clock()
+        self._begun = 0.0 if self.seconds is None else clock()
         self.cut: dict[str, str] = {}
 
+    def begin(self) -> None:
+        """Count shares from now on, as the data are read."""
+        if self.seconds is not None:
+            now = clock()
+            self.seconds, self._begun = max(self._begun + self.seconds - now, 0.0), now
+
     def left(self, share: float) -> float:
-        """Return the seconds that are left of a share of the limit, counted from its start."""
+        """Return the seconds that are left of a share of the time."""
         if self.seconds is None:
             return math.inf
-        return self.started + share * self.seconds - clock()
+        return self._begun + share * self.seconds - clock()
+
+    def extended(self, share: float, least: float) -> float:
+        """Return a share of which at least another share is left."""
+        if not self.seconds:
+            return share
+        return max(share, (clock() - self._begun) / self.seconds + least)
 
     def stopwatch(self, name: str, progress: Progress | None, steps: int, share: float) -> Stopwatch:
         """Return what ends the training of a model by the end of a share; see `Stopwatch`."""

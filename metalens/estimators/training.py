@@ -12,7 +12,15 @@ from metalens.data import TaskDistribution
 from metalens.data.interleaved import Interleaved
 from metalens.errors import DivergenceError
 from metalens.estimators.draws import n_drawn
-from metalens.estimators.time_limit import FIT, FIT_SLOW, TRAIN, TRAIN_BASELINES, Stopwatch, TimeLimit
+from metalens.estimators.time_limit import (
+    FIT,
+    FIT_SLOW,
+    MIN_TRAIN,
+    TRAIN,
+    TRAIN_BASELINES,
+    Stopwatch,
+    TimeLimit,
+)
 from metalens.evaluation import Validation
 from metalens.execution.replicas import ReplicationError
 from metalens.learners import Baseline, Learner, MultiTaskGP
@@ -126,6 +134,8 @@ def train_all(
         if name != meta and limit.left(share) <= 0:
             limit.cut[name] = "not trained"
             continue
+        if name == meta:
+            share = limit.extended(share, MIN_TRAIN)
         of_model = None if progress is None else progress(name)
         stopwatch = limit.stopwatch(name, of_model, settings["steps"], share).part(n_left)
         try:

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from tools.speed import evaluation, profile, regularized, replicas, scaling, startup
+from tools.speed import differentiation, evaluation, profile, regularized, replicas, scaling, startup
 from tools.speed.machine import limit_threads
 
 PARTS = {
@@ -21,6 +21,7 @@ PARTS = {
     "startup": startup.measure,
     "profile": profile.measure,
     "scaling": scaling.measure,
+    "differentiation": differentiation.measure,
 }
 ON_ALL_CORES = {"replicas"}  # where a single thread is not the question
 

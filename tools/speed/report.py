@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.speed import profile
+from tools.speed import differentiation, profile
 from tools.speed.equality import STEPS, TOLERANCES
 from tools.speed.implementation import OURS
 from tools.speed.workloads import WORKLOADS
@@ -75,6 +75,9 @@ def extra_tables(extras: dict[str, Any], threads: dict[str, int]) -> list[str]:
                 f"![Time of an outer step against the size of the problem]({FIGURE})",
                 "",
             ]
+            continue
+        if part == "differentiation":
+            lines += differentiation.table(measured, threads_text(threads[part]))
             continue
         if part == "profile":
             lines += [profile.EXPLANATION, ""]
