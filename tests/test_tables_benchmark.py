@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from metalens import MetaRegressor
+from metalens import MetaLensError, MetaRegressor
 from metalens.estimators import FallbackWarning
 from tools.tables import boosting, cell, compare, mixed, page, residuals, results, scores, single
 from tools.tables.design import Design, most_related
 from tools.tables.family import FAMILIES, Family, Fitted, NotApplicableError
-from tools.tables.ours import DEFAULT, alone
+from tools.tables.ours import DEFAULT, alone, of_intervals
 from tools.tables.problems import PROBLEMS, Problem
 from tools.tables.protocol import LEAST_QUERY, N_FOLDS, Episode, episodes, fold_of_tasks, split
 from tools.tables.results import Cell, Selection
@@ -278,6 +279,57 @@ def test_all_methods_get_the_same_rows(monkeypatch):
     for one, other in zip(*seen.values(), strict=True):
         assert one.support.equals(other.support)
         assert one.query.equals(other.query)
+
+
+def test_intervals_are_counted(monkeypatch):
+    def family(fold):
+        def limits(episodes):  # of one row less at each side, from one known row on
+            if not len(episodes[0].support):
+                return []
+            ends = [np.sort(frame.loc[e.query.index, "y"])[[1, -2]] for e in episodes]
+            return [np.tile(end, (len(e.query), 1)) for e, end in zip(episodes, ends, strict=True)]
+
+        yield Fitted("own", lambda es: [np.zeros(len(e.query)) for e in es], limits=limits)
+
+    frame = table()
+    monkeypatch.setattr(Family, "load", lambda self: family)
+    rows = cell.run(FAMILIES["task"], PROBLEM, frame, 0, [0, 2], 1)["methods"]["own"]["scores"]
+    for row in rows:
+        assert ("inside" in row) == (row["k"] == 2)
+        if row["k"] == 2:
+            assert row["inside"] == pytest.approx(1 - 2 / row["n"])
+            assert row["width"] > 0
+
+
+def test_the_page_has_the_coverage_of_intervals(tmp_path):
+    selection = fake(tmp_path)
+    assert "## Intervals\n\nNone was measured." in page.page(selection, tmp_path, FACTS, "", "")
+    shares = np.tile([0.5, *[0.9] * 6, *[1.0] * 3], 2)
+    for number in (0, 1):
+        one = Cell("sleepstudy", number, "metalens")
+        found = one.read(tmp_path)
+        for row, share in zip(found["methods"][DEFAULT]["scores"], shares, strict=False):
+            row |= {"inside": share, "width": 1.0}
+        cell.write(one.path(tmp_path), found)
+    half = 1.96 * shares.std(ddof=1) / np.sqrt(20)
+    assert f"| sleepstudy | 89 ± {100 * half:.0f} (86) |" in page.page(selection, tmp_path, FACTS, "", "")
+
+
+def test_limits_of_intervals_are_those_of_the_estimator():
+    class Adapted(NamedTuple):
+        support: pd.DataFrame | None
+
+        def predict_interval(self, rows, coverage):
+            if self.support is None:
+                raise MetaLensError("not calibrated")
+            return np.full((len(rows), 2), [len(self.support), coverage])
+
+    _, held_out = split(table(), PROBLEM, 0)
+    batches = {k: list(episodes(held_out, PROBLEM, k, 0)) for k in (0, 5)}
+    model = SimpleNamespace(adapt=Adapted)
+    assert of_intervals(model, batches[0]) == []
+    found = of_intervals(model, batches[5])
+    assert [limits.tolist() for limits in found] == [[[5, 0.9]] * (ROWS - 5)] * 3
 
 
 def test_a_model_alone():

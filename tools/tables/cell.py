@@ -103,11 +103,13 @@ def test(
             errors[k] = described(error)
             continue
         seconds, n_tasks = seconds + time.process_time() - start, n_tasks + len(batch)
+        limits = (fitted.limits(batch) if fitted.limits else []) or [None] * len(batch)
         try:
-            for episode, predicted in zip(batch, predictions, strict=True):
+            for episode, predicted, of_task in zip(batch, predictions, limits, strict=True):
                 truth = targets(problem, held_out.loc[episode.query.index], classes)
                 known = targets(problem, episode.support, classes)
                 found = score(problem, np.asarray(predicted, dtype=float), truth, known)
+                found |= {} if of_task is None else scores.of_limits(of_task, truth)
                 rows.append({"task": episode.task, "k": k, "draw": draw, "n": len(truth), **found})
         except ValueError as error:
             errors[k] = described(error)

@@ -28,11 +28,13 @@ class Fitted:
         predict: from held-out tasks to predictions for their query rows: numbers, or chances of the second
             class. What is fitted to the training tasks and all known rows together is fitted in here.
         note: what was found in training, for the page.
+        limits: from held-out tasks to the limits of 90 % intervals for their query rows, `(n, 2)`.
     """
 
     label: str
     predict: Predict
     note: str = ""
+    limits: Predict | None = None
 
 
 @dataclass(frozen=True)

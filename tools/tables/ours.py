@@ -11,7 +11,7 @@ import numpy as np
 from metalens import MetaClassifier, MetaRegressor
 from metalens.errors import MetaLensError
 from tools.tables.family import Fitted, NotApplicableError
-from tools.tables.protocol import Episode, Fold
+from tools.tables.protocol import COVERAGE, Episode, Fold
 
 DEFAULT = "MetaLens"
 
@@ -21,7 +21,8 @@ def metalens(fold: Fold) -> Iterator[Fitted]:
     problem = fold.problem
     model = MetaRegressor() if problem.kind == "number" else MetaClassifier()
     model.fit(fold.train, **problem.columns())
-    yield Fitted(DEFAULT, lambda episodes: [predict(model, e) for e in episodes], chosen(model))
+    limits = partial(of_intervals, model) if isinstance(model, MetaRegressor) else None
+    yield Fitted(DEFAULT, lambda episodes: [predict(model, e) for e in episodes], chosen(model), limits)
     singles = [name for name in model.comparison_["model"].unique() if name != "Stacked"]
     for name in singles:
         yield Fitted(f"{DEFAULT}: {name}", partial(of_single, alone(model, name)))
@@ -33,6 +34,18 @@ def predict(model: MetaRegressor | MetaClassifier, episode: Episode) -> np.ndarr
     if isinstance(model, MetaRegressor):
         return adapted.predict(episode.query)
     return adapted.predict_proba(episode.query)[:, 1]
+
+
+def of_intervals(model: MetaRegressor, episodes: Sequence[Episode]) -> list[np.ndarray]:
+    """Return the limits of intervals; nothing where none was calibrated for so few known rows."""
+    supports = [episode.support if len(episode.support) else None for episode in episodes]
+    try:
+        return [
+            model.adapt(support).predict_interval(episode.query, coverage=COVERAGE)
+            for support, episode in zip(supports, episodes, strict=True)
+        ]
+    except MetaLensError:
+        return []
 
 
 def of_single(model: MetaRegressor | MetaClassifier, episodes: Sequence[Episode]) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from tools.tables import results
 from tools.tables.compare import MEASURES, by_task, comparable, is_outside, leads
 from tools.tables.ours import DEFAULT
 from tools.tables.problems import PROBLEMS, Problem
-from tools.tables.protocol import LEAST_QUERY, N_FOLDS
+from tools.tables.protocol import COVERAGE, LEAST_QUERY, N_FOLDS
 from tools.tables.results import Selection
 
 INTRODUCTION = f"""# Benchmark: a few rows of a new group
@@ -66,6 +66,7 @@ def page(selection: Selection, folder: Path, facts: dict[str, str], date: str, c
     compared = comparisons(scores)
     parts = [INTRODUCTION, "", *origin(selection, folder, costs, facts, date, command), ""]
     parts += ["## At a glance", "", *summary(compared), "", *standing(compared), *without_result(scores), ""]
+    parts += ["## Intervals", "", *coverage(scores), ""]
     for table in dict.fromkeys(scores["table"]):
         of_table = (frame[frame["table"] == table] for frame in (scores, costs, compared))
         parts += [f"## {table}", "", *section(PROBLEMS[table], *of_table), ""]
@@ -159,6 +160,31 @@ def without_result(scores: pd.DataFrame) -> list[str]:
                 f"- {table}, k = {k}: **MetaLens has no result for {n - own} of {count(n, 'task')}**."
             )
     return lines
+
+
+def coverage(scores: pd.DataFrame) -> list[str]:
+    """Return the shares of rows within the default's intervals, by table and k."""
+    own = scores[scores["method"] == DEFAULT]
+    if "inside" not in own or own["inside"].isna().all():
+        return ["None was measured."]
+    of_task = own.groupby(["table", "k", "task"], sort=False)["inside"].mean().dropna()
+    groups, shots = of_task.groupby(level=["table", "k"], sort=False), sorted(own["k"].unique())
+    texts = {
+        key: f"{percent(rows.mean())} ± {percent(1.96 * rows.sem())} ({percent(rows.quantile(0.1))})"
+        for key, rows in groups
+    }
+    tables = list(dict.fromkeys(own["table"]))
+    return [
+        f"Percent of the rows of a new task within MetaLens' {percent(COVERAGE)} % intervals: mean over "
+        "tasks, with its 95 % interval; in brackets, what a tenth of the tasks do not reach.",
+        "",
+        *matrix("inside", tables, shots, lambda table, k: texts.get((table, k), NONE)),
+    ]
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, without the sign."""
+    return f"{100 * share:.0f}"
 
 
 def section(problem: Problem, scores: pd.DataFrame, costs: pd.DataFrame, compared: pd.DataFrame) -> list[str]:

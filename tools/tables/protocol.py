@@ -15,6 +15,7 @@ from tools.tables.problems import Problem
 N_FOLDS = 5
 SHOTS = (0, 3, 5, 10, 20)  # known rows of a new task
 N_DRAWS = 3
+COVERAGE = 0.9  # of intervals
 LEAST_QUERY = 2  # rows to predict; a task with fewer takes no part
 
 

@@ -28,3 +28,9 @@ def of_chances(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "accuracy": float(np.mean((chance > 0.5) == (truth == 1))),
         "roc_auc": float(roc_auc_score(truth, chance)) if both else float("nan"),
     }
+
+
+def of_limits(limits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the share of targets within their limits, and the mean width of the intervals."""
+    low, high = limits.T
+    return {"inside": float(((low <= truth) & (truth <= high)).mean()), "width": float((high - low).mean())}
