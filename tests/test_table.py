@@ -204,11 +204,40 @@ def test_duplicates_stay_on_one_side_or_are_refused(table):
         tasks_of(table, inputs=twins, duplicates="refuse")
     allowed = [tasks_of(table, "test", inputs=twins, duplicates="allow")[number] for number in range(30)]
     assert any(set(rows_of(task.support)) & set(rows_of(task.query)) for task in allowed)
-    chain = {"group": "scan", "k_shot": 1, "n_query": 2}  # a row is linked with the next, by one or the other
+    chain = {
+        "group": "scan",
+        "k_shot": 1,
+        "n_query": 2,
+        "duplicates": "together",
+    }  # a row is linked with the next, by one or the other
     with pytest.raises(
         MetaLensError, match=r"none with k_shot \+ n_query = 3 rows or more that can be divided"
     ):
         tasks_of(table.assign(scan=(table.row + 1) // 2), "test", inputs=twins, **chain)
+
+
+@pytest.mark.parametrize("values", [2, 3])
+def test_rows_of_few_categories_are_independent_with_a_note(table, values):
+    """Radon of houses: with and without basement, so that no task can be divided by its inputs."""
+    frame = table.assign(floor=table.row % values)
+    roles = {"inputs": ["floor"], "k_shot": 9, "n_query": 3}
+    with pytest.warns(UserWarning, match=r"Only 0 of \d+ tasks can be divided with rows of equal inputs"):
+        found = tasks_of(frame, **roles)
+    allowed = tasks_of(frame, **roles, duplicates="allow")
+    assert found.task_names == allowed.task_names
+    for one, other in zip(found[3].tensors, allowed[3].tensors, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(MetaLensError, match="can be divided"):
+        tasks_of(frame, **roles, duplicates="together")
+
+
+def test_equal_rows_stay_together_where_tasks_can_be_divided(table):
+    frame = table.assign(dose=table.row // 2)
+    sides = [
+        {*task.support.x[:, 0].tolist()} & {*task.query.x[:, 0].tolist()}
+        for task in (tasks_of(frame, inputs=["dose"], k_shot=2, n_query=2)[number] for number in range(20))
+    ]
+    assert not any(sides)
 
 
 def test_a_published_division_into_support_and_query_is_kept(table):

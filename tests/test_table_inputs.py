@@ -55,7 +55,7 @@ def test_words_are_inputs_by_the_categories_of_training_tasks(table):
 def test_numbers_can_be_categories(table):
     changes = {"inputs": ["sex"], "categorical": ["sex"]}
     with pytest.raises(MetaLensError, match="duplicates='allow'"):
-        encoded(table.assign(sex=table.row % 2), **changes)
+        encoded(table.assign(sex=table.row % 2), **changes, duplicates="together")
     _, inputs = encoded(table.assign(sex=table.row % 2), **changes, duplicates="allow")
     assert list(inputs) == ["sex=0", "sex=1"]
     assert (inputs["sex=0"] + inputs["sex=1"] == 1).all()

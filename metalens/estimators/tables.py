@@ -32,7 +32,7 @@ _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
-        "missing": str, "duplicates": str, "inputs": ([str], NoneType), "categorical": [str],
+        "missing": str, "duplicates": _NAME, "inputs": ([str], NoneType), "categorical": [str],
         "exclude": [str], "order": _NAME, "sep": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {

@@ -40,7 +40,7 @@ class ColumnOptions(TypedDict, total=False):
     count: bool
     missing: Missing
     group: str | None
-    duplicates: Duplicates
+    duplicates: Duplicates | None
     order: str | None
     sep: str | None
     decimal: str
@@ -69,7 +69,8 @@ class Columns:
         group: column, such as the patient or the scaffold; the rows of a task with one value are never
             divided between support and query.
         duplicates: rows of a task with equal inputs: `"together"` on one side like a group, `"refuse"` them,
-            or `"allow"` them on both sides.
+            or `"allow"` them on both sides. `None`: together, unless fewer than half of the tasks could be
+            divided then, as with a few categories; a note says so. Molecules are always together.
         order: column with a time or a sequence, such as the year, by which the support rows of a task are its
             earliest and its queries later ones; `None` to draw both at random. Numbers are an input too.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
@@ -95,7 +96,7 @@ class Columns:
     count: bool = False
     missing: Missing = "refuse"
     group: str | None = None
-    duplicates: Duplicates = "together"
+    duplicates: Duplicates | None = None
     order: str | None = None
     sep: str | None = None
     decimal: str = "."
@@ -108,7 +109,9 @@ class Columns:
         check_names(
             task=self.task, target=self.target, group=self.group, smiles=self.smiles, order=self.order
         )
-        check_choices(missing=(self.missing, Missing), duplicates=(self.duplicates, Duplicates))
+        check_choices(missing=(self.missing, Missing))
+        if self.duplicates is not None:
+            check_choices(duplicates=(self.duplicates, Duplicates))
         if len(self.exclude) and self.inputs is not None:
             raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
         if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,10 +109,32 @@ def encode_table(
         note_bounds(frame)
         targets, *scale = scaled_targets(y, frame[columns.target], standardize, train_rows, rows_of.values())
     grouped = tasks(units_of_rows(frame, columns, codes, array, for_support))
+    if columns.duplicates is None and columns.smiles is None:
+        independent = replace(columns, duplicates="allow")
+        apart = tasks(units_of_rows(frame, independent, codes, array, for_support))
+        grouped = _divisible(grouped, apart, k_shot, n_query)
     properties = torch.from_numpy(np.concatenate(known, axis=1)).float() if known else None
     inputs, targets = torch.from_numpy(array), torch.from_numpy(targets)
     of_all = inputs, targets, properties, encoding, class_names
     return EncodedTable(grouped, split_of, train, y, *of_all, *scale)
+
+
+def _divisible(
+    together: dict[str, TaskRows], apart: dict[str, TaskRows], k_shot: int, n_query: int | None
+) -> dict[str, TaskRows]:
+    """Return the tasks with rows of equal inputs together if most can be divided so; apart with a note."""
+    n_together, n_apart = (
+        sum(rows.is_enough(k_shot, n_query) for rows in tasks.values()) for tasks in (together, apart)
+    )
+    if 2 * n_together >= n_apart:
+        return together
+    warnings.warn(
+        f"Only {n_together} of {n_apart} tasks can be divided with rows of equal inputs on one side, so that "
+        "such rows are taken as independent; to keep them together all the same, set "
+        "duplicates='together'.",
+        stacklevel=5,
+    )
+    return apart
 
 
 def min_rows(k_shot: int, n_query: int | None) -> str:
