@@ -119,13 +119,14 @@ def is_fast(case: Case, check: str) -> bool:
     if case.network == "mlp":
         if case.regularizer == "none" or case.learner in VARIANT_LEARNERS:
             return True
-        return case.kind == "classification" and check in {*CROSSED, "weight_zero_equals_no_regularizer"}
+        return case.kind == "classification" and check in {*CROSSED, *ON_PERCEPTRONS}
     if case.learner in ("ADKF", "IMAML"):
         return False  # their solvers take seconds on other networks
     crossed = case.regularizer == "none" or case.learner == "MAML"
     return crossed and case.kind == "classification" and check in CROSSED
 
 
+ON_PERCEPTRONS = ("weight_zero_equals_no_regularizer", "mixed_mode_equals_reverse_mode")
 CROSSED = ("vmap_and_chunks_equal_loop", "gradient_equals_finite_difference")
 
 

@@ -53,9 +53,9 @@ def table(figures: Figures, threads: str) -> list[str]:
     lines = [
         "### Reverse and mixed mode",
         "",
-        f"An outer step of MAML on one task: Conv4-64, {SIZE}x{SIZE} images in color, {N_SUPPORT} support and "
-        f"{N_QUERY} query images, {threads}. Each figure is of one step in a process of its own, which keeps "
-        "freed memory or gives it back; memory is the peak of the latter above what it held before.",
+        f"An outer step of MAML on one task: Conv4-64, {SIZE}x{SIZE} images in color, {N_SUPPORT} support "
+        f"and {N_QUERY} query images, {threads}. Each figure is of one step in a process of its own, which "
+        "keeps freed memory or gives it back; memory is the peak of the latter above what it held before.",
         "",
         "| inner steps | " + " | ".join(f"{mode}: {column}" for column in columns for mode in MODES) + " |",
         "|---" + "|--:" * len(columns) * len(MODES) + "|",
