@@ -177,7 +177,9 @@ def _differentiate(objective: Objective, tasks: Task, machine: Machine) -> str:
         except MetaLensError as error:
             return f"{note}; {error}"
         learner.differentiation = "mixed"
-        return note
+    if machine.keep_freed_memory:
+        return_freed_memory()  # as memory is short
+    return note
 
 
 def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machine: Machine) -> list[Plan]:
