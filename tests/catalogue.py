@@ -168,6 +168,12 @@ LEARNER_VARIANTS = {
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
     ),
+    "MAML-momentum": LearnerEntry(
+        lambda network: MAML(network, inner_lr=0.1, inner_steps=3, inner_momentum=0.9, inner_clip=0.3)
+    ),
+    "MetaSGD-adam": LearnerEntry(
+        lambda network: MetaSGD(network, inner_lr=0.01, inner_steps=2, inner_optimizer="adam")
+    ),
     "R2D2-prior": LearnerEntry(
         lambda network: R2D2(network, prior_mean=True), gradient_steps=False, own_head=False
     ),

@@ -122,7 +122,7 @@ def is_fast(case: Case, check: str) -> bool:
             return True
         if case.learner in SOLVERS and case.regularizer != "TRLearner":
             return False
-        return case.kind == "classification" and check in {*CROSSED, "weight_zero_equals_no_regularizer"}
+        return case.kind == "classification" and check in {*CROSSED, *ON_PERCEPTRONS}
     if case.kind == "regression" or case.learner in SOLVERS:
         return False
     if case.regularizer == "none":
@@ -131,6 +131,7 @@ def is_fast(case: Case, check: str) -> bool:
 
 
 SOLVERS = ("ADKF", "IMAML")  # they solve a problem in every task, which takes seconds
+ON_PERCEPTRONS = ("weight_zero_equals_no_regularizer", "mixed_mode_equals_reverse_mode")
 CROSSED = ("vmap_and_chunks_equal_loop", "gradient_equals_finite_difference")
 
 

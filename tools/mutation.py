@@ -5,11 +5,11 @@
     python tools/mutation.py --named --out named.csv
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
-of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py` or `batching.py`. The sample
-takes places in the source at random and one change at each place; annotations are left out. Each mutant meets
-its file's own tests: the oracle of that name or the oracles of all learners, the file's doctests, and the
-contracts of its methods on a perceptron. `--named` runs a list of changes, each of which undoes one idea of a
-method.
+of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py`, `batching.py` or
+`recomputing.py`. The sample takes places in the source at random and one change at each place; annotations
+are left out. Each mutant meets its file's own tests: the oracle of that name or the oracles of all learners,
+the file's doctests, and the contracts of its methods on a perceptron. `--named` runs a list of changes, each
+of which undoes one idea of a method.
 """
 
 from __future__ import annotations
@@ -68,13 +68,19 @@ NAMED = [
      "_entropy(adapted.query_predictions) - _entropy",
      "_entropy(adapted.query_predictions) + _entropy"),
     ("regularizers/mr_maml.py",
-     "mean + log_sigmas[number].exp() * self.draws if self.training else mean",
-     "mean + log_sigmas[number].exp() * self.draws"),
+     "mean + log_sigmas[self._number].exp() * self.draws if self.training else mean",
+     "mean + log_sigmas[self._number].exp() * self.draws"),
     ("regularizers/dropout_bins.py", "/ (1 - self.p)", ""),
     ("regularizers/metacrl.py", "risk + slope.square()", "risk"),
     ("adapted_tasks.py", "tensor[models.flatten()]", "tensor[torch.arange(n).repeat_interleave(k)]"),
     ("batching.py", "for task in tasks]", "for task in reversed(list(tasks))]"),
-    ("batching.py", "*(next(gradients) if tensor.requires_grad else None", "*(None"),
+    ("recomputing.py", "*(next(gradients) if need else None", "*(None"),
+    ("recomputing.py",
+     "iter(_TaskByTask._with_graph(ctx, slope))",
+     "(total * slope for total in ctx.totals)"),
+    ("learners/mixed_mode.py",
+     "enumerate(ctx.needed[ctx.n :]) if needed]",
+     "enumerate(ctx.needed[ctx.n :]) if False]"),
 ]  # fmt: skip
 
 RELATIONS = ["agreement", "controls", "cosine", "mutual", "vectors"]
@@ -128,7 +134,7 @@ def sampled(size: int, seed: int) -> Iterator[tuple[Path, int, str, str]]:
 
     files = [*PACKAGE.glob("learners/**/*.py"), *PACKAGE.glob("regularizers/*.py")]
     files += [PACKAGE / "relations" / f"{name}.py" for name in RELATIONS]
-    files += [PACKAGE / "adapted_tasks.py", PACKAGE / "batching.py"]
+    files += [PACKAGE / "adapted_tasks.py", PACKAGE / "batching.py", PACKAGE / "recomputing.py"]
     places: dict[tuple[Path, tuple[int, int]], list[tuple[str, int]]] = {}
     for path in sorted(file for file in files if file.name != "__init__.py"):
         nodes = list(ast_nodes(get_ast_from_path(path)))

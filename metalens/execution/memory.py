@@ -78,19 +78,19 @@ def usable_bytes(objective: Objective) -> float:
     return objective.processes.all_reduce_min(SHARE * available_bytes(device) / n_sharing)
 
 
-def fits_in_reverse_mode(objective: Objective, tasks: Task) -> bool:
-    """Return whether a step in reverse mode fits into memory, with the objective's batching and chunk.
+def needs_mixed_mode(objective: Objective, tasks: Task) -> bool:
+    """Return whether a step in reverse mode does not fit into memory, and one in mixed mode takes less.
 
-    Only steps of one and two inner steps are counted: from there on, every further inner step takes as much
-    as the second, as the graphs of all are kept.
+    Only outer steps of two and three inner steps are counted: in both modes, every further one takes as much
+    as the third. The objective's batching and chunk are as in training.
 
     Args:
-        objective: what is trained, on its device, with a learner that adapts by gradient steps.
+        objective: what is trained, on its device, with a learner of two or more gradient steps.
         tasks: a batch as in training.
 
     >>> from metalens import MAML, Sinusoid, mlp
-    >>> fits_in_reverse_mode(Objective(MAML(mlp(), inner_steps=5)), Sinusoid().batch(range(4)))
-    True
+    >>> needs_mixed_mode(Objective(MAML(mlp(), inner_steps=5)), Sinusoid().batch(range(4)))
+    False
     """
     learner: Any = objective.learner
     n_steps, chunk, limit = learner.inner_steps, objective.chunk, usable_bytes(objective)
@@ -100,17 +100,21 @@ def fits_in_reverse_mode(objective: Objective, tasks: Task) -> bool:
 
     def count(n: int) -> float:
         counted = []
-        for learner.inner_steps in (1, 2)[:n_steps]:
+        for learner.inner_steps in range(2, min(n_steps, 3) + 1):
             counted.append(step_bytes(objective, _first(n, tasks)))
-        return counted[0] + (n_steps - 1) * (counted[-1] - counted[0])
+        return counted[0] + (n_steps - 2) * (counted[-1] - counted[0])
 
     try:
-        objective.chunk = None
-        return _all_fit(count, total, limit, degree, (few, count(few)))
+        objective.chunk, learner.differentiation = None, "reverse"
+        in_reverse_mode = count(few)
+        if _all_fit(count, total, limit, degree, (few, in_reverse_mode)):
+            return False
+        learner.differentiation = "mixed"
+        return count(few) < in_reverse_mode
     except NotImplementedError:  # an operation that cannot be followed
-        return True
+        return False
     finally:
-        learner.inner_steps, objective.chunk = n_steps, chunk
+        learner.inner_steps, objective.chunk, learner.differentiation = n_steps, chunk, "reverse"
 
 
 def _all_fit(

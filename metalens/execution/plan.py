@@ -17,7 +17,7 @@ from metalens.errors import MetaLensError
 from metalens.execution.compiling import CompiledObjective, compile_refusal
 from metalens.execution.machine import Machine
 from metalens.execution.malloc import return_freed_memory
-from metalens.execution.memory import fits_in_reverse_mode, fitting_chunk, usable_bytes
+from metalens.execution.memory import fitting_chunk, needs_mixed_mode, usable_bytes
 from metalens.execution.mixed import check_mixed
 from metalens.execution.replicas import Replicas
 from metalens.execution.settings import plain_settings
@@ -77,7 +77,7 @@ def executable(
     """Choose how to execute the outer steps of a training, and return the module that does it.
 
     What the machine leaves open (`"auto"`) is chosen by rule: tasks mapped by `Learner.plan`; inner loops of
-    two or more steps differentiated in mixed mode if the steps would not fit into memory otherwise; all tasks
+    two or more steps differentiated in mixed mode if reverse mode does not fit into memory; all tasks
     at once if they then fit (see `metalens.execution.memory.fitting_chunk`); not compiled. A step in mixed
     mode is compared with one in reverse mode first.
 
@@ -168,16 +168,18 @@ def _differentiate(objective: Objective, tasks: Task, machine: Machine) -> str:
             return ""
         if learner.inner_steps == 1:
             return ""  # memory is saved from the second step on
-        if fits_in_reverse_mode(objective, tasks):
-            return ""
         usable = usable_bytes(objective) / 2**30
         note = f"; reverse mode would not fit into the {usable:.2g} GiB that can be used"
         try:
+            if not needs_mixed_mode(objective, tasks):
+                return ""
             check_mixed(objective, tasks)
         except MetaLensError as error:
             return f"{note}; {error}"
         learner.differentiation = "mixed"
-        return note
+    if machine.keep_freed_memory:
+        return_freed_memory()  # as memory is short
+    return note
 
 
 def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machine: Machine) -> list[Plan]:

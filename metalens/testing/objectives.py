@@ -17,6 +17,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.learners import Learner
+from metalens.learners.base import Mode
 from metalens.objective import Objective, trained_parameters
 from metalens.regularizers import Regularizer
 from metalens.tasks import Examples, Task, place
@@ -52,22 +53,27 @@ class Subject:
         """The tasks in double precision."""
         return place(self.batch, torch.device("cpu"), torch.float64)
 
-    def objective(self, batching: Batching | None = None, chunk: int | None = None) -> Objective:
+    def objective(
+        self, batching: Batching | None = None, chunk: int | None = None, mode: Mode = "reverse"
+    ) -> Objective:
         """Return a new objective in double precision, with the same parameters every time."""
         torch.manual_seed(2)
         learner = self.build()
         learner.trusts_vmap = True  # the checks compare all ways themselves
         objective = Objective(learner, self.regularize(learner)).double()
         objective.batching, objective.chunk = batching or self.batching, chunk
+        learner.differentiation = mode
         return objective
 
     def adapted(self, learner: Learner, tasks: Task) -> AdaptedTasks:
         """Return the tasks with the models adapted to them."""
         return AdaptedTasks(learner, tasks, self.batching)
 
-    def gradient(self, batching: Batching, chunk: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradient(
+        self, batching: Batching, chunk: int | None = None, mode: Mode = "reverse"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the outer loss, and its gradient by the names of the trained parameters."""
-        objective = self.objective(batching, chunk)
+        objective = self.objective(batching, chunk, mode)
         loss, weights = loss_of(objective, self.tasks), trained(objective)
         if not weights:
             return loss.detach(), {}
@@ -90,6 +96,7 @@ def objective_checks(
         return
     if exact_gradient:
         yield from subject.checks(gradient_equals_finite_difference)
+    yield from subject.checks(mixed_mode_equals_reverse_mode)
     yield from subject.checks(training_touches_nothing_and_reaches_every_parameter)
     if not random:
         yield from subject.checks(permuting_tasks_keeps_the_loss)
@@ -147,6 +154,18 @@ def vmap_and_chunks_equal_loop(subject: Subject) -> None:
         message = f"of {plan} must equal that of a loop over tasks."
         assert_close(mapped_loss, loss, f"The outer loss {message}", rtol=1e-12, atol=1e-12)
         assert_close(mapped, gradients, f"The gradient {message}", rtol=1e-9, atol=1e-11)
+
+
+def mixed_mode_equals_reverse_mode(subject: Subject) -> None:
+    """Loss and gradient do not depend on how an inner loop is differentiated, where there is a choice."""
+    if subject.objective().learner.mixed_refusal is not None:
+        return
+    for batching, chunk in (("loop", None), (subject.batching, 3)):
+        loss, gradients = subject.gradient(batching, chunk)
+        mixed_loss, mixed = subject.gradient(batching, chunk, "mixed")
+        message = "in mixed mode must equal that in reverse mode."
+        assert_close(mixed_loss, loss, f"The outer loss {message}", rtol=1e-12, atol=1e-12)
+        assert_close(mixed, gradients, f"The gradient {message}", rtol=1e-9, atol=1e-11)
 
 
 def gradient_equals_finite_difference(subject: Subject) -> None:
