@@ -320,6 +320,9 @@ def test_inputs_are_drawn_by_their_means_over_tasks():
     axes = input_importance(table, "r2").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["y", "x"]
     assert axes.get_xlabel() == "change of r2 for the worse if the input is permuted"
+    in_percent = input_importance(table, "accuracy").axes[0].xaxis
+    assert in_percent.get_label_text() == "change of accuracy in % for the worse if the input is permuted"
+    assert in_percent.get_major_formatter()(0.25) == "25"
 
 
 def test_the_report_shows_the_importance_of_inputs(tmp_path, monkeypatch):

@@ -182,6 +182,17 @@ def test_choices_for_other_numbers_of_support_rows_are_left_out(clock, monkeypat
     assert model.adapt(sensors(1)[:2]).model == model._choices[0].model
 
 
+def test_models_that_are_not_compared_are_not_chosen_for_other_numbers_either(clock, monkeypatch):
+    monkeypatch.setattr(draws, "SHOTS", (0, 1, 3))
+    monkeypatch.setattr(draws, "_MIN_TASKS", 1)
+    slow(clock, monkeypatch, R2D2=0.1, MeanPredictor=0.1, Ridge=0.1, JointModel=9.0)
+    model = fitted(time_limit=50)
+    assert model.left_out_ == {"JointModel": "not compared"}
+    assert sorted(model.weights_) == [0, 1, 3, 4]
+    assert all("JointModel" not in choice.means for choice in model._choices.values())
+    assert "JointModel" in set(model.evaluate(sensors(4)).model)  # it is trained
+
+
 def test_without_a_limit_the_clock_is_not_asked_and_a_long_one_changes_nothing(clock, monkeypatch):
     long = fitted(time_limit=1e6, progress=clock.of)
     assert long.left_out_ == {}

@@ -332,6 +332,7 @@ class MetaEstimator(ChosenModels):
         warn_of_baseline(choice, fallback=self.fallback)
         self._choices = {self.k_shot_: choice}
         kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
+        kept = [c for c in kept if c.name in pace.kept]
         late = []
         for k_shot, sized in with_other_shots(held_out, self.k_shot_):
             able = [candidate for candidate in kept if candidate.min_support <= k_shot]

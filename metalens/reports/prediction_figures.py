@@ -6,7 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from metalens.metrics import METRICS
 from metalens.reports.figures import BLACK, BLUE, GRAY, STYLE, WIDTH, label_rows
+from metalens.reports.numbers import unit
 from metalens.statistics.comparisons import wrapped
 from metalens.statistics.intervals import estimate
 
@@ -166,6 +168,8 @@ def input_importance(importance: pd.DataFrame, metric: str) -> Figure:
         axes.plot([row.low, row.high], [place, place], color=BLUE, linewidth=2.0)
         axes.plot(row.mean, place, "o", color=BLUE, markersize=6)
     axes.axvline(0, color=BLACK, linewidth=1.0, zorder=1.5)
-    axes.set_xlabel(f"change of {metric} for the worse if the input is permuted")
+    axes.set_xlabel(f"change of {metric}{unit(metric, ' in %')} for the worse if the input is permuted")
+    if METRICS[metric].unit == "fraction":
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     label_rows(axes, [wrapped(str(name), 30) for name in rows["input"]])
     return figure
