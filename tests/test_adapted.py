@@ -14,7 +14,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
-from metalens.cli import main
 from metalens.estimators import AdaptedClassifier, AdaptedRegressor, draws, load_model
 from metalens.estimators.importance import permutation_effects
 from metalens.reports.prediction_figures import importance_rows, input_importance
@@ -323,17 +322,3 @@ def test_inputs_are_drawn_by_their_means_over_tasks():
     in_percent = input_importance(table, "accuracy").axes[0].xaxis
     assert in_percent.get_label_text() == "change of accuracy in % for the worse if the input is permuted"
     assert in_percent.get_major_formatter()(0.25) == "25"
-
-
-def test_the_report_shows_the_importance_of_inputs(tmp_path, monkeypatch):
-    pupils().drop(columns="grade").to_csv(tmp_path / "pupils.csv", index=False)
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        words = "train --data pupils.csv --task pupil --target score --steps 2 --baselines MixedModel"
-        main(words.split())
-    page = (tmp_path / "model" / "report.html").read_text(encoding="utf-8")
-    assert "Importance of inputs" in page
-    assert "Not shown, as they have one value in all queries of a task: size." in page
-    table = pd.read_csv(tmp_path / "model" / "importance.csv")
-    assert set(table.task) == set(pd.read_csv(tmp_path / "model" / "comparison.csv").task)

@@ -35,6 +35,7 @@ def _little_to_do():
 def pupils(n=30, rows=10):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"pupil": [f"p{i}" for i in np.repeat(np.arange(n), rows)]})
+    frame["size"] = rng.normal(size=n).repeat(rows)
     level = 100 * rng.normal(size=n).repeat(rows)
     return frame.assign(effort=rng.normal(size=len(frame))).assign(
         score=lambda f: level + 5 * f.effort + rng.normal(size=len(f))
@@ -170,6 +171,9 @@ def test_the_report_shows_them(kind, tmp_path, monkeypatch):
         assert f"all {len(model.predictions)} rows" in page
         value = model.pooled.value[0]
         assert f'<td class="text">R2D2</td><td>{value:.3g}</td>'.replace("-", "−") in page
+    assert "importance" in drawn
+    assert "Not shown, as they have one value in all queries of a task: size." in page
+    assert set(model.importance.task) == set(model.comparison.task)
     facts = json.loads((folder / "training.json").read_text())
     assert facts["probability_of"] == ("yes" if kind == "classification" else None)
     (folder / "predictions.csv").write_text("task,true\na,1\n")

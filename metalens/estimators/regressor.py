@@ -94,6 +94,10 @@ class MetaRegressor(MetaEstimator):
     >>> sensor = model.adapt(pd.DataFrame({"voltage": [0.1, 0.9], "pressure": [100.1, 100.9]}))
     >>> sensor.predict(pd.DataFrame({"voltage": [0.2, 0.5, 0.7]})).shape
     (3,)
+    >>> sensor.update(pd.DataFrame({"voltage": [0.5], "pressure": [100.5]})).n_support
+    3
+    >>> model.permutation_importance(table[:40], models=["Ridge"]).columns.tolist()
+    ['model', 'task', 'input', 'value']
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mse", "pearson_r2")
