@@ -2,9 +2,12 @@
 
 Differentiating twice through PyTorch's fused batch, layer and instance normalization gives silently wrong
 gradients under `torch.vmap` when the scale and shift are adapted (loss right, gradient off by up to some
-percent; torch 2.13). The layers here normalize without parameters and apply scale and shift outside; batch
-normalization does so under `torch.vmap` only, as the fused operation passes over the activations less often.
+percent; torch 2.13), and in every mode three times, as for the second derivative of an outer loss. The layers
+here apply scale and shift outside, and in inner loops normalize by operations that are right in any order:
+`normalized`, and group normalization. Outside of inner loops the fused operations are faster.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from metalens.batching import forward_mode_depth, is_vectorized
+from metalens.batching import is_transformed
 from metalens.errors import MetaLensError
 from metalens.networks.normalizing import normalized
 
@@ -61,12 +64,17 @@ class _SafeBatchNorm(_BatchNorm):
 
 class _SafeInstanceNorm(_InstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
-        return _channel_affine(F.instance_norm(input, eps=self.eps), self.weight, self.bias)
+        x = F.group_norm(input, input.shape[1], eps=self.eps)  # each channel is a group
+        return _channel_affine(x, self.weight, self.bias)
 
 
 class _SafeLayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
-        x = F.layer_norm(input, self.normalized_shape, eps=self.eps)
+        if is_transformed():
+            group = input.reshape(-1, 1, math.prod(self.normalized_shape))  # each example is one
+            x = F.group_norm(group, 1, eps=self.eps).view_as(input)
+        else:
+            x = F.layer_norm(input, self.normalized_shape, eps=self.eps)
         x = x if self.weight is None else x * self.weight
         return x if self.bias is None else x + self.bias
 
@@ -125,11 +133,7 @@ def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
             f"Batch normalization needs at least 2 values per channel, got input shape {tuple(x.shape)}; "
             "give more examples per set, or use a network without batch normalization."
         )
-    if is_vectorized():
-        return _channel_affine(F.batch_norm(x, None, None, training=True, eps=eps), weight, bias)
-    if (
-        forward_mode_depth() == 1
-    ):  # PyTorch differentiates custom functions twice in forward mode to 0 (torch 2.13)
+    if is_transformed():
         return _channel_affine(normalized(x, eps), weight, bias)
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 

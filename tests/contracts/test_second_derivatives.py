@@ -12,8 +12,13 @@ from metalens.networks.functional import functional_call
 from metalens.objective import trained_parameters
 
 WAYS = [("loop", None), ("vmap", None), ("loop", 3), ("vmap", 3)]
-METHODS = [("MAML", "none"), ("MAML", "TAML"), ("MAML", "TRLearner"), ("MAML", "MRMAML"), ("MetaSGD", "none"),
-           ("ANIL", "none"), ("ProtoNet", "none"), ("R2D2", "TRLearner")]  # fmt: skip
+METHODS = [
+    *(("MAML", regularizer, "mlp") for regularizer in ("none", "TAML", "TRLearner", "MRMAML")),
+    *((learner, "none", "mlp") for learner in ("MetaSGD", "ANIL", "ProtoNet")),
+    ("R2D2", "TRLearner", "mlp"),
+    # Normalization in the inner loop is differentiated three times.
+    *(("MAML", "none", network) for network in ("conv-norm", "attention", "stock-instance-norm")),
+]
 FAST = METHODS[:2]
 STEP = 1e-4  # of finite differences
 EXECUTIONS = [
@@ -25,8 +30,8 @@ EXECUTIONS = [
 ]
 
 
-def prepared(learner, regularizer, batching="vmap", chunk=None, mode="reverse"):
-    case = Case(learner, regularizer, "mlp", "classification")
+def prepared(learner, regularizer, network, batching="vmap", chunk=None, mode="reverse"):
+    case = Case(learner, regularizer, network, "classification")
     objective = case.objective(batching)
     objective.chunk, objective.learner.differentiation = chunk, mode
     return case, objective
@@ -50,9 +55,9 @@ def moved(objective, size):
 
 
 @functools.cache
-def differences(learner, regularizer):
+def differences(learner, regularizer, network):
     """The change of the gradient in a direction, by the five-point rule."""
-    found, case, objective = {}, *prepared(learner, regularizer)
+    found, case, objective = {}, *prepared(learner, regularizer, network)
     for position in (-2, -1, 1, 2):
         moved(objective, position * STEP)
         found[position] = torch.cat([s.flatten() for s in slopes(case, objective)])
@@ -60,20 +65,22 @@ def differences(learner, regularizer):
     return (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * STEP)
 
 
-@pytest.mark.parametrize(("learner", "regularizer", "batching", "chunk", "mode"), EXECUTIONS)
-def test_hessian_vector_product_equals_finite_differences(learner, regularizer, batching, chunk, mode):
-    case, objective = prepared(learner, regularizer, batching, chunk, mode)
+@pytest.mark.parametrize(("learner", "regularizer", "network", "batching", "chunk", "mode"), EXECUTIONS)
+def test_hessian_vector_product_equals_finite_differences(
+    learner, regularizer, network, batching, chunk, mode
+):
+    case, objective = prepared(learner, regularizer, network, batching, chunk, mode)
     first = slopes(case, objective, create_graph=True)
     inner = torch.stack([(g * d).sum() for g, d in zip(first, directions(objective), strict=True)]).sum()
     products = torch.autograd.grad(inner, trained_parameters(objective), materialize_grads=True)
-    found, expected = torch.cat([p.flatten() for p in products]), differences(learner, regularizer)
+    found, expected = torch.cat([p.flatten() for p in products]), differences(learner, regularizer, network)
     assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
-@pytest.mark.parametrize(("learner", "regularizer", "batching", "chunk", "mode"), EXECUTIONS)
-def test_three_levels_equal_finite_differences(learner, regularizer, batching, chunk, mode):
+@pytest.mark.parametrize(("learner", "regularizer", "network", "batching", "chunk", "mode"), EXECUTIONS)
+def test_three_levels_equal_finite_differences(learner, regularizer, network, batching, chunk, mode):
     """The loss after two outer steps, by their step size."""
-    case, objective = prepared(learner, regularizer, batching, chunk, mode)
+    case, objective = prepared(learner, regularizer, network, batching, chunk, mode)
     weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
 
     def loss(new):
