@@ -170,7 +170,7 @@ def test_the_report_shows_them(kind, tmp_path, monkeypatch):
         assert {"predicted", "residuals"} <= drawn
         assert f"all {len(model.predictions)} rows" in page
         value = model.pooled.value[0]
-        assert f'<td class="text">R2D2</td><td>{value:.3g}</td>'.replace("-", "−") in page
+        assert f'<td class="text">R2D2</td><td>{value:#.3g}</td>'.replace("-", "−") in page
     assert "importance" in drawn
     assert "Not shown, as they have one value in all queries of a task: size." in page
     assert set(model.importance.task) == set(model.comparison.task)

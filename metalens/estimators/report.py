@@ -277,4 +277,8 @@ def best_and_worst(
 def _cell(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return number(value, 0)
-    return f"{value:.1%}" if METRICS[metric].unit == "fraction" else f"{value:.3g}".replace("-", "−")
+    return (
+        f"{value:.1%}"
+        if METRICS[metric].unit == "fraction"
+        else f"{value:#.3g}".rstrip(".").replace("-", "−")
+    )
