@@ -84,8 +84,8 @@ NAMED = [
 ]  # fmt: skip
 
 RELATIONS = ["agreement", "controls", "cosine", "mutual", "vectors"]
-ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
-ALL_LEARNERS += ["test_baselines"]
+ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_detached_learners", "test_inner"]
+ALL_LEARNERS += ["test_trlearner", "test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 
