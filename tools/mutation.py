@@ -189,7 +189,8 @@ def own_tests(path: Path) -> list[list[str]]:
     files = [f"tests/oracles/{name}.py" for name in oracles]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
-    return [first, ["tests/contracts", "-k", contracts], *([] if methods else [["tests/test_core.py"]])]
+    core = [] if methods else [["tests/test_core.py", "tests/test_training.py"]]
+    return [first, ["tests/contracts", "-k", contracts], *core]
 
 
 def catalogued() -> list[str]:
