@@ -78,3 +78,10 @@ def write_fs_mol(folder: Path) -> Path:
             with gzip.open(folder / "fs-mol" / split / f"CHEMBL{split}{number}.jsonl.gz", "wt") as file:
                 file.write("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def with_value(array: np.ndarray, place: int | tuple[int, ...], value: float) -> np.ndarray:
+    """Return the array as real numbers, with another value in one place."""
+    changed = array.astype(float)
+    changed[place] = value
+    return changed

@@ -1,9 +1,5 @@
 """Network builders: what they compute, their sizes, and right meta-gradients."""
 
-import importlib
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,16 +8,13 @@ from mapping import mapped
 from torch import nn
 
 from metalens import (
-    ANIL,
     MAML,
     AdaptedTasks,
     Examples,
     MetaLensError,
     Network,
     Objective,
-    ProtoNet,
     SeasonalNaive,
-    Sinusoid,
     Task,
     conv4,
     forecast_mlp,
@@ -334,190 +327,3 @@ def test_wrong_sizes_are_refused(build, settings, words):
 )  # fmt: skip
 def test_smallest_sizes_are_accepted(build, settings):
     build(**settings)
-
-
-# Shared stages
-
-
-def shared_mlp(n_shared: int) -> Network:
-    """The same weights for every `n_shared`."""
-    torch.manual_seed(0)
-    network = mlp(5, 3, [8, 7], activation=nn.Tanh).double()
-    return Network(network.backbone, network.head, n_features=7, n_outputs=3, n_shared=n_shared)
-
-
-def shared_tasks() -> Task:
-    torch.manual_seed(1)
-    x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
-    y = torch.randn(2, 4, 6, 3, dtype=torch.float64)
-    return Task(Examples(x[0], y[0]), Examples(x[1], y[1]))
-
-
-def test_shared_stages_are_trained_but_not_adapted():
-    network = pose_net(n_filters=2, image_size=16)
-    learner = MAML(network, inner_lr=0.1)
-    encoder = {name for name, _ in network.named_parameters() if name.startswith("backbone.0.")}
-    assert len(encoder) == 8
-    assert learner.adapted_parameters().keys() == dict(network.named_parameters()).keys() - encoder
-    tasks = Task(*(Examples(torch.rand(2, 4, 1, 16, 16), torch.rand(2, 4, 1)) for _ in range(2)))
-    loss = Objective(learner)(tasks)["query"]
-    gradients = torch.autograd.grad(loss, list(network.blocks[0].parameters()))
-    assert all(gradient.abs().max() > 0 for gradient in gradients)
-
-
-def test_maml_on_shared_stages_equals_maml_on_the_rest_with_what_they_return():
-    tasks, network = shared_tasks(), shared_mlp(1)
-    predictions = AdaptedTasks(MAML(network, inner_lr=0.1, inner_steps=3), tasks).query_predictions
-    rest = Network(network.backbone[1:], network.head, n_features=7, n_outputs=3)
-    hidden = Task(
-        *(Examples(network(e.x.flatten(0, 1), stop=1).unflatten(0, (4, 6)), e.y) for e in tasks[:2])
-    )
-    expected = AdaptedTasks(MAML(rest, inner_lr=0.1, inner_steps=3), hidden).query_predictions
-    torch.testing.assert_close(predictions, expected)
-    plain = AdaptedTasks(MAML(shared_mlp(0), inner_lr=0.1, inner_steps=3), tasks).query_predictions
-    assert not torch.allclose(predictions, plain)
-
-
-def test_maml_on_a_shared_backbone_is_anil():
-    tasks, settings = shared_tasks(), {"inner_lr": 0.1, "inner_steps": 3}
-    maml = AdaptedTasks(MAML(shared_mlp(2), **settings), tasks).query_predictions
-    anil = AdaptedTasks(ANIL(shared_mlp(0), **settings), tasks).query_predictions
-    torch.testing.assert_close(maml, anil)
-
-
-def test_frozen_parameters_do_not_adapt():
-    network = shared_mlp(1)
-    network.head.bias.requires_grad_(False)
-    assert list(MAML(network).adapted_parameters()) == [
-        "backbone.1.0.weight",
-        "backbone.1.0.bias",
-        "head.weight",
-    ]
-    assert list(ANIL(network).adapted_parameters()) == ["head.weight"]
-
-
-@pytest.mark.parametrize("learner", [MAML(mlp()), ANIL(mlp())])
-def test_a_learner_adapts_whatever_tensors_it_is_called_with(learner):
-    support = Sinusoid()[0].support
-    weights = {name: p.detach() for name, p in learner.named_parameters()}
-    state = torch.func.functional_call(learner, weights, (support,)).state
-    torch.testing.assert_close(state, learner(support).state)
-    assert all(not torch.equal(state[name], p) for name, p in learner.adapted_parameters().items())
-
-
-def test_headless_networks_share_the_same_stages():
-    assert shared_mlp(1).headless().n_shared == 1
-    assert ProtoNet(shared_mlp(2)).network.n_shared == 2
-
-
-@pytest.mark.parametrize("n_shared", [-1, 3])
-def test_more_shared_stages_than_there_are_are_refused(n_shared):
-    with pytest.raises(MetaLensError, match=f"n_shared must be 0 to 2, .* got {n_shared}"):
-        shared_mlp(n_shared)
-
-
-# timm
-
-
-class StandIn(nn.Module):
-    """What `timm_model` uses of a model of timm."""
-
-    def __init__(self, n_way: int, in_channels: int, size: int | None, n_heads: int) -> None:
-        super().__init__()
-        self.size = size
-        self.stem = nn.Conv2d(in_channels, 4, 3)
-        self.norm = Norm(4)
-        self.fc = nn.Linear(4, n_way)
-        self.n_heads = n_heads
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.size is None or x.shape[2:] == self.size, "size does not match"
-        return self.fc(self.norm(self.stem(x).tanh().mean((2, 3))))
-
-    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        return self.fc if self.n_heads == 1 else (self.fc, self.stem)
-
-
-class Norm(nn.LayerNorm):
-    """Stands for timm's own layer normalization."""
-
-
-@pytest.fixture
-def stand_in(monkeypatch) -> SimpleNamespace:
-    """A module with the functions of timm that are used, and what they were called with."""
-    calls = []
-
-    def create_model(name, *, pretrained, num_classes, in_chans, img_size):
-        calls.append(SimpleNamespace(name=name, pretrained=pretrained, img_size=img_size))
-        if pretrained:
-            raise OSError("no connection.")
-        return StandIn(num_classes, in_chans, img_size, n_heads=2 if name == "two_heads" else 1)
-
-    def get_pretrained_cfg(name):
-        return SimpleNamespace(input_size=(3, 10, 12), fixed_input_size=name == "fixed")
-
-    names = ["free", "fixed", "two_heads"]
-    module = SimpleNamespace(
-        calls=calls,
-        create_model=create_model,
-        get_pretrained_cfg=get_pretrained_cfg,
-        is_model=lambda name: name in names,
-        list_models=lambda: names,
-        layers=SimpleNamespace(LayerNorm=Norm),
-    )
-    monkeypatch.setitem(sys.modules, "timm", module)
-    return module
-
-
-def test_a_timm_model_gets_its_settings(stand_in):
-    network = timm_model("free", 4, in_channels=2)
-    assert network(torch.randn(3, 2, 7, 7)).shape == (3, 4)
-    assert (network.n_features, network.n_outputs, network.vmap_refusal) == (4, 4, None)
-    assert stand_in.calls[0].img_size is None
-    assert stand_in.calls[0].pretrained is False
-    timm_model("fixed")
-    assert stand_in.calls[1].img_size == (10, 12)
-    network = timm_model("fixed", image_size=8)
-    assert stand_in.calls[2].img_size == (8, 8)
-    assert network(torch.randn(3, 3, 8, 8)).shape == (3, 5)
-
-
-def test_timm_models_that_cannot_be_built_are_refused(stand_in):
-    with pytest.raises(MetaLensError, match=r"timm has no model 'fre'; near names: free\."):
-        timm_model("fre")
-    with pytest.raises(MetaLensError, match=r"near names: none; see timm.list_models\(\)"):
-        timm_model("xyz")
-    with pytest.raises(MetaLensError, match="'two_heads' has no single layer as its head"):
-        timm_model("two_heads")
-    with pytest.raises(
-        MetaLensError, match=r"timm cannot build 'free' with these settings: no connection\.$"
-    ):
-        timm_model("free", pretrained=True)
-
-
-def test_missing_timm_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MetaLensError, match=r"timm cannot be imported .*pip install 'metalens\[vision\]'"):
-        timm_model("resnet18")
-
-
-def test_timm_beside_a_foreign_torchvision_is_named_with_the_remedy(monkeypatch):
-    def fail(name):
-        raise RuntimeError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(MetaLensError, match=r"torchvision::nms .* a torchvision that fits"):
-        timm_model("resnet18")
-
-
-@pytest.mark.parametrize(("name", "image_size"), [("test_resnet", 40), ("resnet18", 32), ("test_vit", 32)])
-def test_real_timm_models_pass_the_check_of_wrap(name, image_size, recwarn):
-    try:
-        importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    torch.manual_seed(0)
-    network = timm_model(name, 3, image_size=image_size)
-    assert not recwarn.list
-    model = MAML(network)(Examples(torch.randn(3, 3, image_size, image_size), torch.arange(3)))
-    assert model(torch.randn(2, 3, image_size, image_size)).shape == (2, 3)

@@ -84,8 +84,8 @@ NAMED = [
 ]  # fmt: skip
 
 RELATIONS = ["agreement", "controls", "cosine", "mutual", "vectors"]
-ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_inner", "test_trlearner"]
-ALL_LEARNERS += ["test_baselines"]
+ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_detached_learners", "test_inner"]
+ALL_LEARNERS += ["test_trlearner", "test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 
@@ -189,7 +189,8 @@ def own_tests(path: Path) -> list[list[str]]:
     files = [f"tests/oracles/{name}.py" for name in oracles]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
-    return [first, ["tests/contracts", "-k", contracts], *([] if methods else [["tests/test_core.py"]])]
+    core = [] if methods else [["tests/test_core.py", "tests/test_training.py"]]
+    return [first, ["tests/contracts", "-k", contracts], *core]
 
 
 def catalogued() -> list[str]:
