@@ -1,13 +1,15 @@
-"""Every method takes the same step from a recording, and beside a model of another seed."""
+"""Every method takes the same step from a recording, beside a model of another seed, and on any device."""
 
 import pytest
 import torch
 from catalogue import randomize
-from combinations import COMPILED, REPLICATED
+from combinations import COMPILED, MEANINGFUL, REPLICATED, SOLVERS
 
 from metalens import ReplicationError, stack_tasks
+from metalens.adapted_tasks import AdaptedTasks
 from metalens.execution.compiling import CompiledObjective
 from metalens.execution.replicas import Replicas
+from metalens.tasks import place
 from metalens.testing.objectives import same_draws_in_every_plan
 
 
@@ -51,3 +53,33 @@ def test_replicas_equal_each_objective_alone(case):
             replicas.check(tasks)
     else:
         replicas.check(tasks, tolerance=1e-9)
+
+
+ON_META = [
+    pytest.param(
+        case,
+        id=str(case),
+        marks=[] if case.network == "mlp" and case.learner not in SOLVERS else pytest.mark.full,
+    )
+    for case in MEANINGFUL
+    if case.entry.trains
+    and (case.regularizer == "none" or (case.learner == "MAML" and case.network == "mlp"))
+]
+READ_VALUES = ("MetaAug", "MLTI", "MetaMix-shuffle")  # they count the classes of a batch at every step
+
+
+@pytest.mark.parametrize("case", ON_META)
+def test_a_step_makes_no_tensor_elsewhere_and_waits_for_no_value(case):
+    """On PyTorch's `meta` device there are no values; a GPU would have to be waited for."""
+    objective = case.objective().to("meta")
+    tasks = place(case.tasks, torch.device("meta"), torch.float64)
+    if case.regularizer in READ_VALUES and case.kind == "classification":
+        with pytest.raises((RuntimeError, NotImplementedError), match=r"meta tensors|Meta tensors"):
+            objective(tasks)
+        return
+    terms = torch.stack(list(objective(tasks).values()))
+    weights = [weight for weight in objective.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(terms.sum(), weights, materialize_grads=True)
+    with torch.no_grad():
+        predictions = AdaptedTasks(objective.learner.eval(), tasks, "auto").query_predictions
+    assert {tensor.device.type for tensor in (terms, *gradients, predictions)} == {"meta"}
