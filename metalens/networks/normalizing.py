@@ -42,14 +42,14 @@ class _Normalized(torch.autograd.Function):
         ctx.save_for_forward(x, *moments)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         x, *moments = ctx.saved_tensors
-        return _First.apply(slope, x, *moments, ctx.eps), None
+        return _First.apply(slopes[0], x, *moments, ctx.eps), None
 
     @staticmethod
-    def jvp(ctx: Any, direction: Tensor, _: None) -> tuple[Tensor, None, None]:
+    def jvp(ctx: Any, *directions: Any) -> tuple[Tensor, None, None]:
         x, *moments = ctx.saved_tensors
-        return _First.apply(direction, x, *moments, ctx.eps), None, None
+        return _First.apply(directions[0], x, *moments, ctx.eps), None, None
 
 
 class _First(torch.autograd.Function):
@@ -69,25 +69,26 @@ class _First(torch.autograd.Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        u, *at = ctx.saved_tensors
-        by_u = _First.apply(slope, *at, ctx.eps) if ctx.needs_input_grad[0] else None
-        by_x = _second(u, slope, *at, ctx.eps) if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,), (u, x, *moments) = slopes, ctx.saved_tensors
+        by_u = _First.apply(slope, x, *moments, ctx.eps) if ctx.needs_input_grad[0] else None
+        by_x = _second(u, slope, x, moments, ctx.eps) if ctx.needs_input_grad[1] else None
         return by_u, by_x, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, direction: Tensor, move: Tensor, *_: None) -> Tensor:
-        u, *at = ctx.saved_tensors
-        return _First.apply(direction, *at, ctx.eps) + _second(u, move, *at, ctx.eps)
+    def jvp(ctx: Any, *directions: Any) -> Tensor:
+        (direction, move, *_), (u, x, *moments) = directions, ctx.saved_tensors
+        return _First.apply(direction, x, *moments, ctx.eps) + _second(u, move, x, moments, ctx.eps)
 
 
-def _second(u: Tensor, v: Tensor, x: Tensor, mean: Tensor, r: Tensor, eps: float) -> Tensor:
+def _second(u: Tensor, v: Tensor, x: Tensor, moments: list[Tensor], eps: float) -> Tensor:
     """Return the second derivative: the change of J u along v, at x, whose mean and r are given.
 
     It is `-r^2 (b (u - mean(u)) + a (v - mean(v)) + z (cov(u, v) - 3 a b))` with `a = mean(z u)` and
     `b = mean(z v)`, and made of operations that can be differentiated further.
     """
-    if torch.is_grad_enabled() or is_transformed():
+    mean, r = moments
+    if torch.is_grad_enabled() or is_transformed():  # x is differentiated
         var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         r = (var + eps).rsqrt()
     n = x.numel() // x.shape[1]
