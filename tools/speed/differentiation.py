@@ -54,7 +54,7 @@ def table(figures: Figures, threads: str) -> list[str]:
         "### Reverse and mixed mode",
         "",
         f"An outer step of MAML on one task: Conv4-64, {SIZE}x{SIZE} images in color, {N_SUPPORT} support "
-        f"and {N_QUERY} query images, {threads}. Each row and mode is measured in a process of its own, which "
+        f"and {N_QUERY} query images, {threads}. Each figure is of a process of its own, which "
         "does not keep freed memory: processor seconds, and the peak above what it held before.",
         "",
         "| inner steps | " + " | ".join(columns) + " |",
