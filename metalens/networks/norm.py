@@ -4,7 +4,7 @@ Differentiating twice through PyTorch's fused batch, layer and instance normaliz
 gradients under `torch.vmap` when the scale and shift are adapted (loss right, gradient off by up to some
 percent; torch 2.13), and in every mode three times, as for the second derivative of an outer loss. The layers
 here apply scale and shift outside, and in transforms normalize by operations that are right in any order:
-single ones, `normalized`, and group normalization. Elsewhere the fused operations are faster.
+single ones, `normalizing.batch_norm`, and group normalization. Elsewhere the fused operations are faster.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metalens.batching import is_transformed, is_vectorized
 from metalens.errors import MetaLensError
-from metalens.networks.normalizing import normalized
+from metalens.networks.normalizing import batch_norm
 
 
 class TransductiveBatchNorm(nn.Module):
@@ -137,7 +137,8 @@ def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
         scale = scale if weight is None else scale * weight.view(scale.shape)
         return _channel_affine((x - mean) * scale, None, bias)
     if is_transformed():
-        return _channel_affine(normalized(x, eps), weight, bias)
+        ones, zeros = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
+        return batch_norm(x, ones if weight is None else weight, zeros if bias is None else bias, eps)
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 
