@@ -61,16 +61,6 @@ def is_transformed() -> bool:
     return bool(get_interpreter_stack())
 
 
-def forward_mode_depth() -> int:
-    """Return how many `torch.func.jvp` are running, one inside the other; mixed mode runs one.
-
-    >>> one = torch.ones(())
-    >>> torch.func.jvp(lambda x: x * forward_mode_depth(), (one,), (one,))[0]
-    tensor(1.)
-    """
-    return sum(level.key() == TransformType.Jvp for level in get_interpreter_stack() or ())
-
-
 def check_batching(batching: Batching) -> None:
     """Raise `MetaLensError` if a batching is unknown."""
     if batching not in get_args(Batching):

@@ -8,11 +8,11 @@ from torch import nn
 from torch.func import grad, jvp, vjp, vmap
 
 from metalens import TransductiveBatchNorm
-from metalens.batching import forward_mode_depth
 from metalens.networks.norm import make_norms_safe
-from metalens.networks.normalizing import normalized
+from metalens.networks.normalizing import batch_norm
 
 EPS = 1e-3
+ONE, ZERO = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
 SHAPES = [(4, 2), (4, 2, 3), (3, 2, 4, 5)]
 
 
@@ -43,8 +43,10 @@ def of(normalize, weights):
 @pytest.mark.parametrize(("shape", "layout"), [*((shape, "first") for shape in SHAPES), (SHAPES[-1], "last")])
 def test_second_and_third_derivatives_are_those_of_the_formula(shape, order, layout):
     x, weights, v, w = (numbers(shape, layout, seed) for seed in range(4))
-    own, right = (ORDERS[order](of(f, weights), v) for f in (lambda x: normalized(x, EPS), formula))
-    torch.testing.assert_close(normalized(x, EPS), formula(x))
+    own, right = (
+        ORDERS[order](of(f, weights), v) for f in (lambda x: batch_norm(x, ONE, ZERO, EPS), formula)
+    )
+    torch.testing.assert_close(batch_norm(x, ONE, ZERO, EPS), formula(x))
     torch.testing.assert_close(own(x), right(x))
     torch.testing.assert_close(vjp(own, x)[1](w), vjp(right, x)[1](w))
     xs = torch.stack([x, v])
@@ -76,12 +78,21 @@ def test_layers_are_right_to_the_third_derivative(layer, dims, order):
     )
 
 
-def test_depth_of_forward_mode():
-    one = torch.ones(())
+@pytest.mark.parametrize("order", ORDERS)
+def test_derivatives_by_weight_and_bias_are_those_of_the_formula(order):
+    weights = numbers((4, 2, 3), seed=9)
 
-    def depths(x):
-        return x * forward_mode_depth()
+    def of_all(normalize):
+        def function(t):
+            x, weight, bias = t[:24].view(4, 2, 3), t[24:26], t[26:]
+            return (normalize(x, weight, bias).sin() * weights).sum()
 
-    assert forward_mode_depth() == 0
-    assert jvp(lambda x: jvp(depths, (x,), (one,))[0], (one,), (one,))[0] == 2
-    assert grad(depths)(one) == 0
+        return function
+
+    own = of_all(lambda x, w, b: batch_norm(x, w, b, EPS))
+    right = of_all(lambda x, w, b: formula(x) * w[:, None] + b[:, None])
+    t, v, w = (numbers((28,), seed=seed) for seed in range(3))
+    torch.testing.assert_close(grad(own)(t), grad(right)(t))
+    own, right = (ORDERS[order](f, v) for f in (own, right))
+    torch.testing.assert_close(own(t), right(t))
+    torch.testing.assert_close(vjp(own, t)[1](w), vjp(right, t)[1](w))

@@ -125,13 +125,13 @@ class Learner(nn.Module, ABC):
     trusts_vmap: bool = False
     compile_refusal: str | None = None
     regularizer_refusal: str | None = "it has no network to act on."
-    _mode: Mode = "reverse"
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
         self.loss = loss
         self._refusal: str | None = None  # of `metalens.learners.measure`
         self._measured: set[tuple[int, bool]] = set()
+        self._mode: Mode = "reverse"
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of training completed, 0 to 1, for schedules of the inner loop; at first it is 1.

@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from metalens.batching import forward_mode_depth, is_transformed, is_vectorized
+from metalens.batching import is_vectorized
 
 
 class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that uses the channels-last memory layout on a CPU.
 
     The values are the same. The output and the results of normalization, activations and pooling keep the
-    layout, in which above all max-pooling is many times faster. Inner loops in reverse mode keep the usual
-    layout: PyTorch's second derivatives of normalization are slower with channels last.
+    layout, in which above all max-pooling is many times faster.
 
     Args: see `torch.nn.Conv2d`.
 
@@ -24,8 +23,7 @@ class ChannelsLastConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        in_reverse_mode = is_transformed() and forward_mode_depth() != 1
-        if input.device.type != "cpu" or in_reverse_mode or is_vectorized():
+        if input.device.type != "cpu" or is_vectorized():
             return super().forward(input)
         # Else the kernels' gradient has channels last too, and brings them into inner loops; views forget it.
         kernels = self.weight.flatten(1).view_as(self.weight)

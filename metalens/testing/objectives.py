@@ -160,7 +160,8 @@ def mixed_mode_equals_reverse_mode(subject: Subject) -> None:
     """Loss and gradient do not depend on how an inner loop is differentiated, where there is a choice."""
     if subject.objective().learner.mixed_refusal is not None:
         return
-    for batching, chunk in (("loop", None), (subject.batching, 3)):
+    ways: list[tuple[Batching, int | None]] = [("loop", None), (subject.batching, 3)]
+    for batching, chunk in ways:
         loss, gradients = subject.gradient(batching, chunk)
         mixed_loss, mixed = subject.gradient(batching, chunk, "mixed")
         message = "in mixed mode must equal that in reverse mode."

@@ -1,11 +1,11 @@
 """Time and peak memory of an outer step against inner steps, in reverse and in mixed mode.
 
     python -m tools.speed --parts differentiation
-    python -m tools.speed.differentiation kept mixed 10
+    python -m tools.speed.differentiation mixed 10 kept
 
-The second form is one measurement: it prints the seconds in a process that keeps freed memory or, with
-`given-back`, the seconds and MiB in one that does not. A measurement that would not fit into memory is left
-out; its memory is told from those of fewer steps.
+The second form is one measurement: it prints seconds of processor time and MiB, here in a process that keeps
+freed memory. A measurement that would not fit into memory is left out; its memory is told from those of fewer
+steps.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -23,7 +24,6 @@ from metalens.execution.memory import SHARE, available_bytes
 from metalens.objective import outer_loss
 from tools.speed.machine import ROOT, thread_environment
 from tools.speed.memory import ENVIRONMENT, PROCESS, held
-from tools.speed.timing import elapsed
 
 MODES = ("reverse", "mixed")
 INNER_STEPS = (1, 5, 10, 20, 50)
@@ -32,49 +32,48 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def measure(rounds: int, seconds: float) -> Figures:
-    """Return seconds and MiB by mode and inner steps; a quick run takes fewer inner steps."""
-    inner_steps = INNER_STEPS if rounds > 3 else INNER_STEPS[:2]
+    """Return processor seconds and MiB by mode and inner steps; a quick run takes fewer inner steps."""
     figures: Figures = {}
     for mode in MODES:
         memory: dict[int, float] = {}
-        for n in inner_steps:
+        for n in INNER_STEPS if rounds > 3 else INNER_STEPS[:2]:
             expected = _extrapolated(memory, n)
             if expected > SHARE * available_bytes(torch.device("cpu")) / 2**20:
                 figures[_name(mode, n)] = {"about MiB": [expected]}
                 continue
-            (kept,), (given_back, memory[n]) = (_measured(way, mode, n) for way in ("kept", "given-back"))
-            figures[_name(mode, n)] = {"kept": [kept], "given back": [given_back], "MiB": [memory[n]]}
+            took, memory[n] = _measured(mode, n)
+            figures[_name(mode, n)] = {"s": [took], "MiB": [memory[n]]}
+            print(_name(mode, n), figures[_name(mode, n)], file=sys.stderr, flush=True)
     return figures
 
 
 def table(figures: Figures, threads: str) -> list[str]:
     """Return the table of `measure`."""
-    columns = ("s, kept", "s, given back", "MiB")
+    columns = [f"{mode}: {unit}" for unit in ("s", "MiB") for mode in MODES]
     lines = [
         "### Reverse and mixed mode",
         "",
         f"An outer step of MAML on one task: Conv4-64, {SIZE}x{SIZE} images in color, {N_SUPPORT} support "
-        f"and {N_QUERY} query images, {threads}. Each figure is of one step in a process of its own, which "
-        "keeps freed memory or gives it back; memory is the peak of the latter above what it held before.",
+        f"and {N_QUERY} query images, {threads}. Each figure is of a process of its own, which "
+        "does not keep freed memory: processor seconds, and the peak above what it held before.",
         "",
-        "| inner steps | " + " | ".join(f"{mode}: {column}" for column in columns for mode in MODES) + " |",
-        "|---" + "|--:" * len(columns) * len(MODES) + "|",
+        "| inner steps | " + " | ".join(columns) + " |",
+        "|---" + "|--:" * len(columns) + "|",
     ]
     for n in INNER_STEPS:
         found = [figures[name] for mode in MODES if (name := _name(mode, n)) in figures]
         if found:
-            kept, given_back = ([_text(of.get(way), ".1f") for of in found] for way in ("kept", "given back"))
-            memory = [_text(of.get("MiB"), ".0f") or f"(about {of['about MiB'][0]:.0f})" for of in found]
-            lines.append("| " + " | ".join([str(n), *kept, *given_back, *memory]) + " |")
+            took = [format(of["s"][0], ".1f") if "s" in of else "" for of in found]
+            memory = [
+                format(of["MiB"][0], ".0f") if "MiB" in of else f"(about {of['about MiB'][0]:.0f})"
+                for of in found
+            ]
+            lines.append("| " + " | ".join([str(n), *took, *memory]) + " |")
     return [*lines, ""]
 
 
 def _name(mode: str, n: int) -> str:
     return f"{mode}, {n} inner steps"
-
-
-def _text(values: list[float] | None, form: str) -> str:
-    return format(values[0], form) if values else ""
 
 
 def _extrapolated(memory: dict[int, float], n: int) -> float:
@@ -85,12 +84,11 @@ def _extrapolated(memory: dict[int, float], n: int) -> float:
     return mib2 + (mib2 - mib1) / (n2 - n1) * (n - n2)
 
 
-def _measured(way: str, mode: str, n: int) -> list[float]:
-    environment = thread_environment(torch.get_num_threads()) | (ENVIRONMENT if way == "given-back" else {})
-    command = [sys.executable, "-m", "tools.speed.differentiation", way, mode, str(n)]
-    return [
-        float(word) for word in subprocess.check_output(command, cwd=ROOT, env=environment, text=True).split()
-    ]
+def _measured(mode: str, n: int) -> list[float]:
+    environment = thread_environment(torch.get_num_threads()) | ENVIRONMENT
+    command = [sys.executable, "-m", "tools.speed.differentiation", mode, str(n)]
+    printed = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    return [float(word) for word in printed.split()]
 
 
 def _step(mode: str, n_inner_steps: int) -> Callable[[], None]:
@@ -114,19 +112,17 @@ def _step(mode: str, n_inner_steps: int) -> Callable[[], None]:
     return step
 
 
-def _main(way: str, mode: str, n_inner_steps: str) -> None:
-    if way == "kept":
+def _main(mode: str, n_inner_steps: str, *kept: str) -> None:
+    if kept:
         keep_freed_memory()
     step = _step(mode, int(n_inner_steps))
-    if way == "kept":
+    if kept:
         step()
-        print(elapsed(lambda _: step(), 1))
-        return
     gc.collect()
     (PROCESS / "clear_refs").write_text("5")
-    before = held("VmRSS")
-    seconds = elapsed(lambda _: step(), 1)
-    print(seconds, held("VmHWM") - before)
+    before, started = held("VmRSS"), time.process_time()
+    step()
+    print(time.process_time() - started, held("VmHWM") - before)
 
 
 if __name__ == "__main__":
