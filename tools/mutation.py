@@ -183,9 +183,9 @@ def own_tests(path: Path) -> list[list[str]]:
     shared = path.stem in ("base", "gradient")  # what all methods build on
     text = path.read_text(encoding="utf-8")
     methods = [name for name in catalogued() if f"class {name}(" in text and not shared]
-    oracles = [path.stem] if (ROOT / f"tests/oracles/test_{path.stem}.py").exists() else []
     of_folder = {"regularizers": ["test_combined_regularizers"], "relations": ["test_trlearner"]}
-    oracles = [f"test_{stem}" for stem in oracles] or of_folder.get(path.parent.name, ALL_LEARNERS)
+    found = sorted(file.stem for file in (ROOT / "tests/oracles").glob(f"test_{path.stem}*.py"))
+    oracles = found if f"test_{path.stem}" in found else of_folder.get(path.parent.name, ALL_LEARNERS)
     files = [f"tests/oracles/{name}.py" for name in oracles]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
