@@ -8,23 +8,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from catalogue import (
+from catalogue import LEARNER_VARIANTS, LEARNERS, REFUSALS, REGULARIZERS, VARIANT_LEARNERS, VARIANTS
+from mapping import mapped
+from small_networks import (
     FURTHER_NETWORKS,
-    LEARNER_VARIANTS,
-    LEARNERS,
     LOOPED_NETWORKS,
     N_TASKS,
     NETWORKS,
-    REFUSALS,
-    REGULARIZERS,
-    VARIANT_LEARNERS,
-    VARIANTS,
     Stream,
     build_network,
     classification_tasks,
     regression_tasks,
 )
-from mapping import mapped
 
 from metalens import Learner, MetaLensError, Objective, Regularizer, Task
 from metalens.testing import Check, learner_checks, regularizer_checks

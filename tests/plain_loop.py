@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from catalogue import N_TASKS, N_WAY, classification_tasks, regression_tasks
 from mapping import mapped
+from small_networks import N_TASKS, N_WAY, classification_tasks, regression_tasks
 from torch import Tensor, nn
 
 from metalens import Learner, Network, Objective, Task, mlp

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from catalogue import randomize
 from mapping import mapped
+from small_networks import randomize
 from torch import nn
 
 from metalens import (

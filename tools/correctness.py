@@ -2,10 +2,11 @@
 
     python tools/correctness.py docs/explanation/correctness.md
 
-For each learner and network of `tests/catalogue.py`, in double precision, the whole gradient of the outer
-loss is computed by loop, by `torch.vmap` and compiled, and compared with finite differences of the loss in
-every parameter. The errors are kept beside the page (`docs/explanation/correctness.csv`), each with its
-commit; an interrupted run resumes from this file, and everything is measured again without it.
+For each learner of `tests/catalogue.py` and network of `tests/small_networks.py`, in double precision, the
+whole gradient of the outer loss is computed by loop, by `torch.vmap` and compiled, and compared with finite
+differences of the loss in every parameter. The errors are kept beside the page
+(`docs/explanation/correctness.csv`), each with its commit; an interrupted run resumes from this file, and
+everything is measured again without it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from catalogue import randomize
 from combinations import COMPILED, MEANINGFUL, REPLICATED, SOLVERS
+from small_networks import randomize
 
 from metalens import ReplicationError, stack_tasks
 from metalens.adapted_tasks import AdaptedTasks

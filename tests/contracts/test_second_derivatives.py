@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from catalogue import randomize
 from combinations import Case
+from small_networks import randomize
 
 from metalens import MAML, Examples, MetaLensError, Objective, Task, mlp
 from metalens.networks.functional import functional_call

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import build_network, classification_tasks, regression_tasks
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
+from small_networks import build_network, classification_tasks, regression_tasks
 from torch.func import grad
 
 from metalens import ADKF, Examples, MetaLensError, mlp

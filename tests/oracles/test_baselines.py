@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, classification_tasks, regression_tasks
 from sklearn import linear_model, neighbors
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.model_selection import GridSearchCV, LeaveOneOut
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from small_networks import N_WAY, classification_tasks, regression_tasks
 
 from metalens import (
     KNN,

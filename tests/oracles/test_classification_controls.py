@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_TASKS, N_WAY, build_network, classification_tasks, regression_tasks
 from scipy.special import log_softmax
+from small_networks import N_TASKS, N_WAY, build_network, classification_tasks, regression_tasks
 from torch.nn.functional import cross_entropy
 
 from metalens import (

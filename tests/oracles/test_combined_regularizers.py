@@ -4,7 +4,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from catalogue import LEARNERS, REFUSALS, REGULARIZERS, build_network, classification_tasks, regression_tasks
+from catalogue import LEARNERS, REFUSALS, REGULARIZERS
+from small_networks import build_network, classification_tasks, regression_tasks
 
 from metalens import MAML, MLTI, MetaAug, MetaMix, Objective, TRLearner
 

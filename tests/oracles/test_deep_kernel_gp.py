@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
 from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Matern, WhiteKernel
+from small_networks import N_WAY, build_network, classification_tasks, regression_tasks
 from torch import nn
 
 from metalens import AdaptedTasks, DeepKernelGP, Examples, MetaLensError, Network, Objective

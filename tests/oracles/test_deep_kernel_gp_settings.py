@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from catalogue import N_WAY
+from small_networks import N_WAY
 
 from metalens import DeepKernelGP, Examples, MetaLensError, mlp
 

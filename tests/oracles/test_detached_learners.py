@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from catalogue import N_TASKS, N_WAY, regression_tasks
 from plain_loop import KINDS, LR, Values, assert_same, loss, network, number, tanh_mlp
+from small_networks import N_TASKS, N_WAY, regression_tasks
 from torch import Tensor, nn
 
 from metalens import (

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from catalogue import NETWORKS, build_network, classification_tasks, regression_tasks
+from small_networks import NETWORKS, build_network, classification_tasks, regression_tasks
 from torch import nn
 
 from metalens import (

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from catalogue import N_WAY, classification_tasks, regression_tasks
 from plain_loop import KINDS, LR, STEPS, Values, assert_same, loss, network, number, steps, tanh_mlp
+from small_networks import N_WAY, classification_tasks, regression_tasks
 from torch import Tensor, nn
 
 from metalens import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, classification_tasks
+from small_networks import N_WAY, classification_tasks
 from torch import nn
 
 from metalens import (

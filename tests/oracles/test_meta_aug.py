@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from catalogue import N_TASKS, N_WAY, build_network, classification_tasks, regression_tasks
+from small_networks import N_TASKS, N_WAY, build_network, classification_tasks, regression_tasks
 
 from metalens import MAML, Examples, MetaAug, MetaLensError, Objective, ProtoNet, Task
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_TASKS, build_network, classification_tasks, regression_tasks
+from small_networks import N_TASKS, build_network, classification_tasks, regression_tasks
 from torch.distributions import Beta
 
 from metalens import MAML, MLTI, Examples, MetaLensError, Objective, Sinusoid, Task

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from catalogue import NETWORKS, Recurrent, build_network, classification_tasks, regression_tasks
+from small_networks import NETWORKS, Recurrent, build_network, classification_tasks, regression_tasks
 from torch import nn
 
 from metalens import (

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
 from sklearn.linear_model import Ridge
+from small_networks import N_WAY, build_network, classification_tasks, regression_tasks
 from torch import nn
 
 from metalens import R2D2, AdaptedTasks, Examples, MetaLensError, Network, Objective, mlp

@@ -2,9 +2,9 @@
 
 import itertools
 
-import catalogue
 import numpy as np
 import pytest
+import small_networks
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -33,11 +33,11 @@ LEARNERS = {
     "ProtoNet": ProtoNet,
     "R2D2": R2D2,
 }
-TASKS = {"regression": catalogue.regression_tasks, "classification": catalogue.classification_tasks}
+TASKS = {"regression": small_networks.regression_tasks, "classification": small_networks.classification_tasks}
 
 
 def learner_of(name="MAML"):
-    return LEARNERS[name](catalogue.build_network("mlp"))
+    return LEARNERS[name](small_networks.build_network("mlp"))
 
 
 def adapted_of(name="MAML", kind="classification", **settings):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
+from small_networks import N_WAY, build_network, classification_tasks, regression_tasks
 from torch import nn
 
 from metalens import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import N_WAY, build_network, classification_tasks, regression_tasks
+from small_networks import N_WAY, build_network, classification_tasks, regression_tasks
 from torch.utils import _pytree as pytree
 
 from metalens import (
