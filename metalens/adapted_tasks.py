@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from typing import Any, TypeVar, cast
 
@@ -174,13 +174,16 @@ class AdaptedTasks:
         In a loop, the gradient of each task is taken before the next task, in the memory of one.
         """
         examples = self.tasks.tensors[:4]
-        by_parameters_alone = torch.is_grad_enabled() and any(
-            p.requires_grad for p in self._module.parameters()
-        )
-        by_parameters_alone &= not (is_transformed() or any(tensor.requires_grad for tensor in examples))
-        if self._is_begun or self._plan != "loop" or not by_parameters_alone:
+        if self._is_begun or self._plan != "loop" or not self._is_function_of_parameters(examples):
             return self.mean(self.last_outer_losses())
         return looped_mean(self._task_loss, *examples, weights=self.weights, module=self._module)
+
+    def _is_function_of_parameters(self, examples: Sequence[Tensor]) -> bool:
+        """Return whether the loss is differentiated, and by parameters alone."""
+        if not torch.is_grad_enabled() or is_transformed():
+            return False
+        learned = any(parameter.requires_grad for parameter in self._module.parameters())
+        return learned and not any(tensor.requires_grad for tensor in examples)
 
     def last_outer_losses(self) -> Tensor:
         """Return `outer_losses` as the last view of the batch.
