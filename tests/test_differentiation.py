@@ -64,7 +64,7 @@ def available(monkeypatch, tmp_path):
 
 # Copies of the weights for each further inner step: the state and, with learned step sizes, its gradient.
 @pytest.mark.parametrize(("learner", "copies"), [(MAML, 1), (MetaSGD, 2)])
-@pytest.mark.parametrize(("batching", "n"), [("loop", 1), ("vmap", 3)])
+@pytest.mark.parametrize(("batching", "n"), [("loop", 1), pytest.param("vmap", 3, marks=pytest.mark.slow)])
 def test_a_further_inner_step_keeps_the_weights_alone(learner, copies, batching, n):
     def peak(mode, n_steps):
         torch.manual_seed(0)
@@ -99,6 +99,7 @@ def test_memory_of_many_inner_steps_is_told_from_few(make, available):
     assert (objective.learner.inner_steps, objective.learner.differentiation) == (14, "reverse")
 
 
+@pytest.mark.slow
 def test_auto_is_mixed_mode_where_reverse_mode_does_not_fit(available):
     def chosen(inner_steps, **settings):
         objective, machine = Objective(MAML(mlp(), inner_steps=inner_steps)), Machine(**settings)

@@ -135,6 +135,7 @@ def test_columns_that_cannot_be_left_out_are_refused(roles, message):
         TableTasks(pupils(), **ROLES, k_shot=2, n_query=2, **roles)
 
 
+@pytest.mark.slow
 def test_identifiers_are_noted_where_classes_are_new_and_by_the_command_line(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(

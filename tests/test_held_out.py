@@ -147,7 +147,7 @@ def test_figures_show_all_rows_that_are_finite(monkeypatch):
     assert bars.get_xlabel() == "probability of active"
 
 
-@pytest.mark.parametrize("kind", ["regression", "classification"])
+@pytest.mark.parametrize("kind", ["regression", pytest.param("classification", marks=pytest.mark.slow)])
 def test_the_report_shows_them(kind, tmp_path, monkeypatch):
     frame = pupils()
     if kind == "classification":

@@ -240,6 +240,7 @@ def test_the_time_of_a_share_is_divided_among_what_is_left(clock):
     assert not limit.stopwatch("ANIL", None, 2, TRAIN_BASELINES).part(1000)(2, 0.0)  # its last step
 
 
+@pytest.mark.slow
 def test_the_command_line_has_a_limit_that_the_report_names(tmp_path, monkeypatch, capsys):
     sensors().to_csv(tmp_path / "sensors.csv", index=False)
     monkeypatch.chdir(tmp_path)
