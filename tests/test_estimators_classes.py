@@ -151,7 +151,7 @@ def test_a_network_that_knows_all_training_classes_serves_new_ones(chosen, tmp_p
     np.testing.assert_array_equal(probabilities, adapted.predict_proba(new))
     if chosen == "NearestFeatureMean":
         one = model._candidate(chosen, 3).learners[0].eval()
-        x, new_x = (model.reader_.inputs(frame).float() for frame in (support, new))
+        x, new_x = (model.reader_.inputs(frame)[0].float() for frame in (support, new))
         features, new_features = (probe.eval().network.embed(inputs) for inputs in (x, new_x))
         means = torch.stack([features[(support.name == name).to_list()].mean(0) for name in sorted(names)])
         nearest = torch.cdist(new_features, means).argmin(1)
@@ -254,7 +254,7 @@ def test_images_from_folders_to_labels_and_back_from_a_file(tmp_path):
         adapted.predict([few / "missing.png"])
     with pytest.raises(MetaLensError, match="by the path of a folder, a zip file or files, got DataFrame"):
         model.adapt(assays())
-    with pytest.raises(MetaLensError, match="has no images"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(MetaLensError, match="has no images"):
         adapted.predict(tmp_path / "model")
 
 

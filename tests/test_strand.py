@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from metalens import MetaRegressor, Sinusoid
+from metalens import ANIL, MetaRegressor, Sinusoid
 from metalens.data.interleaved import Interleaved
 from metalens.estimators import training
 
@@ -44,7 +44,8 @@ def test_models_of_an_estimator_train_on_different_tasks(monkeypatch):
     met = []
 
     def see(objectives, tasks, **settings):
-        met.extend(tasks)
+        if isinstance(objectives[0].learner, ANIL):
+            met.extend(tasks)
         return fit_together(objectives, tasks, **settings)
 
     fit_together = training.fit_together
@@ -56,6 +57,6 @@ def test_models_of_an_estimator_train_on_different_tasks(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(table, task="sensor", target="pressure")
-    first = [strand[0].support.x for strand in met[:3]]  # those of the meta-learner
+    first = [strand[0].support.x for strand in met]
     assert len(first) == 3
     assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))

@@ -84,6 +84,8 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     (3, ['MAML(inner_lr=0.5)'])
     """
     own = {name: value for name, value in values.items() if "." not in name}
+    texts = [name for name, value in own.items() if isinstance(value, str) and _is_list(recipe, name)]
+    own |= {name: json.loads(own[name]) for name in texts}
     arm = {field: [_with_settings(getattr(recipe, field)[0], values)] for field in ARM}
     return replace(changed(recipe, own), **arm)
 
@@ -157,6 +159,10 @@ def _typed(recipe: Recipe, name: str, value: Any) -> Any:
             "of a method, such as MAML.inner_lr."
         )
     return typed_settings(type(recipe), {name: value})[name]
+
+
+def _is_list(recipe: Recipe, name: str) -> bool:
+    return isinstance(getattr(recipe, name, None), list)
 
 
 def _ends(distribution: BaseDistribution) -> list[Any]:
