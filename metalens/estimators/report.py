@@ -215,7 +215,7 @@ def pooled_rows(pooled: pd.DataFrame, comparison: pd.DataFrame) -> list[tuple[st
     >>> rows = [("Ridge", "r2", 0.9), ("Ridge", "rmse", 2.0)]
     >>> pooled = pd.DataFrame(rows, columns=["model", "metric", "value"])
     >>> pooled_rows(pooled, pooled.assign(task="a", value=[0.25, 1.5]))
-    [('Ridge', ['0.9', '2', '0.25', '1.5'])]
+    [('Ridge', ['0.900', '2.00', '0.250', '1.50'])]
     """
     means = comparison.groupby(["model", "metric"])["value"].mean()
     rows = []
@@ -258,7 +258,7 @@ def best_and_worst(
 
     >>> table = pd.DataFrame({"model": "ANIL", "task": ["a", "b"], "metric": "mse", "value": [2.0, 1.0]})
     >>> best_and_worst(table, "ANIL")
-    (['ANIL'], [('b', ['1']), ('a', ['2'])], 'All 2 tasks by their mse.')
+    (['ANIL'], [('b', ['1.00']), ('a', ['2.00'])], 'All 2 tasks by their mse.')
     """
     metric = primary_metric(comparison["metric"])
     rows = comparison[comparison["metric"] == metric]
