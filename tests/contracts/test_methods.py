@@ -6,15 +6,13 @@ from combinations import MEANINGFUL, is_fast
 
 def pytest_generate_tests(metafunc):
     """Leave out at once what the fast run deselects: to collect it would take seconds."""
-    no_full = "not full" in metafunc.config.getoption("markexpr")
-    found = [(case, check) for case in MEANINGFUL for check in case.checks()]
-    parameters = [
-        pytest.param(
-            case, check, id=f"{case}-{check}", marks=[] if is_fast(case, check.name) else pytest.mark.full
-        )
-        for case, check in found
-        if is_fast(case, check.name) or not no_full
-    ]
+    wants_full = "not full" not in metafunc.config.getoption("markexpr")
+    parameters = []
+    for case in MEANINGFUL:
+        for check in case.checks():
+            marks = [] if is_fast(case, check.name) else [pytest.mark.full]
+            if wants_full or not marks:
+                parameters.append(pytest.param(case, check, id=f"{case}-{check}", marks=marks))
     metafunc.parametrize(("case", "check"), parameters)
 
 

@@ -7,6 +7,7 @@ from copy import copy
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from metalens import MetaClassifier, MetaRegressor
 from metalens.errors import MetaLensError
@@ -30,19 +31,23 @@ def metalens(fold: Fold) -> Iterator[Fitted]:
 
 def predict(model: MetaRegressor | MetaClassifier, episode: Episode) -> np.ndarray:
     """Return predicted numbers, or the chances of the second class."""
-    adapted = model.adapt(episode.support if len(episode.support) else None)
+    adapted = model.adapt(known_rows(episode))
     if isinstance(model, MetaRegressor):
         return adapted.predict(episode.query)
     return adapted.predict_proba(episode.query)[:, 1]
 
 
+def known_rows(episode: Episode) -> pd.DataFrame | None:
+    """Return the support as the estimators take it: `None` before there are any rows."""
+    return episode.support if len(episode.support) else None
+
+
 def of_intervals(model: MetaRegressor, episodes: Sequence[Episode]) -> list[np.ndarray]:
     """Return the limits of intervals; nothing where none was calibrated for so few known rows."""
-    supports = [episode.support if len(episode.support) else None for episode in episodes]
     try:
         return [
-            model.adapt(support).predict_interval(episode.query, coverage=COVERAGE)
-            for support, episode in zip(supports, episodes, strict=True)
+            model.adapt(known_rows(episode)).predict_interval(episode.query, coverage=COVERAGE)
+            for episode in episodes
         ]
     except MetaLensError:
         return []
