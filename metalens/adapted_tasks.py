@@ -124,18 +124,23 @@ class AdaptedTasks:
         """Predictions of each task's model on its own query inputs, `(T, q, c)`."""
         return self.map(self.learner.predict_encoded, self.states, self.query_encoding)
 
-    def cross_predictions(self, models: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+    def cross_predictions(
+        self, models: Tensor | None = None, queries: Tensor | None = None, tasks: Tensor | None = None
+    ) -> Tensor:
         """Predictions of other tasks' models.
 
         Args:
-            models: for each task i the k tasks whose models predict i's queries, `(T, k)` indices into all
-                tasks of all processes; by default all in order, including i, so that k is `n_all_tasks`.
+            models: for each of the t tasks the k tasks whose models predict its queries, `(t, k)` indices
+                into all tasks of all processes; by default all in order, the task included, so that k is
+                `n_all_tasks`.
             queries: which queries of every task, `(n,)` indices; all of them by default.
+            tasks: which tasks' queries are predicted, `(t,)` indices; those of all T tasks by default.
 
         Returns:
-            `(T, k, n, c)`: entry `[i, r]` is model `models[i, r]` on the queries of task i.
+            `(t, k, n, c)`: entry `[i, r]` is model `models[i, r]` on the queries of task `tasks[i]`.
         """
-        z = self.query_encoding if queries is None else self.query_encoding[:, queries]
+        z = self.query_encoding if tasks is None else self.query_encoding[tasks]
+        z = z if queries is None else z[:, queries]
         if models is None:
             return self._all_cross_predictions(z)
         n, k = models.shape
@@ -203,14 +208,28 @@ class AdaptedTasks:
     def _task_loss(self, x_support: Tensor, y_support: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
         return adapted_loss(self.learner, x_support, y_support, x_query, y_query)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of values `(T,)` by the tasks' weights; a scalar."""
-        return values.mean() if self.weights is None else (self.weights * values).sum()
+    def mean(self, values: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Return the mean of values by the tasks' weights; a scalar.
 
-    def loss(self, predictions: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the learner's mean loss of predictions `(T, n, c)`, a scalar; y defaults to the queries'."""
+        Of some tasks, it is the unbiased estimate of that of all if they were drawn at random.
+
+        Args:
+            values: one of each task, `(T,)`, or of the tasks named, `(t,)`.
+            tasks: their indices.
+        """
+        if self.weights is None:
+            return values.mean()
+        if tasks is None:
+            return (self.weights * values).sum()
+        return self.n_tasks * (self.weights[tasks] * values).mean()
+
+    def loss(self, predictions: Tensor, y: Tensor | None = None, tasks: Tensor | None = None) -> Tensor:
+        """Return the learner's mean loss of predictions `(T, n, c)`, a scalar; y defaults to the queries'.
+
+        See `mean` for `tasks`.
+        """
         y = self.tasks.query.y if y is None else y
-        return self.mean(self.map(self.learner.loss, predictions, y))
+        return self.mean(self.map(self.learner.loss, predictions, y), tasks)
 
 
 def adapted_loss(

@@ -227,7 +227,7 @@ VARIANTS = {
     ),
     "TRLearner-slots": RegularizerEntry(weighted=True, build=trlearner(slot_temperature=0.1)),
     "TRLearner-cheap": RegularizerEntry(
-        weighted=True, build=trlearner(neighbors=2, n_query_hat=3), random=True
+        weighted=True, build=trlearner(neighbors=2, n_query_hat=3, n_tasks_hat=2), random=True
     ),
     "MetaMix-shuffle": RegularizerEntry(
         lambda learner: [MetaMix(channel_shuffle=0.5)], random=True, compiles=False

@@ -37,8 +37,11 @@ class TRLearner(Regularizer):
             `Cosine(learned=False)`.
         weight: lambda, the strength of the term.
         neighbors: use only the k most related tasks of each task, which costs T k instead of T^2 query sets.
-        n_query_hat: use only this many random query examples of each task at each step; layers that
-            normalize by the set they are given then see this smaller set.
+        n_query_hat: predict only this many random queries of each task at each step, an unbiased estimate
+            for losses that are means over examples. Layers that normalize by the set they are given then
+            see this smaller set.
+        n_tasks_hat: predict the queries of only this many random tasks at each step, an unbiased estimate
+            for every loss and every network.
         slot_temperature: map class slots softly between tasks, by the similarity of class prototypes:
             `softmax(cos / slot_temperature)` (classification only). By default slot k of one task
             corresponds to slot k of another.
@@ -69,15 +72,16 @@ class TRLearner(Regularizer):
         weight: float = 0.1,
         neighbors: int | None = None,
         n_query_hat: int | None = None,
+        n_tasks_hat: int | None = None,
         slot_temperature: float | None = None,
     ) -> None:
         super().__init__()
-        check_counts(self, neighbors=neighbors, n_query_hat=n_query_hat)
+        check_counts(self, neighbors=neighbors, n_query_hat=n_query_hat, n_tasks_hat=n_tasks_hat)
         check_positive(self, slot_temperature=slot_temperature)
         check_nonnegative(self, weight=weight)
         self.relation = Cosine() if relation is None else deepcopy(relation)  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.weight, self.neighbors, self.n_query_hat = weight, neighbors, n_query_hat
-        self.slot_temperature = slot_temperature
+        self.weight, self.neighbors, self.slot_temperature = weight, neighbors, slot_temperature
+        self.n_query_hat, self.n_tasks_hat = n_query_hat, n_tasks_hat
 
     def check_meta_batch_size(self, meta_batch_size: int) -> None:
         if meta_batch_size < self.min_meta_batch_size:
@@ -90,26 +94,30 @@ class TRLearner(Regularizer):
         first = adapted.processes.rank * adapted.n_tasks
         models, weights = related_models(self.relation(adapted), self.neighbors, first)
         y = adapted.tasks.query.y
-        queries = None
-        if self.n_query_hat is not None and self.n_query_hat < y.shape[1]:
-            order = adapted.processes.broadcast(torch.randperm(y.shape[1], device=y.device))
-            queries = order[: self.n_query_hat]
+        tasks, queries = _some(self.n_tasks_hat, 0, adapted), _some(self.n_query_hat, 1, adapted)
+        if tasks is not None:
+            weights, y = weights[tasks], y[tasks]
+            models = None if models is None else models[tasks]
+        if queries is not None:
             y = y[:, queries]
-        predictions = adapted.cross_predictions(models, queries)  # (T, k, q, c), of T own tasks
+        predictions = adapted.cross_predictions(models, queries, tasks)  # (t, k, n, c), of t own tasks
         if self.slot_temperature is not None:
-            predictions = predictions @ self._slot_maps(adapted, models, predictions.shape[-1]).mT
-        average = torch.einsum("tk,tkqc->tqc", weights, predictions)
-        return {"trlearner": self.weight * adapted.loss(average, y)}
+            predictions = predictions @ self._slot_maps(adapted, models, tasks, predictions.shape[-1]).mT
+        average = torch.einsum("tk,tknc->tnc", weights, predictions)
+        return {"trlearner": self.weight * adapted.loss(average, y, tasks)}
 
-    def _slot_maps(self, adapted: AdaptedTasks, models: Tensor | None, n_classes: int) -> Tensor:
-        """Return soft maps from the c slots of each task to those of the others, `(T, k, c, c)`."""
+    def _slot_maps(
+        self, adapted: AdaptedTasks, models: Tensor | None, tasks: Tensor | None, n_classes: int
+    ) -> Tensor:
+        """Return soft maps from the c slots of each of t tasks to those of the others, `(t, k, c, c)`."""
         y = adapted.tasks.support.y
         if y.is_floating_point():
             raise MetaLensError("TRLearner: slot_temperature is for classification, got real targets.")
         features = adapted.support_features
         prototypes = F.normalize(class_means(features, one_hot(y, n_classes, features.dtype)), dim=-1)
         others = adapted.processes.all_gather(prototypes)
-        others = others.unsqueeze(0) if models is None else others[models]  # (1 or T, k, c, d)
+        others = others.unsqueeze(0) if models is None else others[models]  # (1 or t, k, c, d)
+        prototypes = prototypes if tasks is None else prototypes[tasks]
         return torch.softmax(prototypes.unsqueeze(1) @ others.mT / self.slot_temperature, dim=-1)
 
     def diagnostics(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
@@ -133,6 +141,14 @@ class TRLearner(Regularizer):
         }
         agreement = descriptor_agreement(matrix, adapted)
         return found if agreement is None else {**found, "trlearner_agreement": agreement}
+
+
+def _some(n: int | None, dim: int, adapted: AdaptedTasks) -> Tensor | None:
+    """Return n random indices along an axis of the query targets `(T, q, ...)`, or `None` for all."""
+    y = adapted.tasks.query.y
+    if n is None or n >= y.shape[dim]:
+        return None
+    return adapted.processes.broadcast(torch.randperm(y.shape[dim], device=y.device))[:n]
 
 
 def related_models(matrix: Tensor, neighbors: int | None, first: int = 0) -> tuple[Tensor | None, Tensor]:

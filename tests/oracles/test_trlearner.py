@@ -168,14 +168,43 @@ def test_prototype_slots_undo_a_relabeling():
     assert plain.loss_terms(one)["trlearner"] > own + 0.01
 
 
-def test_subsampled_queries_estimate_the_whole_term():
-    one = adapted()
-    torch.manual_seed(0)
-    few = bound(TRLearner(n_query_hat=3))
-    whole = bound(TRLearner())
-    whole.load_state_dict(few.state_dict())
-    mean = torch.stack([few.loss_terms(one)["trlearner"] for _ in range(400)]).mean()
-    torch.testing.assert_close(mean, whole.loss_terms(one)["trlearner"], rtol=0.05, atol=0)
+@pytest.mark.parametrize("weights", [None, [0.4, 0.3, 0.2, 0.1]])
+@pytest.mark.parametrize("kind", [classification_tasks, regression_tasks])
+@pytest.mark.parametrize(
+    ("network", "settings"),
+    [
+        ("mlp", {"n_query_hat": 1}),
+        ("mlp", {"n_tasks_hat": 1}),
+        ("mlp", {"n_query_hat": 2, "n_tasks_hat": 2}),
+        ("mlp", {"n_query_hat": 1, "n_tasks_hat": 1, "neighbors": 2}),
+        ("conv-norm", {"n_tasks_hat": 1}),  # every set that is normalized is whole
+    ],
+)
+def test_estimates_are_unbiased(network, settings, kind, weights, monkeypatch):
+    """The mean of the term and its gradient over all that can be drawn is that of the whole term."""
+    tasks = kind(network)
+    n, q = tasks.query.y.shape[:2]
+    learner = MAML(build_network(network), inner_steps=1)
+    whole = bound(TRLearner(neighbors=settings.get("neighbors")), learner)
+    estimate = bound(TRLearner(**settings), learner)
+    estimate.load_state_dict(whole.state_dict())
+    parameters = [*learner.parameters(), whole.relation.omega]
+    parts = [*learner.parameters(), estimate.relation.omega]
+    weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)[:n]
+
+    def term_and_gradient(regularizer, by):
+        adapted = AdaptedTasks(learner, tasks, weights=weights)
+        term = regularizer.loss_terms(adapted)["trlearner"]
+        return torch.cat([value.flatten() for value in (term, *torch.autograd.grad(term, by))])
+
+    found = []
+    for shift in range(n * q):
+        monkeypatch.setattr(
+            torch, "randperm", lambda size, shift=shift, **_: torch.arange(size).roll(shift // (n if size == q else 1))
+        )
+        found.append(term_and_gradient(estimate, parts))
+    expected = term_and_gradient(whole, parameters)
+    torch.testing.assert_close(torch.stack(found).mean(0), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_relations_are_trained():
@@ -191,6 +220,7 @@ def test_relations_are_trained():
         ({"weight": -1.0}, "weight must be 0 or more"),
         ({"neighbors": 0}, "neighbors must be at least 1"),
         ({"n_query_hat": 0}, "n_query_hat must be at least 1"),
+        ({"n_tasks_hat": 0}, "n_tasks_hat must be at least 1"),
         ({"slot_temperature": -1.0}, "slot_temperature must be above 0"),
     ],
 )
@@ -216,8 +246,8 @@ def test_settings_of_relations_out_of_range_are_refused(make, settings, words):
 
 def test_defaults_are_those_of_the_paper():
     one = bound(TRLearner())
-    names = ("weight", "neighbors", "n_query_hat", "slot_temperature")
-    assert [getattr(one, name) for name in names] == [0.1, None, None, None]
+    names = ("weight", "neighbors", "n_query_hat", "n_tasks_hat", "slot_temperature")
+    assert [getattr(one, name) for name in names] == [0.1, None, None, None, None]
     names = ("heads", "vector", "learned", "center", "temperature")
     assert [getattr(one.relation, name) for name in names] == [4, "features", True, False, None]
     assert one.relation.omega.shape == (4, 7)
