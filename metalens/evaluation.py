@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +15,10 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.learners import Learner
-from metalens.learners.base import module_mode
+from metalens.learners import Learner, NetworkLearner
+from metalens.learners.base import module_mode, task_loss
 from metalens.learners.labels import check_labels
-from metalens.metrics import METRICS, task_metrics
+from metalens.metrics import LOSS, METRICS, Metric, named_metrics, task_metrics, usual_metrics
 from metalens.processes import ALONE, Processes
 from metalens.tasks import place
 
@@ -32,6 +33,7 @@ def evaluate(
     tasks: TaskDistribution,
     *,
     n_tasks: int = 600,
+    metrics: Sequence[str | Metric] = (),
     batching: Batching = "auto",
     chunk: Chunk = None,
     processes: Processes = ALONE,
@@ -42,24 +44,34 @@ def evaluate(
         learner: a trained learner, in evaluation mode for the time.
         tasks: the distribution of held-out tasks.
         n_tasks: number of tasks, `0 ... n_tasks - 1`.
+        metrics: their names in `metalens.metrics.METRICS`, or one's own; the first is the primary one, and
+            `"loss"` is the learner's. By default those that the learner names, else the distribution, else
+            see below.
         batching: how the learner is mapped over tasks.
         chunk: tasks that are computed at a time, at most 50. It changes memory, not scores.
         processes: those that share the chunks, and all get all rows; by default this one alone.
 
     Returns:
-        Rows `task, metric, value`. Classification has the metrics `accuracy` (fraction, the primary one)
-        and `cross_entropy` (nats); regression has `mse` (in squared units of y, the primary one), and the
-        distribution's `extra_metrics`: `pearson_r2` (squared correlation), `pearson_r2_above_0.3` (1 if it
-        is above 0.3, so that the mean is a share of tasks), both of three queries or more, and `rmse` (in
-        units of y). The distribution's `extra_scores` follow. If adaptation to a task diverged, its value is
-        not finite.
+        Rows `task, metric, value`, by default of these metrics, the primary one first: with a loss of one's
+        own the `loss`, else for classes `accuracy` (fraction) and `cross_entropy` (nats), and for real
+        targets `mse` (in squared units of y). Where predictions are shaped as real targets are, the
+        distribution's `extra_metrics` are beside them: `pearson_r2` (squared correlation),
+        `pearson_r2_above_0.3` (1 if it is above 0.3, so that the mean is a share of tasks), both of three
+        queries or more, and `rmse` (in units of y). The distribution's `extra_scores` follow. If adaptation
+        to a task diverged, its value is not finite.
 
     Raises:
-        MetaLensError: `n_tasks` or `chunk` is less than 1.
+        MetaLensError: `n_tasks` or `chunk` is less than 1; there is no such metric, or it is of other
+            targets or predictions.
 
     >>> from metalens import MAML, Sinusoid, evaluate, mlp
     >>> evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3).task.tolist()
     [0, 1, 2]
+    >>> learner = MAML(mlp(), loss=torch.nn.functional.l1_loss)
+    >>> evaluate(learner, Sinusoid("test"), n_tasks=1).metric.tolist()
+    ['loss']
+    >>> evaluate(learner, Sinusoid("test"), n_tasks=1, metrics=["rmse", "loss"]).metric.tolist()
+    ['rmse', 'loss']
     """
     if n_tasks < 1:
         raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
@@ -76,43 +88,75 @@ def evaluate(
             drawn = tasks.batch(numbers)
             check_labels(learner, drawn, numbers)
             batch = place(drawn, learner.device, learner.dtype)
-            predictions = AdaptedTasks(learner, batch, batching).query_predictions
             fine = torch.promote_types(learner.dtype, torch.float32)
+            adapted = AdaptedTasks(learner, batch, batching)
+            predictions = adapted.query_predictions.to(fine)
             y, known = place((batch.query.y, batch.support.y), learner.device, fine)
-            metrics = _all_metrics(tasks, numbers, predictions.to(fine), y, known)
+            losses = partial(adapted.map, learner.loss, predictions, y)
+            found = _scores(learner, tasks, numbers, predictions, y, known, losses, metrics)
             tables = [
                 pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
-                for metric, values in metrics.items()
+                for metric, values in found.items()
             ]
             frames.append(pd.concat(tables))
     return pd.concat(processes.gather_objects(frames), ignore_index=True)
 
 
-def undefined_scores(tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataFrame:
+def metrics_of(
+    learner: Learner, tasks: TaskDistribution, y: Tensor, metrics: Sequence[str | Metric] = ()
+) -> list[Metric]:
+    """Return the metrics of a learner's predictions for tasks with targets y, the primary one first.
+
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> learner = MAML(mlp(), loss=torch.nn.functional.l1_loss)
+    >>> [metric.name for metric in metrics_of(learner, Sinusoid(), torch.zeros(1, 2, 1))]
+    ['loss']
+    """
+    named = metrics or learner.metrics or tasks.metrics
+    return named_metrics(named or ([LOSS] if learner.loss is not task_loss else usual_metrics(y)))
+
+
+def undefined_scores(learner: Learner, tasks: TaskDistribution, *, n_tasks: int = 600) -> pd.DataFrame:
     """Return the rows of `evaluate` for a learner whose training diverged: all values are nan.
 
-    >>> from metalens import Sinusoid
-    >>> undefined_scores(Sinusoid("test"), n_tasks=1).values.tolist()
+    >>> from metalens import MAML, Sinusoid, mlp
+    >>> undefined_scores(MAML(mlp()), Sinusoid("test"), n_tasks=1).values.tolist()
     [[0, 'mse', nan]]
     """
     import pandas as pd
 
     batch = tasks.batch([0])
-    y = batch.query.y
-    n_outputs = y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
+    y = batch.query.y.float() if batch.query.y.is_floating_point() else batch.query.y
+    if isinstance(learner, NetworkLearner) and not learner.headless:
+        n_outputs = learner.network.n_outputs
+    else:
+        n_outputs = y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
     predictions = torch.full((*y.shape[:2], n_outputs), torch.nan)
-    metrics = _all_metrics(tasks, [0], predictions, y, batch.support.y)
-    rows = [(task, metric, math.nan) for metric in metrics for task in range(n_tasks)]
+    lost = torch.full((1,), torch.nan)
+    found = _scores(learner, tasks, [0], predictions, y, batch.support.y, lambda: lost)
+    rows = [(task, metric, math.nan) for metric in found for task in range(n_tasks)]
     return pd.DataFrame(rows, columns=["task", "metric", "value"])
 
 
-def _all_metrics(
-    tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor, known: Tensor
-) -> dict[str, Tensor]:
-    further = tasks.extra_metrics if y.is_floating_point() else ()  # they are of numbers
-    usual = task_metrics(predictions, y, known, further)
+def _scores(
+    learner: Learner, tasks: TaskDistribution, numbers: Sequence[int], predictions: Tensor, y: Tensor,
+    known: Tensor, losses: Callable[[], Tensor], metrics: Sequence[str | Metric] = (),
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the scores `(T,)` of tasks by name, the primary one first; `losses` returns the learner's."""
+    found: dict[str, Tensor] = {}
+    named = metrics_of(learner, tasks, y, metrics)
+    for metric in named:
+        is_loss = metric.name == LOSS
+        found |= {LOSS: losses()} if is_loss else task_metrics(predictions, y, known, [metric])
+    if named[0].name not in found:
+        raise MetaLensError(
+            f"{named[0].name} says nothing about tasks of {known.shape[1]} support and {y.shape[1]} query "
+            "examples; name another metric first, or give tasks more examples."
+        )
+    if y.is_floating_point() and predictions.shape == y.shape and not metrics:
+        found |= task_metrics(predictions, y, known, tasks.extra_metrics)
     scores = tasks.extra_scores(numbers, predictions, y)
-    return usual | {METRICS[name].name: of_tasks for name, of_tasks in scores.items()}
+    return found | {METRICS[name].name: of_tasks for name, of_tasks in scores.items()}
 
 
 def mean_scores(rows: pd.DataFrame) -> dict[str, float]:
@@ -138,12 +182,14 @@ class Validation:
         n_tasks: number of its first tasks to use.
         every: steps between two validations.
         patience: validations without a new best score after which training ends; `None` for all steps.
+        metrics: of which the first decides; see `evaluate`.
     """
 
     tasks: TaskDistribution
     n_tasks: int = 200
     every: int = 500
     patience: int | None = None
+    metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self) -> None:
         for name in ("n_tasks", "every", "patience"):

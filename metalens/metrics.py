@@ -1,6 +1,6 @@
 """Metrics of a task's predictions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import check_targets
+from metalens.tasks import check_targets
+
+LOSS = "loss"  # the metric that is the learner's own loss
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Metric:
 
     Attributes:
         name: as in tables.
-        function: from predictions `(T, q, c)` of the queries, their targets `(T, q)` or `(T, q, c)` and those
-            of the support to scores `(T,)`, nan if a prediction is not finite; `None` for a score that only
-            the distribution can compute, by `extra_scores`.
+        function: from predictions `(T, q, c, ...)` of the queries, their targets `(T, q, ...)` or `(T, q, c,
+            ...)` and those of the support to scores `(T,)`, nan if a prediction is not finite; `None` for a
+            score that only the distribution can compute, by `extra_scores`, or the learner, its loss.
         better: whether higher or lower scores are better.
         unit: `"fraction"` is shown in percent.
         meaning: one sentence that explains it under a table, if its name does not.
@@ -61,8 +63,10 @@ def accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> accuracy(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[1, 0]]), torch.tensor([[0, 1]]))
     tensor([0.5000])
     """
+    _check_classes(logits, y)
     diverged = ~logits.isfinite().flatten(1).all(1)  # argmax would score them near chance
-    return (logits.argmax(-1) == y).to(logits.dtype).mean(1).masked_fill(diverged, torch.nan)
+    right = (logits.argmax(2) == y).to(logits.dtype)
+    return right.flatten(1).mean(1).masked_fill(diverged, torch.nan)
 
 
 def cross_entropy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -71,7 +75,9 @@ def cross_entropy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> cross_entropy(torch.zeros(1, 2, 4), torch.tensor([[1, 0]]), torch.tensor([[0, 1]])).exp()
     tensor([4.])
     """
-    return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
+    _check_classes(logits, y)
+    losses = F.cross_entropy(logits.movedim(2, -1).flatten(0, -2), y.flatten(), reduction="none")
+    return losses.view(len(y), -1).mean(1)
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -83,6 +89,7 @@ def balanced_accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> balanced_accuracy(torch.tensor([[[1.0, 0.0]] * 4]), y, known=y)
     tensor([0.5000])
     """
+    _check_classes(logits, y)
     diverged = ~logits.isfinite().flatten(1).all(1)
     of_class = F.one_hot(y, logits.shape[-1]).to(logits.dtype)
     right = (logits.argmax(-1) == y).to(logits.dtype)[..., None] * of_class
@@ -126,6 +133,7 @@ def _of_rarest(score: Callable[..., Any], logits: Tensor, y: Tensor, n_classes: 
 
     It is nan if one is not finite, or the queries have fewer classes than `n_classes`.
     """
+    _check_classes(logits, y)
     found = logits.new_full(y.shape[:1], torch.nan)
     for task, (of_task, labels) in enumerate(zip(logits, y, strict=True)):
         classes, counts = labels.unique(return_counts=True)
@@ -144,6 +152,7 @@ def brier_score(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> brier_score(torch.zeros(1, 1, 2), torch.tensor([[1]]), torch.tensor([[0]]))
     tensor([0.5000])
     """
+    _check_classes(logits, y)
     errors = logits.softmax(-1) - F.one_hot(y, logits.shape[-1])
     return errors.square().sum(-1).mean(1)
 
@@ -154,6 +163,7 @@ def mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> mean_squared_error(torch.zeros(1, 2, 1), torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1, 1))
     tensor([5.])
     """
+    _check_numbers(predictions, y)
     return (predictions - y).square().flatten(1).mean(1)
 
 
@@ -175,6 +185,7 @@ def pearson_r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> pearson_r2(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
     tensor([1.])
     """
+    _check_numbers(predictions, y)
     p, t = _deviations(predictions), _deviations(y)
     product = p.square().sum(1) * t.square().sum(1)
     share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
@@ -201,6 +212,7 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> [r2(torch.tensor([[[p], [p]]]), y, known=y).item() for p in (0.0, 1.0, 9.0)]
     [-1.0, 0.0, -1.0]
     """
+    _check_numbers(predictions, y)
     variance = _deviations(torch.cat([known, y], 1)).square().mean(1)
     unexplained = (predictions - y).square().mean(1)
     share = (1 - unexplained / variance).clamp(min=-1).masked_fill(variance == 0, 0.0).mean(1)
@@ -237,6 +249,18 @@ def root_mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Te
     return mean_squared_error(predictions, y, known).sqrt()
 
 
+def _check_classes(logits: Tensor, y: Tensor) -> None:
+    if y.is_floating_point():
+        raise MetaLensError("Scores of classes need class indices, got real targets; name other metrics.")
+    check_targets(logits, y, axis=2)
+
+
+def _check_numbers(predictions: Tensor, y: Tensor) -> None:
+    if not y.is_floating_point():
+        raise MetaLensError("Scores of real targets got class indices; name other metrics.")
+    check_targets(predictions, y)
+
+
 class _Registry(dict[str, Metric]):
     def __missing__(self, name: str) -> Metric:
         raise MetaLensError(
@@ -245,7 +269,6 @@ class _Registry(dict[str, Metric]):
         )
 
 
-# The primary metric of a task is the first one in this order.
 METRICS: dict[str, Metric] = _Registry()
 for metric in (
     Metric("accuracy", accuracy, "higher", "fraction"),
@@ -281,21 +304,25 @@ for metric in (
     Metric("smape", None, "lower", "percent"),
     Metric("mase", None, "lower", "naive errors"),
     Metric("circular_error", None, "lower", "degrees"),
+    Metric(
+        LOSS, None, "lower", "",
+        "loss is the learner's own, of its predictions for the queries: comparable between learners with the "
+        "same.",
+    ),
 ):  # fmt: skip
     METRICS[metric.name] = metric
 
 
 def primary_metric(names: Iterable[str]) -> str:
-    """Return the primary one of several metrics.
+    """Return the primary one of several metrics: the first.
 
     Raises:
-        MetaLensError: one of them is unknown.
+        MetaLensError: it is unknown.
 
-    >>> primary_metric(["pearson_r2", "mse", "rmse"])
+    >>> primary_metric(["mse", "pearson_r2"])
     'mse'
     """
-    order = list(METRICS)
-    return min({METRICS[name].name for name in names}, key=order.index)
+    return METRICS[next(iter(names))].name
 
 
 def meanings(names: Iterable[str]) -> str:
@@ -307,38 +334,66 @@ def meanings(names: Iterable[str]) -> str:
     return " ".join(METRICS[name].meaning for name in dict.fromkeys(names) if METRICS[name].meaning)
 
 
+def usual_metrics(y: Tensor) -> tuple[str, ...]:
+    """Return the names of the metrics of targets: of class indices, or of real targets.
+
+    >>> usual_metrics(torch.zeros(1, 2, 1))
+    ('mse',)
+    """
+    return ("mse",) if y.is_floating_point() else ("accuracy", "cross_entropy")
+
+
+def named_metrics(metrics: Iterable[str | Metric]) -> list[Metric]:
+    """Return metrics, each once, of which some are given by their names in `METRICS`.
+
+    Raises:
+        MetaLensError: there is no metric of a name.
+
+    >>> [metric.better for metric in named_metrics(["mse", METRICS["accuracy"], "mse"])]
+    ['lower', 'higher']
+    """
+    found = (METRICS[metric] if isinstance(metric, str) else metric for metric in metrics)
+    return list({metric.name: metric for metric in found}.values())
+
+
 def task_metrics(
-    predictions: Tensor, y: Tensor, known: Tensor, further: Sequence[str] = ()
+    predictions: Tensor, y: Tensor, known: Tensor, metrics: Iterable[str | Metric]
 ) -> dict[str, Tensor]:
     """Return the metrics of every task by name.
 
     Args:
-        predictions: `(T, q, c)`.
-        y: class indices `(T, q)` or real targets `(T, q, c)`.
+        predictions: `(T, q, ...)`.
+        y: targets of the queries, `(T, q, ...)`.
         known: those of the support.
-        further: names of other metrics in `METRICS`.
+        metrics: or their names in `METRICS`.
 
     Returns:
         Tensors `(T,)`, without metrics that tasks of this size do not have: from one or two queries the
         correlation is 0 or 1 whatever is predicted, and so is r2 if there are no other targets.
 
     Raises:
-        MetaLensError: there is no such metric, or only the distribution can compute it.
+        MetaLensError: there is no such metric, only the distribution or the learner can compute it, or it
+            is of other targets or predictions.
 
     >>> y = torch.tensor([[1, 0]])
-    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), y, known=y)["accuracy"]
-    tensor([0.5000])
+    >>> task_metrics(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), y, y, ["accuracy"])
+    {'accuracy': tensor([0.5000])}
     """
-    check_targets(predictions, y)
     found = {}
-    usual = ("mse",) if y.is_floating_point() else ("accuracy", "cross_entropy")
-    for name in dict.fromkeys((*usual, *further)):
-        function = METRICS[name].function
-        if function is None:
+    for metric in named_metrics(metrics):
+        if metric.function is None:
             raise MetaLensError(
-                f"The metric {name!r} takes more than predictions and targets; let the distribution compute "
-                "it in extra_scores."
+                f"The metric {metric.name!r} takes more than predictions and targets; let the distribution "
+                "compute it in extra_scores."
             )
-        if METRICS[name].is_defined(y.shape[1], known.shape[1]):
-            found[name] = function(predictions, y, known)
+        if metric.is_defined(y.shape[1], known.shape[1]):
+            found[metric.name] = _of_tasks(metric, metric.function(predictions, y, known), len(y))
     return found
+
+
+def _of_tasks(metric: Metric, values: Tensor, n: int) -> Tensor:
+    if values.shape != (n,):
+        raise MetaLensError(
+            f"The metric {metric.name!r} must return a score of each of {n} tasks, got {tuple(values.shape)}."
+        )
+    return values

@@ -132,3 +132,33 @@ def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
 def n_tasks(batch: Task) -> int:
     """Return the number T of tasks in a batch."""
     return batch.query.y.shape[0]
+
+
+def check_targets(predictions: Tensor, y: Tensor, axis: int = 1) -> None:
+    """Check that targets fit predictions `(n, c, ...)`; broadcasting would hide the mistake.
+
+    Args:
+        predictions: of n examples.
+        y: their targets.
+        axis: of the c outputs in the predictions.
+
+    Raises:
+        MetaLensError: real targets are not `(n, c, ...)`, or class indices not int64 `(n, ...)`.
+
+    >>> check_targets(torch.zeros(4, 1), torch.ones(4))
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: Real targets must have the shape of the predictions, (4, 1), got (4,).
+    """
+    if y.is_floating_point():
+        if y.shape != predictions.shape:
+            raise MetaLensError(
+                f"Real targets must have the shape of the predictions, {tuple(predictions.shape)}, "
+                f"got {tuple(y.shape)}."
+            )
+        return
+    shape = (*predictions.shape[:axis], *predictions.shape[axis + 1 :])
+    if y.dtype != torch.int64 or y.shape != shape:
+        raise MetaLensError(
+            f"Class indices must be int64 of shape {shape}, got {y.dtype} of {tuple(y.shape)}."
+        )

@@ -51,10 +51,10 @@ def test_constants_explain_nothing_and_divergence_is_no_score():
     constant = torch.full((1, 7, 1), 0.1, dtype=torch.float64)  # whose mean is not exactly 0.1
     assert pearson_r2(constant, torch.randn(1, 7, 1).double(), constant).item() == 0
     assert pearson_r2(y / 0, y, y).isnan().all()
-    assert list(task_metrics(y, y, y, ["pearson_r2"])) == ["mse", "pearson_r2"]
+    assert list(task_metrics(y, y, y, ["pearson_r2"])) == ["pearson_r2"]
 
 
-def test_metrics_are_known_by_name_and_ordered_by_rank():
+def test_metrics_are_known_by_name_and_the_first_is_primary():
     assert all(name == metric.name for name, metric in METRICS.items())
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
         "accuracy", "average_precision", "balanced_accuracy", "pearson_r2", "pearson_r2_above_0.3", "r2",
@@ -63,8 +63,9 @@ def test_metrics_are_known_by_name_and_ordered_by_rank():
     assert {name for name, metric in METRICS.items() if metric.scale == 100} == {
         "accuracy", "average_precision", "balanced_accuracy", "pearson_r2_above_0.3", "roc_auc",
     }  # fmt: skip
-    assert primary_metric(["cross_entropy", "accuracy"]) == "accuracy"
-    assert primary_metric(["rmse", "pearson_r2", "r2"]) == "r2"
+    assert primary_metric(["cross_entropy", "accuracy"]) == "cross_entropy"
+    with pytest.raises(MetaLensError, match="There is no metric 'elo'"):
+        primary_metric(["elo", "r2"])
     assert meanings(["mse", "accuracy"]) == ""
     assert "at least -1" in meanings(["r2", "pearson_r2"])
     assert meanings(["r2", "pearson_r2"]).count("scikit-learn") == 2

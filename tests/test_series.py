@@ -165,9 +165,11 @@ def test_scores_stand_beside_the_usual_ones(numbers):
     learner = MAML(mlp(LENGTH, HORIZON, [4]), inner_lr=1e-4)
     metrics = ["mse", "smape", "mase"]
     assert evaluate(learner, tasks, n_tasks=3).metric.unique().tolist() == metrics
-    assert undefined_scores(tasks, n_tasks=2).metric.unique().tolist() == metrics
+    assert undefined_scores(learner, tasks, n_tasks=2).metric.unique().tolist() == metrics
     assert evaluate(learner, tasks, n_tasks=3).value.isna().sum() == 0
-    assert tasks.extra_scores([0], tasks.batch([0]).query.y / 0, torch.zeros(1))["mase"].isinf().all()
+    assert (
+        tasks.extra_scores([0], tasks.batch([0]).query.y / 0, tasks.batch([0]).query.y)["mase"].isinf().all()
+    )
     assert Sinusoid().extra_scores([0], torch.zeros(1), torch.zeros(1)) == {}
 
 

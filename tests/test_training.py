@@ -99,7 +99,7 @@ def test_divergence_at_test_time_is_a_value_not_a_crash():
 def test_divergence_in_classification_is_no_accuracy():
     predictions = torch.full((2, 3, 4), torch.nan)
     predictions[1] = 0.0
-    accuracy = task_metrics(predictions, *torch.zeros(2, 2, 3, dtype=torch.int64))["accuracy"]
+    accuracy = task_metrics(predictions, *torch.zeros(2, 2, 3, dtype=torch.int64), ["accuracy"])["accuracy"]
     assert accuracy.isnan().tolist() == [True, False]
 
 

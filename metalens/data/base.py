@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
+from metalens.metrics import Metric
 from metalens.tasks import Examples, Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
@@ -63,7 +64,8 @@ class TaskDistribution(ABC):
     n_classes: int | None = None  # of the whole split, where that is known
     equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
     unseen_domains: Sequence[str] = ()  # domains absent from training
-    extra_metrics: Sequence[str] = ()  # that `evaluate` reports beside the usual ones
+    metrics: Sequence[str | Metric] = ()  # that `evaluate` reports; by default see there
+    extra_metrics: Sequence[str] = ()  # of real targets, beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
         if split not in get_args(Split):
@@ -104,7 +106,7 @@ class TaskDistribution(ABC):
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return scores that need this distribution, such as errors in the units of the data.
 
-        `evaluate` reports them beside the usual ones; lower is better. There are none by default.
+        `evaluate` reports them beside its metrics; lower is better. There are none by default.
 
         Args:
             indices: T task numbers.
@@ -112,7 +114,7 @@ class TaskDistribution(ABC):
             y: their targets.
 
         Returns:
-            Tensors `(T,)` by the name of the score.
+            Tensors `(T,)` by the name of the score, which is in `metalens.metrics.METRICS`.
         """
         return {}
 

@@ -44,7 +44,7 @@ class MultiDomain(BatchedTasks):
         super().__init__(first.split, seed=first.seed)
         self.domains = dict(domains)
         self.unseen_domains = tuple(unseen)
-        self.extra_metrics = first.extra_metrics
+        self.metrics, self.extra_metrics = first.metrics, first.extra_metrics
         sizes = [tasks.n_classes for tasks in domains.values()]
         self.n_classes = sum(size for size in sizes if size is not None) if None not in sizes else None
         self._offsets: dict[str, int] | None = None

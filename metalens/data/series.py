@@ -145,6 +145,8 @@ class SeriesTasks(NamedTasks):
         return Task(Examples(x[:, :k], y[:, :k]), Examples(x[:, k:], y[:, k:])).as_batch()
 
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+        if predictions.shape != y.shape:  # no forecasts, but quantiles or a spread
+            return {}
         scores: dict[str, list[float]] = {"smape": [], "mase": []}
         for index, scaled in zip(indices, predictions.double().cpu().numpy(), strict=True):
             place = self.place(int(index))

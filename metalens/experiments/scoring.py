@@ -50,7 +50,7 @@ def score(recipe: Recipe, cell: Cell, run: TrainingRun, facts: dict[str, Any], f
             chunk=objective.chunk, processes=processes_of(fabric),
         )  # fmt: skip
     else:
-        scores = undefined_scores(test, n_tasks=recipe.n_test_tasks)
+        scores = undefined_scores(objective.learner, test, n_tasks=recipe.n_test_tasks)
     tables = dict.fromkeys(TABLES, "") | {
         "results": _results(scores.assign(recipe=recipe.name, **labels), test).to_csv(index=False),
         "metrics": run.curve.table().assign(**labels)[METRICS].to_csv(index=False),

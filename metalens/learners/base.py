@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.metrics import Metric
 from metalens.networks import Network
 from metalens.networks.norm import uses_batch_statistics
-from metalens.tasks import Examples
+from metalens.tasks import Examples, check_targets
 
 State = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -31,8 +32,9 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy for class indices, mean squared error for real targets.
 
     Args:
-        predictions: logits or predicted targets, `(..., n, c)`.
-        y: class indices `(..., n)`, or real targets `(..., n, c)`.
+        predictions: logits or predicted targets, `(n, c, ...)`; further axes are those of dense predictions,
+            such as height and width.
+        y: class indices `(n, ...)`, or real targets `(n, c, ...)`.
 
     Returns:
         The mean over everything, a scalar.
@@ -47,31 +49,7 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
     check_targets(predictions, y)
     if y.is_floating_point():
         return F.mse_loss(predictions, y)
-    return F.cross_entropy(predictions.flatten(0, -2), y.flatten())
-
-
-def check_targets(predictions: Tensor, y: Tensor) -> None:
-    """Check that targets fit predictions `(..., n, c)`; broadcasting would hide the mistake.
-
-    Raises:
-        MetaLensError: real targets are not `(..., n, c)`, or class indices not int64 `(..., n)`.
-
-    >>> check_targets(torch.zeros(4, 1), torch.ones(4))
-    Traceback (most recent call last):
-    ...
-    metalens.errors.MetaLensError: Real targets must have the shape of the predictions, (4, 1), got (4,).
-    """
-    if y.is_floating_point():
-        if y.shape != predictions.shape:
-            raise MetaLensError(
-                f"Real targets must have the shape of the predictions, {tuple(predictions.shape)}, "
-                f"got {tuple(y.shape)}."
-            )
-    elif y.dtype != torch.int64 or y.shape != predictions.shape[:-1]:
-        raise MetaLensError(
-            f"Class indices must be int64 of shape {tuple(predictions.shape[:-1])}, got {y.dtype} of "
-            f"{tuple(y.shape)}."
-        )
+    return F.cross_entropy(predictions.movedim(1, -1).flatten(0, -2), y.flatten())
 
 
 @contextmanager
@@ -108,9 +86,12 @@ class Learner(nn.Module, ABC):
     `encode(x)` in place of the inputs x.
 
     Args:
-        loss: `(predictions (n, c), y) -> scalar` of one task; by default `task_loss`.
+        loss: `(predictions (n, c, ...), y) -> scalar` of one task; by default `task_loss`. One's own also
+            decides which weights are kept, see `evaluate`.
 
     Attributes:
+        metrics: of its predictions, in place of those of the tasks, for `evaluate`; the first decides which
+            weights are kept. For predictions that are not shaped as targets are, such as quantiles.
         head_only: `encode` computes features under the meta-parameters, which callers compute once for many
             adapted models; otherwise, `encode` is the identity.
         min_support: the fewest support examples that it can adapt to; 0 if it predicts without any.
@@ -120,6 +101,7 @@ class Learner(nn.Module, ABC):
         compile_refusal: why its outer step cannot be compiled, or `None`.
     """
 
+    metrics: Sequence[str | Metric] = ()
     head_only: bool = False
     min_support: int = 1
     trusts_vmap: bool = False

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError
-from metalens.learners.base import check_targets
 from metalens.networks import Network
+from metalens.tasks import check_targets
 
 MIN_PROBABILITY = 1e-6  # of a class of which a support set has no example
 
@@ -47,6 +47,14 @@ def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
             "one output per class, or n_outputs."
         )
     return one_hot(y, n_outputs, z.dtype)
+
+
+def check_one_class(name: str, y: Tensor) -> None:
+    """Raise `MetaLensError` unless the class indices of tasks are `(T, n)`, one of each example."""
+    if y.dim() != 2:
+        raise MetaLensError(
+            f"{name} needs one class of each example, got targets of shape {tuple(y.shape[1:])} for a task."
+        )
 
 
 def one_hot(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:

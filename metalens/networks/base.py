@@ -18,7 +18,7 @@ class Network(nn.Module):
 
     Args:
         backbone: `(n, *input_shape) -> (n, d)`; trailing axes are flattened.
-        head: `(n, d) -> (n, c)`.
+        head: `(n, d) -> (n, c, ...)`; further axes are those of dense predictions, such as height and width.
         n_features: d.
         n_outputs: c.
         n_shared: number of first stages that all tasks share: only the outer loop trains them.
@@ -97,7 +97,7 @@ class Network(nn.Module):
         Args:
             x: the input of stage `start`, `(n, ...)`.
             start: 0 for the first stage of the backbone, `depth` for the head.
-            stop: `depth` returns features `(n, d)`; `None` predictions `(n, c)`.
+            stop: `depth` returns features `(n, d)`; `None` predictions `(n, c, ...)`.
         """
         stages = [*self.blocks, self.head]
         for number in range(start, len(stages) if stop is None else stop):

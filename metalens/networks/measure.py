@@ -34,8 +34,9 @@ def measure(network: Network, example: Tensor) -> tuple[str | None, str | None]:
     x = example.detach().double() if example.is_floating_point() else example
     random_in_training = check_stateless(twin, x)
     inputs = torch.stack([x, _with_padding(twin, x.flip(0))])
-    n, c = len(x), network.n_outputs
-    targets = torch.linspace(-1, 2, 2 * n * c, dtype=torch.float64, device=x.device).view(2, n, c)
+    with torch.no_grad(), seeded():
+        shape = (2, *twin(inputs[0]).shape)
+    targets = torch.linspace(-1, 2, math.prod(shape), dtype=torch.float64, device=x.device).view(shape)
     loss, of_first = _by_loop(twin, inputs[:1], targets[:1], "evaluation")
     doubt = _doubt(twin, inputs[:1], targets[:1], loss, of_first)
     _, of_second = _by_loop(twin, inputs[1:], targets[1:], "evaluation")

@@ -48,7 +48,8 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     """Turn a copy of a module into a `Network`.
 
     Args:
-        module: any module with `(n, *input_shape) -> (n, c)`, whose last operation is its head.
+        module: any module with `(n, *input_shape) -> (n, c)`, whose last operation is its head; or with dense
+            predictions `(n, c, ...)`, as of every pixel, whose head reads feature maps of one size.
         head: name of the head, for example `"fc"` or `"classifier.1"`.
         example: two or more inputs, `(n, *input_shape)`, used to check the result; any values.
 
@@ -87,7 +88,7 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
     if not head or isinstance(head_module, nn.Identity):
         raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
     backbone.set_submodule(head, nn.Identity())
-    n_features, n_outputs = _check_composition(module, backbone, head_module, head, example)
+    head_module, n_features, n_outputs = _composed(module, backbone, head_module, head, example)
     make_safe(backbone)
     make_safe(head_module)
     network = WrappedNetwork(backbone, head_module, n_features=n_features, n_outputs=n_outputs)
@@ -100,26 +101,39 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
 
 
 @torch.no_grad()
-def _check_composition(
+def _composed(
     module: nn.Module, backbone: nn.Module, head: nn.Module, name: str, example: Tensor
-) -> tuple[int, int]:
-    """Check that the head comes last; return the numbers of features and of outputs."""
+) -> tuple[nn.Module, int, int]:
+    """Check that the head comes last; return it, reading `(n, d)`, and how many features and outputs."""
     whole, stem = copy.deepcopy(module).eval(), copy.deepcopy(backbone).eval()
     try:
-        features = stem(example).flatten(1)
-        output, composed = whole(example), copy.deepcopy(head).eval()(features)
+        maps = stem(example)
+        features = maps.flatten(1)
+        output, head = whole(example), _reading_rows(head, maps)
+        composed = copy.deepcopy(head).eval()(features)
     except FAILURES as error:
         raise MetaLensError(
             f"{type(module).__name__} fails on the example of shape {tuple(example.shape)}, or {name!r} on "
-            f"its features: {first_sentence(error)}; both must work on tensors, and the head on (n, d)."
+            f"its features: {first_sentence(error)}; both must work on tensors."
         ) from error
-    if not isinstance(output, Tensor) or output.dim() != 2 or not output.isfinite().all():
+    if not isinstance(output, Tensor) or output.dim() < 2 or not output.isfinite().all():
         raise MetaLensError(
-            f"{type(module).__name__} must turn the example into a finite tensor (n, c); check both."
+            f"{type(module).__name__} must turn the example into a finite tensor (n, c, ...); check both."
         )
     if output.shape != composed.shape or not torch.allclose(output, composed, rtol=1e-3, atol=1e-5):
         raise MetaLensError(
             f"{name!r} is not the last operation of {type(module).__name__}: its output is changed "
             "afterwards; name the last layer, and leave softmax and the like to the loss."
         )
-    return features.shape[1], output.shape[1]
+    return head, features.shape[1], output.shape[1]
+
+
+def _reading_rows(head: nn.Module, maps: Tensor) -> nn.Module:
+    """Return a head that reads flattened features `(n, d)`: one of feature maps restores their shape."""
+    if maps.dim() == 2:
+        return head
+    try:
+        copy.deepcopy(head).eval()(maps.flatten(1))
+    except FAILURES:
+        return nn.Sequential(nn.Unflatten(1, tuple(maps.shape[1:])), head)
+    return head

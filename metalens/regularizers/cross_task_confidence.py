@@ -51,5 +51,5 @@ class CrossTaskConfidencePenalty(Regularizer):
         predictions = adapted.cross_predictions()  # (T, T of all processes, q, c)
         itself = adapted.own(torch.eye(adapted.n_all_tasks, dtype=torch.bool, device=predictions.device))
         shares = (~itself).to(predictions) / (adapted.n_all_tasks - 1)
-        average = torch.einsum("tk,tkqc->tqc", shares, predictions)
+        average = torch.einsum("tk,tk...->t...", shares, predictions)
         return {"cross_task_confidence": self.weight * distance_from_uniform(average).mean()}

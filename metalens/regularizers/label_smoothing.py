@@ -54,10 +54,10 @@ def check_classes(name: str, adapted: AdaptedTasks) -> None:
 
 
 def distance_from_uniform(logits: Tensor) -> Tensor:
-    """Return `KL(uniform || softmax(logits))` in nats, `(...)`, of logits `(..., C)`.
+    """Return `KL(uniform || softmax(logits))` in nats, `(T, q, ...)`, of logits `(T, q, C, ...)`.
 
     >>> import torch
-    >>> distance_from_uniform(torch.zeros(2, 5)).abs().max() < 1e-6
+    >>> distance_from_uniform(torch.zeros(1, 2, 5)).abs().max() < 1e-6
     tensor(True)
     """
-    return -math.log(logits.shape[-1]) - logits.log_softmax(-1).mean(-1)
+    return -math.log(logits.shape[2]) - logits.log_softmax(2).mean(2)

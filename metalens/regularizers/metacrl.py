@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError, check_counts, check_nonnegative, check_positive
 from metalens.learners import NetworkLearner
-from metalens.learners.classification import one_hot
+from metalens.learners.classification import check_one_class, one_hot
 from metalens.regularizers.base import Regularizer
 
 
@@ -134,4 +134,6 @@ class MetaCRL(Regularizer):
 
 
 def _real(y: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    if not y.is_floating_point():
+        check_one_class("MetaCRL", y)
     return y if y.is_floating_point() else one_hot(y, n_classes, dtype)

@@ -113,8 +113,8 @@ def _initial_predictions(adapted: AdaptedTasks) -> Tensor:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1).mean()
+    log_p = logits.log_softmax(2)
+    return -(log_p.exp() * log_p).sum(2).mean()
 
 
 def _generalized_entropy(shares: Tensor, alpha: float) -> Tensor:

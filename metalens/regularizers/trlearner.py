@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError, check_counts, check_nonnegative, check_positive
-from metalens.learners.classification import class_means, one_hot
+from metalens.learners.classification import check_one_class, class_means, one_hot
 from metalens.regularizers.base import Regularizer
 from metalens.relations import Cosine, Relation
 from metalens.relations.agreement import descriptor_agreement
@@ -103,7 +103,7 @@ class TRLearner(Regularizer):
         predictions = adapted.cross_predictions(models, queries, tasks)  # (t, k, n, c), of t own tasks
         if self.slot_temperature is not None:
             predictions = predictions @ self._slot_maps(adapted, models, tasks, predictions.shape[-1]).mT
-        average = torch.einsum("tk,tknc->tnc", weights, predictions)
+        average = torch.einsum("tk,tk...->t...", weights, predictions)
         return {"trlearner": self.weight * adapted.loss(average, y, tasks)}
 
     def _slot_maps(
@@ -113,6 +113,7 @@ class TRLearner(Regularizer):
         y = adapted.tasks.support.y
         if y.is_floating_point():
             raise MetaLensError("TRLearner: slot_temperature is for classification, got real targets.")
+        check_one_class("TRLearner with slot_temperature", y)
         features = adapted.support_features
         prototypes = F.normalize(class_means(features, one_hot(y, n_classes, features.dtype)), dim=-1)
         others = adapted.processes.all_gather(prototypes)

@@ -14,10 +14,10 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import task_map
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
-from metalens.evaluation import Validation
+from metalens.evaluation import Validation, metrics_of
 from metalens.learners import Learner, State
 from metalens.learners.base import module_mode
-from metalens.metrics import METRICS, primary_metric, task_metrics
+from metalens.metrics import LOSS, Metric, task_metrics
 from metalens.tasks import Examples, Task, place
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class RelatedModels(Learner):
                 f"{type(learner).__name__} has none; use 'predictions' or 'features'."
             )
         super().__init__(loss=learner.loss)
+        self.metrics = learner.metrics
         self.learner, self.n_tasks = learner, n_tasks
         self.related_by: RelatedBy = related_by
         self.share, self.temperature = share, temperature
@@ -179,10 +180,11 @@ class RelatedModels(Learner):
         import pandas as pd  # slow to import
 
         scores: dict[tuple[float, float], list[Tensor]] = {}
-        metric = ""
+        metric: Metric | None = None
         with module_mode(self, training=False):
             for part in _parts(validation.n_tasks):
                 batch = place(validation.tasks.batch(part), self.device, self.dtype)
+                metric = metrics_of(self, validation.tasks, batch.query.y, validation.metrics)[0]
                 adapted = AdaptedTasks(self.learner, batch)
                 own = adapted.query_predictions
                 related = adapted.map(self.all_predictions, adapted.query_encoding)
@@ -193,12 +195,16 @@ class RelatedModels(Learner):
                     average = torch.einsum("tp,tpqc->tqc", weights, related)
                     for share in shares:
                         predictions = (1 - share) * own + share * average
-                        found = task_metrics(predictions, batch.query.y, batch.support.y)
-                        values = found[metric := primary_metric(found)]
+                        if metric.name == LOSS:
+                            values = adapted.map(self.loss, predictions, batch.query.y)
+                        else:
+                            sides = batch.query.y, batch.support.y
+                            values = task_metrics(predictions, *sides, [metric])[metric.name]
                         scores.setdefault((share, temperature), []).append(values)
+        assert metric is not None  # a validation has a task
         rows = [(*pair, torch.cat(values).mean().item()) for pair, values in scores.items()]
         table = pd.DataFrame(rows, columns=["share", "temperature", "score"])
-        score = METRICS[metric].sign * table["score"]
+        score = metric.sign * table["score"]
         self.share, self.temperature, _ = rows[int(score.fillna(-math.inf).to_numpy().argmax())]
         return table
 

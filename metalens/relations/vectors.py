@@ -8,7 +8,7 @@ from torch import Tensor
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import NetworkLearner
-from metalens.learners.classification import class_means, one_hot
+from metalens.learners.classification import check_one_class, class_means, one_hot
 
 TaskVector = Literal["features", "labeled", "adaptation"]
 
@@ -35,6 +35,7 @@ def task_vectors(adapted: AdaptedTasks, kind: TaskVector) -> Tensor:
     elif y.is_floating_point():
         own = y.mT @ features / y.shape[1]
     else:
+        check_one_class("vector='labeled'", y)
         n_classes = adapted.query_predictions.shape[-1]
         own = class_means(features, one_hot(y, n_classes, features.dtype))
     return adapted.processes.all_gather(own)

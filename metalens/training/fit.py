@@ -67,8 +67,8 @@ def fit(
     Args:
         objective: what to train; its parameters are changed in place.
         tasks: the distribution of training tasks.
-        validation: held-out tasks; with it the weights with the best mean of the primary metric (accuracy
-            or mean squared error) are kept, without it the last ones.
+        validation: held-out tasks; with it the weights with the best mean of the primary metric are kept,
+            see `evaluate`, without it the last ones.
         sampler: chooses the tasks of each batch; by default `Uniform`. A sampler that learns continues from
             its present state.
         machine: how the training runs; by default `Machine()`, on one device that Lightning Fabric chooses.

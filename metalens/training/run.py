@@ -9,8 +9,7 @@ from operator import index
 from torch import Tensor
 
 from metalens.data import TaskDistribution
-from metalens.evaluation import Validation, evaluate, mean_scores
-from metalens.metrics import METRICS, primary_metric
+from metalens.evaluation import Validation, evaluate, mean_scores, metrics_of
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
@@ -98,19 +97,20 @@ class TrainingRun:
             return
         how = {name: getattr(self.objective, name) for name in ("batching", "chunk", "processes")}
         n_tasks = self.validation.n_tasks
-        rows = evaluate(self.objective.learner, self.validation.tasks, n_tasks=n_tasks, **how)
+        learner, held_out, metrics = self.objective.learner, self.validation.tasks, self.validation.metrics
+        rows = evaluate(learner, held_out, n_tasks=n_tasks, metrics=metrics, **how)
         means = mean_scores(rows)
         self.curve.add(step, "val", means)
-        metric = primary_metric(means)
-        mean = means[metric]
+        metric = metrics_of(learner, held_out, held_out[0].query.y, metrics)[0]
+        mean = means[metric.name]
         if not math.isfinite(mean):
-            lost = rows[(rows["metric"] == metric) & ~rows["value"].abs().lt(math.inf)]["task"]
+            lost = rows[(rows["metric"] == metric.name) & ~rows["value"].abs().lt(math.inf)]["task"]
             warnings.warn(
-                f"{len(lost)} of {n_tasks} validation tasks have no finite {metric} at step {step}, first "
-                f"task {lost.min()}; these weights do not count as the best.",
+                f"{len(lost)} of {n_tasks} validation tasks have no finite {metric.name} at step {step}, "
+                f"first task {lost.min()}; these weights do not count as the best.",
                 stacklevel=2,
             )
-        score = METRICS[metric].sign * mean
+        score = metric.sign * mean
         self._n_worse += 1
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0

@@ -200,7 +200,9 @@ def test_estimates_are_unbiased(network, settings, kind, weights, monkeypatch):
     found = []
     for shift in range(n * q):
         monkeypatch.setattr(
-            torch, "randperm", lambda size, shift=shift, **_: torch.arange(size).roll(shift // (n if size == q else 1))
+            torch,
+            "randperm",
+            lambda size, shift=shift, **_: torch.arange(size).roll(shift // (n if size == q else 1)),
         )
         found.append(term_and_gradient(estimate, parts))
     expected = term_and_gradient(whole, parameters)

@@ -106,7 +106,7 @@ class Pose(ArrayTasks):
         )  # fmt: skip
 
     def extra_scores(self, indices: Sequence[int], predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"circular_error": circular_error(predictions, y)}
+        return {"circular_error": circular_error(predictions, y)} if predictions.shape == y.shape else {}
 
 
 POSE = TaskDataSet(

@@ -24,14 +24,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metalens.data import Split, TaskDistribution
 from metalens.errors import DivergenceError, MetaLensError
-from metalens.evaluation import undefined_scores
+from metalens.evaluation import metrics_of
 from metalens.experiments.arms import Objectives, arms_of, groups_of, runs_of
 from metalens.experiments.experiment import versions
 from metalens.experiments.recipe import Recipe
 from metalens.experiments.sweeps.space import Space, with_values
 from metalens.experiments.sweeps.trials import MIN_LOST_AFTER, Pruner, Trials, enter, retried
 from metalens.io.provenance import commit
-from metalens.metrics import METRICS, primary_metric
+from metalens.metrics import METRICS
 from metalens.training.fit import train
 from metalens.training.outer_loop import Progress
 from metalens.training.run import TrainingRun
@@ -239,8 +239,10 @@ def sealed(recipe: R) -> R:
 
 
 def metric_of(recipe: Recipe) -> str:
-    """Return the primary metric of the validation tasks."""
-    return primary_metric(undefined_scores(recipe.distribution("val", recipe.seeds[0]), n_tasks=1)["metric"])
+    """Return the primary metric of a recipe's first learner on the validation tasks."""
+    seed = recipe.seeds[0]
+    learner, tasks = arms_of(recipe)[0].build(recipe, seed).learner, recipe.distribution("val", seed)
+    return metrics_of(learner, tasks, tasks[0].query.y)[0].name
 
 
 def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
