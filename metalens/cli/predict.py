@@ -117,7 +117,7 @@ def _predict_table(
     if reasons:
         warnings.warn(f"{len(reasons)} of {len(parts)} tasks have no intervals: {reasons[0]}", stacklevel=2)
     predicted = pd.concat(parts).loc[asked.index]
-    rows = rows_as_written(query, reader.columns.sep)
+    rows = rows_as_written(query, reader.columns.sep, reader.columns.encoding)
     if taken := [name for name in predicted.columns if name in rows.columns]:
         raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
     return pd.concat([rows, predicted], axis=1), models

@@ -33,7 +33,7 @@ _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
         "missing": str, "duplicates": _NAME, "inputs": ([str], NoneType), "categorical": [str],
-        "exclude": [str], "order": _NAME, "sep": _NAME, "decimal": str, "thousands": _NAME,
+        "exclude": [str], "order": _NAME, "sep": _NAME, "encoding": _NAME, "decimal": str, "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalens.data.checks import check_choices
 from metalens.data.tables.cells import content
+from metalens.data.tables.characters import check_encoding
 from metalens.data.tables.molecules import are_molecules
 from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table, refuse_missing
 from metalens.data.times import clock_of
@@ -43,6 +44,7 @@ class ColumnOptions(TypedDict, total=False):
     duplicates: Duplicates | None
     order: str | None
     sep: str | None
+    encoding: str | None
     decimal: str
     thousands: str | None
 
@@ -74,6 +76,8 @@ class Columns:
         order: column with a time or a sequence, such as the year, by which the support rows of a task are its
             earliest and its queries later ones; `None` to draw both at random. Numbers are an input too.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
+        encoding: of a text file without a byte-order mark, such as `"cp1252"`, `"shift-jis"` or `"gb18030"`;
+            `None` for UTF-8.
         decimal: point of numbers that are written as text, such as `","`.
         thousands: mark between thousands of such numbers, if there is one.
 
@@ -99,6 +103,7 @@ class Columns:
     duplicates: Duplicates | None = None
     order: str | None = None
     sep: str | None = None
+    encoding: str | None = None
     decimal: str = "."
     thousands: str | None = None
 
@@ -114,6 +119,7 @@ class Columns:
             check_choices(duplicates=(self.duplicates, Duplicates))
         if len(self.exclude) and self.inputs is not None:
             raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
+        check_encoding(self.encoding)
         if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
             raise MetaLensError(
                 f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
@@ -164,7 +170,7 @@ class Columns:
         inputs = [] if self.inputs is None or isinstance(self.inputs, np.ndarray | Tensor) else self.inputs
         return read_table(
             table, text=names, levels=[*names, self.target, *inputs, *self.times], sep=self.sep,
-            decimal=self.decimal, thousands=self.thousands,
+            encoding=self.encoding, decimal=self.decimal, thousands=self.thousands,
         )  # fmt: skip
 
     def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:

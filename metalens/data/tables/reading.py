@@ -31,6 +31,7 @@ def read_table(
     text: Sequence[str] = (),
     levels: Sequence[str] = (),
     sep: str | None = None,
+    encoding: str | None = None,
     decimal: str = ".",
     thousands: str | None = None,
 ) -> pd.DataFrame:
@@ -42,11 +43,11 @@ def read_table(
 
     Args:
         table: a data frame, or the path of a file, which may be compressed: `.csv` and other text with a
-            header in UTF-8, or UTF-16 with its mark; `.parquet`, `.npz` (see `frame_of_arrays`), `.jsonl`,
-            `.json`, `.arff` and `.sdf`.
+            header; `.parquet`, `.npz` (see `frame_of_arrays`), `.jsonl`, `.json`, `.arff` and `.sdf`.
         text: columns of names, even if they look like numbers, such as `007`.
         levels: names that may also be levels of the index of a data frame.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
+        encoding: of a text file without a byte-order mark, such as `"cp1252"`; `None` for UTF-8.
         decimal: point of numbers that are written as text.
         thousands: mark between their thousands, if there is one.
 
@@ -60,7 +61,7 @@ def read_table(
         name, frame = "The table", _with_levels(table, levels)
     else:
         name, as_text = os.fspath(table), decimal != "." or thousands
-        frame = _of_path(name, sep, None if as_text else text)
+        frame = _of_path(name, sep, encoding, None if as_text else text)
     if len(frame) == 0:
         raise MetaLensError(f"{name} has no rows; give a table with at least one.")
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1).reset_index(drop=True)
@@ -73,14 +74,18 @@ def read_table(
     return pd.DataFrame(columns, index=frame.index)
 
 
-def rows_as_written(table: str | os.PathLike[str], sep: str | None = None) -> pd.DataFrame:
+def rows_as_written(
+    table: str | os.PathLike[str], sep: str | None = None, encoding: str | None = None
+) -> pd.DataFrame:
     """Return the rows of a file with all cells as they are written; see `read_table`."""
-    frame = _of_path(os.fspath(table), sep, None)
+    frame = _of_path(os.fspath(table), sep, encoding, None)
     return frame.set_axis([str(column).strip() for column in frame.columns], axis=1).reset_index(drop=True)
 
 
-def _of_path(path: str, sep: str | None, text: Sequence[str] | None) -> pd.DataFrame:
-    return frame_of_arrays(read_npz(path)) if path.endswith(".npz") else read_file(path, sep=sep, text=text)
+def _of_path(path: str, sep: str | None, encoding: str | None, text: Sequence[str] | None) -> pd.DataFrame:
+    if path.endswith(".npz"):
+        return frame_of_arrays(read_npz(path))
+    return read_file(path, sep=sep, encoding=encoding, text=text)
 
 
 def _with_levels(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
