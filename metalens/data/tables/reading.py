@@ -14,6 +14,7 @@ from metalens.data.checks import as_array
 from metalens.data.npz import read_npz
 from metalens.data.tables.cells import MARKERS, Vocabulary, names, plain, spell
 from metalens.data.tables.files import read_file, refuse_equal
+from metalens.data.tables.places import where
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
     """Raise a `MetaLensError` if a column has an empty cell."""
     empty = column.isna().to_numpy()
     if empty.any():
-        row, n = column.index[int(empty.argmax())] + 1, int(empty.sum())
-        raise MetaLensError(f"Row {row} of column {column.name} is empty, the first of {n}; {remedy}.")
+        cell, n = where(column, int(empty.argmax())), int(empty.sum())
+        raise MetaLensError(f"{cell} is empty, the first of {n}; {remedy}.")
 
 
 def scale_of(x: np.ndarray) -> tuple[float, float]:
@@ -203,7 +204,7 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
     if far.any():
         row = int(far.reshape(len(x), -1).any(1).argmax())
         raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} is {column.iloc[row]}, more than "
+            f"{where(column, row)} is {column.iloc[row]}, more than "
             f"{MAX_DEVIATIONS:g} standard deviations from the mean of the training tasks; correct it or "
             "leave the row out."
         )
@@ -228,7 +229,7 @@ def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:
     if (stray := found < 0).any():
         row = int(stray.argmax())
         raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} must be one of the classes "
+            f"{where(column, row)} must be one of the classes "
             f"{', '.join(map(str, classes))}, got {str(column.iloc[row])!r}; correct it or leave it out."
         )
     return found
