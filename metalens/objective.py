@@ -9,6 +9,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, NetworkLearner
+from metalens.learners.labels import check_labels
 from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
 from metalens.regularizers.base import relation_of
@@ -96,6 +97,16 @@ class Objective(nn.Module):
         share = len(Processes(world_size=n_processes).shard(range(meta_batch_size)))
         for regularizer in self._regularizers():
             regularizer.check_meta_batch_size(meta_batch_size if regularizer.gathers else share)
+
+    def check_tasks(self, tasks: Task, numbers: Sequence[int]) -> None:
+        """Refuse a batch by its values before it goes to a device; `numbers` are those of its tasks.
+
+        Raises:
+            MetaLensError: a class is no output of the learner, or a regularizer cannot act on the tasks.
+        """
+        check_labels(self.learner, tasks, numbers)
+        for regularizer in self._regularizers():
+            regularizer.check_tasks(tasks)
 
     def forward(self, tasks: Task, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss terms by name; the outer loss is their sum.

@@ -1,7 +1,7 @@
 """Map a function over a batch of tasks in less memory, by computing parts of it again or by themselves."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -116,8 +116,10 @@ class Moment:
     def __init__(self, device: torch.device) -> None:
         self._device, self._state = device, torch.get_rng_state()
         self._device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        enabled, precision = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-        self._autocast = torch.autocast(device.type, precision, enabled)
+        self._autocast: AbstractContextManager[object] = nullcontext()
+        if torch.amp.is_autocast_available(device.type):  # not on the meta device
+            enabled, precision = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+            self._autocast = torch.autocast(device.type, precision, enabled)
 
     @contextmanager
     def again(self) -> Iterator[None]:

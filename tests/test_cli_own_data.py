@@ -417,7 +417,7 @@ def test_folders_of_images_are_trained_on_and_predicted(tmp_path):
         (["--data", "assays.csv", "--target", "y"], "give --task, the column that names them"),
         (["--data", "assays.csv", "--target", "z", "--task", "assay"], "The table has no column z"),
         (["--data", "assays.csv", "--target", "y", "--task", "lab"], "The table has no column lab"),
-        (["--data", "latin.csv", "--target", "y", "--task", "assay"], "latin.csv is not in UTF-8"),
+        (["--data", "latin.csv", "--target", "y", "--task", "assay"], "latin.csv: Line 2 is not in UTF-8"),
         (["--data", "empty.csv", "--target", "y", "--task", "assay"], "empty.csv is empty; give a CSV file"),
         (
             ["--data", "other.csv", "--target", "y", "--task", "assay"],

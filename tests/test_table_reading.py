@@ -80,12 +80,12 @@ def test_names_that_look_like_numbers_stay_names(table, tmp_path):
     [
         (b"", "is empty; give a CSV file with a header and rows"),
         (b"assay,activity,x\n", "has no rows"),
-        ("assay,activity\nKöln,1\n".encode("latin-1"), "is not in UTF-8 .*; save it as a CSV"),
+        ("assay,activity\nKöln,1\n".encode("latin-1"), r"table.csv: Line 2 is not in UTF-8 \(byte 0xf6\)"),
         (b"assay,activity\na,1\na,1,2,3\n", r"Cannot read .* line 3, saw 4\); correct that line"),
         (b"activity,x\n1,2\n", "The table has no column assay; it has activity, x"),
         (b"assay,activity,x, x \na,1,2,3\n", "has several columns named x; rename them"),
         (b"assay,activity,x\na,1,2,3\nb,1,2,3\n", "has rows with more cells than its header has names"),
-        (b"\x89PNG\r\n", "is not in UTF-8 .*; save it as a CSV file in UTF-8"),
+        (b"\x89PNG\r\n", "Line 1 is not in UTF-8 .*, or save the file in UTF-8"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(tmp_path, content, words):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ def _predict_table(
     from metalens.data.tables.reading import rows_as_written
 
     reader: TableReader = model.reader_
-    asked = reader.read(query)
+    asked, wide = reader.rows(query), bool(reader.columns.wide)
     known = asked[:0] if support is None else reader.read(support)
     checks = [] if support is None else [(support, reader.support_rows, known)]
     for path, check, frame in [*checks, (query, reader.inputs, asked)]:
@@ -99,34 +99,57 @@ def _predict_table(
             check(frame)
         except MetaLensError as error:
             raise MetaLensError(f"{path}: {error}") from error
-    _warn_of_copies(known, asked, reader)
-    parts, reasons, models = [], [], []
-    tasks = _by_task(known, asked, reader.columns.task, support, query) if support else [("", None, asked)]
-    for name, few, new in tasks:
+    parts, reasons, models, copies = [], [], [], 0
+    for name, few, new in _tasks(known, asked, reader, support, query):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said of the whole files
                 adapted = model.adapt(few)
                 found, reason = _predictions(adapted, new, coverage)
         except MetaLensError as error:
-            place = f"{name} of {support}: " if name else f"{support}: " if support else ""
+            place = f"Task {name} of {support}: " if name else f"{support}: " if support else ""
             raise MetaLensError(f"{place}{error}") from error
         models.append(adapted.model)
-        parts.append(pd.DataFrame(found, index=new.index))
+        prefix = f"{name}: " if wide and name else ""
+        parts.append(pd.DataFrame(found, index=new.index).add_prefix(prefix))
+        copies += _copies(few, new, reader.input_names)
         reasons += [] if reason is None else [reason]
     if reasons:
         warnings.warn(f"{len(reasons)} of {len(parts)} tasks have no intervals: {reasons[0]}", stacklevel=2)
-    predicted = pd.concat(parts).loc[asked.index]
-    rows = rows_as_written(query, reader.columns.sep)
+    if copies:
+        warnings.warn(
+            f"{copies} of the {sum(map(len, parts))} query rows have the inputs of a support row; their "
+            "predictions say little about new rows.",
+            stacklevel=2,
+        )
+    predicted = pd.concat(parts, axis=1) if wide else pd.concat(parts).loc[asked.index]
+    rows = rows_as_written(query, reader.columns.sep, reader.columns.encoding)
     if taken := [name for name in predicted.columns if name in rows.columns]:
         raise MetaLensError(f"{query} has a column {taken[0]} already; rename it.")
     return pd.concat([rows, predicted], axis=1), models
 
 
+def _tasks(
+    known: pd.DataFrame, asked: pd.DataFrame, reader: TableReader, support: str | None, query: str
+) -> Iterator[tuple[str, pd.DataFrame | None, pd.DataFrame]]:
+    """Yield the name of each task if the support says it, its support rows and its query rows.
+
+    Of a wide table, all query rows are asked of all tasks in the support.
+    """
+    task = reader.columns.task
+    if support is None:
+        yield "", None, asked
+    elif reader.columns.wide:
+        for name, few in known.groupby(known[task].astype(str)):
+            yield str(name), few, asked
+    else:
+        yield from _by_task(known, asked, task, support, query)
+
+
 def _by_task(
     known: pd.DataFrame, asked: pd.DataFrame, task: str | None, support: str, query: str
 ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Yield the name of each task for errors, its support rows and its query rows."""
+    """Yield the name of each task, its support rows and its query rows."""
     if task not in known.columns or (task not in asked.columns and known[task].nunique() == 1):
         if task in asked.columns and asked[task].nunique() > 1:
             raise MetaLensError(
@@ -152,7 +175,7 @@ def _by_task(
             "known targets."
         )
     for name, rows in queries.items():
-        yield f"Task {name}", supports[name], rows
+        yield name, supports[name], rows
 
 
 def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, Any], str | None]:
@@ -172,12 +195,11 @@ def _predictions(adapted: Any, data: Any, coverage: float) -> tuple[dict[str, An
     return {**found, "lower": lower, "upper": upper}, None
 
 
-def _warn_of_copies(known: pd.DataFrame, asked: pd.DataFrame, reader: TableReader) -> None:
+def _copies(few: pd.DataFrame | None, new: pd.DataFrame, names: Sequence[str]) -> int:
+    """Return how many query rows have the inputs of a support row of their task."""
     import pandas as pd  # slow to import
 
-    task = reader.columns.task
-    names = [*reader.input_names, *([task] if {task} <= {*known.columns} & {*asked.columns} else [])]
-    own, new = (pd.MultiIndex.from_frame(frame[names].astype(str)) for frame in (known, asked))
-    if copies := int(new.isin(own).sum()):
-        text = f"{copies} of the {len(asked)} query rows have the inputs of a support row; "
-        warnings.warn(f"{text}their predictions say little about new rows.", stacklevel=2)
+    if few is None:
+        return 0
+    own, asked = (pd.MultiIndex.from_frame(frame[list(names)].astype(str)) for frame in (few, new))
+    return int(asked.isin(own).sum())

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_LISTS = {"inputs", "categorical", "exclude", "regularizers", "baselines"}  # options with several words
+_LISTS = {
+    "wide",
+    "inputs",
+    "categorical",
+    "exclude",
+    "regularizers",
+    "baselines",
+}  # options with several words
 _MAX_SHOWN = 60  # tasks in the relation map of the report, as many as it has names for, and for importance
 
 
@@ -55,6 +62,9 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         help="What to predict; by default words, truth values and two whole numbers, such as 0 and 1, are "
         "classes, and other numbers are not.")
     parser.add_class_arguments(Columns, skip={"target", *_LISTS})
+    add("--wide", type=str, nargs="*",
+        help="For a table with a column for each task and empty cells: the columns of tasks; without names "
+        "all columns that have no other role. Instead of --task and --target.")
     add("--inputs", type=str, nargs="*", help="Columns to predict from; by default all others.")
     add("--categorical", type=str, nargs="*", default=[],
         help="Those among them whose numbers are names of categories.")
@@ -98,7 +108,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
         from metalens.estimators.report import TRAINING, write_model_report
         from metalens.experiments.experiment import versions  # slow to import, so under the progress bar
 
-        train = _train_on_images if settings.target is None else _train_on_table
+        train = _train_on_table if _is_table(settings) else _train_on_images
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # the table of results says so
             bar, steps = StepBar(progress), settings.steps
@@ -140,7 +150,7 @@ def _train_on_images(settings: Namespace, data: Path, progress: ProgressOf) -> t
 
     given = _columns(settings)
     given |= {name: settings[name] for name in ("split_seed", "families")}
-    usual = vars(Columns(target="", group=given["group"])) | dict.fromkeys(
+    usual = vars(Columns(target="-", group=given["group"])) | dict.fromkeys(
         ("target", "split_seed", "families")
     )
     if stray := [f"--{name}" for name, value in given.items() if (value or None) != (usual[name] or None)]:
@@ -160,16 +170,19 @@ def _train_on_table(
     from metalens.data.tables.targets import kind_of_target
 
     columns = _columns(settings)
+    roles, splits = Columns(**columns), _splits(settings.splits)
+    roles.refuse_for_wide([name for name in (settings.families, splits) if isinstance(name, str)])
     with naming_file(data):
-        frame = Columns(**columns).read(data)
-        check_columns(frame, [settings.target])
-        kind = kind_of_target(frame[settings.target], settings.kind)
+        frame = roles.read(data)
+        check_columns(frame, [roles.target])
+        kind = kind_of_target(frame[roles.target], settings.kind)
         return _fitted(settings, kind == "classification", frame, columns, progress)
 
 
 def _fitted(
     settings: Namespace, classes: bool, frame: pd.DataFrame, columns: dict[str, Any], progress: ProgressOf
 ) -> tuple[Estimator, pd.DataFrame | None]:
+    from metalens.data.tables.columns import Columns
     from metalens.estimators import MetaClassifier, MetaRegressor  # slow to import
 
     how: dict[str, Any] = {name: settings[name] for name in ("split_seed", "families", "time_limit")}
@@ -178,20 +191,26 @@ def _fitted(
         model = MetaClassifier(**_training(settings, MetaClassifier))
         model.fit(frame, new_classes=settings.new_classes, progress=progress, **columns, **how)
     else:
-        if settings.task is None:
+        if settings.task is None and not columns["wide"]:
             raise MetaLensError(
-                "Numbers are predicted by task; give --task, the column that names them (of a table with a "
-                "column for each task, make a long one by pandas.melt)."
+                "Numbers are predicted by task; give --task, the column that names them, or --wide for a "
+                "table with a column for each task."
             )
         model = MetaRegressor(**_training(settings, MetaRegressor))
         model.fit(frame, progress=progress, **columns, **how)
-    return model, _held_out(model, frame, None if settings.new_classes else settings.task)
+    return model, _held_out(model, frame, None if settings.new_classes else Columns(**columns).task)
 
 
 def _columns(settings: Namespace) -> dict[str, Any]:
     from metalens.data.tables.columns import Columns
 
-    return {field.name: settings[field.name] for field in fields(Columns)}
+    given = {field.name: settings[field.name] for field in fields(Columns)}
+    wide = settings.wide is not None and (settings.wide or True)
+    return given | {"target": settings.target or "", "wide": wide}
+
+
+def _is_table(settings: Namespace) -> bool:
+    return settings.target is not None or settings.wide is not None
 
 
 def _training(settings: Namespace, estimator: type[Estimator]) -> dict[str, Any]:
@@ -245,13 +264,14 @@ def _splits(words: list[str] | None) -> str | list[float] | None:
 
 def _title(settings: Namespace, data: Path) -> str:
     if settings.target is None:
-        return f"Classes of {data.stem}"
+        return f"{'Columns' if _is_table(settings) else 'Classes'} of {data.stem}"
     return settings.target if settings.task is None else f"{settings.target} by {settings.task}"
 
 
 def _commands(out: Path, settings: Namespace, data: Path) -> list[str]:
     """Return the commands that use a model on data in the format of the training data."""
-    ending = "" if settings.target is None else data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
+    ending = data.suffix if data.suffix in (".npz", ".parquet") else ".csv"
+    ending = ending if _is_table(settings) else ""
     model = shlex.quote(str(out))
     return [
         f"metalens predict --model {model} --support few{ending} --query new{ending} --out predictions.csv",

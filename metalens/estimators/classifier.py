@@ -150,7 +150,7 @@ class MetaClassifier(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
-        if target is None:
+        if target is None and not columns.get("wide"):
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
@@ -159,13 +159,14 @@ class MetaClassifier(MetaEstimator):
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
-            roles = Columns(task=task, target=target, **columns)
+            roles = Columns(task=task, target=target or "", **columns)
+            division = Division(splits=splits or SHARES, split_seed=split_seed, families=families)
+            roles.refuse_for_wide(division.task_columns)
             with naming_file(data):
                 frame = roles.read(data)
-                check_columns(frame, [target])
-                check_classes(frame[target])
-                shared = task is not None and not new_classes
-                division = Division(splits=splits or SHARES, split_seed=split_seed, families=families)
+                check_columns(frame, [roles.target])
+                check_classes(frame[roles.target])
+                shared = roles.task is not None and not new_classes
                 tasks = self._table_tasks(roles, frame, division, shared)
         if self.metric_ in _OF_RARE_CLASSES and not self._shared_classes():
             raise MetaLensError(

@@ -125,7 +125,7 @@ def fit_episodes(
     sizes = episode_sizes(counts, n_way, k_shot, n_query, spared=0.0 if task is None else _SPARED)
     train = _episodes(columns, frame, encoding.transform(frame), of_rows, "train", sizes, seed)
     tasks: dict[Split, ArrayTasks] = {split: train.in_split(split) for split in ("val", "test")}
-    return TableReader(columns, encoding), {"train": train, **tasks}, sizes
+    return TableReader(columns.of_new_tables(frame, names), encoding), {"train": train, **tasks}, sizes
 
 
 def new_episodes(

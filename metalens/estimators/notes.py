@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from metalens.data.base import Split
 from metalens.data.support_query import equal_rows
 from metalens.data.tables.cells import content, distinct
 from metalens.data.tables.columns import Columns
+from metalens.data.tables.places import rows_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,10 @@ def note_identifiers(columns: Columns, frame: pd.DataFrame, names: Sequence[str]
     "Column No. looks like an identifier of rows, which says nothing about new ones; give exclude=['No.'] ..."
     """
     found = [name for name in names if columns.inputs is None and name not in columns.categorical]
-    found = [name for name in found if _is_identifier(frame[name])]
+    rows = rows_once(frame)
+    found = [name for name in found if _is_identifier(rows[name])]
+    if columns.wide is True:
+        _note_tasks(frame[columns.target].groupby(frame[columns.task], sort=False))
     if found:
         one = f"Column {found[0]} looks like an identifier of rows, which says nothing about new ones"
         more = f"Columns {', '.join(found)} look like identifiers of rows, which say nothing about new ones"
@@ -60,6 +64,16 @@ def note_identifiers(columns: Columns, frame: pd.DataFrame, names: Sequence[str]
         remedy = f"give exclude={found!r} to leave {them} out of the inputs"
         warnings.warn(f"{text}; {remedy}.", stacklevel=5)
     return found
+
+
+def _note_tasks(cells_of: Iterable[tuple[Any, pd.Series]]) -> None:
+    """Warn of columns of a wide table that look like identifiers of its rows, and are taken for tasks."""
+    if found := [str(name) for name, cells in cells_of if _is_identifier(cells.rename(str(name)))]:
+        warnings.warn(
+            f"Column {found[0]} looks like an identifier of rows, and is read as a task of the wide table; "
+            f"give exclude={found!r} to leave it out.",
+            stacklevel=6,
+        )
 
 
 def note_time(columns: Columns, frame: pd.DataFrame, identifiers: Sequence[str] = ()) -> None:
@@ -117,7 +131,7 @@ def _increases(column: pd.Series, tasks: pd.Series) -> bool:
     return len(steps) > _MIN_STEPS and bool((steps > 0).mean() > _MOSTLY)
 
 
-def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
+def note_repeats(tasks: Mapping[Split, TableTasks], columns: Columns) -> None:
     """Warn if many rows of held-out tasks have a molecule of a training task."""
     parts = [
         examples.x.numpy()
@@ -128,9 +142,9 @@ def note_repeats(tasks: Mapping[Split, TableTasks], smiles: str) -> None:
     codes = equal_rows(np.concatenate(parts))
     share = float(np.isin(np.unique(codes[n_trained:]), codes[:n_trained]).mean())
     if share > _MANY_REPEATS:
+        families = "; give families, a column, if tasks of one study belong together"
         warnings.warn(
-            f"{share:.0%} of the molecules of held-out tasks in column {smiles} are also in training tasks, "
-            "and scores are better than for new molecules; give families, a column, if tasks of one study "
-            "belong together.",
+            f"{share:.0%} of the molecules of held-out tasks in column {columns.smiles} are also in training "
+            f"tasks, and scores are better than for new molecules{'' if columns.wide else families}.",
             stacklevel=5,
         )

@@ -107,8 +107,8 @@ class MetaRegressor(MetaEstimator):
         self,
         data: Table,
         *,
-        task: str,
-        target: str,
+        task: str | None = None,
+        target: str | None = None,
         splits: str | Sequence[float] = SHARES,
         split_seed: int | None = None,
         families: str | None = None,
@@ -121,8 +121,9 @@ class MetaRegressor(MetaEstimator):
         Args:
             data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array `x` of shape
                 `(n, d)` is d columns, `x 0`, `x 1` and so on.
-            task: the column that names the task of a row.
-            target: the column of numbers to predict.
+            task: the column that names the task of a row; not given for a table with a column for each task,
+                see `wide` of `Columns`.
+            target: the column of numbers to predict; the same.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
                 of their names; or a column with train, val or test.
             split_seed: selects another division by shares.
@@ -132,7 +133,7 @@ class MetaRegressor(MetaEstimator):
                 the best weights so far, and slow models are left out, as a warning and `left_out_` say.
             progress: called with the name of a model before its training; the returned function is called
                 with the number and the loss of every step.
-            columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing` and others, see `Columns`.
+            columns: `wide`, `inputs`, `exclude`, `smiles`, `missing` and others, see `Columns`.
 
         Returns:
             The estimator itself.
@@ -143,8 +144,9 @@ class MetaRegressor(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
-        roles = Columns(task=task, target=target, **columns)
+        roles = Columns(task=task, target=target or "", **columns)
         division = Division(splits=splits, split_seed=split_seed, families=families)
+        roles.refuse_for_wide(division.task_columns)
         with naming_file(data):
             self.reader_, tasks = fit_reader(
                 roles, roles.read(data), division, k_shot=self.k_shot, n_query=self.n_query,

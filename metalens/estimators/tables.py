@@ -32,8 +32,9 @@ _NAME, _NUMBER = (str, NoneType), (int, float)
 _LAYOUT = {  # of a reader as JSON
     "columns": {
         "task": _NAME, "smiles": _NAME, "chirality": bool, "count": bool, "group": _NAME, "target": str,
-        "missing": str, "duplicates": _NAME, "inputs": ([str], NoneType), "categorical": [str],
-        "exclude": [str], "order": _NAME, "sep": _NAME, "decimal": str, "thousands": _NAME,
+        "wide": bool, "missing": str, "duplicates": _NAME, "inputs": ([str], NoneType), "categorical": [str],
+        "exclude": [str], "order": _NAME, "sep": _NAME, "encoding": _NAME, "decimal": str,
+        "thousands": _NAME,
     },
     "encoding": {
         "columns": [({"name": str, "categories": [str]},
@@ -74,9 +75,16 @@ class TableReader:
         return *(column.name for column in self.encoding.columns), *smiles
 
     def read(self, table: Table) -> pd.DataFrame:
-        """Return new rows with the types of the columns in training; see `Columns.read`."""
-        words = [column.name for column in self.encoding.columns if isinstance(column, CategoryColumn)]
-        return self.columns.read(table, text=words)
+        """Return new examples with the types of the columns in training; see `Columns.read`."""
+        return self.columns.read(table, text=self._words)
+
+    def rows(self, table: Table) -> pd.DataFrame:
+        """Return new rows with the types of the columns in training; see `Columns.rows`."""
+        return self.columns.rows(table, text=self._words)
+
+    @property
+    def _words(self) -> list[str]:
+        return [column.name for column in self.encoding.columns if isinstance(column, CategoryColumn)]
 
     def inputs(self, table: Table | np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Return the inputs of the rows that can be used, `(m, d)`, and which of all these are, `(n,)` bool.
@@ -93,7 +101,7 @@ class TableReader:
                 )
             table = dict(zip(names, table.T, strict=True))
         with naming_file(table):
-            frame = self.read(table)
+            frame = self.rows(table)
             check_columns(frame, self.input_names)
             usable = np.ones(len(frame), dtype=bool)
             if self.columns.missing == "drop":
@@ -113,7 +121,9 @@ class TableReader:
             frame, task = self.read(table), self.columns.task
             if task is not None and task in frame and (found := frame[task].nunique()) > 1:
                 raise MetaLensError(
-                    f"The support has rows of {found} tasks by its column {task}; give those of one."
+                    f"The support has values of {found} tasks in columns of their own; give one of them."
+                    if self.columns.wide
+                    else f"The support has rows of {found} tasks by its column {task}; give those of one."
                 )
             names = [] if task is None or task not in frame else frame[task].dropna().unique()
             return *self.support_rows(frame), str(names[0]) if len(names) else None
@@ -229,11 +239,12 @@ def fit_reader(
     )
     if train.encoding is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
-    reader = TableReader(columns, train.encoding, train.target_mean, train.target_deviation, known)
+    later = columns.of_new_tables(frame, names or [])
+    reader = TableReader(later, train.encoding, train.target_mean, train.target_deviation, known)
     tasks: dict[Split, TableTasks] = {"train": train}
     tasks |= {split: train.in_split(split) for split in ("val", "test")}
     if columns.smiles is not None:
-        note_repeats(tasks, columns.smiles)
+        note_repeats(tasks, columns)
     return reader, tasks
 
 

@@ -7,6 +7,18 @@ from metalens.learners.base import Learner, NetworkLearner, task_loss
 from metalens.tasks import Task
 
 
+def n_labels(learner: NetworkLearner) -> int:
+    """Return the number of outputs for classes, which are numbered below it.
+
+    >>> from metalens import ProtoNet, mlp
+    >>> n_labels(ProtoNet(mlp(4, 64), n_way=5))
+    5
+    """
+    own = [getattr(learner, name, None) for name in ("n_way", "n_outputs")]
+    n = learner.network.n_outputs
+    return n if learner.needs_global_labels else next((size for size in own if isinstance(size, int)), n)
+
+
 def check_labels(learner: Learner, tasks: Task, numbers: Sequence[int]) -> None:
     """Refuse class numbers that are no outputs of a learner, before PyTorch fails on them without their task.
 
@@ -30,10 +42,7 @@ def check_labels(learner: Learner, tasks: Task, numbers: Sequence[int]) -> None:
     """
     if not isinstance(learner, NetworkLearner) or getattr(learner, "loss", None) is not task_loss:
         return
-    own = [getattr(learner, name, None) for name in ("n_way", "n_outputs")]
-    n = learner.network.n_outputs
-    if not learner.needs_global_labels:
-        n = next((size for size in own if isinstance(size, int)), n)
+    n = n_labels(learner)
     for examples in (tasks.support, tasks.query):
         y = examples.y
         if y.is_floating_point() or y.device.type != "cpu" or n < 2 or y.numel() == 0:

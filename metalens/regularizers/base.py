@@ -51,6 +51,13 @@ class Regularizer(nn.Module):
         """Change the network, once, at assembly."""
         return network
 
+    def check_tasks(self, tasks: Task) -> None:
+        """Refuse a batch by its values, as far as it is on the CPU: elsewhere they would be waited for.
+
+        Raises:
+            MetaLensError: the regularizer cannot act on these tasks.
+        """
+
     def transform_tasks(self, tasks: Task) -> Task:
         """Change a batch of tasks before adaptation."""
         return tasks

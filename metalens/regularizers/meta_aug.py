@@ -3,11 +3,11 @@
 import torch
 
 from metalens.errors import check_nonnegative, check_positive
-from metalens.regularizers.base import Regularizer
+from metalens.regularizers.classes import OfClasses, n_classes, random_orders
 from metalens.tasks import Examples, Task, n_tasks
 
 
-class MetaAug(Regularizer):
+class MetaAug(OfClasses):
     """Change the targets of each task in one random way, the same for its support and query set.
 
         real targets:  y + e,    e ~ U(-shift, shift) once per task and target dimension,
@@ -52,6 +52,5 @@ class MetaAug(Regularizer):
             if (period := self.period) is not None:
                 tasks = tasks.map(lambda examples: Examples(examples.x, examples.y.remainder(period)))
             return tasks
-        n_classes = int(torch.cat([tasks.support.y, y], 1).max()) + 1
-        slots = torch.rand(n, n_classes, device=y.device).argsort(1)
+        slots = random_orders(n, n_classes(tasks), self.width(tasks))
         return tasks.map(lambda examples: Examples(examples.x, slots.gather(1, examples.y)))

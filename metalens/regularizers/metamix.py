@@ -7,11 +7,11 @@ from torch.distributions import Beta
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError, check_positive
 from metalens.learners import NetworkLearner, State
-from metalens.regularizers.base import Regularizer
-from metalens.tasks import Examples
+from metalens.regularizers.classes import OfClasses, n_classes, random_orders
+from metalens.tasks import Examples, Task
 
 
-class MetaMix(Regularizer):
+class MetaMix(OfClasses):
     """Replace the query loss by the loss on mixtures of query and support examples.
 
     With h the activations of the adapted network after a random stage, r the stages that follow, and p(j) a
@@ -96,10 +96,11 @@ class MetaMix(Regularizer):
 
     def _shuffle_channels(self, support: Examples, query: Examples) -> tuple[Examples, Examples]:
         """Exchange channels between classes: the same channels, and the same classes, in both sets."""
-        n, device = len(support.y), support.y.device
-        n_classes = int(torch.cat([support.y, query.y], 1).max()) + 1
-        cycle = torch.rand(n, n_classes, device=device).argsort(1)
-        giver = torch.empty_like(cycle).scatter(1, cycle, cycle.roll(1, 1))
+        n, device, tasks = len(support.y), support.y.device, Task(support, query)
+        size, width = n_classes(tasks), self.width(tasks)
+        cycle, places = random_orders(n, size, width), torch.arange(width, device=device)
+        before = torch.where(places < size, (places - 1) % size, places)
+        giver = torch.empty_like(cycle).scatter(1, cycle, cycle[:, before])
         mask = torch.rand(n, support.x.shape[2], device=device) < self.channel_shuffle
         return _exchange(support, giver, mask), _exchange(query, giver, mask)
 

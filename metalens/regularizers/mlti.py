@@ -1,11 +1,14 @@
 """Task interpolation: train on mixtures of pairs of tasks."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.distributions import Beta
 
 from metalens.errors import MetaLensError, check_positive
 from metalens.regularizers.base import Regularizer
+from metalens.regularizers.classes import random_orders
 from metalens.tasks import Examples, Task, n_tasks
 
 
@@ -47,47 +50,75 @@ class MLTI(Regularizer):
         check_positive(self, alpha=alpha)
         self.alpha = alpha
 
+    def check_tasks(self, tasks: Task) -> None:
+        y = tasks.query.y
+        if y.is_floating_point() or y.device.type != "cpu" or _Blocks.of(tasks).are_equal:
+            return
+        n = len(torch.cat([tasks.support.y, y], 1).unique())
+        raise MetaLensError(
+            "MLTI pairs the classes of tasks, so the support sets of a batch must have equally many examples "
+            f"of every class, and so must the query sets; got unequal numbers of {n} classes."
+        )
+
     def transform_tasks(self, tasks: Task) -> Task:
         n, x, y = n_tasks(tasks), tasks.query.x, tasks.query.y
         if not x.is_floating_point():
             raise MetaLensError(
                 f"MLTI interpolates inputs, which must be real numbers, got {x.dtype}; convert them."
             )
+        self.check_tasks(tasks)
         others = torch.randint(n, (n,), device=y.device)
-        lam = Beta(self.alpha, self.alpha).sample((n,))
+        lam = Beta(self.alpha, self.alpha).sample((n,)).to(x)
         if y.is_floating_point():
             partners = [Examples(examples.x[others], examples.y[others]) for examples in tasks[:2]]
         else:
-            partners = self._partners_by_class(tasks, others)
+            blocks = _Blocks.of(tasks)
+            partners = self._partners_by_class(tasks, others, blocks.n_classes)
+            lam = lam.where(blocks.are_equal, torch.nan)  # what could not be refused is no number
         support, query = (_interpolate(lam, a, b) for a, b in zip(tasks[:2], partners, strict=True))
         descriptors = tasks.as_batch().descriptors
         return Task(support, query, _mix(lam, descriptors, descriptors[others]))
 
-    def _partners_by_class(self, tasks: Task, others: Tensor) -> list[Examples]:
-        """Return the examples of the other tasks, each in the place of its partner."""
-        n, device = len(others), others.device
-        classes = torch.cat([tasks.support.y, tasks.query.y], 1).unique()
-        met_classes = torch.rand(n, len(classes), device=device).argsort(1)
+    def _partners_by_class(self, tasks: Task, others: Tensor, size: Tensor) -> list[Examples]:
+        """Return the examples of the other tasks, each in the place of its partner; size classes are met."""
+        met_classes = random_orders(len(others), size, min(y.shape[1] for _, y in tasks[:2]))
         partners = []
         for x, y in tasks[:2]:
-            members = _members(y, classes)
-            met = members[others.unsqueeze(1), met_classes]  # (T, c, k)
-            places = torch.empty_like(y).scatter(1, members.flatten(1), met.flatten(1))
+            noise = torch.rand(y.shape, dtype=torch.float64, device=y.device)
+            order = (y + noise).argsort(1)  # by class, and of each in random order
+            block, place, width = _places(y.shape[1], size)
+            met = met_classes[:, block.clamp(max=met_classes.shape[1] - 1)] * width + place
+            met = order[others].gather(1, met.clamp(max=y.shape[1] - 1))
+            places = torch.empty_like(y).scatter(1, order, met)
             partners.append(Examples(x[others.unsqueeze(1), places], y))
         return partners
 
 
-def _members(y: Tensor, classes: Tensor) -> Tensor:
-    """Return the places of the examples of every class, in random order, `(T, c, k)`."""
-    order = (y + torch.rand(y.shape, dtype=torch.float64, device=y.device)).argsort(1)
-    if y.shape[1] % len(classes) == 0:
-        members = order.unflatten(1, (len(classes), -1))
-        if (y.gather(1, order).view_as(members) == classes.unsqueeze(1)).all():
-            return members
-    raise MetaLensError(
-        "MLTI pairs the classes of tasks, so the support sets of a batch must have equally many examples of "
-        f"every class, and so must the query sets; got unequal numbers of {len(classes)} classes."
-    )
+class _Blocks(NamedTuple):
+    """The examples of each task in the order of their classes: blocks of equal size, if they are balanced."""
+
+    n_classes: Tensor  # of the support set of the first task, a scalar
+    are_equal: Tensor  # whether all tasks have the same classes, in each set with as many examples, a scalar
+
+    @classmethod
+    def of(cls, tasks: Task) -> "_Blocks":
+        labels = [y.sort(1).values for _, y in tasks[:2]]
+        first = labels[0][0]
+        n_classes = 1 + first.diff().ne(0).sum()
+        _, _, width = _places(len(first), n_classes)
+        fits = []
+        for of_set in labels:
+            block, _, size = _places(of_set.shape[1], n_classes)
+            expected = first[(block * width).clamp(max=len(first) - 1)]
+            fits += [(of_set == expected).all(), size * n_classes == of_set.shape[1]]
+        return cls(n_classes, torch.stack(fits).all())
+
+
+def _places(n: int, n_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the block of each of n sorted examples, its place in the block, and the size of a block."""
+    size = (n // n_classes).clamp(min=1)
+    places = torch.arange(n, device=n_classes.device)
+    return places // size, places % size, size
 
 
 def _interpolate(lam: Tensor, a: Examples, b: Examples) -> Examples:

@@ -22,7 +22,6 @@ from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
 from metalens.learners import Learner, NetworkLearner
-from metalens.learners.labels import check_labels
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
@@ -268,7 +267,7 @@ def assembled(
             numbers = processes.shard(range(n))
             batches = [run.tasks.batch(numbers) for run in runs]
             for run, of_run in zip(runs, batches, strict=True):
-                check_labels(run.objective.learner, of_run, numbers)
+                run.objective.check_tasks(of_run, numbers)
             batch = fabric.to_device(side_by_side(batches))
             batch = fabric.strategy.precision.convert_input(batch)
             if isinstance(module, Replicas):

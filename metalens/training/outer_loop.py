@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from metalens.errors import DivergenceError
 from metalens.execution.plan import Execution
-from metalens.learners.labels import check_labels
 from metalens.objective import outer_loss, trained_parameters
 from metalens.tasks import Task, stack_tasks
 from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
@@ -108,7 +107,7 @@ class OuterLoop:
         drawn = zip(self.runs, choices, strict=True)
         batches = [choice.batch(run.tasks, self.processes) for run, choice in drawn]
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
-            check_labels(run.objective.learner, batch, self.processes.shard(choice.numbers))
+            run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
         terms = self.module(*self.fabric.to_device((side_by_side(batches), *weights)))
         loss = outer_loss(terms)

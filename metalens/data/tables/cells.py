@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from metalens.data.tables.places import where
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -139,9 +140,7 @@ def numbers(column: pd.Series) -> np.ndarray:
         large = "a finite number" if np.isinf(value) else f"a number from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
         what = "a number" if np.isnan(value) else large
         remedy = _remedy(cell, column, int(wrong.sum()))
-        raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} must be {what}, got {cell!r}; {remedy}."
-        )
+        raise MetaLensError(f"{where(column, row)} must be {what}, got {cell!r}; {remedy}.")
     return found
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 import numpy as np
 from torch import Tensor
 
 from metalens.data.checks import check_choices
 from metalens.data.tables.cells import content
+from metalens.data.tables.characters import check_encoding
 from metalens.data.tables.molecules import are_molecules
+from metalens.data.tables.places import TASK, VALUE, is_long_form, row_number
 from metalens.data.tables.reading import check_columns, frame_of_arrays, read_table, refuse_missing
+from metalens.data.tables.wide import long_form
 from metalens.data.times import clock_of
 from metalens.errors import MetaLensError
 
@@ -32,6 +35,7 @@ Duplicates = Literal["together", "refuse", "allow"]
 class ColumnOptions(TypedDict, total=False):
     """The optional settings of `Columns` as keywords."""
 
+    wide: bool | Sequence[str]
     inputs: Sequence[str] | np.ndarray | Tensor | None
     categorical: Sequence[str]
     exclude: Sequence[str]
@@ -43,6 +47,7 @@ class ColumnOptions(TypedDict, total=False):
     duplicates: Duplicates | None
     order: str | None
     sep: str | None
+    encoding: str | None
     decimal: str
     thousands: str | None
 
@@ -54,6 +59,9 @@ class Columns:
     Args:
         task: column that names the task of a row; `None` if a task is any few classes.
         target: column to predict: numbers, or words for classes.
+        wide: of a table with a column for each task: the columns of tasks, whose cells are the targets, or
+            `True` for all columns without another role. Empty cells are left out. Then `task` and `target`
+            are not given; the long form names them `task` and `value`.
         inputs: columns to predict from: numbers, which are standardized, or words, which become an input for
             each category; `None` for all columns without another role, or with `smiles` for none.
             `TableTasks` also takes ready-made inputs, `(rows, *input_shape)`, and uses them unchanged.
@@ -74,6 +82,8 @@ class Columns:
         order: column with a time or a sequence, such as the year, by which the support rows of a task are its
             earliest and its queries later ones; `None` to draw both at random. Numbers are an input too.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
+        encoding: of a text file without a byte-order mark, such as `"cp1252"`, `"shift-jis"` or `"gb18030"`;
+            `None` for UTF-8.
         decimal: point of numbers that are written as text, such as `","`.
         thousands: mark between thousands of such numbers, if there is one.
 
@@ -87,7 +97,8 @@ class Columns:
     """
 
     task: str | None = None
-    target: str
+    target: str = ""
+    wide: bool | Sequence[str] = False
     inputs: Sequence[str] | np.ndarray | Tensor | None = None
     categorical: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -99,26 +110,50 @@ class Columns:
     duplicates: Duplicates | None = None
     order: str | None = None
     sep: str | None = None
+    encoding: str | None = None
     decimal: str = "."
     thousands: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "categorical", "exclude"):
+        for name in ("wide", "inputs", "categorical", "exclude"):
             if isinstance(value := getattr(self, name), str):
                 raise MetaLensError(f"{name} must be a list of columns, got the text {value!r}.")
+        self._name_roles()
         check_names(
             task=self.task, target=self.target, group=self.group, smiles=self.smiles, order=self.order
         )
         check_choices(missing=(self.missing, Missing))
         if self.duplicates is not None:
             check_choices(duplicates=(self.duplicates, Duplicates))
-        if len(self.exclude) and self.inputs is not None:
+        if len(self.exclude) and self.inputs is not None and self.wide is not True:
             raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
+        check_encoding(self.encoding)
         if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
             raise MetaLensError(
                 f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
                 f"{self.thousands!r}."
             )
+
+    def _name_roles(self) -> None:
+        """Name the task and the target of a wide table, and refuse a table without."""
+        if not self.wide:
+            if self.target == "":
+                raise MetaLensError(
+                    "target must name the column to predict, or wide those of tasks; got none."
+                )
+            return
+        if (self.task, self.target) not in ((None, ""), (TASK, VALUE)):
+            raise MetaLensError(
+                "wide says that tasks are columns and their cells the targets; leave out task and target, or "
+                "leave out wide if a column names the task of a row."
+            )
+        if self.wide is True and self.inputs is None and self.smiles is None:
+            raise MetaLensError(
+                "wide=True takes all columns without another role for tasks; name inputs or smiles, or the "
+                "columns of tasks in wide."
+            )
+        object.__setattr__(self, "task", TASK)
+        object.__setattr__(self, "target", VALUE)
 
     def ranks(self, frame: pd.DataFrame) -> np.ndarray | None:
         """Return the time or place in the sequence of every row, `(n,)`; `None` without `order`.
@@ -134,7 +169,7 @@ class Columns:
             row = int(np.isnan(times).argmax())
             raise MetaLensError(
                 f"Column {self.order} must hold numbers or times to be the order, but row "
-                f"{frame.index[row] + 1} holds {frame[self.order].iloc[row]!r}; correct it."
+                f"{row_number(frame.index, row)} holds {frame[self.order].iloc[row]!r}; correct it."
             )
         return times
 
@@ -149,12 +184,24 @@ class Columns:
         return [] if self.smiles is None else [self.smiles]
 
     def read(self, table: Table, *, text: Sequence[str] = ()) -> pd.DataFrame:
-        """Return a table with its rows numbered from 0; see `read_table`.
+        """Return a table with a row for each example, a wide one in its long form; see `rows`."""
+        frame = self.rows(table, text=text)
+        return (
+            long_form(frame, self._wide_tasks(frame, text))
+            if self.wide and not is_long_form(frame)
+            else frame
+        )
 
-        Columns with a role that are names are read as text, also those that `text` names.
+    def rows(self, table: Table, *, text: Sequence[str] = ()) -> pd.DataFrame:
+        """Return a table as it is, with its rows numbered from 0; see `read_table`.
+
+        Columns with a role that are names are read as text, also those that `text` names. The long form of a
+        wide table has been read.
         """
         import pandas as pd  # takes as long to import as all of MetaLens
 
+        if isinstance(table, pd.DataFrame) and is_long_form(table):
+            return table
         if isinstance(table, Mapping):
             table = frame_of_arrays(table)
         if not isinstance(table, pd.DataFrame | str | os.PathLike):
@@ -164,8 +211,53 @@ class Columns:
         inputs = [] if self.inputs is None or isinstance(self.inputs, np.ndarray | Tensor) else self.inputs
         return read_table(
             table, text=names, levels=[*names, self.target, *inputs, *self.times], sep=self.sep,
-            decimal=self.decimal, thousands=self.thousands,
+            encoding=self.encoding, decimal=self.decimal, thousands=self.thousands,
         )  # fmt: skip
+
+    def _wide_tasks(self, frame: pd.DataFrame, others: Sequence[str]) -> list[str]:
+        """Return the columns of tasks of a wide table; `others` have further roles."""
+        if isinstance(self.inputs, np.ndarray | Tensor):
+            raise MetaLensError(
+                "Ready-made inputs are for long tables; name columns of the wide one in inputs."
+            )
+        roles = [
+            *(self.inputs or ()),
+            *self.categorical,
+            *self.exclude,
+            *self.molecules,
+            *self.times,
+            *others,
+        ]
+        roles += [] if self.group is None else [self.group]
+        if self.wide is True:
+            tasks = [name for name in frame.columns if name not in roles]
+            if not tasks:
+                raise MetaLensError(f"The table has no column of a task beside {', '.join(roles)}; add one.")
+            return tasks
+        tasks = list(dict.fromkeys(self.wide or ()))
+        check_columns(frame, tasks)
+        if stray := [name for name in tasks if name in roles]:
+            raise MetaLensError(f"wide names {', '.join(stray)}, which has another role; leave it out.")
+        return tasks
+
+    def of_new_tables(self, frame: pd.DataFrame, inputs: Sequence[str]) -> Self:
+        """Return how tables of new tasks are read, given the table of training from `read` and its inputs.
+
+        In a wide one, all columns are tasks that the table of training did not have for another purpose.
+        """
+        if not self.wide:
+            return self
+        used = (*inputs, *self.molecules, *self.times, self.group, TASK, VALUE)
+        others = tuple(name for name in frame.columns if name not in used)
+        return replace(self, wide=True, inputs=tuple(inputs) or None, exclude=others)
+
+    def refuse_for_wide(self, names: Sequence[str]) -> None:
+        """Refuse columns that say something of the task of a row if a row of a wide table has many."""
+        if self.wide and names:
+            raise MetaLensError(
+                f"Column {names[0]} is to say something of tasks, and a row of a wide table is of all tasks; "
+                "leave it out, or make the table long by pandas.melt."
+            )
 
     def input_columns(self, frame: pd.DataFrame, others: Sequence[str] = ()) -> list[str] | None:
         """Return the columns of numbers and words that are inputs; `None` for ready-made inputs.
@@ -254,7 +346,11 @@ def check_names(**names: object) -> None:
             continue
         if isinstance(name, Sequence | np.ndarray):
             join = "table['a'].astype(str) + ' ' + table['b'].astype(str)"
-            remedy = "predict one at a time" if setting == "target" else f"join the columns to one: {join}"
+            remedy = (
+                "predict one at a time, or name them in wide if each is a task"
+                if setting == "target"
+                else f"join the columns to one: {join}"
+            )
             found = f"a {type(name).__name__} of {len(name)}; {remedy}"
         else:
             found = f"the {type(name).__name__} {name!r}; name columns by text"

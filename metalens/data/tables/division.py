@@ -13,6 +13,7 @@ from metalens.data.support_query import equal_rows, linked_rows, pairs, rows_by_
 from metalens.data.tables.cells import content, plain
 from metalens.data.tables.columns import Columns, check_names
 from metalens.data.tables.molecules import molecule_keys
+from metalens.data.tables.places import row_number, where
 from metalens.data.tables.reading import refuse_missing
 from metalens.errors import MetaLensError
 
@@ -86,7 +87,7 @@ class Division:
         stray = np.flatnonzero(~np.isin(words, ["support", "query"]))
         if len(stray):
             raise MetaLensError(
-                f"Row {frame.index[stray[0]] + 1} of column {self.roles} must say support or query, got "
+                f"{where(frame[self.roles], int(stray[0]))} must say support or query, got "
                 f"{words[stray[0]]!r}; correct it."
             )
         return words == "support"
@@ -124,9 +125,10 @@ def _refuse_duplicates(frame: pd.DataFrame, same: np.ndarray, task: str | None) 
     order = np.argsort(same, kind="stable")
     again = np.flatnonzero(np.diff(same[order]) == 0)
     if len(again):
-        one, other = order[again[0]], order[again[0] + 1]
+        one, other = int(order[again[0]]), int(order[again[0] + 1])
+        numbers = f"{row_number(frame.index, one)} and {row_number(frame.index, other)}"
         raise MetaLensError(
-            f"Rows {frame.index[one] + 1} and {frame.index[other] + 1} of task {frame[task].iloc[one]} have "
+            f"Rows {numbers} of task {frame[task].iloc[one]} have "
             f"the same inputs, the first of {len(again)} such pairs; leave one out, or set "
             "duplicates='together'."
         )
@@ -137,7 +139,7 @@ def _refuse_split(frame: pd.DataFrame, units: np.ndarray, for_support: np.ndarra
     both = np.logical_and(*(counts > 0 for counts in sides))
     if both.any():
         rows = np.flatnonzero(units == both.argmax())
-        numbers = ", ".join(str(frame.index[row] + 1) for row in rows[:5])
+        numbers = ", ".join(str(row_number(frame.index, row)) for row in rows[:5])
         raise MetaLensError(
             f"Rows {numbers} of task {frame[task].iloc[rows[0]]} belong together, by their group or as "
             "duplicates, and are both support and query; correct roles, or set duplicates='allow'."

@@ -61,6 +61,11 @@ def encode_table(
     """
     import pandas as pd  # takes as long to import as all of MetaLens
 
+    if columns.task is None:
+        raise MetaLensError(
+            "task must name the column with the task of a row, or wide those of tasks; got none."
+        )
+    columns.refuse_for_wide([*division.task_columns, *descriptors])
     frame = columns.read(table, text=[*division.row_columns, *division.task_columns])
     names = columns.input_columns(frame, [*division.task_columns, *descriptors, *division.row_columns])
     array = np.empty(0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from metalens.data.tables.cells import Vocabulary, content, distinct, names, numbers, plain
 from metalens.data.tables.columns import FILL, Missing
 from metalens.data.tables.molecules import Fingerprint, fingerprints_of_column
+from metalens.data.tables.places import row_number
 from metalens.data.tables.reading import (
     check_columns,
     note_markers,
@@ -85,10 +86,11 @@ class CategoryColumn:
         unknown = (Vocabulary(self.categories).codes(column) < 0) & words.notna().to_numpy()
         if unknown.any():
             row, n = int(unknown.argmax()), int(unknown.sum())
+            number = row_number(column.index, row)
             warnings.warn(
                 f"{'All' if n == words.notna().sum() else n} of the {words.notna().sum()} cells of column "
                 f"{self.name} hold categories that no training row has, the first in row "
-                f"{column.index[row] + 1}: {words.iloc[row]!r}; they count as none of those known, such as "
+                f"{number}: {words.iloc[row]!r}; they count as none of those known, such as "
                 f"{self.categories[0] if self.categories else 'none'!r}.",
                 stacklevel=4,
             )

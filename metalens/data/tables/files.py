@@ -16,6 +16,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from metalens.data.tables.cells import EMPTY
+from metalens.data.tables.characters import encoding_of
 from metalens.data.tables.formats import READERS, REFUSED
 from metalens.errors import MetaLensError
 
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 MAX_UNPACKED = 2**30  # bytes of a compressed file; what is larger must not be packed 100 times tighter
 
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # at the start of a file; else UTF-8
 _SEPARATORS = "\t;|"  # besides the comma
 _SAID = re.compile("sep=(.)\r?\n")
-_HEAD = 2**16  # bytes that decide on separator and encoding
+_HEAD = 2**16  # bytes that decide on the separator
 _PUBCHEM = "PUBCHEM_RESULT_TAG"  # the first column of a table of PubChem
 
 
@@ -36,6 +36,7 @@ def read_file(
     path: str | os.PathLike[str],
     *,
     sep: str | None = None,
+    encoding: str | None = None,
     text: Sequence[str] | None = (),
 ) -> pd.DataFrame:
     """Return the table of a file, with cells as written in the columns of text.
@@ -43,6 +44,7 @@ def read_file(
     Args:
         path: of the file; see `read_table`.
         sep: between the columns of a text file; `None` to see it from the first lines.
+        encoding: of a text file without a byte-order mark; `None` for UTF-8.
         text: columns to read as text, even if they look like numbers, such as `007`; `None` for all cells as
             they are written.
 
@@ -58,17 +60,14 @@ def read_file(
             what, way = REFUSED[ending]
             raise MetaLensError(f"{name} is {what}, which is not read; {way}.")
         if ending in READERS:
-            return READERS[ending](partial(_open, name))
-        return _read_csv(name, sep, text)
+            return READERS[ending](partial(_open, name), encoding)
+        return _read_csv(name, sep, encoding, text)
     except MetaLensError as error:
         raise error if name in str(error) else MetaLensError(f"{name}: {error}") from error
     except MemoryError:
         raise
     except FileNotFoundError as error:
         raise MetaLensError(f"There is no file {name}; correct the path.") from error
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise MetaLensError(f"{name} is not in UTF-8 ({where}); save it as a CSV file in UTF-8.") from error
     except pd.errors.EmptyDataError as error:
         raise MetaLensError(f"{name} is empty; give a CSV file with a header and rows.") from error
     except pd.errors.ParserError as error:
@@ -106,12 +105,12 @@ def _open(name: str) -> IO[bytes]:
         return io.BytesIO(archive.read(members[0]))
 
 
-def _read_csv(name: str, sep: str | None, text: Sequence[str] | None) -> pd.DataFrame:
+def _read_csv(name: str, sep: str | None, encoding: str | None, text: Sequence[str] | None) -> pd.DataFrame:
     import pandas as pd  # takes as long to import as all of MetaLens
 
     with _open(name) as file:
         head = file.read(_HEAD)
-    encoding = _MARKS.get(head[:2], "utf-8-sig")
+    encoding = encoding_of(partial(_open, name), encoding)
     start = head.decode(encoding, errors="ignore")
     said = _SAID.match(start)  # by Excel, in a line above the header
     sep = sep or (said[1] if said else _separator(start))

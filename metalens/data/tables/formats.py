@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from metalens.data.tables.characters import Opener, encoding_of
 from metalens.errors import MetaLensError, extra
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Opener = Callable[[], IO[bytes]]
 
 
 def _bytes(opened: Opener) -> bytes:
@@ -20,7 +19,11 @@ def _bytes(opened: Opener) -> bytes:
         return file.read()
 
 
-def _parquet(opened: Opener) -> pd.DataFrame:
+def _text(opened: Opener, encoding: str | None) -> str:
+    return _bytes(opened).decode(encoding_of(opened, encoding))
+
+
+def _parquet(opened: Opener, _: str | None) -> pd.DataFrame:
     import pandas as pd  # takes as long to import as all of MetaLens
 
     with extra("parquet"):
@@ -28,10 +31,10 @@ def _parquet(opened: Opener) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(_bytes(opened)))
 
 
-def _json_lines(opened: Opener) -> pd.DataFrame:
+def _json_lines(opened: Opener, encoding: str | None) -> pd.DataFrame:
     """Return a table of JSON objects, one a line."""
     rows = []
-    for number, line in enumerate(_bytes(opened).decode("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(_text(opened, encoding).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -44,9 +47,9 @@ def _json_lines(opened: Opener) -> pd.DataFrame:
     return _of_objects(rows)
 
 
-def _json(opened: Opener) -> pd.DataFrame:
+def _json(opened: Opener, encoding: str | None) -> pd.DataFrame:
     """Return a table of a JSON list of objects."""
-    rows = json.loads(_bytes(opened).decode("utf-8-sig"))
+    rows = json.loads(_text(opened, encoding))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise MetaLensError(
             "A JSON file must be a list of objects, one for each row; write it so, or as CSV."
@@ -62,13 +65,13 @@ def _of_objects(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(cells).infer_objects()
 
 
-def _arff(opened: Opener) -> pd.DataFrame:
+def _arff(opened: Opener, encoding: str | None) -> pd.DataFrame:
     """Return a table of Weka's format; SciPy reads numbers and nominal attributes, but no strings."""
     import pandas as pd  # takes as long to import as all of MetaLens
     from scipy.io import arff
 
     try:
-        values, _ = arff.loadarff(io.StringIO(_bytes(opened).decode("utf-8-sig")))
+        values, _ = arff.loadarff(io.StringIO(_text(opened, encoding)))
     except (NotImplementedError, UnicodeEncodeError) as error:
         raise MetaLensError(
             f"SciPy cannot read this .arff file ({error}), as it has attributes of text, or words beyond "
@@ -81,7 +84,7 @@ def _arff(opened: Opener) -> pd.DataFrame:
     return frame
 
 
-def _sdf(opened: Opener) -> pd.DataFrame:
+def _sdf(opened: Opener, _: str | None) -> pd.DataFrame:
     """Return a table of molecules: their SMILES in `smiles`, and their properties.
 
     The SMILES of a molecule that RDKit cannot read is empty.
@@ -101,7 +104,7 @@ def _sdf(opened: Opener) -> pd.DataFrame:
     return _of_objects(rows)
 
 
-READERS: Mapping[str, Callable[[Opener], pd.DataFrame]] = {
+READERS: Mapping[str, Callable[[Opener, str | None], pd.DataFrame]] = {
     ".parquet": _parquet,
     ".pq": _parquet,
     ".jsonl": _json_lines,

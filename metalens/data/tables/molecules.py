@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metalens.data.support_query import equal_rows
+from metalens.data.tables.places import row_number
 from metalens.errors import MetaLensError, extra
 from metalens.io.files import atomic_path, cache_folder
 
@@ -125,7 +126,8 @@ def fingerprints_of_column(column: pd.Series, kind: Fingerprint) -> np.ndarray:
         wrong = ~are_molecules(column)
         row = int(wrong.argmax())
         raise MetaLensError(
-            f"The molecule {column.iloc[row]!r} in row {column.index[row] + 1} of column {column.name} "
+            f"The molecule {column.iloc[row]!r} in row {row_number(column.index, row)} of column "
+            f"{column.name} "
             f"{fault_of(str(column.iloc[row]))}, the first of {int(wrong.sum())}; correct it, or set "
             "missing='drop' to leave such rows out."
         ) from error

@@ -14,6 +14,7 @@ from metalens.data.checks import as_array
 from metalens.data.npz import read_npz
 from metalens.data.tables.cells import MARKERS, Vocabulary, names, plain, spell
 from metalens.data.tables.files import read_file, refuse_equal
+from metalens.data.tables.places import where
 from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def read_table(
     text: Sequence[str] = (),
     levels: Sequence[str] = (),
     sep: str | None = None,
+    encoding: str | None = None,
     decimal: str = ".",
     thousands: str | None = None,
 ) -> pd.DataFrame:
@@ -42,11 +44,11 @@ def read_table(
 
     Args:
         table: a data frame, or the path of a file, which may be compressed: `.csv` and other text with a
-            header in UTF-8, or UTF-16 with its mark; `.parquet`, `.npz` (see `frame_of_arrays`), `.jsonl`,
-            `.json`, `.arff` and `.sdf`.
+            header; `.parquet`, `.npz` (see `frame_of_arrays`), `.jsonl`, `.json`, `.arff` and `.sdf`.
         text: columns of names, even if they look like numbers, such as `007`.
         levels: names that may also be levels of the index of a data frame.
         sep: between the columns of a text file; `None` for comma, tab, semicolon or bar, as its lines show.
+        encoding: of a text file without a byte-order mark, such as `"cp1252"`; `None` for UTF-8.
         decimal: point of numbers that are written as text.
         thousands: mark between their thousands, if there is one.
 
@@ -60,7 +62,7 @@ def read_table(
         name, frame = "The table", _with_levels(table, levels)
     else:
         name, as_text = os.fspath(table), decimal != "." or thousands
-        frame = _of_path(name, sep, None if as_text else text)
+        frame = _of_path(name, sep, encoding, None if as_text else text)
     if len(frame) == 0:
         raise MetaLensError(f"{name} has no rows; give a table with at least one.")
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1).reset_index(drop=True)
@@ -73,14 +75,18 @@ def read_table(
     return pd.DataFrame(columns, index=frame.index)
 
 
-def rows_as_written(table: str | os.PathLike[str], sep: str | None = None) -> pd.DataFrame:
+def rows_as_written(
+    table: str | os.PathLike[str], sep: str | None = None, encoding: str | None = None
+) -> pd.DataFrame:
     """Return the rows of a file with all cells as they are written; see `read_table`."""
-    frame = _of_path(os.fspath(table), sep, None)
+    frame = _of_path(os.fspath(table), sep, encoding, None)
     return frame.set_axis([str(column).strip() for column in frame.columns], axis=1).reset_index(drop=True)
 
 
-def _of_path(path: str, sep: str | None, text: Sequence[str] | None) -> pd.DataFrame:
-    return frame_of_arrays(read_npz(path)) if path.endswith(".npz") else read_file(path, sep=sep, text=text)
+def _of_path(path: str, sep: str | None, encoding: str | None, text: Sequence[str] | None) -> pd.DataFrame:
+    if path.endswith(".npz"):
+        return frame_of_arrays(read_npz(path))
+    return read_file(path, sep=sep, encoding=encoding, text=text)
 
 
 def _with_levels(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
@@ -171,8 +177,8 @@ def refuse_missing(column: pd.Series, remedy: str) -> None:
     """Raise a `MetaLensError` if a column has an empty cell."""
     empty = column.isna().to_numpy()
     if empty.any():
-        row, n = column.index[int(empty.argmax())] + 1, int(empty.sum())
-        raise MetaLensError(f"Row {row} of column {column.name} is empty, the first of {n}; {remedy}.")
+        cell, n = where(column, int(empty.argmax())), int(empty.sum())
+        raise MetaLensError(f"{cell} is empty, the first of {n}; {remedy}.")
 
 
 def scale_of(x: np.ndarray) -> tuple[float, float]:
@@ -198,7 +204,7 @@ def standardized(x: np.ndarray, column: pd.Series, mean: float, deviation: float
     if far.any():
         row = int(far.reshape(len(x), -1).any(1).argmax())
         raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} is {column.iloc[row]}, more than "
+            f"{where(column, row)} is {column.iloc[row]}, more than "
             f"{MAX_DEVIATIONS:g} standard deviations from the mean of the training tasks; correct it or "
             "leave the row out."
         )
@@ -223,7 +229,7 @@ def class_numbers(column: pd.Series, classes: Sequence[Any]) -> np.ndarray:
     if (stray := found < 0).any():
         row = int(stray.argmax())
         raise MetaLensError(
-            f"Row {column.index[row] + 1} of column {column.name} must be one of the classes "
+            f"{where(column, row)} must be one of the classes "
             f"{', '.join(map(str, classes))}, got {str(column.iloc[row])!r}; correct it or leave it out."
         )
     return found

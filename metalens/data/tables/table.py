@@ -55,8 +55,8 @@ class TableTasks(NamedTasks):
         table: a data frame, the path of a CSV file, which may be compressed, or of a Parquet file
             (`pip install 'metalens[parquet]'`), or arrays by name.
         split: `"train"`, `"val"` or `"test"`.
-        task: the column that names the task of a row.
-        target: the column to predict: numbers, or words for classes.
+        task: the column that names the task of a row; not given if tasks are columns, see `wide`.
+        target: the column to predict: numbers, or words for classes; the same.
         n_bits: length of a fingerprint.
         kind: of the targets: `"regression"`, `"classification"`, or `"auto"`: words and booleans are classes.
         classes: the classes in the order of the outputs, for a model that knows them; `None` for those of the
@@ -83,8 +83,8 @@ class TableTasks(NamedTasks):
             know; or not, `"none"`.
         seed: see `TaskDistribution`.
 
-    Further settings: `inputs`, `categorical`, `exclude`, `smiles`, `missing`, `group`, `duplicates`: see
-    `Columns`.
+    Further settings: `wide`, `inputs`, `categorical`, `exclude`, `smiles`, `missing`, `group`, `duplicates`:
+    see `Columns`.
 
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
@@ -117,8 +117,8 @@ class TableTasks(NamedTasks):
         table: Table,
         split: Split = "train",
         *,
-        task: str,
-        target: str,
+        task: str | None = None,
+        target: str | None = None,
         n_bits: int = 1024,
         kind: Kind = "auto",
         classes: Sequence[Any] | None = None,
@@ -142,9 +142,10 @@ class TableTasks(NamedTasks):
         self.standardize: Standardize = standardize
         self.n_query = n_query
         self.equal_sizes = n_query is not None
+        given = Columns(task=task, target=target or "", **columns)
         self._table = encode_table(
             table,
-            Columns(task=task, target=target, **columns),
+            given,
             Division(
                 splits=splits, split_seed=split_seed, stratify=stratify, families=families,
                 disjoint=disjoint, roles=roles,
@@ -154,7 +155,7 @@ class TableTasks(NamedTasks):
         )  # fmt: skip
         self.inputs, self.encoding = self._table.inputs, self._table.encoding
         self.input_shape = tuple(self.inputs.shape[1:])
-        self.target, self.class_names = target, self._table.class_names
+        self.target, self.class_names = given.target, self._table.class_names
         self.target_mean, self.target_deviation = self._table.target_mean, self._table.target_deviation
         self.n_classes = len(self.class_names) or None
         self.n_outputs = self.n_classes or 1
