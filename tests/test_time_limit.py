@@ -240,6 +240,13 @@ def test_the_time_of_a_share_is_divided_among_what_is_left(clock):
     assert not limit.stopwatch("ANIL", None, 2, TRAIN_BASELINES).part(1000)(2, 0.0)  # its last step
 
 
+@pytest.mark.parametrize("seconds", [None, math.inf])
+def test_without_a_limit_none_of_several_trainings_is_cut(seconds):
+    limit = TimeLimit(seconds)
+    assert not limit.stopwatch("R2D2", None, 99, TRAIN_BASELINES).part(2)(1, 0.0)
+    assert limit.cut == {}
+
+
 @pytest.mark.slow
 def test_the_command_line_has_a_limit_that_the_report_names(tmp_path, monkeypatch, capsys):
     sensors().to_csv(tmp_path / "sensors.csv", index=False)

@@ -113,8 +113,10 @@ class Stopwatch:
 
     def part(self, n: int) -> Stopwatch:
         """Return the stopwatch of the next of n trainings that have equal parts of the time that is left."""
+        if n == 1 or self.limit.seconds is None:
+            return self
         left = self.limit.left(self.share) - self.spare
-        return self if n == 1 else replace(self, spare=self.spare + left * (1 - 1 / n))
+        return replace(self, spare=self.spare + left * (1 - 1 / n))
 
     def __call__(self, step: int, loss: float) -> bool:
         """Tell the progress; return whether to stop."""
