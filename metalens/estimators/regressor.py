@@ -25,9 +25,10 @@ from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
-from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -146,13 +147,13 @@ class MetaRegressor(MetaEstimator):
         roles = Columns(task=task, target=target, **columns)
         division = Division(splits=splits, split_seed=split_seed, families=families)
         with naming_file(data):
-            self.reader_, tasks = fit_reader(
-                roles, roles.read(data), division, k_shot=self.k_shot, n_query=self.n_query,
-                seed=self.random_state, classes=False,
+            self.reader_, tasks, folds = divide_table(
+                roles, roles.read(data), division, may_fold=limit.seconds is None, k_shot=self.k_shot,
+                n_query=self.n_query, seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
         self._check_sizes(self.k_shot_, tasks["train"].n_query or MIN_QUERY)
-        self._finish(tasks, 1, progress, limit)
+        self._finish(tasks, folds, 1, progress, limit)
         return self
 
     def adapt(self, support: Table | None = None) -> AdaptedRegressor:
@@ -206,8 +207,11 @@ class MetaRegressor(MetaEstimator):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return self.reader_.in_units(models(x))
 
-    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+    def _in_units(self, y: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
+
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return self._in_units(y)
 
     def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return draw.targets.flatten().numpy(), predictions.flatten().numpy()
@@ -219,8 +223,7 @@ class MetaRegressor(MetaEstimator):
         return "r2", "pearson_r2", "rmse"
 
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
-        known = self.reader_.in_units(draw.known.double())[None]
-        scores = task_metrics(predictions[None], draw.targets[None], known, names)
+        scores = task_metrics(predictions[None], draw.targets[None], draw.known[None], names)
         return {name: scores[name].item() for name in names if name in scores}
 
     def _state(self) -> dict[str, Any]:
@@ -292,9 +295,9 @@ class AdaptedRegressor(AdaptedModel):
         return np.stack([center - radius, center + radius], axis=1)
 
     def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
-        reader = self.estimator.reader_
+        reader, in_units = self.estimator.reader_, self.estimator._in_units
         y, known = (torch.from_numpy(reader.standardized(column)) for column in (targets, self._targets))
-        return Draw("", y, known, {}, reader.in_units(y.double()))
+        return Draw("", y, in_units(known), {}, in_units(y))
 
     def _as_tensor(self) -> Tensor:
         return torch.tensor(numbers(self._targets))

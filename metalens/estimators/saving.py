@@ -16,7 +16,7 @@ from metalens.estimators.choice import Choice
 from metalens.io.files import MODEL
 from metalens.io.json import is_of, read_json
 
-FORMAT = 4  # increase it if the layout of the files changes
+FORMAT = 5  # increase it if the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 
@@ -95,6 +95,13 @@ def read_pooled(facts: Mapping[str, Any]) -> pd.DataFrame:
     if not is_of(facts, {"pooled": [{"model": str, "metric": str, "value": float}]}):
         raise ValueError("the scores of all rows are not as expected")
     return pd.DataFrame(facts["pooled"], columns=["model", "metric", "value"])
+
+
+def read_n_folds(facts: Mapping[str, Any]) -> int:
+    """Return in how many folds each task was held out once; 0 without folds."""
+    if not is_of(facts, {"n_folds": int}):
+        raise ValueError("its number of folds is not as expected")
+    return facts["n_folds"]
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
