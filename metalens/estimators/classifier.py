@@ -79,7 +79,8 @@ class MetaClassifier(MetaEstimator):
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         predictions_: what adapts predicts for the queries of held-out tasks: rows `task, true, predicted`,
             with probabilities of `probability_of_`, and 1 where it was true. `save` does not write it.
-        curve_: learning curves: rows `model, seed, step, split, metric, value`.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`; with folds also `fold`.
+        n_folds_: of tasks that share their classes, see `MetaRegressor`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the fitted encoding of rows or images.

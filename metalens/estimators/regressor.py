@@ -60,6 +60,10 @@ class MetaRegressor(MetaEstimator):
     the squared correlation, which ignores a wrong offset, scale or sign. `rmse`
     decides where tasks have two rows in all, and `pearson_r2` is left out where they have two query rows.
 
+    With 10 to 29 tasks, each is held out once, in 5 folds: the models that predict it learned from the other
+    folds, all tasks are the held-out ones, and what adapts is trained once more on all. With `splits`,
+    `families`, `smiles` or `time_limit` there are no folds.
+
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
 
@@ -71,13 +75,15 @@ class MetaRegressor(MetaEstimator):
     Attributes:
         chosen_: name of what adapts to `k_shot_` support rows.
         weights_: of the models in the mean that adapts, by the number of support rows.
-        comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
-            `rmse` in units of the target.
+        comparison_: scores on the third part, or on all folds: rows `model, task, metric, value`, the
+            meta-learner first; `rmse` in units of the target.
         pooled_: `r2` and `rmse` of all rows of the third part together: rows `model, metric, value`; here
             `r2` counts also that a model tells tasks apart.
         predictions_: what adapts predicts for the queries of the third part: rows `task, true, predicted`.
             `save` does not write it.
-        curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units; with
+            folds also `fold`.
+        n_folds_: in which each task was held out once; 0 without folds.
         k_shot_: support rows of a training task.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the encoding of rows, fitted to the training tasks.
@@ -125,14 +131,15 @@ class MetaRegressor(MetaEstimator):
             task: the column that names the task of a row.
             target: the column of numbers to predict.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
-                of their names; or a column with train, val or test.
-            split_seed: selects another division by shares.
+                of their names, or into folds if they are few; or a column with train, val or test.
+            split_seed: selects another division by shares, or into folds.
             families: a column with the family of a task, such as the study of an assay: tasks of one family
                 are in one part.
             time_limit: seconds that the fit may take, about; `None` for no limit. Trainings end early, with
-                the best weights so far, and slow models are left out, as a warning and `left_out_` say.
-            progress: called with the name of a model before its training; the returned function is called
-                with the number and the loss of every step.
+                the best weights so far, and slow models are left out, as a warning and `left_out_` say;
+                there are no folds.
+            progress: called with the name of a model before its training, such as `"R2D2 in folds"`; the
+                returned function is called with the number and the loss of every step.
             columns: `inputs`, `categorical`, `exclude`, `smiles`, `missing` and others, see `Columns`.
 
         Returns:
