@@ -6,7 +6,7 @@ import importlib
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -43,6 +43,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.getoption("--max-seconds") is not None and not has_workers:
         for name in HEAVY:
             importlib.import_module(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_folds() -> Iterator[None]:
+    """Divide few tasks into splits, as many, which takes a fraction of the time, but in some tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metalens.estimators.cross_fitting.MAX_TASKS", 0)
+        yield
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from metalens.data.tables.encoding import TableInputs
 from metalens.errors import DivergenceError
 from metalens.estimators import draws, training
 from metalens.estimators.choice import Draw, scores_of
+from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.models import Candidate
-from metalens.estimators.tables import fit_reader, row_sizes
+from metalens.estimators.tables import row_sizes
 from tests.choosing import choosing
 
 FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
@@ -183,10 +184,11 @@ def test_the_splits_of_a_table_share_its_inputs(missing, monkeypatch):
     frame = sensors()
     if missing == "drop":
         frame.loc[[3, 90], "voltage"] = np.nan
-    reader, tasks = fit_reader(
+    reader, tasks, _ = divide_table(
         Columns(**ROLES, missing=missing),
         frame,
         Division(splits=(0.4, 0.3, 0.3)),
+        may_fold=True,
         k_shot=3,
         n_query=3,
         seed=0,

@@ -108,12 +108,12 @@ def test_a_slow_table_or_baseline_leaves_the_meta_learner_a_share(clock, monkeyp
         clock.now += 30
         return prepare(self, tasks)
 
-    prepare, read = MixedModel.prepare, regressor.fit_reader
+    prepare, read = MixedModel.prepare, regressor.divide_table
     monkeypatch.setattr(MixedModel, "prepare", slowly)
     one = fitted(baselines=("MixedModel",), time_limit=40, progress=clock.of)
     assert one.left_out_ == {"R2D2": "stopped after 6 of 30 steps"}  # 15 % of 40 seconds, and not none
     monkeypatch.setattr(
-        regressor, "fit_reader", lambda *a, **k: setattr(clock, "now", clock.now + 20) or read(*a, **k)
+        regressor, "divide_table", lambda *a, **k: setattr(clock, "now", clock.now + 20) or read(*a, **k)
     )
     other = fitted(baselines=(), time_limit=40, progress=clock.of)
     assert other.left_out_ == {"R2D2": "stopped after 11 of 30 steps"}  # 55 % of the 20 that are left
@@ -238,6 +238,13 @@ def test_the_time_of_a_share_is_divided_among_what_is_left(clock):
     assert watch(2, 0.0)
     assert limit.cut == {"R2D2": "stopped after 2 of 99 steps"}
     assert not limit.stopwatch("ANIL", None, 2, TRAIN_BASELINES).part(1000)(2, 0.0)  # its last step
+
+
+@pytest.mark.parametrize("seconds", [None, math.inf])
+def test_without_a_limit_none_of_several_trainings_is_cut(seconds):
+    limit = TimeLimit(seconds)
+    assert not limit.stopwatch("R2D2", None, 99, TRAIN_BASELINES).part(2)(1, 0.0)
+    assert limit.cut == {}
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add = parser.add_argument
     add("folder", type=str, help="folder of a finished run, or of a trained model")
     add("--data", type=str | None, default=None,
-        help="For a trained model: tasks to relate; by default the held-out ones. Of the other options "
+        help="For a trained model: tasks to relate; by default those of the comparison. Of the other options "
         "only --groups and --out apply.")
     add("--arm", type=str | None, default=None,
         help="Arm by its label or number; by default the first with TRLearner.")
@@ -46,7 +46,7 @@ def execute(settings: Namespace, words: list[str]) -> None:
     folder, data, known = Path(settings.folder), settings.data, []
     out = folder / "relations" if settings.out is None else Path(settings.out)
     if (folder / MODEL).is_file():
-        title = "Tasks held out in training" if data is None else f"Tasks of {data}"
+        title = "Tasks on which models were compared" if data is None else f"Tasks of {data}"
         relations = _of_model(folder, data, settings.groups)
         stem = "held-out" if data is None else Path(data).stem
     elif data is not None:
@@ -83,7 +83,7 @@ def _of_run(folder: Path, settings: Namespace) -> tuple[RelationMap, str, list[s
 
 
 def _of_model(folder: Path, data: str | None, n_groups: int | None) -> RelationMap:
-    """Return the relations of new tasks, or those of the tasks that were held out in training."""
+    """Return the relations of new tasks, or those of the tasks on which models were compared."""
     from metalens.relations.clusters import RelationMap, relation_map
 
     if data is not None:

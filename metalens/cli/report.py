@@ -82,7 +82,7 @@ def show_model(folder: Path) -> None:
         scores = model.comparison
         choice = model.choices[model.training["k_shot"]]
         table = models_table(scores[scores["metric"] == choice.metric])
-        sentences = choice_in_words(choice, scores)
+        sentences = choice_in_words(choice, scores, model.n_folds)
     Console().print(table)
     say(*sentences, wrap=True)
     _say_report(folder)

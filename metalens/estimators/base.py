@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,27 +19,27 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
-from metalens.data.tables.drawing import MIN_QUERY
 from metalens.errors import MALFORMED, MetaLensError
-from metalens.estimators.candidates import ChosenModels
-from metalens.estimators.choice import STACKED, Choice, Draw, Score, choose, scores_of, warn_of_baseline
-from metalens.estimators.draws import n_drawn, n_named, with_other_shots
-from metalens.estimators.held_out import predictions_of
+from metalens.estimators.choice import STACKED, Draw, scores_of
+from metalens.estimators.compared import ComparedModels
+from metalens.estimators.cross_fitting import Fold, best_steps, side_by_side
+from metalens.estimators.draws import HeldOut, n_drawn, n_named
 from metalens.estimators.importance import input_groups, permutation_effects
-from metalens.estimators.models import Candidate, Ensemble
 from metalens.estimators.saving import (
     damaged,
     part,
     read_left_out,
     read_model,
+    read_n_folds,
     read_pooled,
     restored_choices,
     write_model,
 )
-from metalens.estimators.time_limit import COMPARE, Pace, TimeLimit, left_out_in_words
-from metalens.estimators.training import ProgressOf, train_all
+from metalens.estimators.time_limit import TimeLimit, left_out_in_words
+from metalens.estimators.training import ProgressOf, TrainingTasks, train_all
 from metalens.io.files import new_folder
 from metalens.metrics import METRICS
+from metalens.objective import Objective
 from metalens.relations.relate import relate
 
 if TYPE_CHECKING:
@@ -48,18 +49,15 @@ if TYPE_CHECKING:
 N_EPISODES = 20  # in a map of relations
 
 
-class MetaEstimator(ChosenModels):
+class MetaEstimator(ComparedModels):
     """Methods of both estimators.
 
     As in scikit-learn, `fit` checks the settings, and names that end in `_` are results of `fit`.
     """
 
-    metric_: str
-    comparison_: pd.DataFrame
-    pooled_: pd.DataFrame
-    predictions_: pd.DataFrame
     left_out_: dict[str, str]
     curve_: pd.DataFrame
+    n_folds_: int
     _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -92,7 +90,7 @@ class MetaEstimator(ChosenModels):
         candidates = self._candidates(n_outputs)
         if (adapting := self._adapting(n_support, n_outputs)).name == STACKED:
             candidates.append(adapting)
-        return scores_of(self._draws(tasks, candidates), self._scores)
+        return scores_of(self._draws(tasks, candidates, n_drawn(tasks)), self._scores)
 
     def score(self, data: Any) -> float:
         """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
@@ -101,7 +99,8 @@ class MetaEstimator(ChosenModels):
         """
         check_is_fitted(self)
         tasks, n_support, n_outputs = self._new_tasks(data, None, None)
-        rows = scores_of(self._draws(tasks, [self._adapting(n_support, n_outputs)]), self._deciding_score)
+        draws = self._draws(tasks, [self._adapting(n_support, n_outputs)], n_drawn(tasks))
+        rows = scores_of(draws, self._deciding_score)
         return METRICS[self.metric_].sign * float(rows.value.mean())
 
     def permutation_importance(
@@ -144,12 +143,11 @@ class MetaEstimator(ChosenModels):
         candidates = candidates or [self._adapting(n_support, n_outputs)]
         rows = []
         for number in range(n_drawn(tasks)):
-            (support, query, *_), name = tasks[number], tasks.task_name(number)
+            task, name = tasks[number], tasks.task_name(number)
             for candidate in candidates:
-                predict = partial(self._predict, candidate.adapt(support))
-                targets = self._targets(query.y, predict(query.x))
-                draw = Draw(name, query.y, support.y, {}, targets)
-                effects = self._effects(draw, predict, query.x, n_repeats, number)
+                predict = partial(self._predict, candidate.adapt(task.support))
+                draw = self._draw(name, task, {candidate.name: predict(task.query.x)})
+                effects = self._effects(draw, predict, task.query.x, n_repeats, number)
                 rows += [(candidate.name, name, column, values.mean()) for column, values in effects.items()]
         frame = pd.DataFrame(rows, columns=["model", "task", "input", "value"])
         return frame.groupby(["model", "task", "input"], sort=False)["value"].mean().reset_index()
@@ -218,6 +216,7 @@ class MetaEstimator(ChosenModels):
             "settings": self.get_params(),
             "trained": list(self._trained),
             "left_out": self.left_out_,
+            "n_folds": self.n_folds_,
             "pooled": self.pooled_.to_dict("records"),
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
@@ -240,7 +239,7 @@ class MetaEstimator(ChosenModels):
             model = cls(**settings)
             model._restore(saved.facts)
             model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
-            model.pooled_ = read_pooled(saved.facts)
+            model.pooled_, model.n_folds_ = read_pooled(saved.facts), read_n_folds(saved.facts)
             model.metric_ = model._choices[model.k_shot_].metric
             trainees = model._trainees()
             model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -273,37 +272,6 @@ class MetaEstimator(ChosenModels):
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedModel:
         """Return the model adapted to inputs and their targets, in their own units, or classes."""
 
-    @abstractmethod
-    def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
-        """Return predictions for inputs: targets in their own units, or probabilities of classes."""
-
-    @abstractmethod
-    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
-        """Return what the predictions should be, in their shape and units."""
-
-    @abstractmethod
-    def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return true values and predictions of queries, `(q,)`: targets, or 0 and 1 and probabilities."""
-
-    def _pooled(self, draws: Sequence[Draw]) -> pd.DataFrame:
-        """Return the scores of all rows of all tasks together; none of classes."""
-        return pd.DataFrame(columns=["model", "metric", "value"])
-
-    @abstractmethod
-    def _reported(self, draw: Draw) -> Sequence[str]:
-        """Return the names of the scores that are reported beside the deciding one."""
-
-    def _scores(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
-        """Return the scores of predictions on a task by name, the deciding one first."""
-        return self._scores_by(draw, predictions, [self.metric_, *self._reported(draw)])
-
-    def _deciding_score(self, draw: Draw, predictions: Tensor) -> dict[str, float]:
-        return self._scores_by(draw, predictions, [self.metric_])
-
-    @abstractmethod
-    def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
-        """Return scores of predictions on a task; without those that the task has no classes for."""
-
     def _reset(self) -> None:
         """Check the settings before a fit, and forget an earlier one."""
         self._is_fitted, self._choices = False, {}
@@ -313,62 +281,67 @@ class MetaEstimator(ChosenModels):
     def _finish(
         self,
         tasks: Mapping[Split, TaskDistribution],
+        folds: Sequence[Fold],
         n_outputs: int,
         progress: ProgressOf | None,
         limit: TimeLimit,
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         limit.begin()
-        settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
-        self._trained, self.curve_ = train_all(
-            self._trainees(), tasks["train"], tasks["val"], self.patience, progress, limit, **settings
-        )
-        held_out = {split: tasks[split] for split in ("val", "test")}
-        candidates = self._candidates(n_outputs)
-        pace = limit.pace(candidates, sum(map(n_drawn, held_out.values())), COMPARE)
-        self.comparison_, choice, draws = self._choose(held_out, candidates, self._scores, pace)
-        self.predictions_ = predictions_of(draws, choice.model, self._rows)
-        self.pooled_ = self._pooled(draws)
-        warn_of_baseline(choice, fallback=self.fallback)
-        self._choices = {self.k_shot_: choice}
-        kept = [c for c in candidates if c.name in choice.weights or c.name in self._trained]
-        kept = [c for c in kept if c.name in pace.kept]
-        late = []
-        for k_shot, sized in with_other_shots(held_out, self.k_shot_):
-            able = [candidate for candidate in kept if candidate.min_support <= k_shot]
-            if not METRICS[self.metric_].is_defined(sized["test"].n_query or MIN_QUERY, k_shot):
-                continue
-            if not pace.fits([candidate.name for candidate in able], sum(map(n_drawn, sized.values()))):
-                late.append(str(k_shot))
-            elif able:
-                self._choices[k_shot] = self._choose(sized, able, self._deciding_score)[1]
-        if late:
-            limit.cut[f"choices for {', '.join(late)} support rows"] = "not made"
+        self.n_folds_ = len(folds)
+        if folds:
+            parts = self._train_on_folds(tasks["train"], folds, n_outputs, progress, limit)
+        else:
+            learned = TrainingTasks(tasks["train"], tasks["train"], tasks["val"])
+            ((self._trained, self.curve_),) = self._train([learned], progress, limit)
+            candidates = self._candidates(n_outputs)
+            splits: tuple[Split, ...] = ("val", "test")
+            parts = [HeldOut(self, candidates, split, tasks[split]) for split in splits]
+        self._compare(parts, limit)
         self.left_out_ = limit.cut
         if limit.cut:
             warnings.warn(left_out_in_words(limit.cut), stacklevel=3)
         self._is_fitted = True
 
-    def _choose(
+    def _train(
         self,
-        tasks: Mapping[str, TaskDistribution],
-        candidates: Sequence[Candidate],
-        score: Score,
-        pace: Pace | None = None,
-    ) -> tuple[pd.DataFrame, Choice, list[Draw]]:
-        """Return the scores of all candidates on the test tasks, what adapts, and the draws; see `choose`."""
-        draws = {split: list(self._draws(of_split, candidates, pace)) for split, of_split in tasks.items()}
-        if pace is not None:
-            draws = {split: [draw.of(pace.kept) for draw in of_split] for split, of_split in draws.items()}
-        return choose(draws, score, self.metric_, fallback=self.fallback)
+        tasks: Sequence[TrainingTasks],
+        progress: ProgressOf | None,
+        limit: TimeLimit,
+        lasts: Mapping[str, int] | None = None,
+    ) -> list[tuple[dict[str, list[Objective]], pd.DataFrame]]:
+        """Return what `train_all` does."""
+        settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
+        return train_all(self._trainees(), tasks, self.patience, progress, limit, lasts, **settings)
 
-    def _draws(
-        self, tasks: TaskDistribution, candidates: Sequence[Candidate], pace: Pace | None = None
-    ) -> Iterator[Draw]:
-        """Adapt every candidate to the same support sets, and predict the same queries."""
-        for number in range(n_drawn(tasks)):
-            task = tasks[number]
-            able = candidates if pace is None else pace.candidates(candidates)
-            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in able}
-            targets = self._targets(task.query.y, next(iter(predictions.values())))
-            yield Draw(tasks.task_name(number), task.query.y, task.support.y, predictions, targets)
+    def _train_on_folds(
+        self,
+        tasks: TaskDistribution,
+        folds: Sequence[Fold],
+        n_outputs: int,
+        progress: ProgressOf | None,
+        limit: TimeLimit,
+    ) -> list[HeldOut]:
+        """Train on all tasks, and for each fold on the others; return the fold with these models."""
+        twins = [copy(self) for _ in folds]
+        for twin, fold in zip(twins, folds, strict=True):
+            twin.reader_ = fold.reader
+        of_fold = progress and (lambda name: progress(f"{name} in folds"))
+        for group in side_by_side(folds):
+            learned = [folds[number].tasks for number in group]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the training on all tasks says it
+                found = twins[group[0]]._train(learned, of_fold, limit)
+            for number, (trained, curve) in zip(group, found, strict=True):
+                twins[number]._trained, twins[number].curve_ = trained, curve.assign(fold=number)
+        self.curve_ = pd.concat([twin.curve_ for twin in twins], ignore_index=True)
+        learned, lasts = TrainingTasks(tasks, tasks, None), best_steps(self.curve_)
+        ((self._trained, _),) = self._train([learned], progress, limit, lasts)
+        for name in [n for n in self._trained if any(n not in twin._trained for twin in twins)]:
+            warnings.warn(f"The baseline {name} is left out: its training diverged in folds.", stacklevel=4)
+            del self._trained[name]
+        names = self._names()
+        return [
+            HeldOut(twin, [twin._candidate(name, n_outputs) for name in names], "test", fold.held_out)
+            for twin, fold in zip(twins, folds, strict=True)
+        ]

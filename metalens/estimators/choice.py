@@ -33,7 +33,7 @@ class Draw(NamedTuple):
     Attributes:
         task: its name.
         y: targets of the queries `(q, 1)`, in the units of the models, or class indices `(q,)`.
-        known: those of the support.
+        known: those of the support, in their own units, or class indices.
         predictions: by model `(q, c)`: targets in their own units, or probabilities of classes.
         targets: what predictions should be `(q, c)`: targets in their own units, or 0 and 1 for classes.
     """
@@ -284,4 +284,4 @@ def warn_of_baseline(choice: Choice, *, fallback: bool) -> None:
     )
     used = f", so {best} adapts; set fallback=False to use {meta} all the same."
     used = used if fallback else f"; set fallback=True to use {best}."
-    warnings.warn(found + used, FallbackWarning, stacklevel=4)
+    warnings.warn(found + used, FallbackWarning, stacklevel=5)

@@ -26,10 +26,11 @@ from metalens.errors import MetaLensError
 from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
+from metalens.estimators.cross_fitting import Fold, divide_table
 from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, class_counts
 from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes, most_probable
-from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -78,7 +79,8 @@ class MetaClassifier(MetaEstimator):
         comparison_: scores on the held-out tasks: rows `model, task, metric, value`, the meta-learner first.
         predictions_: what adapts predicts for the queries of held-out tasks: rows `task, true, predicted`,
             with probabilities of `probability_of_`, and 1 where it was true. `save` does not write it.
-        curve_: learning curves: rows `model, seed, step, split, metric, value`.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`; with folds also `fold`.
+        n_folds_: of tasks that share their classes, see `MetaRegressor`.
         k_shot_: support rows of a training task, or of each of its classes if these are new.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the fitted encoding of rows or images.
@@ -155,7 +157,7 @@ class MetaClassifier(MetaEstimator):
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
             reader = ImageReader(image_size, color, columns.get("group"), folders, white)
-            tasks = self._image_tasks(data, reader, splits)
+            tasks, folds = self._image_tasks(data, reader, splits), ()
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
@@ -167,14 +169,15 @@ class MetaClassifier(MetaEstimator):
                 check_columns(frame, [roles.target])
                 check_classes(frame[roles.target])
                 shared = roles.task is not None and not new_classes
-                tasks = self._table_tasks(roles, frame, division, shared)
+                may_fold = limit.seconds is None
+                tasks, folds = self._table_tasks(roles, frame, division, shared=shared, may_fold=may_fold)
         if self.metric_ in _OF_RARE_CLASSES and not self._shared_classes():
             raise MetaLensError(
                 f"metric={self.metric_!r} is for tasks that share their classes; use another."
             )
         self._n_pooled = tasks["train"].with_global_labels().n_classes
         self.k_shot_ = self._sizes.k_shot
-        self._finish(tasks, self._sizes.n_way, progress, limit)
+        self._finish(tasks, folds, self._sizes.n_way, progress, limit)
         return self
 
     def adapt(self, support: Any = None) -> AdaptedClassifier:
@@ -211,25 +214,25 @@ class MetaClassifier(MetaEstimator):
         )  # fmt: skip
 
     def _table_tasks(
-        self, columns: Columns, frame: pd.DataFrame, division: Division, shared: bool
-    ) -> Mapping[Split, TaskDistribution]:
+        self, columns: Columns, frame: pd.DataFrame, division: Division, *, shared: bool, may_fold: bool
+    ) -> tuple[Mapping[Split, TaskDistribution], Sequence[Fold]]:
         if not shared:
             self.reader_, tasks, self._sizes = fit_episodes(
                 columns, frame, division, n_way=self.n_way, k_shot=self.k_shot, n_query=self.n_query,
                 seed=self.random_state,
             )  # fmt: skip
-            return tasks
+            return tasks, ()
         if self.n_way is not None:
             raise MetaLensError("n_way is for new classes; all tasks share theirs, so leave it out.")
-        self.reader_, tasks = fit_reader(
-            columns, frame, division, k_shot=self.k_shot, n_query=self.n_query, seed=self.random_state,
-            classes=True,
+        self.reader_, tasks, folds = divide_table(
+            columns, frame, division, may_fold=may_fold, k_shot=self.k_shot, n_query=self.n_query,
+            seed=self.random_state, classes=True,
         )  # fmt: skip
         train = tasks["train"]
         if train.warn_of_rare_classes() and self.metric is None:
             self.metric_ = "average_precision"
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
-        return tasks
+        return tasks, folds
 
     def _image_tasks(self, source: Any, reader: ImageReader, splits: Any) -> Mapping[Split, TaskDistribution]:
         if not isinstance(source, str | os.PathLike):
@@ -259,6 +262,9 @@ class MetaClassifier(MetaEstimator):
 
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return models(x, classes=True)
+
+    def _in_units(self, y: Tensor) -> Tensor:
+        return y
 
     def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(y, predictions.shape[1]).double()

@@ -13,6 +13,8 @@ def conformal_radius(residuals: Sequence[np.ndarray], coverage: float) -> float:
     The least r with `sum_k (share of |residuals_k| <= r) / (K + 1) >= coverage`, over K calibration tasks,
     which have equal weight. If a new task, its support and its queries are drawn like those of the K tasks,
     then `P(|y - f(x)| <= r) >= coverage`, on average over new tasks; within one task coverage can differ.
+    This is for a model that has not seen these tasks; with residuals of folds, and a model that learned from
+    all, it is about so.
 
     Args:
         residuals: targets minus predictions of each calibration task, at least one.

@@ -25,9 +25,10 @@ from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
-from metalens.estimators.tables import TableReader, fit_reader
+from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
 from metalens.io.json import is_of
@@ -59,6 +60,10 @@ class MetaRegressor(MetaEstimator):
     the squared correlation, which ignores a wrong offset, scale or sign. `rmse`
     decides where tasks have two rows in all, and `pearson_r2` is left out where they have two query rows.
 
+    With 10 to 29 tasks, each is held out once, in 5 folds: the models that predict it learned from the other
+    folds, all tasks are the held-out ones, and what adapts is trained once more on all. With `splits`,
+    `families`, `smiles` or `time_limit` there are no folds.
+
     The choice is made for `k_shot_` support rows, and also for 0, 1, 3, 5, 10 and 20, where tasks have as
     many: a new task may have any number of rows, and none at first.
 
@@ -70,13 +75,15 @@ class MetaRegressor(MetaEstimator):
     Attributes:
         chosen_: name of what adapts to `k_shot_` support rows.
         weights_: of the models in the mean that adapts, by the number of support rows.
-        comparison_: scores on the third part: rows `model, task, metric, value`, the meta-learner first;
-            `rmse` in units of the target.
+        comparison_: scores on the third part, or on all folds: rows `model, task, metric, value`, the
+            meta-learner first; `rmse` in units of the target.
         pooled_: `r2` and `rmse` of all rows of the third part together: rows `model, metric, value`; here
             `r2` counts also that a model tells tasks apart.
         predictions_: what adapts predicts for the queries of the third part: rows `task, true, predicted`.
             `save` does not write it.
-        curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units.
+        curve_: learning curves: rows `model, seed, step, split, metric, value`, in standardized units; with
+            folds also `fold`.
+        n_folds_: in which each task was held out once; 0 without folds.
         k_shot_: support rows of a training task.
         left_out_: what was left out or cut short to keep to `time_limit`, and how.
         reader_: the encoding of rows, fitted to the training tasks.
@@ -125,14 +132,15 @@ class MetaRegressor(MetaEstimator):
                 see `wide` of `Columns`.
             target: the column of numbers to predict; the same.
             splits: shares of tasks for training, validation and comparison, which are divided by the hashes
-                of their names; or a column with train, val or test.
-            split_seed: selects another division by shares.
+                of their names, or into folds if they are few; or a column with train, val or test.
+            split_seed: selects another division by shares, or into folds.
             families: a column with the family of a task, such as the study of an assay: tasks of one family
                 are in one part.
             time_limit: seconds that the fit may take, about; `None` for no limit. Trainings end early, with
-                the best weights so far, and slow models are left out, as a warning and `left_out_` say.
-            progress: called with the name of a model before its training; the returned function is called
-                with the number and the loss of every step.
+                the best weights so far, and slow models are left out, as a warning and `left_out_` say;
+                there are no folds.
+            progress: called with the name of a model before its training, such as `"R2D2 in folds"`; the
+                returned function is called with the number and the loss of every step.
             columns: `wide`, `inputs`, `exclude`, `smiles`, `missing` and others, see `Columns`.
 
         Returns:
@@ -148,13 +156,13 @@ class MetaRegressor(MetaEstimator):
         division = Division(splits=splits, split_seed=split_seed, families=families)
         roles.refuse_for_wide(division.task_columns)
         with naming_file(data):
-            self.reader_, tasks = fit_reader(
-                roles, roles.read(data), division, k_shot=self.k_shot, n_query=self.n_query,
-                seed=self.random_state, classes=False,
+            self.reader_, tasks, folds = divide_table(
+                roles, roles.read(data), division, may_fold=limit.seconds is None, k_shot=self.k_shot,
+                n_query=self.n_query, seed=self.random_state, classes=False,
             )  # fmt: skip
         self.k_shot_ = tasks["train"].k_shot
         self._check_sizes(self.k_shot_, tasks["train"].n_query or MIN_QUERY)
-        self._finish(tasks, 1, progress, limit)
+        self._finish(tasks, folds, 1, progress, limit)
         return self
 
     def adapt(self, support: Table | None = None) -> AdaptedRegressor:
@@ -208,8 +216,11 @@ class MetaRegressor(MetaEstimator):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return self.reader_.in_units(models(x))
 
-    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+    def _in_units(self, y: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
+
+    def _targets(self, y: Tensor, predictions: Tensor) -> Tensor:
+        return self._in_units(y)
 
     def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return draw.targets.flatten().numpy(), predictions.flatten().numpy()
@@ -221,8 +232,7 @@ class MetaRegressor(MetaEstimator):
         return "r2", "pearson_r2", "rmse"
 
     def _scores_by(self, draw: Draw, predictions: Tensor, names: Sequence[str]) -> dict[str, float]:
-        known = self.reader_.in_units(draw.known.double())[None]
-        scores = task_metrics(predictions[None], draw.targets[None], known, names)
+        scores = task_metrics(predictions[None], draw.targets[None], draw.known[None], names)
         return {name: scores[name].item() for name in names if name in scores}
 
     def _state(self) -> dict[str, Any]:
@@ -294,9 +304,9 @@ class AdaptedRegressor(AdaptedModel):
         return np.stack([center - radius, center + radius], axis=1)
 
     def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
-        reader = self.estimator.reader_
+        reader, in_units = self.estimator.reader_, self.estimator._in_units
         y, known = (torch.from_numpy(reader.standardized(column)) for column in (targets, self._targets))
-        return Draw("", y, known, {}, reader.in_units(y.double()))
+        return Draw("", y, in_units(known), {}, in_units(y))
 
     def _as_tensor(self) -> Tensor:
         return torch.tensor(numbers(self._targets))

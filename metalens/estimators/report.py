@@ -11,7 +11,14 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
-from metalens.estimators.saving import read_facts, read_left_out, read_model, read_pooled, restored_choices
+from metalens.estimators.saving import (
+    read_facts,
+    read_left_out,
+    read_model,
+    read_n_folds,
+    read_pooled,
+    restored_choices,
+)
 from metalens.estimators.time_limit import left_out_in_words
 from metalens.estimators.wording import by_support_rows, choice_in_words
 from metalens.io.files import MODEL, atomic_path, writing_into
@@ -50,6 +57,7 @@ class TrainedModel:
         choices: what adapts to new tasks, by the number of support rows.
         relations: of held-out tasks, or the reason why there are none.
         left_out: what the fit left out to keep to its time limit, and how.
+        n_folds: in which each task was held out once; 0 without folds.
         pooled: scores of all rows of held-out tasks together, `model, metric, value`; none of classes.
         predictions: for the queries of held-out tasks, `task, true, predicted`; for classes probabilities.
         importance: of inputs for held-out tasks, `model, task, input, value`, or why there is none.
@@ -61,6 +69,7 @@ class TrainedModel:
     curve: pd.DataFrame
     relations: RelationMap | str
     left_out: dict[str, str]
+    n_folds: int
     pooled: pd.DataFrame
     predictions: pd.DataFrame
     importance: pd.DataFrame | str
@@ -84,7 +93,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
         path = folder / MODEL
         facts = read_facts(folder)
         choices, left_out = restored_choices(read_model(folder, str(facts["kind"]))), read_left_out(facts)
-        pooled = read_pooled(facts)
+        pooled, n_folds = read_pooled(facts), read_n_folds(facts)
         path = folder / "predictions.csv"
         predictions = pd.read_csv(path, dtype={"task": str, "true": float, "predicted": float},
                                   keep_default_na=False, na_values={"predicted": ["", "nan"]})  # fmt: skip
@@ -106,7 +115,7 @@ def read_model_folder(folder: Path) -> TrainedModel:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
     return TrainedModel(
-        training, choices, comparison, curve, relations, left_out, pooled, predictions, importance
+        training, choices, comparison, curve, relations, left_out, n_folds, pooled, predictions, importance
     )
 
 
@@ -170,7 +179,9 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
         metric = model.choices[model.training["k_shot"]].metric
         drawn["importance"] = input_importance(model.importance, metric)
     if isinstance(model.relations, RelationMap):
-        drawn["relations"] = relation_figure(model.relations, "Held-out tasks")
+        drawn["relations"] = relation_figure(
+            model.relations, "All tasks" if model.n_folds else "Held-out tasks"
+        )
     return drawn
 
 
@@ -184,7 +195,8 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
     shown = relations_summary(relations) if isinstance(relations, RelationMap) else [relations]
     return template(Path(__file__).parent / "model.html.j2").render(
         training=training,
-        choice=choice_in_words(model.choices[training["k_shot"]], model.comparison),
+        choice=choice_in_words(model.choices[training["k_shot"]], model.comparison, model.n_folds),
+        n_folds=model.n_folds,
         left_out=left_out_in_words(model.left_out) if model.left_out else "",
         by_support_rows=by_support_rows(model.choices) if len(model.choices) > 1 else [],
         decisive=decisive,

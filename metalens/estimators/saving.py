@@ -97,6 +97,13 @@ def read_pooled(facts: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(facts["pooled"], columns=["model", "metric", "value"])
 
 
+def read_n_folds(facts: Mapping[str, Any]) -> int:
+    """Return in how many folds each task was held out once; 0 without folds."""
+    if not is_of(facts, {"n_folds": int}):
+        raise ValueError("its number of folds is not as expected")
+    return facts["n_folds"]
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from metalens.data import TableTasks
-from metalens.data.base import Split
 from metalens.data.tables.cells import numbers
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
@@ -20,7 +19,7 @@ from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInp
 from metalens.data.tables.reading import check_columns, naming_file, refuse_missing, standardized
 from metalens.data.tables.targets import classes_of, note_classes
 from metalens.errors import MetaLensError
-from metalens.estimators.notes import note_identifiers, note_repeats, note_time
+from metalens.estimators.notes import note_identifiers, note_time
 from metalens.io.json import is_of
 
 if TYPE_CHECKING:
@@ -213,8 +212,8 @@ def fit_reader(
     n_query: int | None,
     seed: int,
     classes: bool,
-) -> tuple[TableReader, dict[Split, TableTasks]]:
-    """Return the reader fitted to the training tasks of a table, and the tasks of each split.
+) -> tuple[TableReader, TableTasks]:
+    """Return the reader fitted to the training tasks of a table, and these tasks.
 
     Targets are numbers, or `classes` that all tasks share; see `TableTasks` and `row_sizes` for the settings.
     """
@@ -240,12 +239,7 @@ def fit_reader(
     if train.encoding is None:
         raise MetaLensError("inputs must name columns, got an array; make it columns of the table.")
     later = columns.of_new_tables(frame, names or [])
-    reader = TableReader(later, train.encoding, train.target_mean, train.target_deviation, known)
-    tasks: dict[Split, TableTasks] = {"train": train}
-    tasks |= {split: train.in_split(split) for split in ("val", "test")}
-    if columns.smiles is not None:
-        note_repeats(tasks, columns)
-    return reader, tasks
+    return TableReader(later, train.encoding, train.target_mean, train.target_deviation, known), train
 
 
 def row_sizes(tasks: pd.Series, k_shot: int | None, n_query: int | None) -> tuple[int, int]:

@@ -71,13 +71,15 @@ class TimeLimit:
             return share
         return max(share, (clock() - self._begun) / self.seconds + least)
 
-    def stopwatch(self, name: str, progress: Progress | None, steps: int, share: float) -> Stopwatch:
+    def stopwatch(
+        self, name: str, progress: Progress | None, steps: int, share: float, last: int | None = None
+    ) -> Stopwatch:
         """Return what ends the training of a model by the end of a share; see `Stopwatch`."""
-        return Stopwatch(self, name, progress, steps, share)
+        return Stopwatch(self, name, progress, steps, share, last=last)
 
-    def pace(self, candidates: Sequence[Candidate], n_tasks: int, share: float) -> Pace:
+    def pace(self, names: Sequence[str], n_tasks: int, share: float) -> Pace:
         """Return what leaves out slow candidates; see `Pace`."""
-        return Pace(self, candidates, n_tasks, share)
+        return Pace(self, names, n_tasks, share)
 
 
 def left_out_in_words(left_out: Mapping[str, str]) -> str:
@@ -102,6 +104,7 @@ class Stopwatch:
         steps: of the whole training.
         share: of the limit, by whose end the training is over.
         spare: seconds of the share for trainings after this one.
+        last: the step after which it ends in any case; `None` for that of the whole training.
     """
 
     limit: TimeLimit
@@ -110,11 +113,14 @@ class Stopwatch:
     steps: int
     share: float
     spare: float = 0.0
+    last: int | None = None
 
     def part(self, n: int) -> Stopwatch:
         """Return the stopwatch of the next of n trainings that have equal parts of the time that is left."""
+        if n == 1 or self.limit.seconds is None:
+            return self
         left = self.limit.left(self.share) - self.spare
-        return self if n == 1 else replace(self, spare=self.spare + left * (1 - 1 / n))
+        return replace(self, spare=self.spare + left * (1 - 1 / n))
 
     def __call__(self, step: int, loss: float) -> bool:
         """Tell the progress; return whether to stop."""
@@ -123,7 +129,7 @@ class Stopwatch:
         is_over = step < self.steps and self.limit.left(self.share) <= self.spare
         if is_over:
             self.limit.cut[self.name] = f"stopped after {step} of {self.steps} steps"
-        return is_over
+        return is_over or step == self.last
 
 
 class Pace:
@@ -135,7 +141,7 @@ class Pace:
 
     Args:
         limit: of the fit.
-        candidates: to compare, the meta-learner first.
+        names: of the candidates to compare, the meta-learner first.
         n_tasks: number of tasks to adapt to.
         share: of the limit, by whose end all must be done.
 
@@ -143,9 +149,9 @@ class Pace:
         kept: names of the candidates that are not left out.
     """
 
-    def __init__(self, limit: TimeLimit, candidates: Sequence[Candidate], n_tasks: int, share: float) -> None:
+    def __init__(self, limit: TimeLimit, names: Sequence[str], n_tasks: int, share: float) -> None:
         self._limit, self._share, self._n_left = limit, share, n_tasks
-        self._seconds = dict.fromkeys((candidate.name for candidate in candidates), 0.0)
+        self._seconds = dict.fromkeys(names, 0.0)
         self._n_done = 0
         self.kept = list(self._seconds)
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -34,6 +34,28 @@ EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not ruin the training
 
 ProgressOf = Callable[[str], Progress]  # of the model with this name
+
+
+class TrainingTasks(NamedTuple):
+    """What the models of an estimator learn from.
+
+    Attributes:
+        known: that models are fitted to which take no outer step.
+        train: that the others are trained on.
+        val: by which their best weights are chosen; `None` to keep the last ones.
+    """
+
+    known: TaskDistribution
+    train: TaskDistribution
+    val: TaskDistribution | None
+
+
+class _Run(NamedTuple):
+    """An objective to train, its tasks, and those that decide which weights are kept."""
+
+    objective: Objective
+    tasks: TaskDistribution
+    validation: Validation | None
 
 
 @dataclass(frozen=True)
@@ -72,63 +94,90 @@ class Trainee:
         return objectives[:1] if isinstance(objectives[0].learner, Baseline) else objectives
 
     def train(
-        self,
-        tasks: TaskDistribution,
-        validation: Validation,
-        stopwatch: Stopwatch,
-        **settings: Any,
-    ) -> tuple[list[Objective], pd.DataFrame]:
-        """Train one model for every seed, together if possible, with settings of `fit_together`.
+        self, tasks: Sequence[TrainingTasks], patience: int, stopwatch: Stopwatch, **settings: Any
+    ) -> list[tuple[list[Objective], pd.DataFrame]]:
+        """Train one model for every seed on each of some tasks, all together if possible.
+
+        Args:
+            tasks: to train on.
+            patience: validations without a new best score after which a training ends.
+            stopwatch: of all.
+            settings: of `fit_together`.
 
         Returns:
-            The trained objectives, and their learning curves: rows `seed, step, split, metric, value`.
+            For each of the tasks, the trained objectives and their learning curves: rows `seed, step, split,
+            metric, value`.
         """
 
-        def fit(
-            objectives: Sequence[Objective], strands: Sequence[TaskDistribution], progress: Progress
-        ) -> list[pd.DataFrame]:
+        def fit(runs: Sequence[_Run], progress: Progress) -> list[pd.DataFrame]:
+            objectives, strands, validations = zip(*runs, strict=True)
             return fit_together(
                 objectives,
                 strands,
                 progress=progress,
                 clip_norm=CLIP_NORM,
-                validations=[validation] * len(objectives),
+                validations=validations,
                 samplers=[build_sampler(self.sampler) for _ in objectives],
                 seed=self.seeds[0],
                 **settings,
             )
 
-        objectives = self.build()
-        n = len(objectives)
-        strands = [Interleaved(tasks, number, n) for number in range(n)]
+        runs = self._runs(tasks, patience)
         try:
-            curves = fit(objectives, strands, stopwatch)
+            if issubclass(self.kind, Baseline) and len(runs) > 1:
+                raise ReplicationError("Models that take no step are not computed side by side.")
+            curves = fit(runs, stopwatch)
         except ReplicationError:
-            objectives = self.build()
-            pairs = zip(objectives, strands, range(n, 0, -1), strict=True)
-            curves = [fit([one], [of_one], stopwatch.part(n_left))[0] for one, of_one, n_left in pairs]
-        curve = pd.concat(dict(zip(self.seeds, curves, strict=False)), names=["seed"])
-        return objectives, curve.reset_index("seed").reset_index(drop=True)
+            runs = self._runs(tasks, patience)
+            curves = [fit([run], stopwatch.part(len(runs) - place))[0] for place, run in enumerate(runs)]
+        n, found = len(runs) // len(tasks), []
+        for start in range(0, len(runs), n):
+            of_seeds = dict(zip(self.seeds, curves[start : start + n], strict=False))
+            curve = pd.concat(of_seeds, names=["seed"]).reset_index("seed").reset_index(drop=True)
+            found.append(([run.objective for run in runs[start : start + n]], curve))
+        return found
+
+    def _runs(self, tasks: Sequence[TrainingTasks], patience: int) -> list[_Run]:
+        """Return new objectives of all seeds for each of the tasks, with what they are trained on."""
+        runs = []
+        for of_one in tasks:
+            objectives, source, validation = self.build(), of_one.train, None
+            if issubclass(self.kind, Baseline):
+                source = of_one.known
+            if of_one.val is not None:
+                n_tasks = n_drawn(of_one.val)
+                validation = Validation(of_one.val, n_tasks=n_tasks, every=EVERY, patience=patience)
+            for number, objective in enumerate(objectives):
+                runs.append(_Run(objective, Interleaved(source, number, len(objectives)), validation))
+        return runs
 
 
 def train_all(
     trainees: Mapping[str, Trainee],
-    train: TaskDistribution,
-    held_out: TaskDistribution,
+    tasks: Sequence[TrainingTasks],
     patience: int,
     progress: ProgressOf | None,
     limit: TimeLimit,
+    lasts: Mapping[str, int] | None = None,
     **settings: Any,
-) -> tuple[dict[str, list[Objective]], pd.DataFrame]:
+) -> list[tuple[dict[str, list[Objective]], pd.DataFrame]]:
     """Train the meta-learner and the baselines that learn from all tasks, in the order of `TimeLimit`.
 
-    A baseline whose training diverges is left out with a warning. `settings` are those of `fit_together`.
+    A baseline whose training diverges is left out with a warning.
+
+    Args:
+        trainees: by name, the meta-learner first.
+        tasks: to train on; with several, there is a model for each, of the same structure.
+        patience: validations without a new best score after which a training ends.
+        progress: see `MetaRegressor.fit`.
+        limit: of the time.
+        lasts: by name, the step after which a training ends; for tasks without validation.
+        settings: of `fit_together`.
 
     Returns:
-        The trained objectives by name, the meta-learner first, and learning curves: rows `model, seed, step,
-        split, metric, value`.
+        For each of the tasks, the trained objectives by name, the meta-learner first, and learning curves:
+        rows `model, seed, step, split, metric, value`.
     """
-    validation = Validation(held_out, n_tasks=n_drawn(held_out), every=EVERY, patience=patience)
     meta, found = next(iter(trainees)), {}
     for name, share, n_left in _in_order(trainees):
         if name != meta and limit.left(share) <= 0:
@@ -137,14 +186,23 @@ def train_all(
         if name == meta:
             share = limit.extended(share, MIN_TRAIN)
         of_model = None if progress is None else progress(name)
-        stopwatch = limit.stopwatch(name, of_model, settings["steps"], share).part(n_left)
+        last = (lasts or {}).get(name)
+        stopwatch = limit.stopwatch(name, of_model, settings["steps"], share, last).part(n_left)
         try:
-            found[name] = trainees[name].train(train, validation, stopwatch, **settings)
+            found[name] = trainees[name].train(tasks, patience, stopwatch, **settings)
         except DivergenceError as error:
             if name == meta:
                 raise
-            warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=4)
-    found = {name: found[name] for name in trainees if name in found}
+            warnings.warn(f"The baseline {name} is left out: {error}", stacklevel=5)
+    return [
+        _by_model({name: found[name][place] for name in trainees if name in found})
+        for place in range(len(tasks))
+    ]
+
+
+def _by_model(
+    found: Mapping[str, tuple[list[Objective], pd.DataFrame]],
+) -> tuple[dict[str, list[Objective]], pd.DataFrame]:
     curve = pd.concat({name: curve for name, (_, curve) in found.items()}, names=["model"])
     trained = {name: objectives for name, (objectives, _) in found.items()}
     return trained, curve.reset_index("model").reset_index(drop=True)

@@ -18,12 +18,13 @@ COVERAGE = 0.9
 _LEAST_WEIGHT = 0.005  # that is shown
 
 
-def choice_in_words(choice: Choice, comparison: pd.DataFrame) -> list[str]:
+def choice_in_words(choice: Choice, comparison: pd.DataFrame, n_folds: int = 0) -> list[str]:
     """Return sentences on what adapts to new tasks and why.
 
     Args:
         choice: for the usual number of support rows.
         comparison: rows `model, task, metric, value` on the test tasks, the meta-learner first.
+        n_folds: in which each task was held out once; 0 without folds.
 
     >>> means = {"ANIL": 0.4, "MeanPredictor": -0.1, "Ridge": 0.5}
     >>> choice = Choice("Ridge", "r2", {"Ridge": 1.0}, means, 0.45, 40, [])
@@ -37,9 +38,13 @@ def choice_in_words(choice: Choice, comparison: pd.DataFrame) -> list[str]:
     means = {name: shown(mean, metric) for name, mean in choice.means.items()}
     tasks = f"{choice.n_tasks} held-out task{'' if choice.n_tasks == 1 else 's'}"
     meta, model = next(iter(means)), choice.model
+    folds = []
+    if n_folds:
+        folds = [f"Each task was held out once, in {n_folds} folds; what adapts was trained on all "
+                 f"{comparison['task'].nunique()} tasks."]  # fmt: skip
     best = best_single(choice._replace(means={n: mean for n, mean in choice.means.items() if n != meta}))
     if len(means) == 1:
-        return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {means[meta]}."]
+        return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {means[meta]}.", *folds]
     against = f"{means[best]} of {best}, the best baseline"
     if model == STACKED:
         first = f"A weighted mean of models adapts to new tasks: {weights_in_words(choice.weights)}."
@@ -61,7 +66,7 @@ def choice_in_words(choice: Choice, comparison: pd.DataFrame) -> list[str]:
     paired = paired_differences(results_of_models(comparison))
     of_other = paired[(paired["learner"] == other) & (paired["metric"] == metric)]
     differences = [difference_in_words(row, metric) for _, row in of_other.iterrows()]
-    return [first, nested, *differences, *few]
+    return [first, nested, *folds, *differences, *few]
 
 
 def weights_in_words(weights: Mapping[str, float]) -> str:

@@ -92,8 +92,12 @@ class TrainingRun:
         return sum(step > after and name in FAULTS.values() for step, _, name, _ in self.curve.rows)
 
     def validate(self, step: int, *, is_last: bool) -> None:
-        """Score the objective on its held-out tasks if that is due, and remember the best weights."""
-        if self.validation is None or not (is_last or step % self.validation.every == 0):
+        """Score the objective on its held-out tasks if that is due, and remember the best weights.
+
+        Beside others that are still patient, one that is out of patience keeps the weights that it has.
+        """
+        is_due = self.validation is not None and (is_last or step % self.validation.every == 0)
+        if self.validation is None or not is_due or self.is_out_of_patience:
             return
         how = {name: getattr(self.objective, name) for name in ("batching", "chunk", "processes")}
         n_tasks = self.validation.n_tasks

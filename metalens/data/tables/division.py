@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metalens.data.named_tasks import split_tasks
 from metalens.data.splits import divided, property_of_tasks, splits_of_column
 from metalens.data.support_query import equal_rows, linked_rows, pairs, rows_by_task
 from metalens.data.tables.cells import content, plain
@@ -27,7 +28,7 @@ _DISJOINT_SHARES = (0.5, 0.25, 0.25)  # of values, in training, validation and t
 class Division:
     """How the tasks and rows of a table are divided; see `TableTasks` for each setting."""
 
-    splits: str | Sequence[float]
+    splits: str | Sequence[float] | Mapping[str, str]
     split_seed: int | None = None
     stratify: str | None = None
     families: str | None = None
@@ -54,6 +55,8 @@ class Division:
         rows_of = rows_by_task(codes, names)
         if isinstance(self.splits, str):
             split_of: Mapping[str, str] = splits_of_column(frame[self.splits], rows_of)
+        elif isinstance(self.splits, Mapping):
+            split_of = split_tasks(names, self.splits)
         else:
             split_of = self._by_shares(frame, rows_of, self.splits)
         if self.disjoint is None:

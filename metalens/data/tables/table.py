@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
@@ -63,7 +64,7 @@ class TableTasks(NamedTasks):
             table.
         roles: a column with `support` or `query`, for rows that a benchmark has divided.
         splits: the column with `train`, `val` or `test`; or the shares of tasks in the three, divided by
-            `hashed_order` of their names, whatever `seed`.
+            `hashed_order` of their names, whatever `seed`; or the split of every task by its name.
         split_seed: selects another division by shares.
         stratify: a column with a property of tasks, such as the organism, to be divided evenly by the shares.
         families: a column with the family of a task, such as the study of an assay; all tasks of a family are
@@ -123,7 +124,7 @@ class TableTasks(NamedTasks):
         kind: Kind = "auto",
         classes: Sequence[Any] | None = None,
         roles: str | None = None,
-        splits: str | Sequence[float] = (0.7, 0.15, 0.15),
+        splits: str | Sequence[float] | Mapping[str, str] = (0.7, 0.15, 0.15),
         split_seed: int | None = None,
         stratify: str | None = None,
         families: str | None = None,
@@ -172,6 +173,16 @@ class TableTasks(NamedTasks):
         """Return the tasks of the split with another number of support rows, which may be 0."""
         twin = copy(self)
         twin.k_shot = k_shot
+        twin._take_split()
+        return twin
+
+    def with_validation(self, names: Collection[str]) -> Self:
+        """Return the tasks of the split with some training tasks in the split `val`.
+
+        Scales and categories stay those of all training tasks.
+        """
+        twin = copy(self)
+        twin._table = replace(self._table, split_of={**self._table.split_of, **dict.fromkeys(names, "val")})
         twin._take_split()
         return twin
 
