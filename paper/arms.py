@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import RECIPES, Recipe, find_recipe
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.experiment import Watcher, run
 from metalens.io.files import MANIFEST
@@ -83,7 +83,7 @@ class ArmStudy(Study):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.on not in RECIPES:
+        if not RECIPES.is_known(self.on):
             raise MetaLensError(
                 f"There is no recipe {self.on!r} to study on; choose from {', '.join(RECIPES)}."
             )
@@ -98,7 +98,7 @@ class ArmStudy(Study):
         Raises:
             MetaLensError: the recipe does not know a setting, or refuses its value.
         """
-        recipe = RECIPES[self.on]
+        recipe = find_recipe(self.on)
         own: dict[str, Any] = {"learner": [self.learner], "regularizers": ["none"], "seeds": self.seeds}
         own |= {} if self.steps is None else {"steps": self.steps}
         base = _known(recipe, self.base, {*own, "steps"})

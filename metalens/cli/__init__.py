@@ -110,6 +110,17 @@ def _dispatch(words: list[str], commands: Mapping[str, tuple[str, str]], prog: s
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument(
+        "--import",
+        metavar="MODULE",
+        dest="module",
+        help="import a module that files of a run or model name",
+    )
+    if words[:1] == ["--import"] and len(words) > 1:
+        from metalens.specs.outside import import_user_module
+
+        import_user_module(words[1])
+        words = words[2:]
     subcommands = parser.add_subcommands(dest="command")
     for name, (module, text) in commands.items():
         command = ArgumentParser(exit_on_error=False)

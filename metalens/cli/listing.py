@@ -7,9 +7,11 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from metalens.data import TaskDistribution
 from metalens.experiments import RECIPES
 from metalens.experiments.suites import SUITES, description_of
 from metalens.specs.calls import LEARNERS, REGULARIZERS, SAMPLERS
+from metalens.specs.outside import Catalogue
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -18,14 +20,16 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Print the tables."""
-    for title, rows in (
-        ("Recipes", {name: recipe.description for name, recipe in RECIPES.items()}),
-        ("Suites", {name: description_of(path) for name, path in SUITES.items()}),
-        ("Learners", {name: _first_line(cls) for name, cls in LEARNERS.items()}),
-        ("Regularizers", {name: _first_line(cls) for name, cls in REGULARIZERS.items()}),
-        ("Task samplers", {name: _first_line(cls) for name, cls in SAMPLERS.items()}),
+    show_list("Recipes", {name: recipe.description for name, recipe in RECIPES.everything().items()})
+    show_list("Suites", {name: description_of(path) for name, path in SUITES.items()})
+    for title, catalogue in (
+        ("Learners", LEARNERS),
+        ("Regularizers", REGULARIZERS),
+        ("Task samplers", SAMPLERS),
+        ("Task distributions of plug-ins", Catalogue("task distribution", TaskDistribution, {})),
     ):
-        show_list(title, rows)
+        if methods := catalogue.everything():
+            show_list(title, {name: _first_line(cls) for name, cls in methods.items()})
 
 
 def show_list(title: str, rows: Mapping[str, str]) -> None:

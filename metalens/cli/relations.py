@@ -11,6 +11,7 @@ from rich.console import Console
 from metalens.cli.progress import say
 from metalens.errors import MetaLensError
 from metalens.io.files import MODEL, atomic_path
+from metalens.specs.outside import named_by
 
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap
@@ -52,7 +53,8 @@ def execute(settings: Namespace, words: list[str]) -> None:
     elif data is not None:
         raise MetaLensError(f"{folder} is no folder of a trained model; leave out --data, which is for one.")
     else:
-        relations, title, known, stem = _of_run(folder, settings)
+        with named_by(folder):
+            relations, title, known, stem = _of_run(folder, settings)
     _show(relations, title, known, out, stem)
 
 

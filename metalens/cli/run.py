@@ -14,7 +14,7 @@ from metalens.cli.progress import StepBar, progress_bars, say
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution.plan import Execution
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import RECIPES, Recipe, find_recipe
 from metalens.experiments.arms import Arm, Cell, arms_of, cells_label
 from metalens.experiments.experiment import Watcher, explain, run
 from metalens.experiments.recipe import FIXED
@@ -51,15 +51,20 @@ def add_recipes(
     """Add a subcommand for each recipe, with the settings and the checked file of the one in `words`.
 
     Raises:
-        MetaLensError: the configuration file is malformed.
+        MetaLensError: the configuration file is malformed, or a recipe from outside is none.
     """
     commands = parser.add_subcommands(dest=dest)
-    for recipe in RECIPES.values():
+    named = words[1] if len(words) > 1 else ""
+    is_ours = named in RECIPES
+    known = dict(RECIPES) if is_ours else RECIPES.everything()
+    if not is_ours and (":" in named or named in known):
+        known[named] = find_recipe(named)
+    for name, recipe in known.items():
         command = ArgumentParser(exit_on_error=False)
-        if words[1:2] == [recipe.name]:
+        if name == named:
             check_config(words, recipe, own)
             command = make(recipe)
-        commands.add_subcommand(recipe.name, command, help=recipe.description)
+        commands.add_subcommand(name, command, help=recipe.description)
 
 
 def check_config(words: list[str], experiment: Any, own: set[str]) -> None:
@@ -116,11 +121,15 @@ def experiment_parser(experiment: Any) -> ArgumentParser:
     # fmt: off
     add = parser.add_argument
     add("--config", action="config", help="YAML file with any of these settings.")
-    add("--out", type=str, default=f"runs/{experiment.name}", help="Folder for everything the run writes.")
+    add("--out", type=str, default=_folder_of(experiment), help="Folder for everything the run writes.")
     add("--overwrite", action=ActionYesNo, default=False, help="Replace the run in the folder.")
     add("--resume", action=ActionYesNo, default=False, help="Resume the interrupted run in the folder.")
     # fmt: on
     return parser
+
+
+def _folder_of(experiment: Any) -> str:
+    return f"runs/{experiment.name.replace(':', '.')}"
 
 
 def add_settings(
@@ -158,9 +167,9 @@ def _names(experiment: Any) -> list[str]:
 
 def execute(settings: Namespace, words: list[str]) -> None:
     """Run the recipe with these settings and show the results."""
-    recipe, choices = RECIPES[settings.experiment], settings[settings.experiment]
+    recipe, choices = find_recipe(settings.experiment), settings[settings.experiment]
     chosen = with_settings(recipe, choices)
-    out = Path(choices.out or f"runs/{recipe.name}")
+    out = Path(choices.out or _folder_of(recipe))
     if choices.resume and not choices.overwrite and is_complete(out, chosen.identity):
         show(out)
         return

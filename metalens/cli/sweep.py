@@ -13,7 +13,7 @@ from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_sweep
 from metalens.cli.run import add_recipes, add_settings, with_settings
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import Recipe, find_recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
 from metalens.experiments.sweeps.trials import Pruner
@@ -40,7 +40,8 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     add("--config", action="config", help="YAML file with any of these settings.")
     add("--space", type=str, required=True, help="YAML file: settings and their values.")
     add("--trials", type=int, default=50, help="Number of trials, earlier ones included.")
-    add("--out", type=str, default=f"sweeps/{recipe.name}", help="Folder of the sweep, new or existing.")
+    add("--out", type=str, default=f"sweeps/{recipe.name.replace(':', '.')}",
+        help="Folder of the sweep, new or existing.")
     add("--pruner", type=Pruner, default="median",
         help="Which trials end early: those behind the median, those that halving drops, none.")
     add("--lost_after", type=float, default=LOST_AFTER,
@@ -53,7 +54,7 @@ def _parser(recipe: Recipe) -> ArgumentParser:
 def execute(settings: Namespace, words: list[str]) -> None:
     """Search, and show the results."""
     choices = settings[settings.recipe]
-    recipe = with_settings(RECIPES[settings.recipe], choices)
+    recipe = with_settings(find_recipe(settings.recipe), choices)
     if recipe.machine.workers == "ray":
         raise MetaLensError("A sweep runs on one machine; give a number of workers instead of ray.")
     space, out = read_space(Path(choices.space), recipe), Path(choices.out)

@@ -41,6 +41,7 @@ from metalens.io.files import new_folder
 from metalens.metrics import METRICS
 from metalens.objective import Objective
 from metalens.relations.relate import relate
+from metalens.specs.outside import named_by
 
 if TYPE_CHECKING:
     from metalens.estimators.adapted import AdaptedModel
@@ -234,20 +235,21 @@ class MetaEstimator(ComparedModels):
         folder = Path(folder)
         saved = read_model(folder, cls.__name__)
         try:
-            given = saved.facts["settings"].items()  # JSON has no tuples
-            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
-            model = cls(**settings)
-            model._restore(saved.facts)
-            model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
-            model.pooled_, model.n_folds_ = read_pooled(saved.facts), read_n_folds(saved.facts)
-            model.metric_ = model._choices[model.k_shot_].metric
-            trainees = model._trainees()
-            model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
-            for prefix, objective in model._objectives():
-                objective.load_state_dict(part(saved.tensors, prefix))
-            for choice in model._choices.values():
-                if not choice.weights or not choice.weights.keys() <= set(model._names()):
-                    raise ValueError(f"there is no model {', '.join(choice.weights)}")
+            with named_by(folder):
+                given = saved.facts["settings"].items()  # JSON has no tuples
+                settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
+                model = cls(**settings)
+                model._restore(saved.facts)
+                model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
+                model.pooled_, model.n_folds_ = read_pooled(saved.facts), read_n_folds(saved.facts)
+                model.metric_ = model._choices[model.k_shot_].metric
+                trainees = model._trainees()
+                model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
+                for prefix, objective in model._objectives():
+                    objective.load_state_dict(part(saved.tensors, prefix))
+                for choice in model._choices.values():
+                    if not choice.weights or not choice.weights.keys() <= set(model._names()):
+                        raise ValueError(f"there is no model {', '.join(choice.weights)}")
         except MALFORMED as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]

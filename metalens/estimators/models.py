@@ -120,11 +120,11 @@ def trained_on_tasks(baseline: str) -> str | None:
     if baseline == FEATURE_MEAN:
         return "LinearProbe"
     name = learner_call(baseline).name
-    if name not in LEARNERS:
+    if not LEARNERS.is_known(name):
         raise MetaLensError(
             f"There is no baseline {baseline!r}; choose from {', '.join((FEATURE_MEAN, *LEARNERS))}."
         )
-    cls = LEARNERS[name]
+    cls = LEARNERS.find(name)
     is_per_task = issubclass(cls, Baseline) and cls.prepare is Learner.prepare
     return None if is_per_task else baseline
 

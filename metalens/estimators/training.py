@@ -81,7 +81,7 @@ class Trainee:
     @property
     def kind(self) -> type[Learner]:
         """The class of the learner."""
-        return LEARNERS[learner_call(self.learner).name]
+        return LEARNERS.find(learner_call(self.learner).name)
 
     def build(self) -> list[Objective]:
         """Return a new objective for every seed; a single one of a baseline, which has no seeds."""

@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES
+from metalens.experiments import find_recipe
 from metalens.experiments.arms import Arm, arms_of
 from metalens.experiments.recipe import FIXED, Recipe
 from metalens.objective import Objective
 from metalens.regularizers.base import relation_of
 from metalens.specs.calls import build_regularizers
+from metalens.specs.outside import named_by
 from metalens.specs.settings import changed
 from metalens.statistics.arms import ARM
 
@@ -28,12 +29,12 @@ def recipe_of(manifest: dict[str, Any]) -> Recipe:
     """Return the recipe of a finished run with its settings.
 
     Raises:
-        MetaLensError: this version has no such recipe, or other settings.
+        MetaLensError: there is no such recipe, it is from a module that has not been imported, or this
+            version has other settings.
     """
     name, settings = manifest["recipe"], {**manifest["configuration"], "machine": manifest["machine"]}
-    if name not in RECIPES:
-        raise MetaLensError(f"The run is of the recipe {name!r}, which is not among {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]
+    with named_by("The manifest of the run"):
+        recipe = find_recipe(name)
     if unknown := settings.keys() - {field.name for field in fields(recipe)}:
         names = ", ".join(sorted(unknown))
         raise MetaLensError(f"The run is of another version of MetaLens: {name} has no {names}.")
@@ -87,7 +88,7 @@ def arm_of(recipe: Recipe, text: str | None) -> Arm:
     Raises:
         MetaLensError: no arm or several arms match.
 
-    >>> str(arm_of(RECIPES["demo"], "TRLearner")), str(arm_of(RECIPES["demo"], "0"))
+    >>> str(arm_of(find_recipe("demo"), "TRLearner")), str(arm_of(find_recipe("demo"), "0"))
     ('MAML + TRLearner', 'MAML')
     """
     arms = arms_of(recipe)
@@ -134,13 +135,13 @@ def command_of(recipe: Recipe) -> str:
     """Return the command that runs a recipe with its settings.
 
     >>> from dataclasses import replace
-    >>> demo = RECIPES["demo"]
+    >>> demo = find_recipe("demo")
     >>> command_of(replace(demo, steps=9, seeds=[0, 1], n_train_tasks=None))
     'metalens run demo --steps 9 --seeds 0 1 --n_train_tasks null'
     >>> command_of(replace(demo, machine=replace(demo.machine, compile=False)))
     'metalens run demo --machine.compile false'
     """
-    return shlex.join(["metalens", "run", recipe.name, *options_of(recipe, RECIPES[recipe.name])])
+    return shlex.join(["metalens", "run", recipe.name, *options_of(recipe, find_recipe(recipe.name))])
 
 
 def options_of(experiment: Any, default: Any, prefix: str = "") -> Sequence[str]:

@@ -1,10 +1,11 @@
-"""Learners, regularizers and samplers as text: `MAML(inner_lr=0.1)`, `TRLearner(weight=0.3)`.
+"""Learners, regularizers and samplers as text: `MAML(inner_lr=0.1)`, `my_module:Mine(weight=0.3)`.
 
 The text is parsed, never evaluated, and every setting is checked against the signature of its class.
 """
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +18,7 @@ from metalens.networks import Network
 from metalens.regularizers import Regularizer
 from metalens.relations import Relation
 from metalens.samplers import TaskSampler
+from metalens.specs.outside import Catalogue, plugins
 from metalens.specs.settings import typed_settings
 
 C = TypeVar("C")
@@ -31,13 +33,15 @@ def _exported(package: ModuleType, base: type[C]) -> dict[str, type[C]]:
     }
 
 
-LEARNERS: dict[str, type[Learner]] = _exported(learners, Learner)
-REGULARIZERS: dict[str, type[Regularizer]] = _exported(regularizers, Regularizer)
-SAMPLERS: dict[str, type[TaskSampler]] = _exported(samplers, TaskSampler)
-RELATIONS: dict[str, type[Relation]] = _exported(relations, Relation)
+LEARNERS = Catalogue("learner", Learner, _exported(learners, Learner))
+REGULARIZERS = Catalogue("regularizer", Regularizer, _exported(regularizers, Regularizer))
+SAMPLERS = Catalogue("task sampler", TaskSampler, _exported(samplers, TaskSampler))
+RELATIONS = Catalogue("relation", Relation, _exported(relations, Relation))
 
 _RELATION = "relation"  # the setting that is a call itself
 _NOT_SETTABLE = {"network", "loss"}  # these are no plain values
+_OUTSIDE = re.compile(r"(?<![\w.'\"])([A-Za-z_][\w.]*):([A-Za-z_]\w*)")  # module:name
+_COLON = "__colon__"  # in its place, so that Python can parse the text
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def parse_calls(text: str) -> list[Call]:
     if text == "none":
         return []
     try:
-        return _calls(ast.parse(text, mode="eval").body)
+        return _calls(ast.parse(_OUTSIDE.sub(rf"\1.{_COLON}.\2", text), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError):
         raise MetaLensError(
             f"Cannot read {text!r}; write a name, optionally with settings: Name(setting=value)."
@@ -79,17 +83,27 @@ def _calls(node: ast.expr) -> list[Call]:
     match node:
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return [*_calls(left), *_calls(right)]
-        case ast.Name(id=name):
-            return [Call(_spelled(name), {})]
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords) if all(k.arg for k in keywords):
+        case ast.Name() | ast.Attribute():
+            return [Call(_name(node), {})]
+        case ast.Call(func=func, args=[], keywords=keywords) if all(k.arg for k in keywords):
             settings = {str(k.arg): _value(str(k.arg), k.value) for k in keywords}
-            return [Call(_spelled(name), settings)]
+            return [Call(_name(func), settings)]
     raise ValueError
+
+
+def _name(node: ast.expr) -> str:
+    """Return the name of a class, with its module if it is from outside."""
+    if isinstance(node, ast.Name):
+        return _spelled(node.id)
+    module, marker, name = ast.unparse(node).partition(f".{_COLON}.")
+    if not marker:
+        raise ValueError
+    return f"{module}:{name}"
 
 
 def _spelled(name: str) -> str:
     """Return a name in the capitals of its class, which may have been added to its dictionary."""
-    known = {each.lower(): each for each in (*LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}
+    known = {each.lower(): each for each in (*plugins(), *LEARNERS, *REGULARIZERS, *SAMPLERS, *RELATIONS)}
     return known.get(name.lower(), name)
 
 
@@ -133,8 +147,8 @@ def sampler_call(text: str) -> Call:
     >>> str(sampler_call("HardMining( )"))
     'HardMining'
     """
-    call = _single(text, "task sampler")
-    _find(SAMPLERS, call.name, "task sampler")
+    call = _single(text, SAMPLERS.kind)
+    SAMPLERS.find(call.name)
     return call
 
 
@@ -179,7 +193,7 @@ def build_baseline(text: str, n_outputs: int, tuned: Callable[[str], dict[str, A
 
 def _learner(text: str, tuned: Callable[[str], dict[str, Any]]) -> tuple[type[Learner], dict[str, Any]]:
     call = learner_call(text)
-    cls = _find(LEARNERS, call.name, "learner")
+    cls = LEARNERS.find(call.name)
     return cls, _checked(cls, {**tuned(call.name), **call.settings})
 
 
@@ -189,8 +203,8 @@ def refuses_regularizers(text: str) -> bool:
     >>> refuses_regularizers("Reptile(inner_steps=3)"), refuses_regularizers("MAML")
     (True, False)
     """
-    names = [call.name for call in parse_calls(text) if call.name in LEARNERS]
-    return any(LEARNERS[name].regularizer_refusal is not None for name in names)
+    names = [call.name for call in parse_calls(text) if LEARNERS.is_known(call.name)]
+    return any(LEARNERS.find(name).regularizer_refusal is not None for name in names)
 
 
 def build_regularizers(text: str) -> list[Regularizer]:
@@ -200,7 +214,7 @@ def build_regularizers(text: str) -> list[Regularizer]:
         MetaLensError: a name or a setting is unknown or of a wrong type.
     """
     calls = parse_calls(text)
-    return [_built(_find(REGULARIZERS, call.name, "regularizer"), call.settings) for call in calls]
+    return [_built(REGULARIZERS.find(call.name), call.settings) for call in calls]
 
 
 def build_sampler(text: str) -> TaskSampler:
@@ -213,7 +227,7 @@ def build_sampler(text: str) -> TaskSampler:
     3
     """
     call = sampler_call(text)
-    return _built(SAMPLERS[call.name], call.settings)
+    return _built(SAMPLERS.find(call.name), call.settings)
 
 
 def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -225,21 +239,20 @@ def checked_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     >>> checked_settings("MAML", {"inner_lr": "1e-2"})
     {'inner_lr': 0.01}
     """
-    checked = _checked(_find({**LEARNERS, **REGULARIZERS, **SAMPLERS}, method, "method"), settings)
+    catalogues: list[Catalogue[Any]] = [LEARNERS, REGULARIZERS, SAMPLERS]
+    known = next((each for each in catalogues if each.is_known(method)), None)
+    if known is None:
+        names = ", ".join(name for each in catalogues for name in each)
+        raise MetaLensError(f"There is no method {method!r}; choose from {names}.")
+    checked = _checked(known.find(method), settings)
     return {name: str(value) if isinstance(value, Call) else value for name, value in checked.items()}
-
-
-def _find(catalogue: dict[str, type[C]], name: str, kind: str) -> type[C]:
-    if name not in catalogue:
-        raise MetaLensError(f"There is no {kind} {name!r}; choose from {', '.join(catalogue)}.")
-    return catalogue[name]
 
 
 def _built(cls: type[C], settings: dict[str, Any]) -> C:
     """Return an instance with checked settings; a relation among them is built as well."""
     checked = _checked(cls, settings)
     if call := checked.get(_RELATION):
-        checked[_RELATION] = _built(RELATIONS[call.name], call.settings)
+        checked[_RELATION] = _built(RELATIONS.find(call.name), call.settings)
     return cls(**checked)
 
 
@@ -252,6 +265,6 @@ def _checked(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
             raise MetaLensError(f"{cls.__name__} has no setting {_RELATION!r}.")
         value = settings[_RELATION]
         call = value if isinstance(value, Call) else _single(str(value), _RELATION)
-        relation = _find(RELATIONS, call.name, _RELATION)
+        relation = RELATIONS.find(call.name)
         checked[_RELATION] = Call(call.name, _checked(relation, call.settings))
     return {name: checked[name] for name in settings}

@@ -73,6 +73,9 @@ def changed(instance: T, settings: Mapping[str, Any]) -> T:
 def setting_types(cls: type) -> dict[str, Any]:
     """Return the type of every setting of a class, including those of `**settings: Unpack[...]`.
 
+    Where a class from elsewhere has no type hint, the default value tells the type; its `**settings` without
+    one are those of its parent.
+
     >>> from metalens import Related
     >>> setting_types(Related)["neighbors"]
     <class 'int'>
@@ -80,12 +83,27 @@ def setting_types(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     types: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD and name not in hints:
+            types = setting_types(_parent(cls)) | types
+        elif parameter.kind is parameter.VAR_KEYWORD:
             for options in get_args(hints[name]):  # none of `**kwargs: Any`, as of a plain `nn.Module`
                 types |= get_type_hints(options)
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            types[name] = hints[name]
+            types[name] = hints.get(name, _type_of(parameter.default))
     return types
+
+
+def _parent(cls: type) -> type:
+    """Return the class whose `__init__` follows that of a class."""
+    own = next(number for number, each in enumerate(cls.__mro__) if "__init__" in vars(each))
+    return cls.__mro__[own + 1]
+
+
+def _type_of(default: Any) -> Any:
+    """Return the type of a setting with this default."""
+    if default is None or default is inspect.Parameter.empty:
+        return Any
+    return float if type(default) is int else type(default)  # a weight of 1 may become 0.3
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from metalens.errors import MetaLensError
-from metalens.experiments import RECIPES, Recipe
+from metalens.experiments import Recipe, find_recipe
 from metalens.experiments.arms import arms_of
 from metalens.experiments.recipe import FIXED
 from metalens.io.yaml import read_yaml
@@ -106,7 +106,7 @@ def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) ->
         raise MetaLensError(f"{place} names sizes that the suite does not have: {', '.join(unknown)}.")
     if size not in only:
         return None
-    name = content.get("name", content["recipe"])
+    name = content.get("name", content["recipe"].replace(":", "."))
     if not _NAME.fullmatch(name):
         raise MetaLensError(f"{place}: its name becomes a folder, so letters, digits and .-_, got {name!r}.")
     sources = [suite.get("settings", {}), content.get("settings", {})]
@@ -122,9 +122,7 @@ def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) ->
 
 def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
     """Return a recipe with other settings, after checking them."""
-    if name not in RECIPES:
-        raise MetaLensError(f"There is no recipe {name!r}; choose from {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
     known = [field.name for field in fields(recipe) if field.name not in (*FIXED, "machine")]
     for setting, value in settings.items():
         if setting == "machine":
