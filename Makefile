@@ -11,7 +11,7 @@ BENCH_READY := .venv-bench/.ready
 TABLES := .venv-tables/bin
 TABLES_READY := .venv-tables/.ready
 
-.PHONY: demo test test-full doctest coverage format lint docs bench bench-tables clean
+.PHONY: demo test test-full doctest coverage format lint docs bench bench-tables gpu clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
@@ -50,6 +50,10 @@ docs: $(READY)
 # Writes the tables of paper/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
 bench: $(BENCH_READY)
 	$(BENCH)/python -m tools.speed
+
+# On a machine with a GPU: writes the table of docs/explanation/performance.md, in at most eight minutes.
+gpu: $(BENCH_READY)
+	$(BENCH)/python -m tools.gpu
 
 # Writes docs/benchmark-tables.md, in hours, and goes on where it was stopped; for a look, OPTIONS=--quick.
 bench-tables: $(TABLES_READY)

@@ -88,6 +88,18 @@ def test_a_wide_table_has_the_tasks_of_the_long_one(kind, by_name, tmp_path):
         torch.testing.assert_close(tasks.batch(range(4)), long.batch(range(4)))
 
 
+def test_a_pivot_table_is_read_as_it_is():
+    frame = panel()
+    long = melted(frame, assays())
+    pivot = long.assign(dose=long.dose.round(2)).pivot_table(index="dose", columns="task", values="value")
+    tasks = TableTasks(pivot, wide=pivot.columns, inputs=["dose"], **SIZES)
+    again = TableTasks(pivot, wide=True, inputs=["dose"], **SIZES)
+    assert tasks.task_names == again.task_names
+    torch.testing.assert_close(tasks[1], again[1])
+    assert tasks.encoding is not None
+    assert tasks.encoding.names == ("dose",)
+
+
 def test_empty_cells_are_left_out_and_counted():
     frame = panel(3, 4, 0.0).assign(**{"NR-00": np.nan})
     frame.loc[1, "NR-01"] = np.nan

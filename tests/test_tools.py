@@ -25,6 +25,7 @@ def test_the_methods_are_found_by_their_exports():
         "communication",
         "correctness",
         "fuzz.__main__",
+        "gpu",
         "precision",
         "render_poses",
         "speed.__main__",

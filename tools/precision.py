@@ -116,20 +116,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Task]]] = {
 }
 
 
-def gradient(make: Callable[[], nn.Module], tasks: Task, precision: str, seed: int) -> Tensor:
+def gradient(
+    make: Callable[[], nn.Module], tasks: Task, precision: str, seed: int, device: str = "cpu"
+) -> Tensor:
     """Return the meta-gradient as `fit` computes it, in double precision."""
     scale = 2.0**16 if precision == "16-mixed" else 1.0
     while True:
         # Fabric has no 16-mixed for a CPU of itself.
-        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        plugin = MixedPrecision("16-mixed", device, torch.amp.GradScaler(device, init_scale=scale))
         how = {"plugins": [plugin]} if precision == "16-mixed" else {"precision": precision}
-        fabric = Fabric(accelerator="cpu", devices=1, **how)
+        fabric = Fabric(accelerator=device, devices=1, **how)
         torch.manual_seed(seed)
         module = fabric.setup_module(make())
         dtype = torch.float64 if precision == "64-true" else torch.float32
-        fabric.backward(outer_loss(module(place(tasks, torch.device("cpu"), dtype))))
+        fabric.backward(outer_loss(module(place(tasks, torch.device(device), dtype))))
         slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
-        slope = torch.cat([part.flatten().double() for part in slopes]) / scale
+        slope = torch.cat([part.flatten().double().cpu() for part in slopes]) / scale
         if slope.isfinite().all() or scale <= 1:
             return slope
         scale /= 2  # as the scaler does after a step that it leaves out

@@ -127,8 +127,9 @@ class MetaClassifier(MetaEstimator):
         Args:
             data: a table as for `MetaRegressor.fit`; or the path of a directory or zip file with a
                 folder of images for each class, see `ImageFolders`.
-            target: the column with the classes; `None` for images.
-            task: the column that names the task of a row; `None` if tasks are subsets of the classes.
+            target: the column with the classes; `None` for images, and with `wide`.
+            task: the column that names the task of a row; `None` if tasks are subsets of the classes, and
+                with `wide`.
             new_classes: whether each task of the column has its own classes, or all share theirs.
             image_size: height and width in pixels to which images are resized, at least 16; time is
                 proportional to their area.
@@ -152,7 +153,7 @@ class MetaClassifier(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
-        if target is None and not columns.get("wide"):
+        if target is None and columns.get("wide", False) is False:
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")

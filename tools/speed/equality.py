@@ -81,7 +81,7 @@ class Reference:
 
 def flat(tensors: list[Tensor]) -> Tensor:
     """Return all numbers in one row."""
-    return torch.cat([t.double().flatten() for t in tensors])
+    return torch.cat([t.double().flatten().cpu() for t in tensors])
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metalens import Task
+from metalens.tasks import place
 from tools.speed.workloads import OUTER_LR, Workload
 
 OURS = "MetaLens"  # begins the names of our own
@@ -70,15 +71,10 @@ class Implementation(ABC):
 class TorchImplementation(Implementation):
     """With Adam of PyTorch outside."""
 
-    def __init__(self, workload: Workload, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, workload: Workload, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         self.workload = workload
-        self.tasks = Task(
-            *(
-                type(part)(*(t.to(dtype) if t.is_floating_point() else t for t in part))
-                for part in workload.tasks()[:2]
-            )
-        )
-        self.module = self.make_module().to(dtype)
+        self.tasks = Task(*place(workload.tasks()[:2], torch.device(device), dtype))
+        self.module = self.make_module().to(device, dtype)
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=OUTER_LR, fused=True)
 
     def make_module(self) -> nn.Module:

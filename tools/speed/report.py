@@ -13,15 +13,15 @@ from tools.speed.equality import STEPS, TOLERANCES
 from tools.speed.implementation import OURS
 from tools.speed.workloads import WORKLOADS
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 FIGURE = "images/speed.svg"  # in paper/
 
 
-def replace_tables(page: Path, tables: str) -> None:
-    """Put the tables between the two markers of a page, whatever was there."""
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
+def replace_tables(page: Path, tables: str, name: str = "bench") -> None:
+    """Put the tables between the two markers of a page with this name, whatever was there."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}", encoding="utf-8")
 
 
 def origin(facts: dict[str, str], date: str, command: str) -> list[str]:

@@ -136,6 +136,8 @@ class Columns:
 
     def _name_roles(self) -> None:
         """Name the task and the target of a wide table, and refuse a table without."""
+        if not isinstance(self.wide, bool):
+            object.__setattr__(self, "wide", tuple(self.wide))  # of an index of pandas, too
         if not self.wide:
             if self.target == "":
                 raise MetaLensError(
