@@ -96,7 +96,7 @@ def _name(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return _spelled(node.id)
     module, marker, name = ast.unparse(node).partition(f".{_COLON}.")
-    if not marker:
+    if not marker or not name.isidentifier():
         raise ValueError
     return f"{module}:{name}"
 

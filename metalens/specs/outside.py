@@ -62,11 +62,10 @@ def imported(reference: str) -> Any:
             f"{file} names {reference!r}, and files do not decide what is imported; if you trust the module, "
             f"import {module} first, on the command line by `metalens --import {module} ...`."
         )
-    try:
-        found = import_user_module(module)
-        return getattr(found, name)
-    except AttributeError:
-        raise MetaLensError(f"The module {module} has no {name!r}; correct {reference!r}.") from None
+    found = import_user_module(module)
+    if not hasattr(found, name):
+        raise MetaLensError(f"The module {module} has no {name}; correct {reference!r}.")
+    return getattr(found, name)
 
 
 def import_user_module(name: str) -> Any:

@@ -4,7 +4,10 @@
 test its own, and raise an `AssertionError` that says what does not hold. `learner_checks` and its siblings
 yield the checks one by one, for example as the cases of a parametrized test:
 
-    @pytest.mark.parametrize("check", learner_checks(lambda: MyLearner(mlp(5, 3))), ids=str)
+    def make():
+        return MyLearner(mlp(5, 3, activation=nn.Softplus))  # smooth, for finite differences
+
+    @pytest.mark.parametrize("check", learner_checks(make), ids=str)
     def test_my_learner(check):
         check()
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metalens.learners import Learner, NetworkLearner
 from metalens.networks.norm import uses_batch_statistics
+from metalens.relations.vectors import task_vectors, vector_length
 from metalens.tasks import Examples, Task
 from metalens.testing.checks import Check, random_tasks, run_checks
 from metalens.testing.objectives import Subject, assert_close, objective_checks, permuted, support_of
@@ -21,13 +22,15 @@ def check_learner(
     vectorizes: bool = True,
     trains: bool = True,
     exact_gradient: bool = True,
+    adapts: bool = True,
 ) -> list[str]:
     """Check that a learner keeps the contract of all learners.
 
     Losses and gradients of `vmap`, of chunks of tasks and of a loop are equal; the gradient is that of finite
     differences; training changes nothing in place and reaches every parameter; the order of tasks does not
     matter, nor whether a task comes alone or in a batch, nor whether a graph is recorded; a `state_dict`
-    holds all state; hidden activations give the same predictions; and `min_support` examples are enough.
+    holds all state; hidden activations give the same predictions; `min_support` examples are enough; and the
+    support decides what is predicted.
     Everything is computed in double precision, within seconds for a small network. Meanwhile
     `torch.rand_like` returns numbers that depend on the shape alone, as two plans draw in a different order.
 
@@ -39,6 +42,7 @@ def check_learner(
         vectorizes: whether it works under `torch.vmap`.
         trains: whether it has meta-parameters that learn from the outer loss.
         exact_gradient: whether its gradient is that of the outer loss; a first-order learner's is not.
+        adapts: whether its predictions depend on the support; one model for all tasks' do not.
 
     Returns:
         The names of the checks that apply; all hold.
@@ -52,7 +56,7 @@ def check_learner(
     >>> held[:2]
     ['vmap_and_chunks_equal_loop', 'gradient_equals_finite_difference']
     """
-    claims = {"vectorizes": vectorizes, "trains": trains, "exact_gradient": exact_gradient}
+    claims = {"vectorizes": vectorizes, "trains": trains, "exact_gradient": exact_gradient, "adapts": adapts}
     return run_checks(learner_checks(factory, tasks=tasks, **claims))
 
 
@@ -63,6 +67,7 @@ def learner_checks(
     vectorizes: bool = True,
     trains: bool = True,
     exact_gradient: bool = True,
+    adapts: bool = True,
 ) -> Iterator[Check]:
     """Yield the checks of `check_learner`, to run one by one.
 
@@ -79,7 +84,10 @@ def learner_checks(
         evaluation_without_a_graph_gives_the_same_predictions,
         hidden_activations_lead_to_the_same_predictions,
         fewest_support_examples_are_enough,
+        task_vectors_have_their_lengths,
     )
+    if adapts:
+        yield from subject.checks(the_support_decides_the_predictions)
 
 
 def permuting_tasks_permutes_predictions(subject: Subject) -> None:
@@ -131,6 +139,37 @@ def fewest_support_examples_are_enough(subject: Subject) -> None:
         expected = predict(learner, support_of(tasks, 0), tasks.query.x[0])
     assert predictions.shape == expected.shape, "Predictions must have the same shape with few examples."
     assert predictions.isfinite().all(), "Predictions must be finite with min_support examples."
+
+
+def the_support_decides_the_predictions(subject: Subject) -> None:
+    """With the support of another task, the predictions for the same inputs are others; so adaptation acts."""
+    learner, tasks = subject.objective().eval().learner, subject.tasks
+    support, other, x = support_of(tasks, 0), support_of(tasks, 1), tasks.query.x[0]
+    start = learner.adapted_parameters()
+    with torch.no_grad():
+        own, of_other = predict(learner, support, x), predict(learner, other, x)
+        state = learner.adapt(support)
+    assert not torch.allclose(own, of_other, rtol=1e-6, atol=1e-9), (
+        "Adapting to other examples must change the predictions; pass adapts=False if it is not meant to."
+    )
+    moved = [name for name, value in start.items() if not torch.equal(state[name], value)]
+    assert moved or not start, "Adaptation must move some of the adapted_parameters()."
+
+
+def task_vectors_have_their_lengths(subject: Subject) -> None:
+    """The vectors by which tasks are related are finite and as long as the learner says."""
+    learner, tasks = subject.objective().eval().learner, subject.tasks
+    if not isinstance(learner, NetworkLearner):
+        raise SkipTest("It has no network.")
+    adapted = subject.adapted(learner, tasks)
+    kinds = ["features", "labeled", *(["adaptation"] if learner.adapted_parameters() else [])]
+    for kind in kinds:
+        vectors = task_vectors(adapted, kind).detach()
+        assert vectors.shape[::2] == (len(tasks.query.x), vector_length(learner, kind)), (
+            f"Task vectors of {kind} must be (tasks, slots, {vector_length(learner, kind)}), got "
+            f"{tuple(vectors.shape)}."
+        )
+        assert vectors.isfinite().all(), f"Task vectors of {kind} must be finite."
 
 
 def predict(learner: Learner, support: Examples, x: Tensor) -> Tensor:

@@ -179,7 +179,8 @@ def gradient_equals_finite_difference(subject: Subject) -> None:
     slope = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
     difference = _central_difference(objective, tasks, parameters, direction)
     message = (
-        "The gradient must be that of the outer loss; pass exact_gradient=False if it is not meant to be."
+        "The gradient must be that of the outer loss; pass exact_gradient=False if it is not meant to be, "
+        "and use a smooth activation such as Softplus, as kinks spoil finite differences."
     )
     assert_close(slope, difference, message, rtol=1e-6, atol=1e-8)
 
