@@ -74,6 +74,7 @@ class LearnerEntry:
     random: bool = False  # draws random numbers at every step
     vectorizes: bool = True  # others loop over tasks, whatever the network
     prepares: bool = False  # refuses to adapt before it has seen training tasks
+    adapts: bool = True  # others predict the same whatever the support
 
 
 def maml_plus_plus(network: Network) -> Learner:
@@ -83,8 +84,9 @@ def maml_plus_plus(network: Network) -> Learner:
 
 
 def baseline(
-    cls: Callable[..., Baseline], *, classifier: bool = False, prepares: bool = False, **settings: Any
-) -> LearnerEntry:
+    cls: Callable[..., Baseline], *, classifier: bool = False, prepares: bool = False, adapts: bool = True,
+    **settings: Any,
+) -> LearnerEntry:  # fmt: skip
     return LearnerEntry(
         lambda network: cls(network.n_outputs, **settings).double(),
         classifier=classifier,
@@ -93,6 +95,7 @@ def baseline(
         trains=False,
         vectorizes=False,
         prepares=prepares,
+        adapts=adapts,
     )
 
 
@@ -133,16 +136,16 @@ LEARNERS = {
     "GaussianProcess": baseline(GaussianProcess),
     "ProfileRidge": baseline(ProfileRidge),
     "MixedModel": baseline(MixedModel, prepares=True, n_tasks=20),
-    "Boosting": baseline(Boosting, prepares=True, n_tasks=20, max_rounds=5),
+    "Boosting": baseline(Boosting, prepares=True, adapts=False, n_tasks=20, max_rounds=5),
     "Shrunken": baseline(Shrunken, prepares=True, n_tasks=20, mean="linear"),
     "ResidualGP": baseline(ResidualGP, prepares=True, n_tasks=20, mean="linear"),
     "MultiTaskGP": baseline(MultiTaskGP),
-    "JointModel": LearnerEntry(JointModel, gradient_steps=False),
+    "JointModel": LearnerEntry(JointModel, gradient_steps=False, adapts=False),
     "NearestCentroid": baseline(NearestCentroid, classifier=True),
     "LogisticRegression": baseline(LogisticRegression, classifier=True),
     "RandomForest": baseline(RandomForest, n_trees=3),
-    "SeasonalBoosting": baseline(SeasonalBoosting, prepares=True, n_tasks=20, max_rounds=5),
-    "SeasonalNaive": baseline(SeasonalNaive),
+    "SeasonalBoosting": baseline(SeasonalBoosting, prepares=True, adapts=False, n_tasks=20, max_rounds=5),
+    "SeasonalNaive": baseline(SeasonalNaive, adapts=False),
 }
 
 # Further settings of learners, without rival regularizers.

@@ -74,7 +74,7 @@ class Case:
             "exact_gradient": self.entry.exact_gradient,
         }
         if self.regularizer == "none":
-            return learner_checks(self.build, trains=self.entry.trains, **claims)
+            return learner_checks(self.build, trains=self.entry.trains, adapts=self.entry.adapts, **claims)
         entry = self.regularizer_entry
         return regularizer_checks(
             lambda learner: self.regularize(learner)[0],

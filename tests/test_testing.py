@@ -128,6 +128,27 @@ class Branching(ProtoNet):
         return logits if logits.sum().item() > 0 else 2 * logits
 
 
+class Deaf(ANIL):
+    """Its inner loop ends where it began."""
+
+    def adapt_encoded(self, z, y):
+        return self.initial_state(z, y)
+
+
+class Hidden(ANIL):
+    """Its inner loop moves what predictions do not read, as forgotten context parameters."""
+
+    def predict_encoded(self, state, z):
+        return super().predict_encoded(self.initial_state(z, z), z)
+
+
+class Endless(ANIL):
+    """The features by which tasks are related are not finite."""
+
+    def features(self, z):
+        return super().features(z) / 0
+
+
 class Training(ProtoNet):
     """In training it predicts something else, which is no mistake."""
 
@@ -158,6 +179,9 @@ TOUCHES = "training_touches_nothing_and_reaches_every_parameter"
         (Watched, "evaluation_without_a_graph_gives_the_same_predictions", "must not require a gradient"),
         (Surface, "hidden_activations_lead_to_the_same_predictions", "after 0 stages"),
         (Branching, "vmap_and_chunks_equal_loop", "cannot be vectorized"),
+        (Deaf, "the_support_decides_the_predictions", "must change the predictions"),
+        (Hidden, "the_support_decides_the_predictions", "must change the predictions"),
+        (Endless, "task_vectors_have_their_lengths", "Task vectors of features must be finite"),
     ],
 )
 def test_a_broken_learner_is_found(learner, check, words):
@@ -168,7 +192,7 @@ def test_a_broken_learner_is_found(learner, check, words):
 
 def test_a_sound_learner_passes_and_claims_leave_checks_out():
     held = check_learner(lambda: Training(network()))
-    assert len(held) == len(set(held)) == 11
+    assert len(held) == len(set(held)) == 13
     assert check_learner(lambda: MAML(network(), first_order=True), exact_gradient=False)
     with pytest.raises(AssertionError, match="must be that of the outer loss"):
         check_learner(lambda: Detached(network()))

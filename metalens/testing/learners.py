@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalens.learners import Learner, NetworkLearner
 from metalens.networks.norm import uses_batch_statistics
-from metalens.relations.vectors import task_vectors, vector_length
+from metalens.relations.vectors import TaskVector, task_vectors, vector_length
 from metalens.tasks import Examples, Task
 from metalens.testing.checks import Check, random_tasks, run_checks
 from metalens.testing.objectives import Subject, assert_close, objective_checks, permuted, support_of
@@ -142,9 +142,10 @@ def fewest_support_examples_are_enough(subject: Subject) -> None:
 
 
 def the_support_decides_the_predictions(subject: Subject) -> None:
-    """With the support of another task, the predictions for the same inputs are others; so adaptation acts."""
+    """With the support of another task, the predictions for the same inputs are others."""
     learner, tasks = subject.objective().eval().learner, subject.tasks
-    support, other, x = support_of(tasks, 0), support_of(tasks, 1), tasks.query.x[0]
+    support, x = support_of(tasks, 0), tasks.query.x[0]
+    other = Examples(*(tensor[:-1] for tensor in support_of(tasks, 1)))  # whose mean is another, too
     start = learner.adapted_parameters()
     with torch.no_grad():
         own, of_other = predict(learner, support, x), predict(learner, other, x)
@@ -162,8 +163,8 @@ def task_vectors_have_their_lengths(subject: Subject) -> None:
     if not isinstance(learner, NetworkLearner):
         raise SkipTest("It has no network.")
     adapted = subject.adapted(learner, tasks)
-    kinds = ["features", "labeled", *(["adaptation"] if learner.adapted_parameters() else [])]
-    for kind in kinds:
+    kinds: tuple[TaskVector, ...] = ("features", "labeled", "adaptation")
+    for kind in kinds if learner.adapted_parameters() else kinds[:2]:
         vectors = task_vectors(adapted, kind).detach()
         assert vectors.shape[::2] == (len(tasks.query.x), vector_length(learner, kind)), (
             f"Task vectors of {kind} must be (tasks, slots, {vector_length(learner, kind)}), got "
