@@ -156,6 +156,9 @@ LEARNER_VARIANTS = {
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
     ),
+    "MAML-weights": LearnerEntry(
+        lambda network: MAML(network, inner_lr=0.1, inner_steps=2, adapting="weight")
+    ),
     "MAML-momentum": LearnerEntry(
         lambda network: MAML(network, inner_lr=0.1, inner_steps=3, inner_momentum=0.9, inner_clip=0.3)
     ),

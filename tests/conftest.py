@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 import torch
 from combinations import MEANINGFUL, REFUSED
+from small_timm import stand_in_for_timm
 
 from metalens.cli import main
 
@@ -93,3 +95,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"Contract suite: {len(MEANINGFUL)} combinations of learner, regularizer, network and kind of task "
         f"tested, {len(REFUSED)} without a meaning asserted to be refused."
     )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A stand-in for timm, imported in its place."""
+    module = stand_in_for_timm()
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return module

@@ -24,4 +24,4 @@ class ANIL(GradientLearner):
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         head = self.network.head.named_parameters(prefix="head")
-        return {name: p for name, p in head if name in self.trainable}
+        return {name: p for name, p in head if name in self.trainable and self.is_selected(name)}

@@ -19,6 +19,7 @@ from metalens.networks import Network
 from metalens.networks.functional import functional_call
 
 StepSizes = Mapping[str, Tensor | float]
+Adapting = str | Callable[[str], bool]
 
 
 class InnerSettings(TypedDict, total=False):
@@ -31,6 +32,7 @@ class InnerSettings(TypedDict, total=False):
     inner_optimizer: InnerOptimizerName
     inner_momentum: float
     inner_clip: float | None
+    adapting: Adapting | None
     loss: Loss
 
 
@@ -50,6 +52,9 @@ class GradientLearner(NetworkLearner):
         inner_optimizer: `"sgd"` or `"adam"`, see `InnerOptimizer`.
         inner_momentum: momentum of the inner optimizer; beta_1 of Adam.
         inner_clip: largest norm of the inner gradient, or `None` for no limit.
+        adapting: of the parameters that the method adapts, only those whose names contain this text, such as
+            `"lora_"`, or for which a function of the name is true. The outer loop trains the others, unless
+            they are frozen.
         loss: see `Learner`.
 
     Attributes:
@@ -73,6 +78,7 @@ class GradientLearner(NetworkLearner):
         inner_optimizer: InnerOptimizerName = "sgd",
         inner_momentum: float = 0.0,
         inner_clip: float | None = None,
+        adapting: Adapting | None = None,
         loss: Loss = task_loss,
     ) -> None:
         check_positive(self, inner_lr=inner_lr)
@@ -82,6 +88,7 @@ class GradientLearner(NetworkLearner):
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
         self.inner_optimizer = InnerOptimizer(inner_optimizer, inner_momentum, inner_clip)
+        self.adapting = adapting
         super().__init__(network, loss=loss)
 
     def set_network(self, network: Network) -> None:
@@ -92,10 +99,22 @@ class GradientLearner(NetworkLearner):
             )
         super().set_network(network)
         if not self.adapted_parameters():
+            if self.adapting is not None:
+                names = ", ".join(name for name, _ in network.named_parameters())
+                raise MetaLensError(
+                    f"{type(self).__name__} has nothing to adapt: adapting={self.adapting!r} selects none of "
+                    f"the parameters that it could adapt; the network has {names}."
+                )
             raise MetaLensError(
                 f"{type(self).__name__} has nothing to adapt: the parameters that its inner loop changes are "
                 "frozen, or belong to stages that all tasks share."
             )
+
+    def is_selected(self, name: str) -> bool:
+        """Return whether `adapting` selects a parameter of the network."""
+        if self.adapting is None:
+            return True
+        return self.adapting in name if isinstance(self.adapting, str) else self.adapting(name)
 
     @property
     def detaches_gradients(self) -> bool:

@@ -24,4 +24,4 @@ class MAML(GradientLearner):
 
     def adapted_parameters(self) -> dict[str, nn.Parameter]:
         unshared = self.network.unshared_parameters()
-        return {name: p for name, p in unshared.items() if name in self.trainable}
+        return {name: p for name, p in unshared.items() if name in self.trainable and self.is_selected(name)}

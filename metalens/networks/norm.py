@@ -8,6 +8,8 @@ single ones, `normalizing.batch_norm`, and group normalization. Elsewhere the fu
 """
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,18 @@ class _SafeBatchNorm(_BatchNorm):
         return _batch_norm(input, self.weight, self.bias, self.eps)
 
 
+class _FixedNorm(_BatchNorm):
+    """Batch or instance normalization by running statistics that stay."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None  # by `make_norms_safe`
+        assert self.running_var is not None
+        shape = (-1, *[1] * (input.dim() - 2))
+        scale = (self.running_var + self.eps).rsqrt().view(shape)
+        x = (input - self.running_mean.view(shape)) * scale
+        return _channel_affine(x, self.weight, self.bias)
+
+
 class _SafeInstanceNorm(_InstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
         x = F.group_norm(input, input.shape[1], eps=self.eps)  # each channel is a group
@@ -94,7 +108,7 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
     (True, False)
     """
     is_norm = isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm)
-    return is_norm and not isinstance(layer, _SafeBatchNorm | _SafeInstanceNorm | _SafeLayerNorm)
+    return is_norm and not isinstance(layer, _FixedNorm | _SafeBatchNorm | _SafeInstanceNorm | _SafeLayerNorm)
 
 
 def uses_batch_statistics(layer: nn.Module) -> bool:
@@ -103,14 +117,33 @@ def uses_batch_statistics(layer: nn.Module) -> bool:
     >>> uses_batch_statistics(TransductiveBatchNorm(4)), uses_batch_statistics(nn.GroupNorm(2, 4))
     (True, False)
     """
-    return isinstance(layer, TransductiveBatchNorm | _BatchNorm)
+    own = isinstance(layer, TransductiveBatchNorm | _BatchNorm)
+    return own and not isinstance(layer, _FixedNorm) and getattr(layer, "running_mean", None) is None
 
 
-def make_norms_safe(module: nn.Module) -> None:
+def has_learned_statistics(module: nn.Module) -> bool:
+    """Return whether a normalization of a module has running statistics of data that it has seen.
+
+    >>> layer = nn.BatchNorm1d(4)
+    >>> before, _ = has_learned_statistics(layer), layer(torch.randn(8, 4))
+    >>> before, has_learned_statistics(layer)
+    (False, True)
+    """
+    return any(
+        isinstance(layer, _BatchNorm | _InstanceNorm)
+        and layer.running_mean is not None
+        and layer.running_var is not None
+        and not (layer.running_mean.eq(0).all() and layer.running_var.eq(1).all())
+        for layer in module.modules()
+    )
+
+
+def make_norms_safe(module: nn.Module, *, keeps_statistics: bool = False) -> None:
     """Replace the stock normalization layers of a module, in place, by ones that are right when adapted.
 
     Parameters, their names and attributes stay. Batch and instance normalization, and layers derived from
-    them, lose their running statistics and use those of the current set.
+    them, lose their running statistics and use those of the current set; or, with `keeps_statistics`, use
+    the running ones as in evaluation, in training too.
 
     >>> module = nn.Sequential(nn.BatchNorm1d(4))
     >>> make_norms_safe(module)
@@ -118,11 +151,23 @@ def make_norms_safe(module: nn.Module) -> None:
     ['0.bias', '0.weight']
     """
     for layer in module.modules():
+        keeps = keeps_statistics and getattr(layer, "track_running_stats", False)
         if type(layer) in _SAFE:
-            layer.__class__ = _SAFE[type(layer)]
-        if isinstance(layer, _BatchNorm | _InstanceNorm):
+            layer.__class__ = _FixedNorm if keeps else _SAFE[type(layer)]
+        elif keeps and isinstance(layer, _BatchNorm | _InstanceNorm):  # a derived one
+            frozen: Any = layer
+            frozen.train = partial(_stay_in_evaluation, layer)
+            frozen.train()
+        if not keeps and isinstance(layer, _BatchNorm | _InstanceNorm):
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+def _stay_in_evaluation(layer: nn.Module, mode: bool = True) -> nn.Module:
+    layer.training = False
+    for child in layer.children():
+        child.train(mode)
+    return layer
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:

@@ -49,11 +49,11 @@ class _SafeAttention(nn.MultiheadAttention):
         return output, weights if need_weights else None
 
 
-def make_safe(module: nn.Module) -> None:
+def make_safe(module: nn.Module, *, keeps_statistics: bool = False) -> None:
     """Replace the layers of a module, in place, whose derivatives or state would be wrong when adapted.
 
-    Parameters, their names and attributes stay. Normalization layers lose their running statistics, and
-    spectral normalization the vectors of its power iteration.
+    Parameters, their names and attributes stay. Normalization layers lose their running statistics, unless
+    `keeps_statistics`, and spectral normalization the vectors of its power iteration.
 
     >>> from torch.nn.utils.parametrizations import weight_norm
     >>> module = nn.Sequential(weight_norm(nn.Linear(4, 5)))
@@ -61,7 +61,7 @@ def make_safe(module: nn.Module) -> None:
     >>> is_unsafe(module[0].parametrizations.weight[0])
     False
     """
-    make_norms_safe(module)
+    make_norms_safe(module, keeps_statistics=keeps_statistics)
     for layer in module.modules():
         if type(layer) is _WeightNorm:
             layer.__class__ = _SafeWeightNorm

@@ -2,13 +2,19 @@
 
 import importlib
 from difflib import get_close_matches
+from os import PathLike
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
-from metalens.networks.wrap import wrap
+from metalens.networks.state import first_sentence
+from metalens.networks.wrap import NormStatistics, wrap
 
 
 def timm_model(
@@ -16,6 +22,8 @@ def timm_model(
     n_way: int = 5,
     *,
     pretrained: bool = False,
+    weights: str | PathLike[str] | None = None,
+    norm_statistics: NormStatistics | None = None,
     in_channels: int = 3,
     image_size: int | None = None,
 ) -> Network:
@@ -24,7 +32,10 @@ def timm_model(
     Args:
         name: one of `timm.list_models()`, for example `"resnet18"`.
         n_way: classes of a task.
-        pretrained: load weights; they expect images normalized as the model's `pretrained_cfg` says.
+        pretrained: download weights; they expect images normalized as the model's `pretrained_cfg` says.
+        weights: file of pretrained weights of this model, `.safetensors` or of PyTorch; its head is left out
+            if it has another number of classes.
+        norm_statistics: see `wrap`; by default `"pretrained"` with pretrained weights, else `"task"`.
         in_channels: channels of the images.
         image_size: height and width of the images; by default those of the model. For a model without a fixed
             size it matters only to the check in `wrap`, which is faster on small images.
@@ -40,7 +51,7 @@ def timm_model(
     512
 
     Source: R. Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
-    Deviation: batch normalization uses the statistics of the current set, also with pretrained weights.
+    Deviation: without pretrained weights, batch normalization uses the statistics of the current set.
     """
     if n_way < 2:
         raise MetaLensError(f"n_way must be at least 2, got {n_way}.")
@@ -79,4 +90,28 @@ def timm_model(
     head = next((path for path, layer in model.named_modules() if layer is classifier), None)
     if head is None:
         raise MetaLensError(f"timm's {name!r} has no single layer as its head; choose another model.")
-    return wrap(model, head, torch.randn(4, in_channels, *size))
+    if weights is not None:
+        _load(model, Path(weights), head)
+    usual = "task" if weights is None and not pretrained else "pretrained"
+    example = torch.randn(4, in_channels, *size)
+    return wrap(model, head, example, norm_statistics=norm_statistics or usual)
+
+
+def _load(model: nn.Module, path: Path, head: str) -> None:
+    """Load weights from a file into a model, but for a head of another size."""
+    try:
+        is_pickle = path.suffix != ".safetensors"
+        state = torch.load(path, weights_only=True, map_location="cpu") if is_pickle else load_file(path)
+        own = model.state_dict()
+        fitting = {n: t for n, t in state.items() if not n.startswith(f"{head}.") or own[n].shape == t.shape}
+        missing, unexpected = model.load_state_dict(fitting, strict=False)
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError, AttributeError, KeyError) as error:
+        raise MetaLensError(
+            f"{path} does not hold weights of {type(model).__name__} ({first_sentence(error)}); give a file "
+            "of a state_dict of this model."
+        ) from error
+    if lost := [*(name for name in missing if not name.startswith(f"{head}.")), *unexpected]:
+        raise MetaLensError(
+            f"{path} does not hold weights of {type(model).__name__}: {', '.join(lost[:3])} and so on differ "
+            "from the model's; give a file of a state_dict of this model."
+        )

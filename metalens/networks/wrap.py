@@ -9,6 +9,7 @@ to call, so that no custom layer can hide a trap.
 
 import copy
 import warnings
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from metalens.batching import is_transformed
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
 from metalens.networks.measure import measure
+from metalens.networks.norm import has_learned_statistics
 from metalens.networks.safe import make_safe
 from metalens.networks.state import FAILURES, check_copyable, first_sentence
 
@@ -44,7 +46,12 @@ class WrappedNetwork(Network):
                     del own[name]
 
 
-def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
+NormStatistics = Literal["task", "pretrained"]
+
+
+def wrap(
+    module: nn.Module, head: str, example: Tensor, *, norm_statistics: NormStatistics | None = None
+) -> Network:
     """Turn a copy of a module into a `Network`.
 
     Args:
@@ -52,13 +59,16 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
             predictions `(n, c, ...)`, as of every pixel, whose head reads feature maps of one size.
         head: name of the head, for example `"fc"` or `"classifier.1"`.
         example: two or more inputs, `(n, *input_shape)`, used to check the result; any values.
+        norm_statistics: by which batch and instance normalization with running statistics normalize:
+            `"pretrained"`, their running ones, which stay, so that outputs are those of `module.eval()` and
+            no input depends on others; or `"task"`, those of the current set. By default `"task"`, with a
+            warning if a pretrained module loses its statistics so.
 
     Returns:
         A `Network` on a copy of the module. Batch, layer, instance and weight normalization and embeddings
         with padding are replaced by equivalents with the same parameters whose meta-gradients are right;
-        batch normalization then uses the statistics of the current set and no running ones, and spectral
-        normalization the exact norm. Layers without a vectorized form (recurrent ones) make learners loop
-        over tasks, with one warning that names them.
+        spectral normalization uses the exact norm. Layers without a vectorized form (recurrent ones) make
+        learners loop over tasks, with one warning that names them.
 
     Raises:
         MetaLensError: there is no such head, it is not the last operation, the module keeps a state that its
@@ -76,6 +86,8 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
         raise MetaLensError(f"wrap needs an example of two or more inputs, got shape {tuple(example.shape)}.")
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise MetaLensError(f"{type(module).__name__} has no trainable parameter; unfreeze some.")
+    if norm_statistics not in (None, *get_args(NormStatistics)):
+        raise MetaLensError(f"norm_statistics must be 'task', 'pretrained' or None, got {norm_statistics!r}.")
     check_copyable(module)
     backbone = copy.deepcopy(module)
     try:
@@ -89,8 +101,14 @@ def wrap(module: nn.Module, head: str, example: Tensor) -> Network:
         raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
     backbone.set_submodule(head, nn.Identity())
     head_module, n_features, n_outputs = _composed(module, backbone, head_module, head, example)
-    make_safe(backbone)
-    make_safe(head_module)
+    if norm_statistics is None and has_learned_statistics(module):
+        warnings.warn(
+            f"{type(module).__name__} loses the running statistics of its normalization and normalizes by "
+            "each set of inputs; norm_statistics='pretrained' keeps them, 'task' says that this is meant.",
+            stacklevel=2,
+        )
+    for part in (backbone, head_module):
+        make_safe(part, keeps_statistics=norm_statistics == "pretrained")
     network = WrappedNetwork(backbone, head_module, n_features=n_features, n_outputs=n_outputs)
     network.vmap_refusal, doubt = measure(network, example)
     if network.vmap_refusal is not None:
