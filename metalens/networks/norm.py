@@ -126,7 +126,7 @@ def make_norms_safe(module: nn.Module) -> None:
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    if len(x) == 0:
+    if x.shape[0] == 0:  # `len` would fix the number in an export
         return x
     if x.numel() // x.shape[1] < 2:
         raise MetaLensError(
