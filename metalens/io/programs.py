@@ -1,5 +1,6 @@
 """Modules as programs that run without their Python: of `torch.export`, and ONNX."""
 
+import json
 import logging
 import os
 import warnings
@@ -56,7 +57,7 @@ def save_program(
     *,
     name: str,
     any_rows: bool = True,
-    facts: Mapping[str, str],
+    facts: Mapping[str, object],
 ) -> None:
     """Write the program of a module into a file, atomically.
 
@@ -67,7 +68,8 @@ def save_program(
             `torch.export.load`.
         name: see `export_program`.
         any_rows: see `export_program`.
-        facts: texts by name, kept as metadata of an ONNX file, and in files of the other.
+        facts: what the file says of itself, by name: as JSON in the metadata of an ONNX file, each by itself,
+            and in the extra file `facts.json` of the other.
 
     Raises:
         MetaLensError: see `export_program`; the file has another ending, cannot be written, or ONNX is not
@@ -80,9 +82,8 @@ def save_program(
     facts = {"metalens": version("metalens"), **facts}
     with writing_into(target.parent), atomic_path(target) as partial:
         if target.suffix == ".pt2":
-            extra_files = {f"{key}.txt": text for key, text in facts.items()}
             with partial.open("wb") as file:
-                torch.export.save(program, file, extra_files=extra_files)
+                torch.export.save(program, file, extra_files={"facts.json": json.dumps(facts)})
             return
         _write_onnx(program, partial, name, any_rows, facts)
         with torch.no_grad(), _without_words():
@@ -94,7 +95,7 @@ def _shapes(any_rows: bool) -> tuple[dict[int, Dim]] | None:
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, name: str, any_rows: bool, facts: Mapping[str, str]
+    program: ExportedProgram, path: Path, name: str, any_rows: bool, facts: Mapping[str, object]
 ) -> None:
     with extra("onnx"):
         import onnx  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -112,7 +113,7 @@ def _write_onnx(
     except Exception as error:
         raise _refusal(name, "ONNX", error) from error
     assert found is not None
-    found.model.metadata_props.update(facts)
+    found.model.metadata_props.update({key: json.dumps(value) for key, value in facts.items()})
     found.save(str(path), external_data=False)
 
 

@@ -128,7 +128,7 @@ class AdaptedModel(nn.Module):
         return any(uses_batch_statistics(layer) for layer in self.learner.modules())
 
     def detached(self) -> Self:
-        """Return a copy of its own, with another learner: training changes it no more, nor do gradients flow.
+        """Return a copy of its own, with a copy of the learner, whose tensors need no gradients.
 
         >>> from metalens import R2D2, Sinusoid, mlp
         >>> learner = R2D2(mlp())
@@ -136,7 +136,7 @@ class AdaptedModel(nn.Module):
         False
         """
         state = {name: tensor.detach().clone() for name, tensor in self.state.items()}
-        return type(self)(copy.deepcopy(self.learner), state)
+        return type(self)(copy.deepcopy(self.learner), state).requires_grad_(False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the task state into a safetensors file, atomically: only what belongs to the task.
