@@ -74,7 +74,7 @@ def regressor():
 RUN = {"onnx": run_onnx, "pt2": run_program}
 
 
-@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx")])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_program_of_numbers_predicts_as_predict(regressor, ending, tmp_path):
     new = shops(1, 30, seed=1)
     adapted = choosing(regressor, R2D2=1.0).adapt(new[:8])

@@ -18,6 +18,7 @@ from metalens.learners.adapted import AdaptedModel
 from metalens.metrics import Metric
 from metalens.networks import Network
 from metalens.networks.modes import module_mode
+from metalens.settings import SettingsModule
 from metalens.tasks import Examples, check_targets
 
 State = dict[str, Tensor]
@@ -56,7 +57,7 @@ def check_differentiation(differentiation: Differentiation) -> None:
         raise MetaLensError(f"differentiation must be 'auto', 'reverse' or 'mixed', got {differentiation!r}.")
 
 
-class Learner(nn.Module, ABC):
+class Learner(SettingsModule, ABC):
     """Base of all methods: adapt to a support set, and predict with the resulting task state.
 
     Every method sees one task and mutates nothing. The parameters of the module are the meta-parameters,
