@@ -178,7 +178,8 @@ class AdaptedModel(nn.Module):
         ):
             signs = file.metadata() or {}
             names = json.loads(signs.get("names", "[]"))
-            state = {name: file.get_tensor(name) for name in names}
+            # Copies: those of the file lie at any address, where kernels may round otherwise.
+            state = {name: file.get_tensor(name).clone() for name in names}
         for sign, now in _signs(learner).items():
             if (then := signs.get(sign)) != now:
                 other = f"of {then}, and this is {now}" if sign == "learner" else "of one with other weights"
