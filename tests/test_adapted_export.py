@@ -210,3 +210,10 @@ def test_candidates_know_whether_they_can_be_exported(regressor):
     able = {c.name: c.can_be_exported for c in regressor._candidates(1)}
     assert able == {"R2D2": True, "Ridge": False, "JointModel": True}
     assert not Candidate.stack("mean", [(1.0, c) for c in regressor._candidates(1)]).can_be_exported
+
+
+def test_files_with_another_ending_are_refused(regressor, tmp_path):
+    adapted = choosing(regressor, R2D2=1.0).adapt(shops(1, 8))
+    with pytest.raises(MetaLensError, match=r"a.pb must end in .onnx or .pt2, which says what to write"):
+        adapted.export(tmp_path / "a.pb")
+    assert not list(tmp_path.iterdir())

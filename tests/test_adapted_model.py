@@ -1,6 +1,7 @@
 """The model of one task as a module: its tensors, gradients, files and programs."""
 
 import copy
+import sys
 import warnings
 
 import pytest
@@ -9,8 +10,6 @@ from catalogue import LEARNER_VARIANTS, LEARNERS
 from torch import nn
 
 from metalens import (
-    ANIL,
-    KNN,
     MAML,
     R2D2,
     AdaptedModel,
@@ -21,6 +20,7 @@ from metalens import (
     ProtoNet,
     conv4,
     mlp,
+    vit,
     wrap,
 )
 from metalens.errors import MetaLensError
@@ -219,6 +219,33 @@ def test_models_can_be_given_to_torch_export_as_they_are(name):
         assert torch.equal(program(x), model(x))
 
 
+@pytest.mark.parametrize("learner", [R2D2, DeepKernelGP])
+def test_models_without_support_are_exported(learner):
+    model = learner(mlp(3, 2, [4]))(Examples(torch.zeros(0, 3), torch.zeros(0, 2)))
+    x = torch.randn(5, 3)
+    assert torch.allclose(model.export(x).module()(x), model(x), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", [("matern52", "none"), ("linear", "rbf"), ("rbf", "tanimoto")])
+def test_onnx_of_every_kernel(kernels, tmp_path):
+    kernel, domain = kernels
+    x = (torch.rand(6, 3) > 0.5).float()
+    learner = DeepKernelGP(mlp(3, 2, [4]), kernel=kernel, domain_kernel=domain)
+    model = learner(Examples(x, torch.randn(6, 2)))
+    model.to_onnx(tmp_path / "a.onnx", x)
+    assert torch.allclose(on_onnx(tmp_path / "a.onnx", x), model(x), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_keeps_what_the_model_needs_alone(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model, x = of_entry("MAML")  # whose initial weights have no part in its predictions
+    model.to_onnx(tmp_path / "a.onnx", x)
+    names = {tensor.name for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer}
+    assert names == {f"task_state.{name}" for name in model.state}
+
+
 def transformer():
     layer = nn.TransformerEncoderLayer(4, 2, 4, dropout=0.0, batch_first=True)
     return wrap(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)), "2", torch.randn(4, 3, 4)), (3, 4)
@@ -242,15 +269,19 @@ def group_norm():
     return conv4(2, n_filters=4, image_size=16, norm="group"), (1, 16, 16)
 
 
+def attention():
+    return vit(2, image_size=4, patch_size=2, width=4, depth=1, n_heads=1), (1, 4, 4)
+
+
 @pytest.mark.parametrize("learner", [MAML, ProtoNet])
-@pytest.mark.parametrize("network", [transformer, recurrent, group_norm])
+@pytest.mark.parametrize("network", [transformer, recurrent, group_norm, attention])
 def test_programs_of_other_networks(network, learner):
     model, x = of_network(*network(), learner=learner)
     assert torch.allclose(model.export(x[:1]).module()(x), model(x), atol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [transformer, recurrent, group_norm])
+@pytest.mark.parametrize("network", [transformer, recurrent, group_norm, attention])
 def test_onnx_of_other_networks(network, tmp_path):
     model, x = of_network(*network())
     model.to_onnx(tmp_path / "a.onnx", x[:1])
@@ -270,6 +301,9 @@ def test_a_model_that_normalizes_by_its_inputs_is_exported_for_as_many(build):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.allclose(program(x), model(x), atol=1e-5)
+    with pytest.warns(UserWarning, match="depends on the other inputs") as said:
+        model(x)
+    assert said[0].filename == __file__
     with pytest.raises(AssertionError, match="Guard failed"):
         program(x[:3])
 
@@ -367,8 +401,8 @@ def test_what_onnx_lacks_is_one_sentence(tmp_path):
     ("path", "rows", "words"),
     [
         ("a.onnx", 0, "needs one input or more, got none"),
-        ("a.pb", 2, "must end in .onnx or .pt2"),
-        ("no/a.pt2", 2, "Cannot write to"),
+        ("a.pt2", 2, "a.pt2 must end in .onnx; for a program of torch.export call export"),
+        ("no/a.onnx", 2, "Cannot write to"),
     ],
 )
 def test_wrong_calls_are_refused(path, rows, words, tmp_path):
@@ -377,6 +411,13 @@ def test_wrong_calls_are_refused(path, rows, words, tmp_path):
         model.to_onnx(tmp_path / path, x[:rows])
 
 
-def test_learners_of_more_than_one_use_are_named():
-    assert KNN(2).export_refusal is not None
-    assert [learner(mlp(3, 2)).export_refusal for learner in (MAML, ANIL, R2D2, DeepKernelGP)] == [None] * 4
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_its_extra(package, tmp_path, monkeypatch):
+    if package == "onnxruntime":
+        monkeypatch.setattr("metalens.io.programs._write_onnx", lambda *_: None)  # which takes seconds
+    monkeypatch.setitem(sys.modules, package, None)
+    model, x = of_entry("ANIL")
+    words = rf"{package} is not installed; run pip install 'metalens\[onnx\]'"
+    with pytest.raises(MetaLensError, match=words):
+        model.to_onnx(tmp_path / "a.onnx", x)
+    assert not list(tmp_path.iterdir())

@@ -220,8 +220,11 @@ class AdaptedModel(nn.Module):
             example: see `export`.
 
         Raises:
-            MetaLensError: see `export`; the file cannot be written, or a package is not installed.
+            MetaLensError: see `export`; the file has another ending or cannot be written, or a package is not
+                installed.
         """
+        if Path(path).suffix != ".onnx":
+            raise MetaLensError(f"{path} must end in .onnx; for a program of torch.export call export.")
         name, any_rows = self._prepare_export()
         x, facts = example.to(self.learner.device), {"learner": _signs(self.learner)["learner"]}
         save_program(self.detached(), x, path, name=name, any_rows=any_rows, facts=facts)
