@@ -16,9 +16,10 @@ from metalens.batching import Batching, Chunk, check_chunk
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, NetworkLearner
-from metalens.learners.base import module_mode, task_loss
+from metalens.learners.base import task_loss
 from metalens.learners.labels import check_labels
 from metalens.metrics import LOSS, METRICS, Metric, named_metrics, task_metrics, usual_metrics
+from metalens.networks.modes import module_mode
 from metalens.processes import ALONE, Processes
 from metalens.tasks import place
 

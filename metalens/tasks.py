@@ -26,10 +26,16 @@ class Examples(NamedTuple):
     Attributes:
         x: inputs, `(n, *input_shape)`.
         y: targets: class indices `(n,)` of an integer type, or real targets `(n, c)`.
+
+    >>> Examples(torch.zeros(5, 1), torch.zeros(5, 1))
+    Examples(x=(5, 1), y=(5, 1))
     """
 
     x: Tensor
     y: Tensor
+
+    def __repr__(self) -> str:
+        return f"Examples(x={_shown(self.x)}, y={_shown(self.y)})"
 
 
 class Task(NamedTuple):
@@ -42,6 +48,8 @@ class Task(NamedTuple):
             distance is that of two tasks. No learner sees them.
 
     >>> one = Examples(torch.zeros(5, 1), torch.zeros(5, 1))
+    >>> Task(one, one)
+    Task(support=Examples(x=(5, 1), y=(5, 1)), query=Examples(x=(5, 1), y=(5, 1)))
     >>> support, query, descriptors = Task(one, one)
     >>> descriptors.shape
     torch.Size([0])
@@ -50,6 +58,12 @@ class Task(NamedTuple):
     support: Examples
     query: Examples
     descriptors: Tensor = NO_DESCRIPTORS
+
+    def __repr__(self) -> str:
+        descriptors = (
+            "" if self.descriptors is NO_DESCRIPTORS else f", descriptors={_shown(self.descriptors)}"
+        )
+        return f"Task(support={self.support!r}, query={self.query!r}{descriptors})"
 
     def map(self, function: Callable[[Examples], Examples]) -> Task:
         """Return the task with both sets of examples changed by a function.
@@ -80,6 +94,11 @@ class Task(NamedTuple):
     def of_tensors(cls, tensors: Sequence[Tensor]) -> Task:
         """Return the task with the given `tensors`."""
         return cls(Examples(*tensors[:2]), Examples(*tensors[2:4]), tensors[4])
+
+
+def _shown(value: object) -> str:
+    """Return the shape of a tensor; pytree also makes tasks of other values."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
 
 
 def stack_tasks(tasks: Sequence[Task]) -> Task:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 from wrapping import EXAMPLE, of, text_tasks, wrapped
 
 from metalens import ANIL, MAML, MetaLensError, Objective, TRLearner, wrap
-from metalens.learners.base import module_mode
+from metalens.networks.modes import module_mode
 from metalens.objective import outer_loss
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.metrics import Metric
+from metalens.settings import ShowsSettings
 from metalens.tasks import Examples, Task, stack_tasks
 
 Split = Literal["train", "val", "test"]
@@ -37,7 +38,7 @@ class Recent:
         return Recent, (self._function, self._maxsize)
 
 
-class TaskDistribution(ABC):
+class TaskDistribution(ShowsSettings, ABC):
     """Tasks by number: the one interface between data and learners.
 
     To bring your own data, subclass it and write `__getitem__`; override `batch` where many tasks can

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from metalens.errors import MALFORMED, MetaLensError
 from metalens.estimators.choice import Draw
+from metalens.estimators.exporting import EnsembleProgram, refuse_parts
 from metalens.estimators.importance import input_groups
 from metalens.estimators.models import Ensemble
 from metalens.estimators.saving import FORMAT, damaged, read_facts
 from metalens.io.files import MODEL, new_folder
 from metalens.io.json import is_of
+from metalens.io.programs import save_program
 
 if TYPE_CHECKING:
     from metalens.estimators.base import MetaEstimator
@@ -124,6 +126,39 @@ class AdaptedModel(ABC):
             return estimator._adapted(tensors["x"].clone(), targets, facts["task"])
         except (*MALFORMED, OSError, SafetensorError) as error:
             raise damaged(folder, error) from error
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as one file that predicts without MetaLens: ONNX, or a program of `torch.export`.
+
+        The input `x` of a table is `(n, k)` in double precision: columns of numbers as they are, with nan for
+        missing ones; for a column of words one column of 0 and 1 for each category, named `dye=red`, all 0 if
+        it is none of them; for molecules the numbers of the fingerprint. Scaling is a part of the program.
+        Of images, `x` is `(n, channels, size, size)` with pixels in [-1, 1]. The output `predictions` holds
+        targets in their own units, `(n, 1)`, or probabilities, `(n, classes)`; nan for rows that `predict`
+        refuses or leaves out. The metadata of an ONNX file, and the extra file `facts.json` of the other,
+        name `inputs` in their order, `outputs`, `model` and `task`, as JSON.
+
+        Args:
+            path: of the file, which ends in `.onnx` (needs the extra `onnx`) or `.pt2`; an existing one is
+                replaced.
+
+        Raises:
+            MetaLensError: a model in the mean cannot be exported, as those of scikit-learn; or the file
+                cannot be written.
+        """
+        candidates = self.estimator._candidates(len(self._classes()) or 1)
+        refuse_parts(self.model, self._models, [c.name for c in candidates if c.can_be_exported])
+        program = EnsembleProgram(self._models, self.estimator.reader_, classes=bool(self._classes()))
+        outputs = self._classes() or [self.estimator.reader_.columns.target]
+        facts = {"inputs": list(program.encode.names), "outputs": outputs}
+        save_program(
+            program,
+            program.encode.example,
+            path,
+            name=self.model,
+            any_rows=not any(model.is_transductive for model in self._models.models),
+            facts={**facts, "model": self.model, "task": self.task},
+        )
 
     def permutation_importance(self, data: Any, *, n_repeats: int = 30) -> pd.DataFrame:
         """Return how much worse the predictions for rows are if the values of a column are permuted.

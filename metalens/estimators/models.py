@@ -50,6 +50,11 @@ class Candidate:
         """The fewest support examples to adapt to."""
         return max(learner.min_support for learner in self.learners)
 
+    @property
+    def can_be_exported(self) -> bool:
+        """Whether all its adapted models can be exported."""
+        return all(learner.export_refusal is None for learner in self.learners)
+
     @torch.no_grad()
     def adapt(self, support: Examples) -> Ensemble:
         """Return the models adapted to a support set.
@@ -82,12 +87,14 @@ class Ensemble:
 
         These are targets, or the probabilities of `classes`.
         """
-        parts = []
+        size = max(1, _MAX_NUMBERS // max(1, x[0].numel()))
+        return torch.cat([self.mean(part.float(), classes=classes) for part in x.split(size)])
+
+    def mean(self, x: Tensor, *, classes: bool) -> Tensor:
+        """Return the same of inputs in the precision of the models, all at once."""
+        of_all = torch.stack([model(x).cpu().double() for model in self.models])
         weights = torch.tensor(self.weights, dtype=torch.float64)
-        for part in x.split(max(1, _MAX_NUMBERS // max(1, x[0].numel()))):
-            of_all = torch.stack([model(part.float()).cpu().double() for model in self.models])
-            parts.append(torch.tensordot(weights, of_all.softmax(-1) if classes else of_all, dims=1))
-        return torch.cat(parts)
+        return torch.tensordot(weights, of_all.softmax(-1) if classes else of_all, dims=1)
 
 
 def named_baselines(texts: Sequence[str], learner: str) -> dict[str, str]:

@@ -20,11 +20,12 @@ from metalens.execution.malloc import return_freed_memory
 from metalens.execution.memory import fitting_chunk, needs_mixed_mode, usable_bytes
 from metalens.execution.mixed import check_mixed
 from metalens.execution.replicas import Replicas
-from metalens.execution.settings import plain_settings
 from metalens.io.files import atomic_path, cache_folder
-from metalens.learners.base import Mode, module_mode
+from metalens.learners.base import Mode
 from metalens.learners.measure import measure_vectorized
+from metalens.networks.modes import module_mode
 from metalens.objective import Objective, outer_loss, trained_parameters
+from metalens.settings import plain_settings
 from metalens.tasks import Task, n_tasks
 
 # A trial must be cheap compared to the training, and a choice must not depend on the noise of its timings.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.learners.base import module_mode
+from metalens.networks.modes import module_mode
 from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.tasks import Task, place
 

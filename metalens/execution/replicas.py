@@ -12,11 +12,11 @@ from torch.utils import _pytree as pytree
 
 from metalens.batching import Batching
 from metalens.errors import MetaLensError
-from metalens.execution.settings import settings_of
 from metalens.learners import Learner
 from metalens.networks.functional import functional_call
 from metalens.objective import Objective, terms_and_gradient, trained_parameters
 from metalens.processes import ALONE, Processes
+from metalens.settings import settings_of
 from metalens.tasks import Task
 
 Tensors = dict[str, Tensor]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,9 +14,11 @@ from torch import Tensor, nn
 from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.learners.adapted import AdaptedModel
 from metalens.metrics import Metric
 from metalens.networks import Network
-from metalens.networks.norm import uses_batch_statistics
+from metalens.networks.modes import module_mode
+from metalens.settings import SettingsModule
 from metalens.tasks import Examples, check_targets
 
 State = dict[str, Tensor]
@@ -52,33 +51,13 @@ def task_loss(predictions: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(predictions.movedim(1, -1).flatten(0, -2), y.flatten())
 
 
-@contextmanager
-def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module into training or evaluation mode, and restore the mode of every submodule at the end.
-
-    >>> layer = nn.Dropout()
-    >>> with module_mode(layer, training=False):
-    ...     print(layer.training)
-    False
-    >>> layer.training
-    True
-    """
-    modes = {child: child.training for child in module.modules()}
-    module.train(training)
-    try:
-        yield
-    finally:
-        for child, before in modes.items():
-            child.training = before
-
-
 def check_differentiation(differentiation: Differentiation) -> None:
     """Raise `MetaLensError` if a way to differentiate is unknown."""
     if differentiation not in ("auto", *get_args(Mode)):
         raise MetaLensError(f"differentiation must be 'auto', 'reverse' or 'mixed', got {differentiation!r}.")
 
 
-class Learner(nn.Module, ABC):
+class Learner(SettingsModule, ABC):
     """Base of all methods: adapt to a support set, and predict with the resulting task state.
 
     Every method sees one task and mutates nothing. The parameters of the module are the meta-parameters,
@@ -99,6 +78,7 @@ class Learner(nn.Module, ABC):
             elsewhere they are otherwise compared on the first tasks, see `measure_vectorized`.
         regularizer_refusal: why no regularizer can act on this learner, or `None`.
         compile_refusal: why its outer step cannot be compiled, or `None`.
+        export_refusal: why its adapted models cannot be exported, or `None`.
     """
 
     metrics: Sequence[str | Metric] = ()
@@ -106,6 +86,7 @@ class Learner(nn.Module, ABC):
     min_support: int = 1
     trusts_vmap: bool = False
     compile_refusal: str | None = None
+    export_refusal: str | None = None
     regularizer_refusal: str | None = "it has no network to act on."
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
@@ -305,32 +286,3 @@ class NetworkLearner(Learner):
     @property
     def vmap_refusal(self) -> str | None:
         return self.network.vmap_refusal or self._refusal
-
-
-@dataclass(frozen=True)
-class AdaptedModel:
-    """A model adapted to one task: call it on inputs.
-
-    It refers to the learner for what does not adapt, such as a shared backbone: training the learner further
-    changes the model. A network that normalizes by the set at hand, as `TransductiveBatchNorm` does, predicts
-    for the inputs of one call together, and a warning says so.
-
-    Attributes:
-        learner: the learner that made it.
-        state: the task state.
-    """
-
-    learner: Learner
-    state: State
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return predictions `(n, c)` for inputs `(n, *input_shape)`, on the learner's device."""
-        if any(uses_batch_statistics(layer) for layer in self.learner.modules()):
-            warnings.warn(
-                "A prediction depends on the other inputs of its call, as the network normalizes them "
-                "together; where inputs come one by one, train a network without batch normalization, such "
-                "as conv4(norm='group').",
-                stacklevel=2,
-            )
-        with module_mode(self.learner, training=False):
-            return self.learner.predict(self.state, x.to(self.learner.device))

@@ -183,10 +183,10 @@ class DeepKernelGP(NetworkLearner):
         return targets if y.is_floating_point() else 2 * targets - 1
 
     def _mean(self, hyper: State, z: Tensor) -> Tensor:
-        """Return the prior mean of the processes at an encoded set, `(n, c)`."""
+        """Return the prior mean of the processes at an encoded set, `(n, c)`, or `(c,)` if it is constant."""
         if "mean_weights" in hyper:
             return hyper["mean"] + self.features(z) @ hyper["mean_weights"]
-        return hyper["mean"].expand(len(z), -1)
+        return hyper["mean"]
 
     def _covariance(self, hyper: State, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of the processes at two encoded sets, `(n, m)`."""

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from metalens.batching import Batching, Plan, is_transformed, task_map
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, module_mode
+from metalens.learners.base import Learner
+from metalens.networks.modes import module_mode
 from metalens.networks.state import first_sentence, seeded
 from metalens.tasks import Examples, Task
 

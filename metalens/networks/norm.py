@@ -171,7 +171,7 @@ def _stay_in_evaluation(layer: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    if len(x) == 0:
+    if x.shape[0] == 0:  # `len` would fix the number in an export
         return x
     if x.numel() // x.shape[1] < 2:
         raise MetaLensError(

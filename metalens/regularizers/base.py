@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.errors import MetaLensError
 from metalens.learners import NetworkLearner
 from metalens.networks import Network
 from metalens.relations import Relation
+from metalens.settings import SettingsModule
 from metalens.tasks import Task
 
 
-class Regularizer(nn.Module):
+class Regularizer(SettingsModule):
     """Base of all regularizers: three hooks, each the identity unless overridden.
 
     Its own parameters are trained with the meta-parameters. It acts in training only.

@@ -1,12 +1,13 @@
 """Relations between the tasks of a batch: functions of the adapted tasks, with or without parameters."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.learners import NetworkLearner
+from metalens.settings import SettingsModule
 
 
-class Relation(nn.Module):
+class Relation(SettingsModule):
     """Base of all relations between tasks.
 
     Attributes:

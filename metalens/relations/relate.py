@@ -10,7 +10,7 @@ from metalens.adapted_tasks import AdaptedTasks
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, NetworkLearner
-from metalens.learners.base import module_mode
+from metalens.networks.modes import module_mode
 from metalens.relations import Cosine, Mutual, Relation
 from metalens.relations.agreement import descriptor_agreement
 from metalens.relations.vectors import TaskVector

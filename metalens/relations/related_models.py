@@ -16,8 +16,8 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
 from metalens.evaluation import Validation, metrics_of
 from metalens.learners import Learner, State
-from metalens.learners.base import module_mode
 from metalens.metrics import LOSS, Metric, task_metrics
+from metalens.networks.modes import module_mode
 from metalens.tasks import Examples, Task, place
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from metalens.data.checks import check_sizes
 from metalens.errors import MetaLensError
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
+from metalens.settings import ShowsSettings
 from metalens.tasks import Examples, Task, place
 
 
@@ -40,7 +41,7 @@ class Choice(NamedTuple):
         return Task(batch.support, query, batch.descriptors)
 
 
-class TaskSampler(ABC):
+class TaskSampler(ShowsSettings, ABC):
     """Base of task samplers, which choose the batch of each outer step.
 
     A choice depends on the step, on the distribution with its seed and, for a sampler that uses the model, on

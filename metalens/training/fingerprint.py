@@ -16,7 +16,7 @@ from torch import Tensor
 
 import metalens
 from metalens.execution.machine import Machine
-from metalens.execution.settings import plain_settings
+from metalens.settings import plain_settings
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
 

@@ -31,6 +31,7 @@ class Baseline(Learner):
     """
 
     only_classes: bool = False
+    export_refusal = "it is a model of scikit-learn or NumPy, which predicts outside of PyTorch."
     regularizer_refusal = "it learns nothing across tasks."
 
     def __init__(self, n_outputs: int) -> None:
