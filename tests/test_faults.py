@@ -181,7 +181,7 @@ def test_a_replica_whose_gradient_is_not_finite_ends_alone():
         fit_together(objectives, [Sinusoid()] * 2, steps=4, meta_batch_size=4, on_nonfinite="skip")
 
 
-@pytest.mark.filterwarnings("ignore:1 of 5 validation tasks")
+@pytest.mark.filterwarnings("ignore:1 of 5 validation tasks", "ignore:query.y of task 2 is not finite")
 def test_validation_tasks_without_a_finite_score_are_told():
     validation = Validation(Faulty("val", number=2), n_tasks=5, every=2)
     with pytest.warns(

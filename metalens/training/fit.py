@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_type
 from metalens.evaluation import Validation
 from metalens.execution.machine import Machine
 from metalens.execution.malloc import keep_freed_memory
@@ -22,9 +22,11 @@ from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
 from metalens.learners import Learner, NetworkLearner
+from metalens.learners.given import explained, named_tensors
 from metalens.objective import Objective
 from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
+from metalens.tasks import as_dtype
 from metalens.training.checkpoint import Checkpoints, restoring
 from metalens.training.curve import LearningCurve
 from metalens.training.fingerprint import fingerprint
@@ -100,7 +102,8 @@ def fit(
     >>> curve.metric.unique().tolist()
     ['query']
     """
-    training, machine = TrainingSettings(**settings), machine or Machine()
+    training, machine = TrainingSettings.of(settings), machine or Machine()
+    _check_types(machine, [objective], [tasks], [validation], [sampler])
     fabric = machine.fabric()
     folder = writable_folder(out) if out is not None and fabric.is_global_zero else None
     tasks, curve = training_tasks(objective.learner, tasks), LearningCurve(loggers=loggers)
@@ -165,7 +168,9 @@ def fit_together(
     >>> len(fit_together(objectives, [Sinusoid()] * 3, steps=3, meta_batch_size=4))
     3
     """
-    training, machine = TrainingSettings(**settings), machine or Machine()
+    training, machine = TrainingSettings.of(settings), machine or Machine()
+    for name, given in (("objectives", objectives), ("tasks", tasks)):
+        check_type(given, Sequence, name, "give a list of them, or train a single objective by fit")
     held_out = [None] * len(objectives) if validations is None else validations
     choosers = [Uniform() for _ in objectives] if samplers is None else samplers
     if not len(objectives) == len(tasks) == len(held_out) == len(choosers) >= 1:
@@ -174,6 +179,9 @@ def fit_together(
             f"{len(objectives)} objectives, {len(tasks)} distributions of tasks, {len(held_out)} validations "
             f"and {len(choosers)} samplers."
         )
+    _check_types(machine, objectives, tasks, held_out, choosers)
+    if len(set(objectives)) < len(objectives):
+        raise MetaLensError("fit_together got an objective twice; make one for each training.")
     runs = [
         TrainingRun(objective, training_tasks(objective.learner, of_one), validation, sampler)
         for objective, of_one, validation, sampler in zip(objectives, tasks, held_out, choosers, strict=True)
@@ -181,6 +189,24 @@ def fit_together(
     fabric = machine.fabric()
     checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
     return train(runs, training, machine, fabric, checkpoints, progress, on_execution)
+
+
+def _check_types(
+    machine: object, objectives: Iterable[object], tasks: Iterable[object], validations: Iterable[object],
+    samplers: Iterable[object],
+) -> None:  # fmt: skip
+    """Raise `MetaLensError` where something of another class was given to a training."""
+    check_type(machine, Machine, "machine", 'give one, such as Machine(accelerator="cpu")')
+    kinds: list[tuple[str, type, str, Iterable[object]]] = [
+        ("What is trained", Objective, "give Objective(learner)", objectives),
+        ("tasks", TaskDistribution, "give a distribution, such as Sinusoid()", tasks),
+        ("validation", Validation, "give Validation(tasks)", validations),
+        ("sampler", TaskSampler, "give one, such as Uniform()", samplers),
+    ]
+    for name, kind, remedy, given in kinds:
+        for value in given:
+            if value is not None or name in ("What is trained", "tasks"):
+                check_type(value, kind, name, remedy)
 
 
 def train(
@@ -199,6 +225,9 @@ def train(
     for run in runs:
         run.objective.learner.prepare(run.tasks)
         run.objective.check_meta_batch_size(settings.meta_batch_size, fabric.world_size)
+        run.check_first_tasks()
+    if is_trained(runs[0].objective) and not torch.is_grad_enabled():
+        raise MetaLensError("Training needs gradients; leave torch.no_grad() or torch.inference_mode().")
     if len(runs) > 1 and fabric.world_size > 1:
         raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
     if len(runs) > 1 and settings.on_nonfinite != "raise":
@@ -268,11 +297,12 @@ def assembled(
             batches = [run.tasks.batch(numbers) for run in runs]
             for run, of_run in zip(runs, batches, strict=True):
                 run.objective.check_tasks(of_run, numbers)
-            batch = fabric.to_device(side_by_side(batches))
+            batch = fabric.to_device(as_dtype(side_by_side(batches), runs[0].objective.learner.dtype))
             batch = fabric.strategy.precision.convert_input(batch)
             if isinstance(module, Replicas):
                 module.check(batch)
-            found = executable(module, batch, machine, steps=settings.steps, execution=execution)
+            with explained(runs[0].objective.learner, **named_tensors(batch)):
+                found = executable(module, batch, machine, steps=settings.steps, execution=execution)
         on_failure.pop_all()
         yield found
 

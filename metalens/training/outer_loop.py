@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from operator import index
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from metalens.errors import DivergenceError
+from metalens.errors import DivergenceError, MetaLensError
 from metalens.execution.plan import Execution
+from metalens.learners.given import explained, named_tensors
 from metalens.objective import outer_loss, trained_parameters
-from metalens.tasks import Task, stack_tasks
+from metalens.tasks import Task, as_dtype, stack_tasks
 from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
 from metalens.training.nonfinite import clip_gradients, describe_nonfinite
 from metalens.training.run import TrainingRun
@@ -54,6 +56,7 @@ class OuterLoop:
         self.module, self.optimizer = fabric.setup(module, self._unwrapped)
         self.module.train()
         self._weights = list(self.module.parameters())
+        self._dtype = runs[0].objective.learner.dtype
         self._sums: dict[str, Tensor] = {}  # of the terms since the last row of the curve
 
     def run(
@@ -81,7 +84,7 @@ class OuterLoop:
         for number in range(first, self.settings.steps + 1):
             if self._is_out_of_patience() or is_stopped:  # a resumed training may have been at its end
                 break
-            step = self._forward(number)
+            step = self._forward(number, is_first=number == first)
             counts = self._descend(step)
             self._record(step, counts=counts)
             self._validate(step, counts=counts)
@@ -99,7 +102,7 @@ class OuterLoop:
     def _is_out_of_patience(self) -> bool:
         return all(self.runs[place].is_out_of_patience for place in self._active())
 
-    def _forward(self, number: int) -> OuterStep:
+    def _forward(self, number: int, *, is_first: bool) -> OuterStep:
         """Draw the tasks of a step, and compute its losses."""
         for run in self.runs:
             run.objective.learner.set_progress((number - 1) / self.settings.steps)
@@ -109,8 +112,15 @@ class OuterLoop:
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
             run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
-        terms = self.module(*self.fabric.to_device((side_by_side(batches), *weights)))
+        batch = as_dtype(side_by_side(batches), self._dtype)
+        learner = self.runs[0].objective.learner
+        with explained(learner, **named_tensors(batch)) if is_first else nullcontext():
+            terms = self.module(*self.fabric.to_device((batch, *weights)))
         loss = outer_loss(terms)
+        if not loss.requires_grad:
+            raise MetaLensError(
+                "The outer loss has no gradient; leave detach, item and NumPy out of the loss and learner."
+            )
         terms, mean_loss = self.processes.all_reduce_mean((terms, loss))
         return OuterStep(number, choices, batches, terms, loss, mean_loss)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.evaluation import Validation, evaluate, mean_scores, metrics_of
+from metalens.learners.given import check_batch
+from metalens.learners.labels import check_labels
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
@@ -53,6 +55,14 @@ class TrainingRun:
     def has_weights(self) -> bool:
         """Whether there are usable weights: not if training diverged before any validation."""
         return self.diverged is None or self._best_weights is not None
+
+    def check_first_tasks(self) -> None:
+        """Raise `MetaLensError` if the first training or validation task does not fit the learner."""
+        learner = self.objective.learner
+        for tasks in (self.tasks, *([] if self.validation is None else [self.validation.tasks])):
+            first = tasks.batch([0])
+            check_batch(first, learner.min_support)
+            check_labels(learner, first, [0])
 
     def choose(self, step: int, meta_batch_size: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""
