@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_names_the_task():
         before.update({name: tensor.clone() for name, tensor in objective.state_dict().items()})
 
     with pytest.raises(DivergenceError, match=words):
-        train(objective, Faulty(value=0.0), progress=note)
+        train(objective, Faulty(value=0.0), on_step=note)
     for name, tensor in objective.state_dict().items():  # the step was not made
         assert torch.equal(tensor, before[name])
 
@@ -116,7 +116,7 @@ def test_steps_are_skipped_and_counted(value, settings, what):
         weights.append(torch.cat([tensor.flatten() for tensor in objective.parameters()]).clone())
 
     with pytest.warns(UserWarning, match=f"The {what} is nan at step 3 .* task 9 .*; the step is skipped"):
-        curve = train(objective, Faulty(value=value), on_nonfinite="skip", progress=note)
+        curve = train(objective, Faulty(value=value), on_nonfinite="skip", on_step=note)
     assert curve[curve["metric"] == "skipped"]["step"].tolist() == [3]
     assert torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all()

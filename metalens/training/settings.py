@@ -1,10 +1,11 @@
 """The settings of a training."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, Required, Self, TypedDict, get_args
 
 from metalens.data.checks import check_sizes
-from metalens.errors import MetaLensError, check_number, check_positive
+from metalens.errors import MetaLensError, check_number
 
 OuterOptimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -63,8 +64,11 @@ class OuterSettings:
             if getattr(self, name) not in get_args(choices):
                 expected = ", ".join(get_args(choices))
                 raise MetaLensError(f"{name} must be one of {expected}, got {getattr(self, name)!r}.")
-        check_number("outer_lr", self.outer_lr)
-        check_positive(self, outer_lr=self.outer_lr, clip_norm=self.clip_norm)
+        limits = {} if self.clip_norm is None else {"clip_norm": self.clip_norm}
+        for name, rate in {"outer_lr": self.outer_lr, **limits}.items():
+            check_number(name, rate)
+            if not 0 < rate < math.inf:
+                raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
 
 @dataclass(frozen=True, kw_only=True)
