@@ -14,9 +14,11 @@ from torch import Tensor
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching, Chunk, check_chunk
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.data.checks import check_sizes
+from metalens.errors import MetaLensError, check_counts, check_type
 from metalens.learners import Learner, NetworkLearner
 from metalens.learners.base import task_loss
+from metalens.learners.given import check_batch, explained, named_tensors, warn_of_nonfinite
 from metalens.learners.labels import check_labels
 from metalens.metrics import LOSS, METRICS, Metric, named_metrics, task_metrics, usual_metrics
 from metalens.networks.modes import module_mode
@@ -59,11 +61,11 @@ def evaluate(
         distribution's `extra_metrics` are beside them: `pearson_r2` (squared correlation),
         `pearson_r2_above_0.3` (1 if it is above 0.3, so that the mean is a share of tasks), both of three
         queries or more, and `rmse` (in units of y). The distribution's `extra_scores` follow. If adaptation
-        to a task diverged, its value is not finite.
+        to a task diverged, its value is not finite; a warning tells if the data are at fault.
 
     Raises:
         MetaLensError: `n_tasks` or `chunk` is less than 1; there is no such metric, or it is of other
-            targets or predictions.
+            targets or predictions; the tasks do not fit the learner.
 
     >>> from metalens import MAML, Sinusoid, evaluate, mlp
     >>> evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=3).task.tolist()
@@ -74,8 +76,9 @@ def evaluate(
     >>> evaluate(learner, Sinusoid("test"), n_tasks=1, metrics=["rmse", "loss"]).metric.tolist()
     ['rmse', 'loss']
     """
-    if n_tasks < 1:
-        raise MetaLensError(f"n_tasks must be at least 1, got {n_tasks}.")
+    check_type(learner, Learner, "What is evaluated", "give a learner, such as objective.learner")
+    check_type(tasks, TaskDistribution, "tasks", 'give a distribution, such as Sinusoid("test")')
+    check_sizes(n_tasks=n_tasks)
     check_chunk(chunk)
     import pandas as pd  # slow to import
 
@@ -87,14 +90,18 @@ def evaluate(
         for start in processes.scatter(range(0, n_tasks, at_a_time)):
             numbers = range(start, min(start + at_a_time, n_tasks))
             drawn = tasks.batch(numbers)
+            check_batch(drawn, learner.min_support)
             check_labels(learner, drawn, numbers)
             batch = place(drawn, learner.device, learner.dtype)
             fine = torch.promote_types(learner.dtype, torch.float32)
             adapted = AdaptedTasks(learner, batch, batching)
-            predictions = adapted.query_predictions.to(fine)
+            with explained(learner, **named_tensors(batch)):
+                predictions = adapted.query_predictions.to(fine)
             y, known = place((batch.query.y, batch.support.y), learner.device, fine)
             losses = partial(adapted.map, learner.loss, predictions, y)
             found = _scores(learner, tasks, numbers, predictions, y, known, losses, metrics)
+            if not next(iter(found.values())).isfinite().all():
+                warn_of_nonfinite(drawn, numbers)
             tables = [
                 pd.DataFrame({"task": numbers, "metric": metric, "value": values.tolist()})
                 for metric, values in found.items()
@@ -193,7 +200,6 @@ class Validation:
     metrics: Sequence[str | Metric] = ()
 
     def __post_init__(self) -> None:
-        for name in ("n_tasks", "every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise MetaLensError(f"Validation needs {name} of at least 1, got {value}.")
+        check_type(self.tasks, TaskDistribution, "tasks", 'give a distribution, such as Sinusoid("val")')
+        check_counts(self, n_tasks=self.n_tasks, every=self.every, patience=self.patience)
+        named_metrics(self.metrics)

@@ -352,6 +352,8 @@ def named_metrics(metrics: Iterable[str | Metric]) -> list[Metric]:
     >>> [metric.better for metric in named_metrics(["mse", METRICS["accuracy"], "mse"])]
     ['lower', 'higher']
     """
+    if isinstance(metrics, str):
+        raise MetaLensError(f"metrics must be a list, got the text {metrics!r}; give [{metrics!r}].")
     found = (METRICS[metric] if isinstance(metric, str) else metric for metric in metrics)
     return list({metric.name: metric for metric in found}.values())
 

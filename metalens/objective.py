@@ -1,14 +1,15 @@
 """The outer loss of a learner with regularizers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import Batching
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_type
 from metalens.learners import Learner, NetworkLearner
+from metalens.learners.given import check_batch
 from metalens.learners.labels import check_labels
 from metalens.processes import ALONE, Processes
 from metalens.regularizers import Regularizer
@@ -67,7 +68,10 @@ class Objective(nn.Module):
 
     def __init__(self, learner: Learner, regularizers: Sequence[Regularizer] = ()) -> None:
         super().__init__()
+        check_type(learner, Learner, "The learner of an objective", "give one, such as MAML(mlp())")
+        check_type(regularizers, Iterable, "regularizers", "give a list of them")
         for regularizer in regularizers:
+            check_type(regularizer, Regularizer, "A regularizer", "give one, such as TRLearner(weight=0.1)")
             if not isinstance(learner, NetworkLearner) or learner.regularizer_refusal is not None:
                 names = f"{type(regularizer).__name__} cannot act on {type(learner).__name__}"
                 raise MetaLensError(f"{names}: {learner.regularizer_refusal}")
@@ -121,6 +125,8 @@ class Objective(nn.Module):
         Raises:
             MetaLensError: the batch is too small for a regularizer, or two terms have the same name.
         """
+        if not isinstance(tasks, Task) or len(tasks.support.y) != len(tasks.query.y):
+            check_batch(tasks, self.learner.min_support)
         return self.loss_terms(self.transform_tasks(tasks), weights)
 
     def transform_tasks(self, tasks: Task) -> Task:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_type
 
 NO_DESCRIPTORS = torch.zeros(0)
 TENSORS = ("support.x", "support.y", "query.x", "query.y", "descriptors")  # of a task, in their order
@@ -101,6 +101,29 @@ def _shown(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
 
 
+def check_task(task: object, name: str) -> None:
+    """Raise `MetaLensError` unless a value is a `Task` of two sets of examples, all of tensors.
+
+    >>> check_task((torch.zeros(2, 1), torch.zeros(2, 1)), "Task 0")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: Task 0 must be of type Task, got tuple; make Task(Examples(x, y), ...).
+    """
+    check_type(task, Task, name, "make Task(Examples(x, y), ...)")
+    assert isinstance(task, Task)
+    check_examples(task.support, f"{name}: support")
+    check_examples(task.query, f"{name}: query")
+    check_type(task.descriptors, Tensor, f"{name}: descriptors", "use torch.tensor")
+
+
+def check_examples(examples: object, name: str) -> None:
+    """Raise `MetaLensError` unless a value is two tensors, inputs and targets, as `Examples` are."""
+    if not isinstance(examples, tuple) or len(examples) != 2:
+        check_type(examples, Examples, name, "make Examples(x, y), such as task.support")
+    for part, tensor in zip("xy", examples, strict=True):  # pyright: ignore[reportArgumentType] # a tuple
+        check_type(tensor, Tensor, f"{name}.{part}", "use torch.tensor or torch.from_numpy")
+
+
 def stack_tasks(tasks: Sequence[Task]) -> Task:
     """Stack T tasks of equal shapes into a batch, whose tensors have a leading axis of length T.
 
@@ -113,15 +136,23 @@ def stack_tasks(tasks: Sequence[Task]) -> Task:
     """
     if not tasks:
         raise MetaLensError("stack_tasks got no tasks; give at least one.")
+    for number, task in enumerate(tasks):
+        if type(task) is not Task or not type(task.support) is type(task.query) is Examples:
+            check_task(task, f"Task {number} of {len(tasks)}")
     of_all = [task.tensors for task in tasks]
     for name, tensors in zip(TENSORS, zip(*of_all, strict=True), strict=True):
-        shapes = {tuple(tensor.shape) for tensor in tensors}
+        shapes = {tuple(getattr(tensor, "shape", ())) for tensor in tensors}
         if len(shapes) > 1:
             raise MetaLensError(
                 f"Tasks of one batch must have equal shapes, but {name} comes in {sorted(shapes)}; "
                 "draw tasks of equal size or use one task per batch."
             )
-    return Task.of_tensors([torch.stack(tensors) for tensors in zip(*of_all, strict=True)])
+    try:
+        return Task.of_tensors([torch.stack(tensors) for tensors in zip(*of_all, strict=True)])
+    except TypeError:
+        for number, task in enumerate(tasks):
+            check_task(task, f"Task {number} of {len(tasks)}")
+        raise
 
 
 def stack_trimmed(tasks: Sequence[Task]) -> Task:
@@ -146,6 +177,19 @@ def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return pytree.tree_map(
         lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), tree
     )
+
+
+def as_dtype(tasks: Task, dtype: torch.dtype) -> Task:
+    """Return tasks whose floating-point tensors are of a type: the same where all are, as nearly always.
+
+    >>> one = Examples(torch.zeros(5, 1, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
+    >>> as_dtype(Task(one, one), torch.float32).support.x.dtype
+    torch.float32
+    """
+    tensors = tasks.tensors
+    if all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in tensors):
+        return tasks
+    return Task.of_tensors([tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors])
 
 
 def n_tasks(batch: Task) -> int:

@@ -27,8 +27,8 @@ from metalens.experiments.experiment import Watcher
 from metalens.learners import GradientLearner, Learner
 from metalens.metrics import METRICS
 from metalens.reports.figures import COLORS, STYLE, WIDTH
-from metalens.training.fit import train
 from metalens.training.run import TrainingRun
+from metalens.training.train import train
 from paper.arms import ArmStudy, Point
 from paper.comparison import (
     agreement,

@@ -142,7 +142,7 @@ def resumed(machine: Machine, fabric: Fabric) -> list[bool]:
             with suppress(KeyboardInterrupt):
                 fit(
                     objective, case.tasks, steps=20, meta_batch_size=META_BATCH, outer_lr=0.05,
-                    machine=machine, out=places[out], checkpoint_every=0, resume=resume, progress=progress,
+                    machine=machine, out=places[out], checkpoint_every=0, resume=resume, on_step=progress,
                 )  # fmt: skip
             weights.append(nn.utils.parameters_to_vector(objective.parameters()))
         fabric.barrier()

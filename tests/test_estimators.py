@@ -342,7 +342,7 @@ def test_queries_that_cannot_be_used_are_refused_with_their_place(model):
         ({"n_query": -1}, "n_query must be at least 1"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"patience": 0}, "patience of at least 1, got 0"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"learner": "MAMBA"}, "There is no learner 'MAMBA'; choose from"),
         ({"learner": "ANIL(speed=3)"}, "ANIL has no setting 'speed'"),
         ({"regularizers": ["TR"]}, "There is no regularizer 'TR'"),

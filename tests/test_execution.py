@@ -120,7 +120,7 @@ def test_nothing_is_tried_kept_or_changed_unasked(timings, tmp_path, monkeypatch
     def refuse():
         raise AssertionError
 
-    monkeypatch.setattr("metalens.training.fit.keep_freed_memory", refuse)
+    monkeypatch.setattr("metalens.training.train.keep_freed_memory", refuse)
     chosen = []
     settings = {"steps": 150, "meta_batch_size": 3, "on_execution": chosen.append}
     fit(Objective(MAML(mlp(hidden=[4]))), Sinusoid(), **settings)
@@ -140,7 +140,7 @@ def test_the_machine_decides_threads_batching_and_chunks():
     machine = Machine(threads=before + 1, batching="loop", chunk=2)
     fit(
         objective, Sinusoid(), steps=1, meta_batch_size=4, machine=machine,
-        progress=lambda step, loss: seen.append(torch.get_num_threads()),
+        on_step=lambda step, loss: seen.append(torch.get_num_threads()),
     )  # fmt: skip
     assert seen == [before + 1]
     assert torch.get_num_threads() == before

@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_names_the_task():
         before.update({name: tensor.clone() for name, tensor in objective.state_dict().items()})
 
     with pytest.raises(DivergenceError, match=words):
-        train(objective, Faulty(value=0.0), progress=note)
+        train(objective, Faulty(value=0.0), on_step=note)
     for name, tensor in objective.state_dict().items():  # the step was not made
         assert torch.equal(tensor, before[name])
 
@@ -116,7 +116,7 @@ def test_steps_are_skipped_and_counted(value, settings, what):
         weights.append(torch.cat([tensor.flatten() for tensor in objective.parameters()]).clone())
 
     with pytest.warns(UserWarning, match=f"The {what} is nan at step 3 .* task 9 .*; the step is skipped"):
-        curve = train(objective, Faulty(value=value), on_nonfinite="skip", progress=note)
+        curve = train(objective, Faulty(value=value), on_nonfinite="skip", on_step=note)
     assert curve[curve["metric"] == "skipped"]["step"].tolist() == [3]
     assert torch.equal(weights[1], weights[2])
     assert weights[3].isfinite().all()
@@ -181,7 +181,7 @@ def test_a_replica_whose_gradient_is_not_finite_ends_alone():
         fit_together(objectives, [Sinusoid()] * 2, steps=4, meta_batch_size=4, on_nonfinite="skip")
 
 
-@pytest.mark.filterwarnings("ignore:1 of 5 validation tasks")
+@pytest.mark.filterwarnings("ignore:1 of 5 validation tasks", "ignore:query.y of task 2 is not finite")
 def test_validation_tasks_without_a_finite_score_are_told():
     validation = Validation(Faulty("val", number=2), n_tasks=5, every=2)
     with pytest.warns(

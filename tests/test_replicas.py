@@ -216,7 +216,7 @@ def test_a_diverged_replica_ends_and_the_others_go_on():
     objectives = [maml(inner_lr=rate) for rate in rates]
     told = []
     curves = fit_together(
-        objectives, [Doubled()] * 3, steps=9, meta_batch_size=4, progress=lambda step, loss: told.append(loss)
+        objectives, [Doubled()] * 3, steps=9, meta_batch_size=4, on_step=lambda step, loss: told.append(loss)
     )
     assert len(told) == 9
     assert all(map(math.isfinite, told))

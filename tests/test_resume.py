@@ -1,7 +1,6 @@
 """A training that ends early goes on to the same bits, and what cannot be gone on with is refused."""
 
 import hashlib
-import math
 import os
 import pickle
 import random
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from metalens import (
     Sinusoid,
     Validation,
     fit,
+    fit_together,
     mlp,
 )
 from metalens.execution import plan
@@ -66,7 +67,7 @@ def train(own, out, *, until=None, **settings):
         if step == until:
             raise Killed
 
-    defaults = {"steps": STEPS, "meta_batch_size": 4, "out": out, "checkpoint_every": 0, "progress": kill}
+    defaults = {"steps": STEPS, "meta_batch_size": 4, "out": out, "checkpoint_every": 0, "on_step": kill}
     return fit(own, Sinusoid(), **{**defaults, **settings})
 
 
@@ -130,17 +131,21 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     curve = train(own, tmp_path)
     again, steps = objective(), []
     assert_same(
-        (own, curve), (again, train(again, tmp_path, resume=True, progress=lambda *a: steps.append(a)))
+        (own, curve), (again, train(again, tmp_path, resume=True, on_step=lambda *a: steps.append(a)))
     )
     assert not steps
 
 
-def test_without_resume_old_checkpoints_go(tmp_path):
-    with pytest.raises(Killed):
-        train(objective(), tmp_path, until=5)
-    with pytest.raises(Killed):
-        train(objective(), tmp_path, until=1, checkpoint_every=math.inf)
-    assert not list((tmp_path / "checkpoints").iterdir())
+@pytest.mark.parametrize("until", [None, 5])
+def test_a_folder_with_a_training_is_refused_without_resume(until, tmp_path):
+    with suppress(Killed):
+        train(objective(), tmp_path, until=until)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(MetaLensError, match=r"holds a training .*choose another folder, resume it by"):
+        train(objective(), tmp_path)
+    with pytest.raises(MetaLensError, match="holds a training"):
+        fit_together([objective()], [Sinusoid()], steps=2, meta_batch_size=2, out=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def newest(folder):
@@ -256,7 +261,7 @@ def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
         nonlocal now
         now += 20.0
 
-    train(objective(), tmp_path, checkpoint_every=60.0, progress=tick)
+    train(objective(), tmp_path, checkpoint_every=60.0, on_step=tick)
     assert written == [3, 6, 9, 12]
 
 

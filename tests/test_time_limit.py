@@ -268,7 +268,7 @@ def test_a_training_that_is_stopped_has_its_best_weights_and_goes_on_from_there(
         torch.manual_seed(0)
         objective = Objective(MAML(mlp(hidden=(8,)), inner_lr=0.1))
         curve = fit(objective, Sinusoid(), steps=6, meta_batch_size=2, out=folder, resume=resume,
-                    progress=progress)  # fmt: skip
+                    on_step=progress)  # fmt: skip
         return objective.state_dict(), curve
 
     whole, curve = trained(tmp_path / "whole")

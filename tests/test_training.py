@@ -265,7 +265,7 @@ def test_schedules_of_plain_descent(schedule):
     places = [network.head.bias.item()]
     fit(
         Objective(learner), Sinusoid(), steps=4, meta_batch_size=2, outer_lr=0.5, outer_optimizer="sgd",
-        schedule=schedule, progress=lambda step, loss: places.append(network.head.bias.item()),
+        schedule=schedule, on_step=lambda step, loss: places.append(network.head.bias.item()),
     )  # fmt: skip
     shares = {
         "constant": [1, 1, 1, 1],

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.progress import Progress
 
-from metalens.cli.progress import StepBar, progress_bars, say
+from metalens.cli.progress import say
 from metalens.cli.report import show
 from metalens.errors import MetaLensError
 from metalens.execution.plan import Execution
@@ -23,6 +23,7 @@ from metalens.experiments.trackers import TrackerName
 from metalens.io.files import new_folder
 from metalens.io.yaml import read_yaml
 from metalens.specs.settings import changed
+from metalens.training.progress import StepBar, progress_bars
 
 E = TypeVar("E")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.progress import Progress
 
-from metalens.cli.progress import progress_bars
 from metalens.cli.report import show_suite
 from metalens.errors import MetaLensError
 from metalens.experiments.experiment import Job
 from metalens.experiments.suites import SUITES, Entry, read_suite
 from metalens.experiments.suites.running import SuiteWatcher, run_suite, suite_folder
+from metalens.training.progress import progress_bars
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:

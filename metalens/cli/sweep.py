@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
-from metalens.cli.progress import StepBar, progress_bars
 from metalens.cli.report import show_sweep
 from metalens.cli.run import add_recipes, add_settings, with_settings
 from metalens.errors import MetaLensError
@@ -17,6 +16,7 @@ from metalens.experiments import Recipe, find_recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
 from metalens.experiments.sweeps.trials import Pruner
+from metalens.training.progress import StepBar, progress_bars
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

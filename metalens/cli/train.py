@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
-from metalens.cli.progress import StepBar, progress_bars, say
+from metalens.cli.progress import say
 from metalens.cli.report import show_model
 from metalens.errors import MetaLensError
 from metalens.io.files import new_folder
+from metalens.training.progress import StepBar, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable

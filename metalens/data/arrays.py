@@ -260,6 +260,11 @@ class ArrayTasks(NamedTasks):
 
 
 def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) -> dict[str, np.ndarray]:
+    if not isinstance(data, Mapping | str | os.PathLike):
+        raise MetaLensError(
+            f"ArrayTasks needs arrays by name or the path of an .npz file, got {type(data).__name__}; for a "
+            "data frame use TableTasks."
+        )
     if not isinstance(data, Mapping):
         found = read_npz(data, names)
     elif missing := [name for name in names if name not in data]:

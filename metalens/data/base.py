@@ -6,17 +6,19 @@ of access or on where a run was resumed. So every method meets the same tasks, a
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_number
 from metalens.metrics import Metric
 from metalens.settings import ShowsSettings
 from metalens.tasks import Examples, Task, stack_tasks
@@ -69,8 +71,10 @@ class TaskDistribution(ShowsSettings, ABC):
     extra_metrics: Sequence[str] = ()  # of real targets, beside the usual ones
 
     def __init__(self, split: Split = "train", *, seed: int = 0) -> None:
-        if split not in get_args(Split):
-            raise MetaLensError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}.")
+        if not isinstance(split, str) or split not in get_args(Split):
+            names = ", ".join(get_args(Split))
+            raise MetaLensError(f"split must be one of {names}, got {reprlib.repr(split)}.")
+        check_number("seed", seed, whole=True)
         if seed < 0:
             raise MetaLensError(f"seed must be 0 or more, got {seed}.")
         self.split: Split = split
@@ -121,7 +125,7 @@ class TaskDistribution(ShowsSettings, ABC):
 
     def batch(self, indices: Sequence[int]) -> Task:
         """Return the tasks of T indices as one batch, equal to stacking `self[i]`."""
-        return stack_tasks([self[index] for index in indices])
+        return stack_tasks([self[number] for number in _task_numbers(indices)])
 
     def examples_by_task(self, n: int) -> dict[str, Examples]:
         """Return the examples of tasks 0 ... n - 1, those of one name together, for models of all tasks.
@@ -173,9 +177,7 @@ class BatchedTasks(TaskDistribution):
         return Task.of_tensors([tensor[0] for tensor in self.batch([index]).tensors])
 
     def batch(self, indices: Sequence[int]) -> Task:
-        if len(indices) == 0 or min(indices) < 0:
-            raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {list(indices)}.")
-        return self._make_batch([int(index) for index in indices])
+        return self._make_batch(_task_numbers(indices))
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, get_args(Split).index(self.split), *key])
@@ -230,6 +232,19 @@ class BlockDistribution(BatchedTasks):
 
     def _draw_block(self, block: int) -> Task:
         return self.draw(self._generator(0, block), self.block_size).as_batch()
+
+
+def _task_numbers(indices: Iterable[int]) -> list[int]:
+    """Return the task numbers of a batch as a list; raise `MetaLensError` if they are none."""
+    try:
+        numbers = [index(number) for number in indices]
+    except TypeError:
+        raise MetaLensError(
+            f"Task numbers must be whole, got {indices!r}; take several tasks by batch(range(...))."
+        ) from None
+    if not numbers or min(numbers) < 0:
+        raise MetaLensError(f"Task numbers must be 0 or more and at least one, got {numbers}.")
+    return numbers
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_number
 
 _CHUNK = 2**24  # numbers per chunk
 
@@ -21,8 +21,19 @@ def check_sizes(minimum: int = 1, /, **sizes: int | None) -> None:
     metalens.errors.MetaLensError: k_shot must be at least 1, got 0.
     """
     for name, size in sizes.items():
-        if size is not None and size < minimum:
+        if size is None:
+            continue
+        check_number(name, size, whole=True)
+        if size < minimum:
             raise MetaLensError(f"{name} must be at least {minimum}, got {size}.")
+
+
+def check_callable(function: object) -> None:
+    """Raise a `MetaLensError` unless tasks are to be made by a function."""
+    if not callable(function):
+        raise MetaLensError(
+            f"Tasks need a function that makes them, got {type(function).__name__}; give one."
+        )
 
 
 def check_choices(**choices: tuple[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from metalens.data.base import BlockDistribution, Recent, Split
-from metalens.data.checks import as_array, check_finite, check_sizes
+from metalens.data.checks import as_array, check_callable, check_finite, check_sizes
 from metalens.data.drawing import draw_examples, enough_examples
 from metalens.data.named_tasks import NamedTasks, split_tasks
 from metalens.errors import MetaLensError
@@ -81,6 +81,7 @@ class FunctionTasks(NamedTasks):
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
+        check_callable(function)
         check_sizes(n_tasks=n_tasks)
         check_sizes(2, n_way=n_way)
         check_sizes(0, cache=cache)
@@ -200,6 +201,7 @@ class GeneratedTasks(BlockDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(split, seed=seed, n_train_tasks=n_train_tasks)
+        check_callable(function)
         check_sizes(block_size=block_size)
         self.block_size, self._function = block_size, function
 

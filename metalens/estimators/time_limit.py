@@ -12,7 +12,7 @@ from metalens.errors import MetaLensError
 
 if TYPE_CHECKING:
     from metalens.estimators.models import Candidate
-    from metalens.training.outer_loop import Progress
+    from metalens.training.hooks import OnStep
 
 # Shares of the time by whose end a part of the fit is over or, of what cannot be stopped, begun.
 FIT, TRAIN, TRAIN_BASELINES, FIT_SLOW, COMPARE = 0.4, 0.55, 0.7, 0.35, 0.9
@@ -72,7 +72,7 @@ class TimeLimit:
         return max(share, (clock() - self._begun) / self.seconds + least)
 
     def stopwatch(
-        self, name: str, progress: Progress | None, steps: int, share: float, last: int | None = None
+        self, name: str, progress: OnStep | None, steps: int, share: float, last: int | None = None
     ) -> Stopwatch:
         """Return what ends the training of a model by the end of a share; see `Stopwatch`."""
         return Stopwatch(self, name, progress, steps, share, last=last)
@@ -109,7 +109,7 @@ class Stopwatch:
 
     limit: TimeLimit
     name: str
-    progress: Progress | None
+    progress: OnStep | None
     steps: int
     share: float
     spare: float = 0.0

@@ -28,12 +28,12 @@ from metalens.networks import Network
 from metalens.objective import Objective
 from metalens.specs.calls import LEARNERS, build_learner, build_regularizers, build_sampler, learner_call
 from metalens.training.fit import fit_together
-from metalens.training.outer_loop import Progress
+from metalens.training.hooks import OnStep
 
 EVERY = 50  # steps between two validations
 CLIP_NORM = 10.0  # of the outer gradient, so that a bad task does not ruin the training
 
-ProgressOf = Callable[[str], Progress]  # of the model with this name
+ProgressOf = Callable[[str], OnStep]  # of the model with this name
 
 
 class TrainingTasks(NamedTuple):
@@ -109,12 +109,12 @@ class Trainee:
             metric, value`.
         """
 
-        def fit(runs: Sequence[_Run], progress: Progress) -> list[pd.DataFrame]:
+        def fit(runs: Sequence[_Run], on_step: OnStep) -> list[pd.DataFrame]:
             objectives, strands, validations = zip(*runs, strict=True)
             return fit_together(
                 objectives,
                 strands,
-                progress=progress,
+                on_step=on_step,
                 clip_norm=CLIP_NORM,
                 validations=validations,
                 samplers=[build_sampler(self.sampler) for _ in objectives],

@@ -17,8 +17,8 @@ from metalens.experiments.recipe import Recipe
 from metalens.objective import Objective
 from metalens.specs import calls
 from metalens.statistics.arms import arm_label
-from metalens.training.fit import assembled, training_tasks
 from metalens.training.run import TrainingRun
+from metalens.training.train import assembled, training_tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -26,7 +26,7 @@ from metalens.io.provenance import commit
 from metalens.objective import Objective
 from metalens.specs.calls import build_sampler, learner_call
 from metalens.training.fingerprint import source_digest
-from metalens.training.fit import CHECKPOINT_EVERY, assembled, processes_of, training_tasks
+from metalens.training.train import CHECKPOINT_EVERY, assembled, processes_of, training_tasks
 
 VERSIONS = ("torch", "numpy", "scipy", "pandas", "lightning-fabric", "safetensors")
 

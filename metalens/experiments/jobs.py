@@ -21,7 +21,8 @@ from metalens.experiments.store import CellResult
 from metalens.experiments.trackers import Trackers
 from metalens.experiments.workers import as_completed
 from metalens.training.checkpoint import Checkpoints
-from metalens.training.fit import CHECKPOINT_EVERY, train
+from metalens.training.hooks import Hooks
+from metalens.training.train import CHECKPOINT_EVERY, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -108,7 +109,8 @@ class Runner:
         begin = time.perf_counter()
         with suppress(DivergenceError):  # the runs record it
             settings = recipe.training(cells[0].seed)
-            train(runs, settings, recipe.machine, fabric, checkpoints, self.watcher.step, note)
+            hooks = Hooks(self.watcher.step, on_execution=note)
+            train(runs, settings, recipe.machine, fabric, checkpoints, hooks)
         seconds = time.perf_counter() - begin + (0.0 if checkpoints is None else checkpoints.seconds)
         facts["train_seconds"] = seconds / len(cells)
         for cell, run in zip(cells, runs, strict=True):

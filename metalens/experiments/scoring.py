@@ -17,8 +17,8 @@ from metalens.experiments.store import TABLES, CellResult
 from metalens.learners import GradientLearner, Learner
 from metalens.relations.relate import relate
 from metalens.statistics.arms import ARM
-from metalens.training.fit import processes_of
 from metalens.training.run import TrainingRun
+from metalens.training.train import processes_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

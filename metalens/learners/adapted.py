@@ -17,12 +17,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from metalens.errors import MALFORMED, MetaLensError, reraise_as
+from metalens.errors import MALFORMED, MetaLensError, check_type, reraise_as
 from metalens.io.files import atomic_path, writing_into
 from metalens.io.programs import export_program, save_program
+from metalens.learners.given import explained
 from metalens.networks.modes import module_mode
 from metalens.networks.norm import uses_batch_statistics
 from metalens.settings import plain_settings
+from metalens.tasks import place
 
 if TYPE_CHECKING:
     from metalens.learners.base import Learner, State
@@ -119,8 +121,10 @@ class AdaptedModel(nn.Module):
         """
         if self.is_transductive:
             warnings.warn(_TRANSDUCTIVE, stacklevel=4)  # of the caller of the module
-        with module_mode(self.learner, training=False):
-            return self.learner.predict(self.state, x.to(self.learner.device))
+        check_type(x, Tensor, "The inputs", "use torch.tensor or torch.from_numpy")
+        x = place(x, self.learner.device, self.learner.dtype)
+        with module_mode(self.learner, training=False), explained(self.learner, x=x):
+            return self.learner.predict(self.state, x)
 
     @property
     def is_transductive(self) -> bool:

@@ -15,11 +15,12 @@ from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners.adapted import AdaptedModel
+from metalens.learners.given import explained
 from metalens.metrics import Metric
 from metalens.networks import Network
 from metalens.networks.modes import module_mode
 from metalens.settings import SettingsModule
-from metalens.tasks import Examples, check_targets
+from metalens.tasks import Examples, check_examples, check_targets, place
 
 State = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,6 +92,8 @@ class Learner(SettingsModule, ABC):
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
+        if not callable(loss):
+            raise MetaLensError(f"loss must be a function (predictions, y) -> scalar, got {loss!r}.")
         self.loss = loss
         self._refusal: str | None = None  # of `metalens.learners.measure`
         self._measured: set[tuple[int, bool]] = set()
@@ -150,9 +153,18 @@ class Learner(SettingsModule, ABC):
         return self.predict_encoded(state, self.encode(x))
 
     def forward(self, support: Examples) -> AdaptedModel:
-        """Return the model adapted to a support set, `F(support) = f`, as at test time."""
-        with module_mode(self, training=False):
-            return AdaptedModel(self, self.adapt(Examples(*(tensor.to(self.device) for tensor in support))))
+        """Return the model adapted to a support set, `F(support) = f`, as at test time.
+
+        Raises:
+            MetaLensError: the support set is no pair of tensors, too small, or not as the network takes them.
+        """
+        check_examples(support, "The support set")
+        if len(support[0]) < self.min_support:
+            sizes = f"{self.min_support} or more examples, got {len(support[0])}"
+            raise MetaLensError(f"{type(self).__name__} adapts to {sizes}; give it a larger support set.")
+        x, y = place(support, self.device, self.dtype)
+        with module_mode(self, training=False), explained(self, x=x, y=y):
+            return AdaptedModel(self, self.adapt(Examples(x, y)))
 
     @property
     def mixed_refusal(self) -> str | None:

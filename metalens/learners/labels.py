@@ -45,8 +45,13 @@ def check_labels(learner: Learner, tasks: Task, numbers: Sequence[int]) -> None:
     n = n_labels(learner)
     for examples in (tasks.support, tasks.query):
         y = examples.y
-        if y.is_floating_point() or y.device.type != "cpu" or n < 2 or y.numel() == 0:
+        if y.is_floating_point() or y.device.type != "cpu" or y.numel() == 0:
             continue
+        if n < 2:
+            raise MetaLensError(
+                f"Classes need an output each, and {type(learner).__name__} has {n}; give the network as "
+                "many as there are classes or, for regression, real targets (n, 1)."
+            )
         wrong = (y < 0) | (y >= n)
         if wrong.any():
             place = tuple(wrong.nonzero()[0].tolist())

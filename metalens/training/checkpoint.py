@@ -43,7 +43,7 @@ class Checkpoints:
     Args:
         folder: where the files are; `None` in a process that does not write.
         every: seconds between two checkpoints; 0 writes one after every step, infinity none.
-        resume: resume from the newest checkpoint, if there is one; otherwise old checkpoints are deleted.
+        resume: resume from the newest checkpoint, if there is one; otherwise the folder must hold none.
 
     Attributes:
         seconds: duration of the training up to the checkpoint from which it resumes.
@@ -62,7 +62,7 @@ class Checkpoints:
     Traceback (most recent call last):
     ...
     metalens.errors.MetaLensError: The checkpoints in ... are of another training: seed was 0 and is 1; make
-    both alike, or start over without resuming.
+    both alike, or start over in another folder.
     """
 
     def __init__(self, folder: Path | None, *, every: float = 60.0, resume: bool = False) -> None:
@@ -85,9 +85,6 @@ class Checkpoints:
             self._clear()
             if self.resume:
                 found = self._newest(fingerprint)
-            else:
-                for path in _files(self.folder):
-                    path.unlink()
         found = processes.gather_objects([found])[0]
         self.seconds = found["seconds"] if found else 0.0
         self._begin = time.monotonic()
@@ -138,18 +135,20 @@ class Checkpoints:
             if changes := differences(saved, fingerprint):
                 raise MetaLensError(
                     f"The checkpoints in {self.folder} are of another training: {changes}; make both alike, "
-                    "or start over without resuming."
+                    "or start over in another folder."
                 )
             return content
         if paths:
-            raise MetaLensError(f"Every checkpoint in {self.folder} is damaged; start over without resuming.")
+            raise MetaLensError(
+                f"Every checkpoint in {self.folder} is damaged; start over in another folder."
+            )
         return None
 
 
 def restoring() -> AbstractContextManager[None]:
     """Reraise errors of the block as those of a checkpoint without the state of this training."""
     prefix = "The newest checkpoint does not hold the state of this training"
-    return reraise_as(prefix, "delete it, or start over without resuming")
+    return reraise_as(prefix, "delete it, or start over in another folder")
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from metalens.errors import MetaLensError
+
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric.loggers.logger import Logger
@@ -28,6 +30,10 @@ class LearningCurve:
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
     loggers: Sequence[Logger] = ()
     n_logged: int = 0
+
+    def __post_init__(self) -> None:
+        if not all(hasattr(logger, "log_metrics") for logger in self.loggers):
+            raise MetaLensError(f"loggers must be a list of Lightning Fabric's, got {self.loggers!r}.")
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Add values by metric."""

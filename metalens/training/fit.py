@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-import torch
 from safetensors.torch import save
-from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_type, extra
 from metalens.evaluation import Validation
 from metalens.execution.machine import Machine
-from metalens.execution.malloc import keep_freed_memory
-from metalens.execution.plan import Execution, executable, is_trained
-from metalens.execution.precision import in_precision
-from metalens.execution.replicas import Replicas, ReplicationError
 from metalens.io.files import atomic_path, remove_partials, writable_folder
-from metalens.learners import Learner, NetworkLearner
 from metalens.objective import Objective
-from metalens.processes import ALONE, Processes
 from metalens.samplers import TaskSampler, Uniform
-from metalens.training.checkpoint import Checkpoints, restoring
+from metalens.training.checkpoint import Checkpoints
 from metalens.training.curve import LearningCurve
-from metalens.training.fingerprint import fingerprint
-from metalens.training.outer_loop import OuterLoop, Progress, side_by_side
+from metalens.training.hooks import Hooks, OnExecution, OnStep, OnValidation
+from metalens.training.optimizer import OwnOptimizer
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingOptions, TrainingSettings
+from metalens.training.train import CHECKPOINT_EVERY, train, training_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
     from lightning_fabric.loggers.logger import Logger
-
-CHECKPOINT_EVERY = 60.0  # seconds
-_SEEDS_APART = 1_000_003  # of processes, so that one seed's second process is not the next seed's first
 
 
 def fit(
@@ -51,9 +42,13 @@ def fit(
     out: str | Path | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
     resume: bool = False,
+    optimizer: Callable[[Objective], Optimizer] | None = None,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     loggers: Sequence[Logger] = (),
-    progress: Progress | None = None,
-    on_execution: Callable[[Execution], None] | None = None,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    on_validation: OnValidation | None = None,
+    on_execution: OnExecution | None = None,
     **settings: Unpack[TrainingOptions],
 ) -> pd.DataFrame:
     """Train an objective on batches of tasks.
@@ -73,15 +68,21 @@ def fit(
         machine: how the training runs; by default `Machine()`, on one device that Lightning Fabric chooses.
             Each of several processes takes an equal share of the tasks of a step, and the first one writes.
         out: folder for `metrics.csv`, `weights.safetensors` and, in `checkpoints`, the newest two states of
-            the training; nothing is written by default.
+            the training; nothing is written by default. A folder that holds a training is refused, unless
+            that is resumed.
         checkpoint_every: seconds between two checkpoints; one more follows the last step. 0 writes one after
             every step, infinity none.
         resume: resume from the newest checkpoint in `out`, as if training had not been interrupted: the
             result is the same to the last bit on the same machine, with the same versions and threads.
-            Without a checkpoint, training starts over; without `resume`, old checkpoints are deleted.
+            Without a checkpoint, training starts over.
+        optimizer: `objective -> optimizer`, in place of `outer_optimizer` and `outer_lr`: any of
+            `torch.optim`, with groups of the objective's parameters.
+        scheduler: `optimizer -> scheduler`, in place of `schedule`; stepped after each outer step.
         loggers: of Lightning Fabric; they get the learning curve while it grows, see `LearningCurve`.
-        progress: called after every step with its number and the loss of all processes. Where it returns
-            true, in all processes, training ends with the best weights so far.
+        progress: show a progress bar in the terminal or the notebook.
+        on_step: called after each step with its number, from 1, and the loss of all processes. Where it
+            returns true, in all processes, training ends with the best weights so far.
+        on_validation: called after each validation with the step and the mean scores by metric; the same.
         on_execution: called before the first step with the way the steps are executed.
         **settings: `steps`, `meta_batch_size` and the other fields of `TrainingSettings`.
 
@@ -91,7 +92,10 @@ def fit(
 
     Raises:
         MetaLensError: a setting is out of range, the meta-batch is too small for a regularizer or cannot be
-            shared equally, the machine lacks something, or the checkpoints are of another training.
+            shared equally, the tasks do not fit the learner, the machine lacks something, `out` holds a
+            training, or the checkpoints are of another one.
+        KeyboardInterrupt: the user ended training by Ctrl-C. The objective has the best weights so far, if
+            there was a validation, and `resume` goes on from the last checkpoint.
         DivergenceError: the loss or gradient is not finite; names the task and the reason. The objective has
             the best weights so far, if there was a validation.
 
@@ -100,13 +104,19 @@ def fit(
     >>> curve.metric.unique().tolist()
     ['query']
     """
-    training, machine = TrainingSettings(**settings), machine or Machine()
+    training, machine = TrainingSettings.of(settings), machine or Machine()
+    _check_types(machine, [objective], [tasks], [validation], [sampler])
+    check_type(progress, bool, "progress", "give a function as on_step")
+    own = OwnOptimizer(optimizer, scheduler)
+    own.check_options(settings)
     fabric = machine.fabric()
     folder = writable_folder(out) if out is not None and fabric.is_global_zero else None
     tasks, curve = training_tasks(objective.learner, tasks), LearningCurve(loggers=loggers)
     run = TrainingRun(objective, tasks, validation, sampler or Uniform(), curve)
     checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
-    (table,) = train([run], training, machine, fabric, checkpoints, progress, on_execution)
+    with _shown(progress and fabric.is_global_zero, training.steps, on_step) as on_step:
+        hooks = Hooks(on_step, on_validation, on_execution)
+        (table,) = train([run], training, machine, fabric, checkpoints, hooks, own)
     if folder is not None:
         remove_partials(folder)
         with atomic_path(folder / "weights.safetensors") as path:
@@ -126,8 +136,8 @@ def fit_together(
     out: str | Path | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
     resume: bool = False,
-    progress: Progress | None = None,
-    on_execution: Callable[[Execution], None] | None = None,
+    on_step: OnStep | None = None,
+    on_execution: OnExecution | None = None,
     **settings: Unpack[TrainingOptions],
 ) -> list[pd.DataFrame]:
     """Train several objectives side by side, each on its own tasks, in one vectorized step.
@@ -146,7 +156,7 @@ def fit_together(
         out: folder for `checkpoints`; weights and curves are not written.
         checkpoint_every: see `fit`.
         resume: see `fit`.
-        progress: called after every step with its number and the mean loss; see `fit`.
+        on_step: called after each step with its number and the mean loss; see `fit`.
         on_execution: see `fit`.
         **settings: the fields of `TrainingSettings`, the same for all; several objectives need
             `on_nonfinite="raise"`, and draw nothing by `seed`.
@@ -165,7 +175,9 @@ def fit_together(
     >>> len(fit_together(objectives, [Sinusoid()] * 3, steps=3, meta_batch_size=4))
     3
     """
-    training, machine = TrainingSettings(**settings), machine or Machine()
+    training, machine = TrainingSettings.of(settings), machine or Machine()
+    for name, given in (("objectives", objectives), ("tasks", tasks)):
+        check_type(given, Sequence, name, "give a list of them, or train a single objective by fit")
     held_out = [None] * len(objectives) if validations is None else validations
     choosers = [Uniform() for _ in objectives] if samplers is None else samplers
     if not len(objectives) == len(tasks) == len(held_out) == len(choosers) >= 1:
@@ -174,118 +186,34 @@ def fit_together(
             f"{len(objectives)} objectives, {len(tasks)} distributions of tasks, {len(held_out)} validations "
             f"and {len(choosers)} samplers."
         )
+    _check_types(machine, objectives, tasks, held_out, choosers)
+    if len(set(objectives)) < len(objectives):
+        raise MetaLensError("fit_together got an objective twice; make one for each training.")
     runs = [
         TrainingRun(objective, training_tasks(objective.learner, of_one), validation, sampler)
         for objective, of_one, validation, sampler in zip(objectives, tasks, held_out, choosers, strict=True)
     ]
     fabric = machine.fabric()
     checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
-    return train(runs, training, machine, fabric, checkpoints, progress, on_execution)
+    return train(runs, training, machine, fabric, checkpoints, Hooks(on_step, on_execution=on_execution))
 
 
-def train(
-    runs: Sequence[TrainingRun],
-    settings: TrainingSettings,
-    machine: Machine,
-    fabric: Fabric,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress | None = None,
-    on_execution: Callable[[Execution], None] | None = None,
-) -> list[pd.DataFrame]:
-    """Train one run, or several side by side: the core of `fit` and `fit_together`.
-
-    `fabric` is that of the machine, launched; the runs are changed in place.
-    """
-    for run in runs:
-        run.objective.learner.prepare(run.tasks)
-        run.objective.check_meta_batch_size(settings.meta_batch_size, fabric.world_size)
-    if len(runs) > 1 and fabric.world_size > 1:
-        raise ReplicationError("Side by side, objectives are trained by one process; use devices=1.")
-    if len(runs) > 1 and settings.on_nonfinite != "raise":
-        raise ReplicationError("Side by side, no objective can skip a step alone; use on_nonfinite='raise'.")
-    processes, saved, execution = processes_of(fabric), None, None
-    with machine.set_threads(), torch.random.fork_rng():
-        if checkpoints is not None and is_trained(runs[0].objective):
-            saved = checkpoints.begin(fingerprint(runs, settings, machine, fabric), processes)
-        if saved is not None:
-            with restoring():
-                execution = Execution(**saved["execution"])
-        if machine.keep_freed_memory:
-            keep_freed_memory()
-        torch.manual_seed(settings.seed + _SEEDS_APART * processes.rank)
-        with assembled(runs, settings, machine, fabric, execution) as (module, execution):
-            if on_execution is not None:
-                on_execution(execution)
-            if is_trained(module):
-                with _reporting_unused_parameters():
-                    OuterLoop(settings, module, runs, fabric, execution).run(progress, checkpoints, saved)
-    return [run.curve.table() for run in runs]
-
-
-@contextmanager
-def assembled(
-    runs: Sequence[TrainingRun],
-    settings: TrainingSettings,
-    machine: Machine,
-    fabric: Fabric,
-    execution: Execution | None = None,
-) -> Iterator[tuple[nn.Module, Execution]]:
-    """Yield the module that computes the outer steps of the runs, and their execution; see `executable`.
-
-    The objectives are moved to the device of the Fabric, and within the block have its precision and share
-    each batch with its processes. Several runs are computed side by side.
-
-    Raises:
-        ReplicationError: several runs cannot be computed side by side.
-        MetaLensError: `compile=True`, the batching, the precision or a sampler is not possible.
-    """
-    machine = _for_samplers(runs, machine)
-    processes, n = processes_of(fabric), settings.meta_batch_size
-    with ExitStack() as stack:
-        on_failure = stack.enter_context(ExitStack())
-        for run in runs:
-            objective = run.objective
-            fabric.to_device(objective)
-            for name in ("batching", "chunk"):
-                on_failure.callback(setattr, objective, name, getattr(objective, name))
-            objective.batching = machine.batching
-            objective.chunk = machine.chunk if isinstance(machine.chunk, int) else None
-            objective.learner.plan(machine.batching)  # refuses impossible batchings
-            learner = objective.learner
-            on_failure.callback(setattr, learner, "differentiation", learner.differentiation)
-            learner.differentiation = machine.mode
-            stack.enter_context(in_precision(fabric, objective, run.tasks, n))
-            stack.callback(objective.learner.set_progress, 1.0)
-            stack.callback(setattr, objective, "processes", ALONE)
-            objective.processes = processes
-            run.sampler.check(objective, run.tasks, n)
-        module: Objective | Replicas = runs[0].objective
-        if len(runs) > 1 and is_trained(module):
-            module = Replicas([run.objective for run in runs])
-            stack.callback(module.release)
-        with fabric.autocast():
-            numbers = processes.shard(range(n))
-            batches = [run.tasks.batch(numbers) for run in runs]
-            for run, of_run in zip(runs, batches, strict=True):
-                run.objective.check_tasks(of_run, numbers)
-            batch = fabric.to_device(side_by_side(batches))
-            batch = fabric.strategy.precision.convert_input(batch)
-            if isinstance(module, Replicas):
-                module.check(batch)
-            found = executable(module, batch, machine, steps=settings.steps, execution=execution)
-        on_failure.pop_all()
-        yield found
-
-
-def _for_samplers(runs: Sequence[TrainingRun], machine: Machine) -> Machine:
-    """Return the machine, uncompiled if samplers weigh tasks."""
-    if len(runs) > 1 and any(run.sampler.asks_model for run in runs):
-        raise ReplicationError("Side by side, objectives need task samplers that do not ask the model.")
-    if not any(run.sampler.weighs for run in runs):
-        return machine
-    if machine.compile is True:
-        raise MetaLensError("compile=True is not possible: steps whose tasks are weighed are not compiled.")
-    return replace(machine, compile=False)
+def _check_types(
+    machine: object, objectives: Iterable[object], tasks: Iterable[object], validations: Iterable[object],
+    samplers: Iterable[object],
+) -> None:  # fmt: skip
+    """Raise `MetaLensError` where something of another class was given to a training."""
+    check_type(machine, Machine, "machine", 'give one, such as Machine(accelerator="cpu")')
+    kinds: list[tuple[str, type, str, Iterable[object]]] = [
+        ("What is trained", Objective, "give Objective(learner)", objectives),
+        ("tasks", TaskDistribution, "give a distribution, such as Sinusoid()", tasks),
+        ("validation", Validation, "give Validation(tasks)", validations),
+        ("sampler", TaskSampler, "give one, such as Uniform()", samplers),
+    ]
+    for name, kind, remedy, given in kinds:
+        for value in given:
+            if value is not None or name in ("What is trained", "tasks"):
+                check_type(value, kind, name, remedy)
 
 
 def _checkpoints(out: str | Path | None, fabric: Fabric, *, every: float, resume: bool) -> Checkpoints | None:
@@ -293,41 +221,32 @@ def _checkpoints(out: str | Path | None, fabric: Fabric, *, every: float, resume
         if resume:
             raise MetaLensError("resume=True needs the folder of the interrupted training; give out.")
         return None
-    folder = writable_folder(Path(out) / "checkpoints") if fabric.is_global_zero else None
+    folder = None
+    if fabric.is_global_zero:
+        if not resume:
+            _check_unused(Path(out))
+        folder = writable_folder(Path(out) / "checkpoints")
     return Checkpoints(folder, every=every, resume=resume)
 
 
-def processes_of(fabric: Fabric) -> Processes:
-    """Return the processes of a Fabric."""
-    return Processes(fabric.global_rank, fabric.world_size)
-
-
-@contextmanager
-def _reporting_unused_parameters() -> Iterator[None]:
-    """Reraise PyTorch's error about parameters without a gradient as a `MetaLensError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "find_unused_parameters" not in str(error):
-            raise
+def _check_unused(folder: Path) -> None:
+    """Raise `MetaLensError` if a folder holds a training."""
+    found = [
+        *folder.glob("*.safetensors"),
+        *folder.glob("metrics.csv"),
+        *folder.glob("checkpoints/*.safetensors"),
+    ]
+    if found:
         raise MetaLensError(
-            "Some parameters got no gradient, for which the processes wait; freeze or remove them, "
-            "or use strategy='ddp_find_unused_parameters_true'."
-        ) from error
-
-
-def training_tasks(learner: Learner, tasks: TaskDistribution) -> TaskDistribution:
-    """Return the tasks, with global labels if the learner needs them.
-
-    Raises:
-        MetaLensError: the number of classes differs from the outputs of the learner's head.
-    """
-    if not isinstance(learner, NetworkLearner) or not learner.needs_global_labels:
-        return tasks
-    tasks, n_outputs = tasks.with_global_labels(), learner.network.n_outputs
-    if tasks.n_classes not in (None, n_outputs):
-        raise MetaLensError(
-            f"The head of {type(learner).__name__} has {n_outputs} outputs, and its training tasks have "
-            f"{tasks.n_classes} classes together; set n_classes={tasks.n_classes}."
+            f"{folder} holds a training ({found[0].relative_to(folder)}); choose another folder, resume it "
+            "by resume=True, or delete it."
         )
-    return tasks
+
+
+def _shown(is_shown: bool, steps: int, on_step: OnStep | None) -> AbstractContextManager[OnStep | None]:
+    """Return a block in which a bar shows the steps, if it is to; it yields what to call after each."""
+    if not is_shown:
+        return nullcontext(on_step)
+    with extra("cli"):
+        from metalens.training.progress import step_bar
+    return step_bar(steps, on_step)

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from operator import index
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from metalens.errors import DivergenceError
+from metalens.errors import DivergenceError, MetaLensError
 from metalens.execution.plan import Execution
-from metalens.objective import outer_loss, trained_parameters
-from metalens.tasks import Task, stack_tasks
+from metalens.learners.given import explained, named_tensors
+from metalens.objective import outer_loss
+from metalens.tasks import Task, as_dtype, stack_tasks
 from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
+from metalens.training.hooks import NO_HOOKS, Hooks
 from metalens.training.nonfinite import clip_gradients, describe_nonfinite
+from metalens.training.optimizer import BY_SETTINGS, Descent, OwnOptimizer
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
 from metalens.training.step import OuterStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Progress = Callable[[int, float], bool | None]
 
 
 class OuterLoop:
@@ -39,34 +40,36 @@ class OuterLoop:
         runs: the objectives with their tasks.
         fabric: device, precision and strategy.
         execution: how the steps are executed, for the checkpoints.
+        own: makes the optimizer and the scheduler of a single run in place of the settings.
     """
 
     def __init__(
         self, settings: TrainingSettings, module: nn.Module, runs: Sequence[TrainingRun], fabric: Fabric,
-        execution: Execution,
+        execution: Execution, own: OwnOptimizer = BY_SETTINGS,
     ) -> None:  # fmt: skip
         self.settings, self.runs, self.fabric, self.execution = settings, runs, fabric, execution
         self.processes = runs[0].objective.processes
         # 16-mixed scales gradients and skips steps that are not finite; a fused optimizer unscales too late.
         self._is_scaled = fabric.strategy.precision.precision == "16-mixed"
         fused = fabric.device.type in ("cpu", "cuda") and not self._is_scaled
-        self._unwrapped, self.scheduler = _optimizer(settings, module, fused=fused)
-        self.module, self.optimizer = fabric.setup(module, self._unwrapped)
+        self._descent = Descent(settings, module, runs[0].objective, own, fused=fused)
+        self._check_scaled()
+        self.module, self.optimizer = fabric.setup(module, self._descent.optimizer)
         self.module.train()
         self._weights = list(self.module.parameters())
+        self._dtype = runs[0].objective.learner.dtype
         self._sums: dict[str, Tensor] = {}  # of the terms since the last row of the curve
 
     def run(
         self,
-        progress: Progress | None = None,
+        hooks: Hooks = NO_HOOKS,
         checkpoints: Checkpoints | None = None,
         saved: State | None = None,
     ) -> None:
-        """Take all steps, and keep the best weights.
+        """Take all steps, and keep the best weights, also where an error or the user ends them.
 
         Args:
-            progress: called after every step with its number and the mean loss of the remaining runs; the
-                steps end where it returns true.
+            hooks: told of steps, with the mean loss of the remaining runs, and of a single run's validations.
             checkpoints: where the state is written.
             saved: the state to resume from.
 
@@ -77,20 +80,33 @@ class OuterLoop:
         if saved is not None:
             with restoring():
                 first = self._restore(saved)
+        try:
+            self._take_steps(first, hooks, checkpoints)
+        finally:
+            for run in self.runs:
+                run.keep_best()
+
+    def _take_steps(self, first: int, hooks: Hooks, checkpoints: Checkpoints | None) -> None:
         is_stopped = False
         for number in range(first, self.settings.steps + 1):
             if self._is_out_of_patience() or is_stopped:  # a resumed training may have been at its end
                 break
-            step = self._forward(number)
+            step = self._forward(number, is_first=number == first)
             counts = self._descend(step)
             self._record(step, counts=counts)
-            self._validate(step, counts=counts)
-            if progress is not None:
+            scores = self._validate(step, counts=counts)
+            if scores is not None and hooks.on_validation is not None:
+                is_stopped = bool(hooks.on_validation(number, scores))
+            if hooks.on_step is not None:
                 active = self._active()
-                is_stopped = bool(progress(number, sum(step.losses[p] for p in active) / len(active)))
+                loss = sum(step.losses[p] for p in active) / len(active)
+                is_stopped = bool(hooks.on_step(number, loss)) or is_stopped
             self._save(number, checkpoints, is_over=is_stopped)
-        for run in self.runs:
-            run.keep_best()
+
+    def _check_scaled(self) -> None:
+        groups = self._descent.optimizer.param_groups
+        if self._is_scaled and any(group.get("fused") for group in groups):
+            raise MetaLensError("A fused optimizer unscales gradients too late in 16-mixed; set fused=False.")
 
     def _active(self) -> list[int]:
         """Return the indices of the runs that have not diverged."""
@@ -99,7 +115,7 @@ class OuterLoop:
     def _is_out_of_patience(self) -> bool:
         return all(self.runs[place].is_out_of_patience for place in self._active())
 
-    def _forward(self, number: int) -> OuterStep:
+    def _forward(self, number: int, *, is_first: bool) -> OuterStep:
         """Draw the tasks of a step, and compute its losses."""
         for run in self.runs:
             run.objective.learner.set_progress((number - 1) / self.settings.steps)
@@ -109,8 +125,15 @@ class OuterLoop:
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
             run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
-        terms = self.module(*self.fabric.to_device((side_by_side(batches), *weights)))
+        batch = as_dtype(side_by_side(batches), self._dtype)
+        learner = self.runs[0].objective.learner
+        with explained(learner, **named_tensors(batch)) if is_first else nullcontext():
+            terms = self.module(*self.fabric.to_device((batch, *weights)))
         loss = outer_loss(terms)
+        if not loss.requires_grad:
+            raise MetaLensError(
+                "The outer loss has no gradient; leave detach, item and NumPy out of the loss and learner."
+            )
         terms, mean_loss = self.processes.all_reduce_mean((terms, loss))
         return OuterStep(number, choices, batches, terms, loss, mean_loss)
 
@@ -126,14 +149,14 @@ class OuterLoop:
             self.optimizer.zero_grad()  # without a gradient the optimizer does nothing
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
+        self._descent.scheduler.step()
         return is_finite or policy == "raise"
 
     def _clip(self, number: int) -> list[float]:
         """Clip the gradients; return the norms before, if waiting for them is cheap."""
         settings = self.settings
         if settings.clip_norm is not None:
-            self.fabric.strategy.precision.unscale_gradients(self._unwrapped)
+            self.fabric.strategy.precision.unscale_gradients(self._descent.optimizer)
         is_quick = self.fabric.device.type == "cpu" or settings.on_nonfinite != "raise"
         waits = not self._is_scaled and (is_quick or number == settings.steps)
         limits = settings.clip_norm, settings.on_nonfinite
@@ -148,7 +171,6 @@ class OuterLoop:
             words = describe_nonfinite(step, self.runs[faulty[0]].objective, faulty[0], what, values)
             for run in self.runs:
                 run.curve.log()
-                run.keep_best()
             raise DivergenceError(f"{words}.")
         return not faulty
 
@@ -168,14 +190,15 @@ class OuterLoop:
             run.curve.add(number, "train", means)
         self._sums = {}
 
-    def _validate(self, step: OuterStep, *, counts: bool) -> None:
-        """Add diagnostics and validation scores to the curves if they are due."""
-        number, last = step.number, self.settings.steps
+    def _validate(self, step: OuterStep, *, counts: bool) -> dict[str, float] | None:
+        """Add diagnostics and validation scores to the curves if they are due; return those scores."""
+        number, last, scores = step.number, self.settings.steps, None
         for place in self._active():
             run = self.runs[place]
             if counts and run.is_diagnosed(number, last):
                 run.diagnose(number, step.batches[place], step.shares_of(place))
-            run.validate(number, is_last=number == last)
+            scores = run.validate(number, is_last=number == last)
+        return scores
 
     def _save(self, number: int, checkpoints: Checkpoints | None, *, is_over: bool) -> None:
         """Log the curves and write a checkpoint if it is due; see `LearningCurve`."""
@@ -193,8 +216,7 @@ class OuterLoop:
             "execution": asdict(self.execution),
             "sums": self._sums,
             "runs": [run.state() for run in self.runs],
-            "optimizer": self._unwrapped.state_dict()["state"],
-            "schedule": self.scheduler.state_dict(),
+            "descent": self._descent.state(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "streams": self.processes.gather_objects([random_streams(self.fabric.device)]),
         }
@@ -204,28 +226,11 @@ class OuterLoop:
         device = self.fabric.device
         for run, of_run in zip(self.runs, state["runs"], strict=True):
             run.load(of_run)
-        self._unwrapped.load_state_dict({**self._unwrapped.state_dict(), "state": state["optimizer"]})
-        self.scheduler.load_state_dict(state["schedule"])
-        for group, rate in zip(self._unwrapped.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
+        self._descent.load(state["descent"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         set_random_streams(state["streams"][self.processes.rank], device)
         self._sums = {name: total.to(device) for name, total in state["sums"].items()}
         return index(state["step"]) + 1
-
-
-def _optimizer(
-    settings: TrainingSettings, module: nn.Module, *, fused: bool
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return the optimizer of a module, and the schedule of its step size."""
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[settings.outer_optimizer]
-    optimizer = make(trained_parameters(module), lr=settings.outer_lr, fused=fused)
-    factors = {
-        "constant": lambda step: 1.0,
-        "linear": lambda step: 1 - step / settings.steps,
-        "cosine": lambda step: (1 + math.cos(math.pi * step / settings.steps)) / 2,
-    }
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factors[settings.schedule])
 
 
 def side_by_side(batches: Sequence[Task]) -> Task:

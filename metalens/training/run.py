@@ -10,6 +10,8 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.evaluation import Validation, evaluate, mean_scores, metrics_of
+from metalens.learners.given import check_batch
+from metalens.learners.labels import check_labels
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
@@ -54,6 +56,14 @@ class TrainingRun:
         """Whether there are usable weights: not if training diverged before any validation."""
         return self.diverged is None or self._best_weights is not None
 
+    def check_first_tasks(self) -> None:
+        """Raise `MetaLensError` if the first training or validation task does not fit the learner."""
+        learner = self.objective.learner
+        for tasks in (self.tasks, *([] if self.validation is None else [self.validation.tasks])):
+            first = tasks.batch([0])
+            check_batch(first, learner.min_support)
+            check_labels(learner, first, [0])
+
     def choose(self, step: int, meta_batch_size: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""
         return self.sampler.choose(self.objective, self.tasks, step, meta_batch_size)
@@ -91,14 +101,16 @@ class TrainingRun:
         """Return how many steps after one were skipped or clipped."""
         return sum(step > after and name in FAULTS.values() for step, _, name, _ in self.curve.rows)
 
-    def validate(self, step: int, *, is_last: bool) -> None:
+    def validate(self, step: int, *, is_last: bool) -> dict[str, float] | None:
         """Score the objective on its held-out tasks if that is due, and remember the best weights.
+
+        The mean scores by metric are returned, `None` if it was not due.
 
         Beside others that are still patient, one that is out of patience keeps the weights that it has.
         """
         is_due = self.validation is not None and (is_last or step % self.validation.every == 0)
         if self.validation is None or not is_due or self.is_out_of_patience:
-            return
+            return None
         how = {name: getattr(self.objective, name) for name in ("batching", "chunk", "processes")}
         n_tasks = self.validation.n_tasks
         learner, held_out, metrics = self.objective.learner, self.validation.tasks, self.validation.metrics
@@ -119,6 +131,7 @@ class TrainingRun:
         if score > self._best_score:
             self._best_score, self._n_worse = score, 0
             self._best_weights = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+        return means
 
     def state(self) -> State:
         """Return everything that training changes."""

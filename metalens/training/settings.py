@@ -1,10 +1,11 @@
 """The settings of a training."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Required, TypedDict, get_args
+from dataclasses import dataclass, fields
+from typing import Literal, Required, Self, TypedDict, get_args
 
-from metalens.errors import MetaLensError
+from metalens.data.checks import check_sizes
+from metalens.errors import MetaLensError, check_number
 
 OuterOptimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -57,17 +58,16 @@ class OuterSettings:
     on_nonfinite: OnNonfinite = "raise"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "meta_batch_size"):
-            if getattr(self, name) < 1:
-                raise MetaLensError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_sizes(steps=self.steps, meta_batch_size=self.meta_batch_size)
         allowed = {"outer_optimizer": OuterOptimizer, "schedule": Schedule, "on_nonfinite": OnNonfinite}
         for name, choices in allowed.items():
             if getattr(self, name) not in get_args(choices):
                 expected = ", ".join(get_args(choices))
                 raise MetaLensError(f"{name} must be one of {expected}, got {getattr(self, name)!r}.")
-        for name in ("outer_lr", "clip_norm"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
+        limits = {} if self.clip_norm is None else {"clip_norm": self.clip_norm}
+        for name, rate in {"outer_lr": self.outer_lr, **limits}.items():
+            check_number(name, rate)
+            if not 0 < rate < math.inf:
                 raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
 
 
@@ -80,3 +80,27 @@ class TrainingSettings(OuterSettings):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("seed", self.seed, whole=True)
+
+    @classmethod
+    def of(cls, options: TrainingOptions) -> Self:
+        """Return the settings that were given as keyword arguments.
+
+        Raises:
+            MetaLensError: there is no such setting, or one is missing or out of range.
+
+        >>> TrainingSettings.of({"steps": 3, "meta_batch_size": 4, "lr": 0.1})
+        Traceback (most recent call last):
+        ...
+        metalens.errors.MetaLensError: Training has no setting lr; there are steps, meta_batch_size, ...
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := ", ".join(sorted(options.keys() - set(known))):
+            raise MetaLensError(f"Training has no setting {unknown}; there are {', '.join(known)}.")
+        for name in ("steps", "meta_batch_size"):
+            if name not in options:
+                raise MetaLensError(f"Training needs {name}; give a whole number.")
+        return cls(**options)

@@ -14,10 +14,10 @@ from metalens import Objective, Sinusoid
 from metalens.execution.machine import Machine
 from metalens.execution.malloc import keep_freed_memory
 from metalens.execution.plan import Execution
-from metalens.training.fit import assembled
 from metalens.training.outer_loop import OuterLoop
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
+from metalens.training.train import assembled
 from tools.speed.timing import interleaved
 from tools.speed.workloads import OUTER_LR, WORKLOADS, Workload
 

@@ -26,7 +26,7 @@ from metalens.experiments.suites.report import read_state
 from metalens.experiments.suites.suite import Entry, Suite
 from metalens.experiments.workers import processes
 from metalens.io.files import SUITE, atomic_path, remove_partials, writable_folder
-from metalens.training.fit import CHECKPOINT_EVERY
+from metalens.training.train import CHECKPOINT_EVERY
 
 Status = Literal["waiting", "done", "failed"]
 REPORT = "report.html"

@@ -32,9 +32,9 @@ from metalens.experiments.sweeps.space import Space, with_values
 from metalens.experiments.sweeps.trials import MIN_LOST_AFTER, Pruner, Trials, enter, retried
 from metalens.io.provenance import commit
 from metalens.metrics import METRICS
-from metalens.training.fit import train
-from metalens.training.outer_loop import Progress
+from metalens.training.hooks import Hooks, OnStep
 from metalens.training.run import TrainingRun
+from metalens.training.train import train
 
 R = TypeVar("R", bound=Recipe)
 
@@ -245,7 +245,7 @@ def metric_of(recipe: Recipe) -> str:
     return metrics_of(learner, tasks, tasks[0].query.y)[0].name
 
 
-def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
+def score(recipe: Recipe, trial: Trial, progress: OnStep) -> float:
     """Train the one arm of a recipe with every seed, and return the mean of the best validation scores.
 
     After each validation the mean over seeds is reported to the trial: the scores of the seeds in training,
@@ -269,7 +269,7 @@ def score(recipe: Recipe, trial: Trial, progress: Progress) -> float:
         judge = _Judge(trial, recipe, runs, best, progress)
         try:
             settings = recipe.training(cells[0].seed)
-            train(runs, settings, recipe.machine, fabric, progress=judge.look)
+            train(runs, settings, recipe.machine, fabric, hooks=Hooks(judge.look))
         except DivergenceError:
             trial.report(math.nan, judge.begin + max(run.diverged or 0 for run in runs))
             raise
@@ -290,7 +290,7 @@ class _Judge:
     recipe: Recipe
     runs: Sequence[TrainingRun]
     earlier: Sequence[float]
-    progress: Progress
+    progress: OnStep
 
     @property
     def begin(self) -> int:
