@@ -3,14 +3,14 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from functools import cache, wraps
+from functools import lru_cache, wraps
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-_LONGEST = 100  # characters of one setting that are shown
+_LONGEST = 100  # characters of a setting that are shown, and parts of a list
 
 
 class ShowsSettings:
@@ -80,12 +80,14 @@ def _texts(init: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, A
     return texts
 
 
-_signature = cache(inspect.signature)
+_signature = lru_cache(inspect.signature)
 
 
 def _text(value: object) -> str | None:
     """Return a short text of a setting; `None` of data and of modules, which show themselves."""
     if isinstance(value, list | tuple | dict):
+        if len(value) > _LONGEST:
+            return None  # data
         parts = [_text(part) for part in (value.values() if isinstance(value, dict) else value)]
         if None in parts:
             return None

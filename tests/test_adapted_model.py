@@ -202,10 +202,11 @@ def test_programs_predict_as_the_model_for_any_number_of_inputs(name):
 @pytest.mark.parametrize(
     "name", [name if name in SIX else pytest.param(name, marks=pytest.mark.slow) for name in IN_TORCH]
 )
-def test_onnx_predicts_as_the_model_for_any_number_of_inputs(name, tmp_path):
+def test_onnx_predicts_as_the_model_for_any_number_of_inputs(name, tmp_path, capsys):
     model, x = of_entry(name)
     model.to_onnx(tmp_path / "a.onnx", x[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert capsys.readouterr() == ("", "")
     for rows in (x, x[:1]):
         assert torch.allclose(on_onnx(tmp_path / "a.onnx", rows), model(rows), atol=1e-5)
 
@@ -378,11 +379,12 @@ class Own(Learner):
         (lambda mean, z: z + torch.rand(1), "the program of torch.export predicts otherwise"),
     ],
 )
-def test_what_cannot_be_exported_is_one_sentence(function, words):
+def test_what_cannot_be_exported_is_one_sentence(function, words, capsys):
     model = Own(function)(Examples(torch.ones(3, 2), torch.ones(3, 2)))
     with pytest.raises(MetaLensError, match=f"^Own cannot be exported.*{words}") as error:
         model.export(torch.ones(2, 2))
     assert "\n" not in str(error.value)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow
@@ -421,3 +423,18 @@ def test_a_missing_package_names_its_extra(package, tmp_path, monkeypatch):
     with pytest.raises(MetaLensError, match=words):
         model.to_onnx(tmp_path / "a.onnx", x)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        (
+            torch.ones(2, 5),
+            r"ANIL fails on the example of shape \(2, 5\) .*; give inputs as those of its support",
+        ),
+        ([1.0, 2.0, 3.0], "The example must be a tensor of inputs, got list"),
+    ],
+)
+def test_examples_that_are_no_inputs_are_refused(example, words):
+    with pytest.raises(MetaLensError, match=words):
+        of_entry("ANIL")[0].export(example)

@@ -128,6 +128,7 @@ class Plain(Own):
             lambda: Own([Sinusoid("val")], kind=MAML, function=len),
             "Own(first=[Sinusoid(split='val')], kind=MAML, function=len)",
         ),
+        (lambda: Own(list(range(101)), size={}), "Own(size={})"),
         (lambda: Own("a" * 200), f"Own(first='{'a' * 99}...)"),
         (lambda: Plain(1, size=2), "Plain(first=1, size=2)"),
         (Derived, "Derived()"),

@@ -5,15 +5,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from metalens.errors import MetaLensError, extra
+from metalens.errors import MetaLensError, extra, reraise_as
 from metalens.io.files import atomic_path, writing_into
 
 _TOLERANCE = 1e-3  # of the largest prediction: far above rounding, far below another function
@@ -39,6 +40,7 @@ def export_program(
     """
     if len(example) == 0:
         raise MetaLensError(f"{name}: the example to export with needs one input or more, got none.")
+    expected = _predictions(module, example, name)
     traced = torch.cat([example[:1]] * 2) if any_rows else example  # of one, 1 would be fixed
     try:
         with _without_words():
@@ -46,7 +48,7 @@ def export_program(
     except Exception as error:  # PyTorch raises what it likes
         raise _refusal(name, "torch.export", error) from error
     with torch.no_grad(), _without_words():
-        _compare(name, "torch.export", program.module()(example), module(example))
+        _compare(name, "torch.export", program.module()(example), expected)
     return program
 
 
@@ -86,8 +88,13 @@ def save_program(
                 torch.export.save(program, file, extra_files={"facts.json": json.dumps(facts)})
             return
         _write_onnx(program, partial, name, any_rows, facts)
-        with torch.no_grad(), _without_words():
-            _compare(name, "ONNX", _run_onnx(partial, example, name), module(example))
+        _compare(name, "ONNX", _run_onnx(partial, example, name), _predictions(module, example, name))
+
+
+def _predictions(module: nn.Module, example: Tensor, name: str) -> Tensor:
+    fails = f"{name} fails on the example of shape {tuple(example.shape)}"
+    with torch.no_grad(), _without_words(), reraise_as(fails, "give inputs as those of its support"):
+        return module(example)
 
 
 def _shapes(any_rows: bool) -> tuple[dict[int, Dim]] | None:
@@ -150,11 +157,12 @@ def _refusal(name: str, how: str, error: Exception) -> MetaLensError:
 
 @contextmanager
 def _without_words() -> Iterator[None]:
-    """Leave out what PyTorch and its exporters say of themselves."""
+    """Leave out what PyTorch and its exporters log, warn of and print."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    words = StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(words), redirect_stderr(words):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -211,8 +211,8 @@ class AdaptedModel(nn.Module):
         >>> model.export(torch.zeros(1, 1)).module()(torch.zeros(20, 1)).shape
         torch.Size([20, 1])
         """
-        name, any_rows = self._prepare_export()
-        return export_program(self.detached(), example.to(self.learner.device), name=name, any_rows=any_rows)
+        name, x, any_rows = self._prepare_export(example)
+        return export_program(self.detached(), x, name=name, any_rows=any_rows)
 
     def to_onnx(self, path: str | os.PathLike[str], example: Tensor) -> None:
         """Write the model as an ONNX file with the input `x` and the output `predictions`.
@@ -229,18 +229,20 @@ class AdaptedModel(nn.Module):
         """
         if Path(path).suffix != ".onnx":
             raise MetaLensError(f"{path} must end in .onnx; for a program of torch.export call export.")
-        name, any_rows = self._prepare_export()
-        x, facts = example.to(self.learner.device), {"learner": _signs(self.learner)["learner"]}
+        name, x, any_rows = self._prepare_export(example)
+        facts = {"learner": _signs(self.learner)["learner"]}
         save_program(self.detached(), x, path, name=name, any_rows=any_rows, facts=facts)
 
-    def _prepare_export(self) -> tuple[str, bool]:
-        """Return the name of the learner, and whether its model takes any number of inputs."""
+    def _prepare_export(self, example: Tensor) -> tuple[str, Tensor, bool]:
+        """Return the name of the learner, the example, and whether the program takes any number of inputs."""
         name = type(self.learner).__name__
+        if not isinstance(example, Tensor):
+            raise MetaLensError(f"The example must be a tensor of inputs, got {type(example).__name__}.")
         if self.learner.export_refusal is not None:
             raise MetaLensError(f"{name} cannot be exported: {self.learner.export_refusal}")
         if self.is_transductive:
             warnings.warn(_TRANSDUCTIVE, stacklevel=3)
-        return name, not self.is_transductive
+        return name, example.to(self.learner.device), not self.is_transductive
 
 
 def _signs(learner: Learner) -> dict[str, str]:
