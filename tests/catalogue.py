@@ -126,7 +126,7 @@ LEARNERS = {
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "ADKF": LearnerEntry(
-        lambda network: ADKF(network, inner_steps=5, deviation=0.2), gradient_steps=False, own_head=False
+        lambda network: ADKF(network, inner_steps=8, deviation=0.2), gradient_steps=False, own_head=False
     ),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
