@@ -38,6 +38,10 @@ class Metric:
     min_queries: int = 1
     min_targets: int = 1
 
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise MetaLensError(f"{self.name}: better must be 'higher' or 'lower', got {self.better!r}.")
+
     def is_defined(self, n_queries: int, n_known: int) -> bool:
         """Return whether tasks of this size have the score.
 
@@ -89,7 +93,7 @@ def balanced_accuracy(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> balanced_accuracy(torch.tensor([[[1.0, 0.0]] * 4]), y, known=y)
     tensor([0.5000])
     """
-    _check_classes(logits, y)
+    _check_classes(logits, y, dense=False)
     diverged = ~logits.isfinite().flatten(1).all(1)
     of_class = F.one_hot(y, logits.shape[-1]).to(logits.dtype)
     right = (logits.argmax(-1) == y).to(logits.dtype)[..., None] * of_class
@@ -133,7 +137,7 @@ def _of_rarest(score: Callable[..., Any], logits: Tensor, y: Tensor, n_classes: 
 
     It is nan if one is not finite, or the queries have fewer classes than `n_classes`.
     """
-    _check_classes(logits, y)
+    _check_classes(logits, y, dense=False)
     found = logits.new_full(y.shape[:1], torch.nan)
     for task, (of_task, labels) in enumerate(zip(logits, y, strict=True)):
         classes, counts = labels.unique(return_counts=True)
@@ -152,7 +156,7 @@ def brier_score(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> brier_score(torch.zeros(1, 1, 2), torch.tensor([[1]]), torch.tensor([[0]]))
     tensor([0.5000])
     """
-    _check_classes(logits, y)
+    _check_classes(logits, y, dense=False)
     errors = logits.softmax(-1) - F.one_hot(y, logits.shape[-1])
     return errors.square().sum(-1).mean(1)
 
@@ -185,7 +189,7 @@ def pearson_r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> pearson_r2(torch.tensor([[[1.0], [2.0], [3.0]]]), y, known=y)
     tensor([1.])
     """
-    _check_numbers(predictions, y)
+    _check_numbers(predictions, y, dense=False)
     p, t = _deviations(predictions), _deviations(y)
     product = p.square().sum(1) * t.square().sum(1)
     share = (p * t).sum(1).square() / product.clamp(min=torch.finfo(product.dtype).tiny)
@@ -212,7 +216,7 @@ def r2(predictions: Tensor, y: Tensor, known: Tensor) -> Tensor:
     >>> [r2(torch.tensor([[[p], [p]]]), y, known=y).item() for p in (0.0, 1.0, 9.0)]
     [-1.0, 0.0, -1.0]
     """
-    _check_numbers(predictions, y)
+    _check_numbers(predictions, y, dense=False)
     variance = _deviations(torch.cat([known, y], 1)).square().mean(1)
     unexplained = (predictions - y).square().mean(1)
     share = (1 - unexplained / variance).clamp(min=-1).masked_fill(variance == 0, 0.0).mean(1)
@@ -249,13 +253,30 @@ def root_mean_squared_error(predictions: Tensor, y: Tensor, known: Tensor) -> Te
     return mean_squared_error(predictions, y, known).sqrt()
 
 
-def _check_classes(logits: Tensor, y: Tensor) -> None:
+def _check_classes(logits: Tensor, y: Tensor, *, dense: bool = True) -> None:
+    if not dense:
+        _refuse_dense(logits)
     if y.is_floating_point():
         raise MetaLensError("Scores of classes need class indices, got real targets; name other metrics.")
     check_targets(logits, y, axis=2)
+    if (y < 0).any():
+        raise MetaLensError(
+            f"Scores of classes need classes from 0 on, got {int(y.min())}; name metrics that leave such "
+            "targets out, as the loss may do."
+        )
 
 
-def _check_numbers(predictions: Tensor, y: Tensor) -> None:
+def _refuse_dense(predictions: Tensor) -> None:
+    if predictions.dim() != 3:
+        raise MetaLensError(
+            f"This score is of predictions (n, c) for a task, got {tuple(predictions.shape[1:])}; name a "
+            "metric of dense predictions, such as accuracy or mse."
+        )
+
+
+def _check_numbers(predictions: Tensor, y: Tensor, *, dense: bool = True) -> None:
+    if not dense:
+        _refuse_dense(predictions)
     if not y.is_floating_point():
         raise MetaLensError("Scores of real targets got class indices; name other metrics.")
     check_targets(predictions, y)
@@ -347,15 +368,24 @@ def named_metrics(metrics: Iterable[str | Metric]) -> list[Metric]:
     """Return metrics, each once, of which some are given by their names in `METRICS`.
 
     Raises:
-        MetaLensError: there is no metric of a name.
+        MetaLensError: there is no metric of a name, or two have one name.
 
     >>> [metric.better for metric in named_metrics(["mse", METRICS["accuracy"], "mse"])]
     ['lower', 'higher']
     """
     if isinstance(metrics, str):
         raise MetaLensError(f"metrics must be a list, got the text {metrics!r}; give [{metrics!r}].")
-    found = (METRICS[metric] if isinstance(metric, str) else metric for metric in metrics)
-    return list({metric.name: metric for metric in found}.values())
+    found: dict[str, Metric] = {}
+    for given in metrics:
+        metric = METRICS[given] if isinstance(given, str) else given
+        if not isinstance(metric, Metric):
+            raise MetaLensError(
+                f"A metric must be a name or a Metric, got {type(metric).__name__}; make "
+                "Metric(name, function, better) of a function."
+            )
+        if found.setdefault(metric.name, metric) != metric:
+            raise MetaLensError(f"Two metrics have the name {metric.name!r}; rename one of them.")
+    return list(found.values())
 
 
 def task_metrics(
@@ -393,9 +423,10 @@ def task_metrics(
     return found
 
 
-def _of_tasks(metric: Metric, values: Tensor, n: int) -> Tensor:
-    if values.shape != (n,):
-        raise MetaLensError(
-            f"The metric {metric.name!r} must return a score of each of {n} tasks, got {tuple(values.shape)}."
-        )
-    return values
+def _of_tasks(metric: Metric, values: object, n: int) -> Tensor:
+    if isinstance(values, Tensor) and values.shape == (n,):
+        return values
+    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    raise MetaLensError(
+        f"The metric {metric.name!r} must return a score of each of {n} tasks, a tensor ({n},), got {got}."
+    )

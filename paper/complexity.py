@@ -27,6 +27,7 @@ from metalens.experiments.experiment import Watcher
 from metalens.learners import GradientLearner, Learner
 from metalens.metrics import METRICS
 from metalens.reports.figures import COLORS, STYLE, WIDTH
+from metalens.training.hooks import Hooks
 from metalens.training.run import TrainingRun
 from metalens.training.train import train
 from paper.arms import ArmStudy, Point
@@ -174,7 +175,7 @@ class ComplexityStudy(ArmStudy):
 
         watcher.start_training(cells, part.steps)
         settings, fabric = part.training(cells[0].seed), part.machine.fabric()
-        train(runs, settings, part.machine, fabric, progress=observe)
+        train(runs, settings, part.machine, fabric, hooks=Hooks(on_step=observe))
         return pd.concat(frames, ignore_index=True)
 
     def _n_observed(self, tasks: TaskDistribution) -> int:

@@ -430,7 +430,7 @@ def test_a_missing_package_names_its_extra(package, tmp_path, monkeypatch):
     [
         (
             torch.ones(2, 5),
-            r"ANIL fails on the example of shape \(2, 5\) .*; give inputs as those of its support",
+            r"ANIL fails on x \(2, 5\) float32: .*; make the tasks, the network",
         ),
         ([1.0, 2.0, 3.0], "The example must be a tensor of inputs, got list"),
     ],

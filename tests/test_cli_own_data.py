@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from metalens.cli import main
-from metalens.cli.progress import StepBar
 from metalens.estimators.choice import Choice
 from metalens.estimators.report import best_and_worst, read_model_folder
 from metalens.estimators.wording import choice_in_words
+from metalens.training.progress import StepBar
 
 QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor", "KNN"]
 FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]

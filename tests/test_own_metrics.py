@@ -282,3 +282,49 @@ def test_the_loss_is_a_metric_by_name():
     scores = evaluate(MAML(mlp()), Sinusoid("test"), n_tasks=2, metrics=["mse", "loss"])
     of_mse, of_loss = (scores[scores.metric == name].value.tolist() for name in ("mse", "loss"))
     assert of_mse == pytest.approx(of_loss)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ([lambda p, y, known: p.mean()], "A metric must be a name or a Metric, got function; make Metric"),
+        ([Metric("mse", rows_right, "higher"), "mse"], "Two metrics have the name 'mse'"),
+        ([Metric("one", lambda p, y, known: 1.0, "higher")], r"must return .* a tensor \(1,\), got float"),
+    ],
+)
+def test_metrics_of_another_form_are_refused(metrics, words):
+    learner, kind, _ = learner_of("several labels")
+    with pytest.raises(MetaLensError, match=words):
+        evaluate(learner, Own(kind, "test"), n_tasks=1, metrics=metrics)
+
+
+def test_a_metric_is_better_higher_or_lower():
+    with pytest.raises(MetaLensError, match="one: better must be 'higher' or 'lower', got 'up'"):
+        Metric("one", rows_right, "up")
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "brier_score", "roc_auc", "average_precision"])
+def test_scores_of_whole_examples_refuse_pixels(name):
+    learner = MAML(pixels(2), inner_lr=0.1)
+    with pytest.raises(MetaLensError, match=r"of predictions \(n, c\) for a task, got \(6, 2, 4, 4\)"):
+        evaluate(learner, Own("pixels", "test"), n_tasks=1, metrics=[name])
+
+
+@pytest.mark.parametrize("name", ["r2", "pearson_r2"])
+def test_scores_of_single_numbers_refuse_pixels(name):
+    learner = MAML(pixels(1), inner_lr=0.1)
+    with pytest.raises(MetaLensError, match=r"of predictions \(n, c\) for a task, got \(6, 1, 4, 4\)"):
+        evaluate(learner, Own("pixels of numbers", "test"), n_tasks=1, metrics=[name])
+
+
+def test_pixels_without_a_class_are_no_errors_of_a_model():
+    class Void(Own):
+        def __getitem__(self, index):
+            support, query, _ = super().__getitem__(index)
+            query.y[:, 0] = -100  # which PyTorch's cross-entropy leaves out
+            return Task(support, query)
+
+    learner = MAML(pixels(2), inner_lr=0.1, loss=lambda p, y: F.cross_entropy(p, y))
+    assert evaluate(learner, Void("pixels", "test"), n_tasks=1).value.notna().all()
+    with pytest.raises(MetaLensError, match="Scores of classes need classes from 0 on, got -100"):
+        evaluate(learner, Void("pixels", "test"), n_tasks=1, metrics=["accuracy"])

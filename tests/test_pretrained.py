@@ -193,3 +193,16 @@ def test_files_of_other_weights_are_refused(stand_in, tmp_path):
     save_file(nn.Linear(2, 3).state_dict(), path)
     with pytest.raises(MetaLensError, match=r"not hold weights of StandIn: stem\.weight, stem\.bias, "):
         timm_model("free", weights=path)
+
+
+def test_statistics_that_are_not_there_cannot_be_kept():
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    for one in (module, nn.Sequential(module[0], nn.BatchNorm2d(4, track_running_stats=False), *module[2:])):
+        with pytest.raises(MetaLensError, match="Sequential has no running statistics of data"):
+            wrap(one, head="3", example=X, norm_statistics="pretrained")
+
+
+@pytest.mark.parametrize("adapting", [["head"], "", 3])
+def test_other_selections_are_refused(adapting):
+    with pytest.raises(MetaLensError, match=r"MAML: adapting must be a part of names, such as 'head\.', or"):
+        MAML(low_rank(), adapting=adapting)

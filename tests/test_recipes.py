@@ -239,7 +239,7 @@ def test_settings_of_a_call_override_those_of_the_recipe():
     ("text", "words"),
     [
         ("NoSuch", "There is no learner 'NoSuch'; choose from ADKF, ANIL, "),
-        ("MAML(speed=3)", "MAML has no setting 'speed'; it has first_order, inner_clip, inner_lr"),
+        ("MAML(speed=3)", "MAML has no setting 'speed'; it has adapting, first_order, inner_clip"),
         ("MAML(inner_steps=1.5)", "MAML: .*inner_steps"),
         ("MAML(inner_lr=fast)", "MAML: .*inner_lr"),
         ("MAML(network=3)", "MAML has no setting 'network'"),
@@ -247,7 +247,7 @@ def test_settings_of_a_call_override_those_of_the_recipe():
         ("MAML(inner_steps=0)", "inner_steps must be at least 1"),
         ("MAML(inner_lr=None)", "MAML: inner_lr must have a value"),
         ("MTNet(inner_lr=None)", "MTNet: inner_lr must have a value"),
-        ("MTNet(speed=3)", "MTNet has no setting 'speed'; it has first_order, .* mask_temperature"),
+        ("MTNet(speed=3)", "MTNet has no setting 'speed'; it has adapting, .* mask_temperature"),
         ("MAML(first_order=maybe)", "MAML: .*first_order"),
         ("MAML + ANIL", "must be a single name"),
         ("__import__('os').system('true')", "Cannot read"),

@@ -187,7 +187,7 @@ def test_mistakes_are_one_sentence(finished, words, sentence, monkeypatch, capsy
     ("damage", "sentence"),
     [
         (lambda f: (f / "manifest.json").unlink(), "is not a finished run: manifest.json is"),
-        (lambda f: change(f, recipe="mine"), "The run is of the recipe 'mine', which is not among"),
+        (lambda f: change(f, recipe="mine"), "There is no recipe 'mine'; choose from"),
         (lambda f: change(f, configuration={"stpes": 3}), "another version of MetaLens: demo has no"),
         (lambda f: change(f, configuration={"steps": "many"}), "The manifest of the run is damaged"),
         (lambda f: change(f, configuration={"hidden": [7], "learner": ["ANIL"]}), "does not hold the"),

@@ -89,7 +89,7 @@ def test_every_learner_shows_its_settings(name):
     assert (repr(learner).count("\n") == 0) == (not list(learner.children()))
     settings = {
         "MAML": {"inner_lr": "0.1", "inner_steps": "2"},
-        "ADKF": {"inner_steps": "5", "deviation": "0.2"},
+        "ADKF": {"inner_steps": "8", "deviation": "0.2"},
     }
     assert shown == settings.get(name, shown)
 

@@ -232,7 +232,7 @@ def test_the_report_can_be_written_at_any_time(sweep, tmp_path):
         ("seeds: [[0], [1]]", "seeds: demo has no such setting to be swept"),
         ("n_val_tasks: [5, 6]", "n_val_tasks: demo has no such setting to be swept"),
         ("ANIL.inner_lr: [0.1]", "the sweep is of MAML and Uniform, and ANIL is not among them"),
-        ("MAML.inner: [0.1]", "MAML has no setting 'inner'; it has first_order, "),
+        ("MAML.inner: [0.1]", "MAML has no setting 'inner'; it has adapting, "),
         ("outer_lr: 0.1", "outer_lr: write a range {low: ..., high: ..., log: true} or a list of choices"),
         ("outer_lr: {low: 0.1}", "outer_lr: write a range"),
         ("outer_lr: {low: 0.1, high: 1, step: 2}", "outer_lr: write a range"),

@@ -72,7 +72,7 @@ def test_a_training_that_goes_on_tells_every_value_once(every, tmp_path):
 
     settings = {"out": tmp_path / "fit", "checkpoint_every": every}
     with pytest.raises(KeyboardInterrupt):
-        fit(recorder, progress=interrupt, **settings)
+        fit(recorder, on_step=interrupt, **settings)
     assert recorder.path.exists() == (every == 0)  # nothing is told before it is kept
     curve = fit(recorder, resume=True, **settings)
     assert rows_of(curve) == recorder.told()

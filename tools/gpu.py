@@ -186,7 +186,7 @@ def resumed(found: Found, device: str, *, quick: bool) -> None:
     whole = trained()
     with tempfile.TemporaryDirectory() as folder:
         with suppress(StoppedError):
-            trained(out=folder, checkpoint_every=0, progress=stop)
+            trained(out=folder, checkpoint_every=0, on_step=stop)
         again = trained(out=folder, checkpoint_every=0, resume=True)
     found |= {"steps": 20, "resumed at": 10, "largest difference": (whole - again).abs().max().item()}
 

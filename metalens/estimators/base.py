@@ -41,7 +41,7 @@ from metalens.io.files import new_folder
 from metalens.metrics import METRICS
 from metalens.objective import Objective
 from metalens.relations.relate import relate
-from metalens.specs.outside import named_by
+from metalens.specs.outside import NotImportedError, named_by
 
 if TYPE_CHECKING:
     from metalens.estimators.adapted import AdaptedModel
@@ -250,6 +250,8 @@ class MetaEstimator(ComparedModels):
                 for choice in model._choices.values():
                     if not choice.weights or not choice.weights.keys() <= set(model._names()):
                         raise ValueError(f"there is no model {', '.join(choice.weights)}")
+        except NotImportedError:
+            raise
         except MALFORMED as error:
             raise damaged(folder, error) from error
         model.comparison_, model.curve_ = saved.tables["comparison"], saved.tables["curve"]

@@ -88,6 +88,11 @@ class GradientLearner(NetworkLearner):
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
         self.test_inner_steps = inner_steps if test_inner_steps is None else test_inner_steps
         self.inner_optimizer = InnerOptimizer(inner_optimizer, inner_momentum, inner_clip)
+        if not (adapting is None or callable(adapting) or (isinstance(adapting, str) and adapting)):
+            raise MetaLensError(
+                f"{type(self).__name__}: adapting must be a part of names, such as 'head.', or a function of "
+                f"a name, got {adapting!r}."
+            )
         self.adapting = adapting
         super().__init__(network, loss=loss)
 

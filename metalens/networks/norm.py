@@ -138,6 +138,15 @@ def has_learned_statistics(module: nn.Module) -> bool:
     )
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Return whether a module has a batch normalization.
+
+    >>> has_batch_norm(nn.Sequential(nn.BatchNorm1d(4))), has_batch_norm(nn.LayerNorm(4))
+    (True, False)
+    """
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
 def make_norms_safe(module: nn.Module, *, keeps_statistics: bool = False) -> None:
     """Replace the stock normalization layers of a module, in place, by ones that are right when adapted.
 

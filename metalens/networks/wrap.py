@@ -19,7 +19,7 @@ from metalens.batching import is_transformed
 from metalens.errors import MetaLensError
 from metalens.networks.base import Network
 from metalens.networks.measure import measure
-from metalens.networks.norm import has_learned_statistics
+from metalens.networks.norm import has_batch_norm, has_learned_statistics
 from metalens.networks.safe import make_safe
 from metalens.networks.state import FAILURES, check_copyable, first_sentence
 
@@ -106,6 +106,11 @@ def wrap(
             f"{type(module).__name__} loses the running statistics of its normalization and normalizes by "
             "each set of inputs; norm_statistics='pretrained' keeps them, 'task' says that this is meant.",
             stacklevel=2,
+        )
+    if norm_statistics == "pretrained" and has_batch_norm(module) and not has_learned_statistics(module):
+        raise MetaLensError(
+            f"{type(module).__name__} has no running statistics of data, so norm_statistics='pretrained' has "
+            "none to keep; load its weights first, or use 'task'."
         )
     for part in (backbone, head_module):
         make_safe(part, keeps_statistics=norm_statistics == "pretrained")

@@ -26,6 +26,11 @@ GROUP = "metalens.plugins"
 
 T = TypeVar("T")
 
+
+class NotImportedError(MetaLensError):
+    """A file names a module that the user has not imported."""
+
+
 _named_by_file: ContextVar[str | None] = ContextVar("named_by_file", default=None)
 
 
@@ -58,7 +63,7 @@ def imported(reference: str) -> Any:
     """
     module, _, name = reference.partition(":")
     if module not in sys.modules and (file := _named_by_file.get()) is not None:
-        raise MetaLensError(
+        raise NotImportedError(
             f"{file} names {reference!r}, and files do not decide what is imported; if you trust the module, "
             f"import {module} first, on the command line by `metalens --import {module} ...`."
         )

@@ -116,6 +116,8 @@ def fit(
     checkpoints = _checkpoints(out, fabric, every=checkpoint_every, resume=resume)
     with _shown(progress and fabric.is_global_zero, training.steps, on_step) as on_step:
         hooks = Hooks(on_step, on_validation, on_execution)
+        if on_validation is not None and validation is None:
+            raise MetaLensError("on_validation is called after validations; give validation, too.")
         (table,) = train([run], training, machine, fabric, checkpoints, hooks, own)
     if folder is not None:
         remove_partials(folder)

@@ -45,7 +45,7 @@ class OwnOptimizer:
         for name, settings in replaced.items():
             if getattr(self, name) is None:
                 continue
-            if not callable(getattr(self, name)):
+            if not callable(getattr(self, name)) or isinstance(getattr(self, name), type):
                 remedy = (
                     "give a function that makes one, such as lambda objective: AdamW(objective.parameters())"
                 )

@@ -9,10 +9,10 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from metalens.cli.progress import progress_bars
 from metalens.cli.run import LISTS, LiveProgress, add_settings, check_config, experiment_parser, with_settings
 from metalens.experiments.store import is_complete
 from metalens.io.files import new_folder
+from metalens.training.progress import progress_bars
 from paper import STUDIES, get_study
 from paper.cli.report import show
 from paper.report import write_study_report

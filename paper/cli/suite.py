@@ -7,8 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from metalens.cli.progress import progress_bars
 from metalens.errors import MetaLensError
+from metalens.training.progress import progress_bars
 from paper.cli.report import show
 from paper.suite import SUITES, read_suite, run_suite
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from metalens import AdaptedTasks, Machine, MetaLensError, Objective, TaskDistribution, fit
-from metalens.cli.progress import REFRESH_RATE
 from metalens.cli.run import LiveProgress
 from metalens.execution.compiling import CompiledObjective
 from metalens.execution.malloc import keep_freed_memory
 from metalens.experiments import RECIPES, Recipe
 from metalens.experiments.arms import Arm, Cell, arms_of
 from metalens.objective import outer_loss
+from metalens.training.progress import REFRESH_RATE
 
 Seconds = dict[str, list[float]]  # by piece, one entry a round
 
@@ -101,7 +101,7 @@ def measure_arm(arm: Arm, profiled: Profiled, rounds: int, seconds: float) -> Se
             steps=steps,
             meta_batch_size=meta_batch_size,
             machine=Machine(compile=profiled.compiled),
-            progress=progress,
+            on_step=progress,
         )
     return {name: of[1:] for name, of in times.items()}  # the first round had what precedes the first step
 

@@ -107,7 +107,7 @@ class Omniglot(BlockDistribution):
             warnings.warn(
                 f"Found {len(images.numbers)} of Omniglot's {N_CHARACTERS} characters; the {split} split "
                 f"keeps {len(kept) * self._turns} classes.",
-                stacklevel=2,
+                stacklevel=3,
             )
         self.n_train_characters = n_train_characters
         if split == "train" and n_train_characters is not None:
