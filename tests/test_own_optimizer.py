@@ -166,6 +166,11 @@ REFUSED = {
         lambda objective: {"scheduler": lr_scheduler.ReduceLROnPlateau},
         "ReduceLROnPlateau needs metrics for a step",
     ),
+    "a class": (lambda objective: {"optimizer": torch.optim.Adam}, "optimizer must be a function, got type"),
+    "without a validation": (
+        lambda objective: {"on_validation": lambda step, scores: True},
+        "on_validation is called after validations; give validation, too",
+    ),
     "a function as bar": (lambda objective: {"progress": print}, "progress must be of type bool"),
 }
 

@@ -45,13 +45,13 @@ class OwnOptimizer:
         for name, settings in replaced.items():
             if getattr(self, name) is None:
                 continue
-            if not callable(getattr(self, name)) or isinstance(getattr(self, name), type):
+            make = getattr(self, name)
+            # A scheduler's class is such a function, and an optimizer's takes parameters.
+            if not callable(make) or (name == "optimizer" and isinstance(make, type)):
                 remedy = (
                     "give a function that makes one, such as lambda objective: AdamW(objective.parameters())"
                 )
-                raise MetaLensError(
-                    f"{name} must be a function, got {type(getattr(self, name)).__name__}; {remedy}."
-                )
+                raise MetaLensError(f"{name} must be a function, got {type(make).__name__}; {remedy}.")
             if given := ", ".join(setting for setting in settings if setting in options):
                 raise MetaLensError(f"{name} replaces the setting {given}; leave out one of them.")
 
