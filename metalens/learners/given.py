@@ -63,6 +63,7 @@ def warn_of_nonfinite(tasks: Task, numbers: Sequence[int]) -> None:
     >>> tasks = Sinusoid().batch([7, 8])
     >>> tasks.query.y[1, 0] = torch.nan
     >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
     ...     warn_of_nonfinite(tasks, [7, 8])
     >>> print(caught[0].message)
     query.y of task 8 is not finite, and so its scores are not; fix the data.
