@@ -151,11 +151,8 @@ def _scores(
     known: Tensor, losses: Callable[[], Tensor], metrics: Sequence[str | Metric] = (),
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the scores `(T,)` of tasks by name, the primary one first; `losses` returns the learner's."""
-    found: dict[str, Tensor] = {}
     named = metrics_of(learner, tasks, y, metrics)
-    for metric in named:
-        is_loss = metric.name == LOSS
-        found |= {LOSS: losses()} if is_loss else task_metrics(predictions, y, known, [metric])
+    found = task_metrics(predictions, y, known, named, losses)
     if named[0].name not in found:
         raise MetaLensError(
             f"{named[0].name} says nothing about tasks of {known.shape[1]} support and {y.shape[1]} query "

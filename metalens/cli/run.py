@@ -22,6 +22,7 @@ from metalens.experiments.store import is_complete
 from metalens.experiments.trackers import TrackerName
 from metalens.io.files import new_folder
 from metalens.io.yaml import read_yaml
+from metalens.specs.outside import file_name
 from metalens.specs.settings import changed
 from metalens.training.progress import StepBar, progress_bars
 
@@ -56,9 +57,8 @@ def add_recipes(
     """
     commands = parser.add_subcommands(dest=dest)
     named = words[1] if len(words) > 1 else ""
-    is_ours = named in RECIPES
-    known = dict(RECIPES) if is_ours else RECIPES.everything()
-    if not is_ours and (":" in named or named in known):
+    known = dict(RECIPES) if named in RECIPES else RECIPES.everything()
+    if ":" in named or named in known:
         known[named] = find_recipe(named)
     for name, recipe in known.items():
         command = ArgumentParser(exit_on_error=False)
@@ -130,7 +130,7 @@ def experiment_parser(experiment: Any) -> ArgumentParser:
 
 
 def _folder_of(experiment: Any) -> str:
-    return f"runs/{experiment.name.replace(':', '.')}"
+    return f"runs/{file_name(experiment.name)}"
 
 
 def add_settings(

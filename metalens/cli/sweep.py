@@ -16,6 +16,7 @@ from metalens.experiments import Recipe, find_recipe
 from metalens.experiments.sweeps.space import read_space, setting_text
 from metalens.experiments.sweeps.sweep import LOST_AFTER, Sweep, SweepWatcher, search
 from metalens.experiments.sweeps.trials import Pruner
+from metalens.specs.outside import file_name
 from metalens.training.progress import StepBar, progress_bars
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _parser(recipe: Recipe) -> ArgumentParser:
     add("--config", action="config", help="YAML file with any of these settings.")
     add("--space", type=str, required=True, help="YAML file: settings and their values.")
     add("--trials", type=int, default=50, help="Number of trials, earlier ones included.")
-    add("--out", type=str, default=f"sweeps/{recipe.name.replace(':', '.')}",
+    add("--out", type=str, default=f"sweeps/{file_name(recipe.name)}",
         help="Folder of the sweep, new or existing.")
     add("--pruner", type=Pruner, default="median",
         help="Which trials end early: those behind the median, those that halving drops, none.")

@@ -31,14 +31,8 @@ if TYPE_CHECKING:
 
     Estimator = MetaRegressor | MetaClassifier
 
-_LISTS = {
-    "wide",
-    "inputs",
-    "categorical",
-    "exclude",
-    "regularizers",
-    "baselines",
-}  # options with several words
+# Options with several words.
+_LISTS = {"wide", "inputs", "categorical", "exclude", "regularizers", "baselines"}
 _MAX_SHOWN = 60  # tasks in the relation map of the report, as many as it has names for, and for importance
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,7 +17,7 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
 from metalens.evaluation import Validation, metrics_of
 from metalens.learners import Learner, State
-from metalens.metrics import LOSS, Metric, task_metrics
+from metalens.metrics import Metric, task_metrics
 from metalens.networks.modes import module_mode
 from metalens.tasks import Examples, Task, place
 
@@ -195,11 +196,9 @@ class RelatedModels(Learner):
                     average = torch.einsum("tp,tpqc->tqc", weights, related)
                     for share in shares:
                         predictions = (1 - share) * own + share * average
-                        if metric.name == LOSS:
-                            values = adapted.map(self.loss, predictions, batch.query.y)
-                        else:
-                            sides = batch.query.y, batch.support.y
-                            values = task_metrics(predictions, *sides, [metric])[metric.name]
+                        sides = batch.query.y, batch.support.y
+                        losses = partial(adapted.map, self.loss, predictions, batch.query.y)
+                        values = task_metrics(predictions, *sides, [metric], losses)[metric.name]
                         scores.setdefault((share, temperature), []).append(values)
         assert metric is not None  # a validation has a task
         rows = [(*pair, torch.cat(values).mean().item()) for pair, values in scores.items()]

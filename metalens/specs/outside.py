@@ -40,6 +40,15 @@ def plugins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def file_name(name: str) -> str:
+    """Return a name, of this library or with its module, as that of a file or folder.
+
+    >>> file_name("my_module:recipe")
+    'my_module.recipe'
+    """
+    return name.replace(":", ".")
+
+
 @contextmanager
 def named_by(file: str | Path) -> Iterator[None]:
     """Import no module for the names that come from a file."""

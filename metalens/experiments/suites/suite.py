@@ -10,6 +10,7 @@ from metalens.experiments import Recipe, find_recipe
 from metalens.experiments.arms import arms_of
 from metalens.experiments.recipe import FIXED
 from metalens.io.yaml import read_yaml
+from metalens.specs.outside import file_name
 from metalens.specs.settings import changed
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -106,7 +107,7 @@ def _entry(content: Any, suite: dict[str, Any], size: str | None, place: str) ->
         raise MetaLensError(f"{place} names sizes that the suite does not have: {', '.join(unknown)}.")
     if size not in only:
         return None
-    name = content.get("name", content["recipe"].replace(":", "."))
+    name = content.get("name", file_name(content["recipe"]))
     if not _NAME.fullmatch(name):
         raise MetaLensError(f"{place}: its name becomes a folder, so letters, digits and .-_, got {name!r}.")
     sources = [suite.get("settings", {}), content.get("settings", {})]
