@@ -15,7 +15,8 @@ from metalens.data.tables.division import Division
 from metalens.estimators import cross_fitting, draws, load_model, training
 from metalens.estimators.choice import choose
 from metalens.estimators.compared import ComparedModels
-from metalens.estimators.cross_fitting import N_FOLDS, divide_table
+from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.cross_fitting import MAX_TASKS, N_FOLDS, divide_table
 
 ROLES = {"task": "pupil", "target": "score"}
 QUICK = {"hidden": (8,), "steps": 20, "outer_lr": 0.01, "k_shot": 5, "n_query": 4}
@@ -25,7 +26,7 @@ FEW = ("MixedModel", "JointModel", "Ridge")
 @pytest.fixture(scope="module", autouse=True)
 def _folds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_fitting, "MAX_TASKS", 30)
+        patch.setattr(cross_fitting, "MAX_TASKS", MAX_TASKS)
         patch.setattr(draws, "SHOTS", (0, 3))
         patch.setattr(draws, "MIN_DRAWS", 12)
         patch.setattr(training, "EVERY", 5)
@@ -58,7 +59,7 @@ def parts_of(frame, **division):
     return divide_table(Columns(**ROLES), frame, Division(**division), **settings)
 
 
-@pytest.mark.parametrize("n", [10, 12, 29])
+@pytest.mark.parametrize("n", [10, 12, MAX_TASKS - 1])
 def test_every_task_is_held_out_once_and_decides_once_on_weights(n):
     reader, tasks, folds = parts_of(pupils(n))
     names = {str(number) for number in range(n)}
@@ -81,7 +82,7 @@ def test_every_task_is_held_out_once_and_decides_once_on_weights(n):
 
 @pytest.mark.parametrize(
     ("n", "division"),
-    [(9, {}), (30, {}), (12, {"splits": (0.6, 0.2, 0.2)}), (12, {"families": "family"})],
+    [(9, {}), (MAX_TASKS, {}), (12, {"splits": (0.6, 0.2, 0.2)}), (12, {"families": "family"})],
 )
 def test_other_tables_are_divided_into_splits(n, division):
     frame = pupils(n)
@@ -89,6 +90,14 @@ def test_other_tables_are_divided_into_splits(n, division):
     _, tasks, folds = parts_of(frame, **division)
     assert set(tasks) == {"train", "val", "test"}
     assert folds == []
+
+
+@pytest.mark.parametrize("n", [MAX_TASKS - 1, MAX_TASKS, 70])
+def test_intervals_of_90_percent_have_tasks_enough_with_and_without_folds(n):
+    _, tasks, folds = parts_of(pupils(n, rows=10))
+    n_held_out = sum(len(fold.held_out.task_names) for fold in folds) or len(tasks["test"].task_names)
+    residuals = [np.array([1.0])] * n_held_out
+    assert conformal_radius(residuals, coverage=0.9) == 1
 
 
 def test_tasks_that_are_too_small_do_not_count():

@@ -60,7 +60,7 @@ class MetaRegressor(MetaEstimator):
     the squared correlation, which ignores a wrong offset, scale or sign. `rmse`
     decides where tasks have two rows in all, and `pearson_r2` is left out where they have two query rows.
 
-    With 10 to 29 tasks, each is held out once, in 5 folds: the models that predict it learned from the other
+    With 10 to 59 tasks, each is held out once, in 5 folds: the models that predict it learned from the other
     folds, all tasks are the held-out ones, and what adapts is trained once more on all. With `splits`,
     `families`, `smiles` or `time_limit` there are no folds.
 
