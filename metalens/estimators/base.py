@@ -25,6 +25,7 @@ from metalens.estimators.compared import ComparedModels
 from metalens.estimators.cross_fitting import Fold, best_steps, side_by_side
 from metalens.estimators.draws import HeldOut, n_drawn, n_named
 from metalens.estimators.importance import input_groups, permutation_effects
+from metalens.estimators.rows import as_new_rows, as_new_table
 from metalens.estimators.saving import (
     damaged,
     part,
@@ -69,13 +70,28 @@ class MetaEstimator(ComparedModels):
         """The columns that new rows must have; empty for images."""
         return np.array(self.reader_.input_names, dtype=object)
 
-    def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
+    @property
+    def n_features_in_(self) -> int:
+        """The number of `feature_names_in_`."""
+        return len(self.reader_.input_names)
+
+    def evaluate(
+        self,
+        data: Any,
+        y: Any = None,
+        groups: Any = None,
+        *,
+        k_shot: int | None = None,
+        n_query: int | None = None,
+    ) -> pd.DataFrame:
         """Score the meta-learner and the baselines on the tasks of new data.
 
         Rows of each task are divided at random into support and query rows, the same for all models.
 
         Args:
             data: of the same kind as those of `fit`; all tasks in it count as new.
+            y: as in `fit`.
+            groups: as in `fit`.
             k_shot: support rows of a task, or of a class; `None` for as many as in training.
             n_query: query rows; `None` for all that are left, or as in training for new classes.
 
@@ -87,22 +103,38 @@ class MetaEstimator(ComparedModels):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
+        table = as_new_table(data, y, groups, self.reader_)
+        tasks, n_support, n_outputs = self._new_tasks(table, k_shot, n_query)
         candidates = self._candidates(n_outputs)
         if (adapting := self._adapting(n_support, n_outputs)).name == STACKED:
             candidates.append(adapting)
         return scores_of(self._draws(tasks, candidates, n_drawn(tasks)), self._scores)
 
-    def score(self, data: Any) -> float:
+    def score(self, data: Any, y: Any = None, groups: Any = None) -> float:
         """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
 
         It is the one that models are chosen by, `metric_`; a loss has a minus sign, so that higher is better.
         """
         check_is_fitted(self)
-        tasks, n_support, n_outputs = self._new_tasks(data, None, None)
+        table = as_new_table(data, y, groups, self.reader_)
+        tasks, n_support, n_outputs = self._new_tasks(table, None, None)
         draws = self._draws(tasks, [self._adapting(n_support, n_outputs)], n_drawn(tasks))
         rows = scores_of(draws, self._deciding_score)
         return METRICS[self.metric_].sign * float(rows.value.mean())
+
+    def predict(self, data: Any) -> np.ndarray:
+        """Return predictions for rows of a task of which none are known: the same as `adapt().predict(data)`.
+
+        Args:
+            data: rows with the columns of the inputs, or an array of these columns.
+
+        Raises:
+            MetaLensError: what adapts needs support rows, the classes of a task are new, or the rows cannot
+                be used.
+            NotFittedError: the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        return self.adapt().predict(as_new_rows(data, self.reader_))
 
     def permutation_importance(
         self,
@@ -271,6 +303,10 @@ class MetaEstimator(ComparedModels):
         self, data: Any, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int, int]:
         """Return all tasks of new data as held-out tasks, their support rows, and their number of outputs."""
+
+    @abstractmethod
+    def adapt(self, support: Any = None, y: Any = None) -> AdaptedModel:
+        """Return the model of one new task, adapted to its rows."""
 
     @abstractmethod
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedModel:
