@@ -58,10 +58,12 @@ release-check: $(READY)
 	$(BIN)/check-wheel-contents dist
 	$(BIN)/twine check --strict dist/*
 
-# Writes the lock file, from constraints.txt; needs the network.
+# Writes the lock, of all that constraints.txt names, for every system and Python; needs the network.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/python -m tools.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --constraint constraints.txt --extra all --extra onnx --extra tensorboard \
+		--group dev --group docs --group release --output-file requirements.lock
 
 # Writes tests/public_names.txt, after a public name or its arguments changed on purpose.
 public-names: $(READY)

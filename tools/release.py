@@ -3,9 +3,9 @@
     python -m tools.release --out dist
 
 Both are built twice from copies of the files that git holds, in two folders: the results must be equal, byte
-by byte. The wheel must hold every file of `metalens/` with the content that it has there, and nothing else but
-its metadata. Then it is installed into an empty environment, where `pip check` must find nothing, and where
-`metalens` runs the demo, trains on a table, predicts, and writes reports that need no other file.
+by byte. The wheel must hold every file of `metalens/` as it is, and nothing else but its metadata. Then it is
+installed into an empty environment, where `pip check` must find nothing, and where `metalens` runs the demo,
+trains on a table, predicts, and writes reports that need no other file.
 """
 
 from __future__ import annotations
