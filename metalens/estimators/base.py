@@ -20,15 +20,17 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.errors import MALFORMED, MetaLensError
+from metalens.estimators.card import CARD, model_card
 from metalens.estimators.choice import STACKED, Draw, scores_of
 from metalens.estimators.compared import ComparedModels
 from metalens.estimators.cross_fitting import Fold, best_steps, side_by_side
-from metalens.estimators.draws import HeldOut, n_drawn, n_named
+from metalens.estimators.draws import HeldOut, n_drawn, n_named, sizes_of
 from metalens.estimators.importance import input_groups, permutation_effects
 from metalens.estimators.rows import as_new_rows, as_new_table
 from metalens.estimators.saving import (
     damaged,
     part,
+    read_data_sizes,
     read_left_out,
     read_model,
     read_n_folds,
@@ -60,6 +62,7 @@ class MetaEstimator(ComparedModels):
     left_out_: dict[str, str]
     curve_: pd.DataFrame
     n_folds_: int
+    data_sizes_: dict[str, dict[str, int]]
     _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -222,8 +225,8 @@ class MetaEstimator(ComparedModels):
         """Write the trained estimator into a new folder, atomically.
 
         The folder holds `model.json` with settings, columns and scales, `weights.safetensors`,
-        `comparison.csv` and `curve.csv`: no training data but the inputs that a `MultiTaskGP` compares new
-        ones with, and no code that runs on loading.
+        `comparison.csv`, `curve.csv` and `README.md`, the card of the model: no training data but the inputs
+        that a `MultiTaskGP` compares new ones with, and no code that runs on loading.
 
         Args:
             folder: path of the new folder.
@@ -250,12 +253,14 @@ class MetaEstimator(ComparedModels):
             "trained": list(self._trained),
             "left_out": self.left_out_,
             "n_folds": self.n_folds_,
+            "data_sizes": self.data_sizes_,
             "pooled": self.pooled_.to_dict("records"),
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
         for k, choice in self._choices.items():
             tensors |= {f"residuals.{k}.{name}": tensor for name, tensor in choice.tensors().items()}
         write_model(folder, facts, tensors, {"comparison": self.comparison_, "curve": self.curve_})
+        (folder / CARD).write_text(model_card(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -274,6 +279,7 @@ class MetaEstimator(ComparedModels):
                 model._restore(saved.facts)
                 model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
                 model.pooled_, model.n_folds_ = read_pooled(saved.facts), read_n_folds(saved.facts)
+                model.data_sizes_ = read_data_sizes(saved.facts)
                 model.metric_ = model._choices[model.k_shot_].metric
                 trainees = model._trainees()
                 model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -328,7 +334,7 @@ class MetaEstimator(ComparedModels):
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         limit.begin()
-        self.n_folds_ = len(folds)
+        self.n_folds_, self.data_sizes_ = len(folds), sizes_of(tasks)
         if folds:
             parts = self._train_on_folds(tasks["train"], folds, n_outputs, progress, limit)
         else:
