@@ -67,10 +67,10 @@ def model_card(estimator: MetaEstimator) -> str:
 
 
 def code(value: Any) -> str:
-    """Return a value in a code span for a text or a table of Markdown, at most 80 characters of it.
+    """Return a value in a code span of Markdown, at most 80 characters of it.
 
-    >>> code("dose|`rm`"), code("<b>" + 99 * "x")[:12]
-    ('`` dose\\\\|`rm` ``', '`<b>xxxxxxxx')
+    >>> code("dose `rm`"), code("<b>" + 99 * "x")[:12]
+    ('`` dose `rm` ``', '`<b>xxxxxxxx')
     """
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split()) or " "
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
