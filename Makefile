@@ -11,7 +11,7 @@ BENCH_READY := .venv-bench/.ready
 TABLES := .venv-tables/bin
 TABLES_READY := .venv-tables/.ready
 
-.PHONY: demo test test-full doctest coverage format lint docs release-check lock public-names bench bench-tables gpu clean
+.PHONY: demo test test-full doctest coverage format lint docs release-check lock public-names sbom bench bench-tables gpu clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
@@ -42,7 +42,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/zizmor --offline --quiet --pedantic .github
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
@@ -68,6 +68,10 @@ lock: $(READY)
 # Writes tests/public_names.txt, after a public name or its arguments changed on purpose.
 public-names: $(READY)
 	$(BIN)/python -m tools.public_names
+
+# Writes sbom.cdx.json, the bill of materials in the wheel, after the version or what the package needs changed.
+sbom: $(READY)
+	$(BIN)/python -m tools.sbom
 
 # Writes the tables of paper/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
 bench: $(BENCH_READY)

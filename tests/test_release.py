@@ -1,5 +1,6 @@
 """What a release says of itself is the same everywhere: version, public names, lock."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 import metalens
-from tools.public_names import FILE, listed
+from tools import public_names, sbom
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -21,7 +22,15 @@ def pins(name):
 
 
 def test_public_names_and_their_arguments_change_on_purpose_only():
-    assert listed() == FILE.read_text("utf-8"), "if a change is meant: make public-names, and CHANGELOG.md"
+    listed = public_names.FILE.read_text("utf-8")
+    assert public_names.listed() == listed, "if a change is meant: make public-names, and CHANGELOG.md"
+
+
+def test_the_bill_of_materials_names_what_the_package_asks_for():
+    assert sbom.written() == sbom.FILE.read_text("utf-8"), "make sbom"
+    components = json.loads(sbom.FILE.read_text("utf-8"))["components"]
+    needed = {part["name"] for part in components if part["scope"] == "required"}
+    assert needed == {re.match(r"[\w-]+", text)[0].lower() for text in PROJECT["project"]["dependencies"]}
 
 
 def test_the_version_is_the_same_everywhere():

@@ -94,7 +94,7 @@ def digest(path: Path) -> str:
 
 
 def check_wheel(wheel: Path, files: Sequence[str]) -> None:
-    """Exit unless a wheel holds exactly the files of the package, and the licence.
+    """Exit unless a wheel holds exactly the files of the package, the licence and the bill of materials.
 
     Raises:
         SystemExit: a file is missing, stray, or has another content.
@@ -106,8 +106,9 @@ def check_wheel(wheel: Path, files: Sequence[str]) -> None:
     if held != wanted:
         names = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
         sys.exit(f"{wheel.name} does not hold metalens/ as it is: {', '.join(names)}.")
-    if not any(name.endswith("/licenses/LICENSE") for name in metadata):
-        sys.exit(f"{wheel.name} has no licence.")
+    for needed in ("/licenses/LICENSE", "/sboms/sbom.cdx.json"):
+        if not any(name.endswith(needed) for name in metadata):
+            sys.exit(f"{wheel.name} has no {needed[1:]}.")
 
 
 def use(wheel: Path, folder: Path) -> None:
