@@ -2,8 +2,8 @@
 
     python -m tools.sbom    # writes sbom.cdx.json
 
-The wheel bundles no foreign code, so the list has MetaLens itself and what it asks for: packages that it needs
-and, as optional, those of its extras.
+The wheel bundles no foreign code, so the list has MetaLens itself and what it asks for: packages that it
+needs and, as optional, those of its extras.
 """
 
 from __future__ import annotations
