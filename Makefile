@@ -11,7 +11,7 @@ BENCH_READY := .venv-bench/.ready
 TABLES := .venv-tables/bin
 TABLES_READY := .venv-tables/.ready
 
-.PHONY: demo test test-full doctest coverage format lint docs bench bench-tables gpu clean
+.PHONY: demo test test-full doctest coverage format lint docs release-check lock public-names sbom bench bench-tables gpu clean
 
 demo: $(READY)
 	$(BIN)/metalens run demo --out runs/demo --overwrite
@@ -42,10 +42,36 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet --pedantic .github
 
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
+
+# Builds twice, compares, and uses the wheel in an empty environment; leaves what was built in dist/.
+release-check: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group release
+	$(BIN)/cffconvert --validate
+	$(BIN)/check-manifest --no-build-isolation
+	rm -rf dist
+	$(BIN)/python -m tools.release --out dist
+	$(BIN)/check-wheel-contents dist
+	$(BIN)/twine check --strict dist/*
+
+# Writes the lock, of all that constraints.txt names, for every system and Python; needs the network.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --constraint constraints.txt --extra all --extra onnx --extra tensorboard \
+		--group dev --group docs --group release --output-file requirements.lock
+
+# Writes tests/public_names.txt, after a public name or its arguments changed on purpose.
+public-names: $(READY)
+	$(BIN)/python -m tools.public_names
+
+# Writes sbom.cdx.json, the bill of materials in the wheel, after the version or what the package needs changed.
+sbom: $(READY)
+	$(BIN)/python -m tools.sbom
 
 # Writes the tables of paper/performance.md; for options, see `.venv-bench/bin/python -m tools.speed --help`.
 bench: $(BENCH_READY)
@@ -62,8 +88,9 @@ bench-tables: $(TABLES_READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "MetaLens needs Python 3.11 or newer"'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'pip>=25.1' # for groups
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cli,chem,onnx,sweep,tensorboard]' --group dev
 	touch $(READY)
 
 $(BENCH_READY): pyproject.toml constraints.txt tools/speed/requirements.txt
@@ -81,4 +108,4 @@ $(TABLES_READY): pyproject.toml constraints.txt tools/tables/requirements.txt
 	touch $(TABLES_READY)
 
 clean:
-	rm -rf .venv .venv-bench .venv-tables runs site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-tables dist runs site .pytest_cache .ruff_cache

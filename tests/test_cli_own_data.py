@@ -22,7 +22,7 @@ QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor
 FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
 TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK, *FEW]
 FILES = [
-    "comparison.csv", "curve.csv", "figures", "importance.csv", "model.json", "predictions.csv",
+    "README.md", "comparison.csv", "curve.csv", "figures", "importance.csv", "model.json", "predictions.csv",
     "relations.csv", "report.html", "training.json", "weights.safetensors",
 ]  # fmt: skip
 

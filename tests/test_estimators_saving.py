@@ -14,7 +14,7 @@ from metalens import MetaClassifier, MetaLensError, MetaRegressor
 from metalens.estimators import draws, load_model
 from tests.choosing import choosing
 
-FILES = {"model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
+FILES = {"README.md", "model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
 
 
 def sensors(n=20, rows=8, seed=0):

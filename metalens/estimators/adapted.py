@@ -59,6 +59,10 @@ class AdaptedModel(ABC):
         """The number of support examples."""
         return len(self._x)
 
+    @abstractmethod
+    def predict(self, data: Any) -> np.ndarray:
+        """Return predictions for rows of the task, `(n,)`."""
+
     def update(self, data: Any) -> Self:
         """Return the model adapted to further examples as well: the same as adapting to all at once.
 

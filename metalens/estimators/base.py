@@ -20,14 +20,17 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.data.base import Split
 from metalens.errors import MALFORMED, MetaLensError
+from metalens.estimators.card import CARD, model_card
 from metalens.estimators.choice import STACKED, Draw, scores_of
 from metalens.estimators.compared import ComparedModels
 from metalens.estimators.cross_fitting import Fold, best_steps, side_by_side
-from metalens.estimators.draws import HeldOut, n_drawn, n_named
+from metalens.estimators.draws import HeldOut, n_drawn, n_named, sizes_of
 from metalens.estimators.importance import input_groups, permutation_effects
+from metalens.estimators.rows import as_new_rows, as_new_table
 from metalens.estimators.saving import (
     damaged,
     part,
+    read_data_sizes,
     read_left_out,
     read_model,
     read_n_folds,
@@ -59,6 +62,7 @@ class MetaEstimator(ComparedModels):
     left_out_: dict[str, str]
     curve_: pd.DataFrame
     n_folds_: int
+    data_sizes_: dict[str, dict[str, int]]
     _is_fitted: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -69,13 +73,28 @@ class MetaEstimator(ComparedModels):
         """The columns that new rows must have; empty for images."""
         return np.array(self.reader_.input_names, dtype=object)
 
-    def evaluate(self, data: Any, *, k_shot: int | None = None, n_query: int | None = None) -> pd.DataFrame:
+    @property
+    def n_features_in_(self) -> int:
+        """The number of `feature_names_in_`."""
+        return len(self.reader_.input_names)
+
+    def evaluate(
+        self,
+        data: Any,
+        y: Any = None,
+        groups: Any = None,
+        *,
+        k_shot: int | None = None,
+        n_query: int | None = None,
+    ) -> pd.DataFrame:
         """Score the meta-learner and the baselines on the tasks of new data.
 
         Rows of each task are divided at random into support and query rows, the same for all models.
 
         Args:
             data: of the same kind as those of `fit`; all tasks in it count as new.
+            y: as in `fit`.
+            groups: as in `fit`.
             k_shot: support rows of a task, or of a class; `None` for as many as in training.
             n_query: query rows; `None` for all that are left, or as in training for new classes.
 
@@ -87,22 +106,38 @@ class MetaEstimator(ComparedModels):
             NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
-        tasks, n_support, n_outputs = self._new_tasks(data, k_shot, n_query)
+        table = as_new_table(data, y, groups, self.reader_)
+        tasks, n_support, n_outputs = self._new_tasks(table, k_shot, n_query)
         candidates = self._candidates(n_outputs)
         if (adapting := self._adapting(n_support, n_outputs)).name == STACKED:
             candidates.append(adapting)
         return scores_of(self._draws(tasks, candidates, n_drawn(tasks)), self._scores)
 
-    def score(self, data: Any) -> float:
+    def score(self, data: Any, y: Any = None, groups: Any = None) -> float:
         """Return the mean score of what adapts over the tasks of new data; see `evaluate`.
 
         It is the one that models are chosen by, `metric_`; a loss has a minus sign, so that higher is better.
         """
         check_is_fitted(self)
-        tasks, n_support, n_outputs = self._new_tasks(data, None, None)
+        table = as_new_table(data, y, groups, self.reader_)
+        tasks, n_support, n_outputs = self._new_tasks(table, None, None)
         draws = self._draws(tasks, [self._adapting(n_support, n_outputs)], n_drawn(tasks))
         rows = scores_of(draws, self._deciding_score)
         return METRICS[self.metric_].sign * float(rows.value.mean())
+
+    def predict(self, data: Any) -> np.ndarray:
+        """Return predictions for rows of a task of which none are known: the same as `adapt().predict(data)`.
+
+        Args:
+            data: rows with the columns of the inputs, or an array of these columns.
+
+        Raises:
+            MetaLensError: what adapts needs support rows, the classes of a task are new, or the rows cannot
+                be used.
+            NotFittedError: the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        return self.adapt().predict(as_new_rows(data, self.reader_))
 
     def permutation_importance(
         self,
@@ -190,8 +225,8 @@ class MetaEstimator(ComparedModels):
         """Write the trained estimator into a new folder, atomically.
 
         The folder holds `model.json` with settings, columns and scales, `weights.safetensors`,
-        `comparison.csv` and `curve.csv`: no training data but the inputs that a `MultiTaskGP` compares new
-        ones with, and no code that runs on loading.
+        `comparison.csv`, `curve.csv` and `README.md`, the card of the model: no training data but the inputs
+        that a `MultiTaskGP` compares new ones with, and no code that runs on loading.
 
         Args:
             folder: path of the new folder.
@@ -218,12 +253,14 @@ class MetaEstimator(ComparedModels):
             "trained": list(self._trained),
             "left_out": self.left_out_,
             "n_folds": self.n_folds_,
+            "data_sizes": self.data_sizes_,
             "pooled": self.pooled_.to_dict("records"),
             "choices": [{"k_shot": k, **choice.facts()} for k, choice in self._choices.items()],
         } | self._state()
         for k, choice in self._choices.items():
             tensors |= {f"residuals.{k}.{name}": tensor for name, tensor in choice.tensors().items()}
         write_model(folder, facts, tensors, {"comparison": self.comparison_, "curve": self.curve_})
+        (folder / CARD).write_text(model_card(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -242,6 +279,7 @@ class MetaEstimator(ComparedModels):
                 model._restore(saved.facts)
                 model._choices, model.left_out_ = restored_choices(saved), read_left_out(saved.facts)
                 model.pooled_, model.n_folds_ = read_pooled(saved.facts), read_n_folds(saved.facts)
+                model.data_sizes_ = read_data_sizes(saved.facts)
                 model.metric_ = model._choices[model.k_shot_].metric
                 trainees = model._trainees()
                 model._trained = {name: trainees[name].build() for name in saved.facts["trained"]}
@@ -273,6 +311,10 @@ class MetaEstimator(ComparedModels):
         """Return all tasks of new data as held-out tasks, their support rows, and their number of outputs."""
 
     @abstractmethod
+    def adapt(self, support: Any = None, y: Any = None) -> AdaptedModel:
+        """Return the model of one new task, adapted to its rows."""
+
+    @abstractmethod
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedModel:
         """Return the model adapted to inputs and their targets, in their own units, or classes."""
 
@@ -292,7 +334,7 @@ class MetaEstimator(ComparedModels):
     ) -> None:
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         limit.begin()
-        self.n_folds_ = len(folds)
+        self.n_folds_, self.data_sizes_ = len(folds), sizes_of(tasks)
         if folds:
             parts = self._train_on_folds(tasks["train"], folds, n_outputs, progress, limit)
         else:

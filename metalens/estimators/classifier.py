@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import NoneType
@@ -27,9 +26,10 @@ from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.cross_fitting import Fold, divide_table
-from metalens.estimators.episodes import Sizes, episode_sizes, fit_episodes, new_episodes
-from metalens.estimators.images import ImageReader, class_counts
+from metalens.estimators.episodes import Sizes, fit_episodes, new_episodes
+from metalens.estimators.images import ImageReader, image_network, image_tasks, new_image_sizes
 from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes, most_probable
+from metalens.estimators.rows import as_new_rows, as_new_table, as_table
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -37,14 +37,11 @@ from metalens.io.json import is_of
 from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
 from metalens.metrics import task_metrics
-from metalens.networks import Network, conv4, mlp
+from metalens.networks import Network, mlp
 from metalens.tasks import Examples
 
 _OF_RARE_CLASSES = ("balanced_accuracy", "average_precision", "roc_auc")  # of tasks that share their classes
-N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
-_READERS: Mapping[str, type[TableReader] | type[ImageReader]] = {
-    reader.kind: reader for reader in (TableReader, ImageReader)
-}
+_READERS = {reader.kind: reader for reader in (TableReader, ImageReader)}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -102,11 +99,26 @@ class MetaClassifier(MetaEstimator):
     n_way: int | None = None
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy", "brier_score", *_OF_RARE_CLASSES)
+    kind = "classifier"
     reader_: TableReader | ImageReader = field(init=False)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The classes that all tasks share."""
+        if not (shared := self._shared_classes()):
+            raise AttributeError("The classes of a new task are new; its adapted model has classes_.")
+        return np.array(shared)
+
+    def predict_proba(self, data: Any) -> np.ndarray:
+        """Return probabilities of `classes_` for rows of a task of which none are known; see `predict`."""
+        check_is_fitted(self)
+        return self.adapt().predict_proba(as_new_rows(data, self.reader_))
 
     def fit(
         self,
         data: Any,
+        y: Any = None,
+        groups: Any = None,
         *,
         target: str | None = None,
         task: str | None = None,
@@ -127,6 +139,9 @@ class MetaClassifier(MetaEstimator):
         Args:
             data: a table as for `MetaRegressor.fit`; or the path of a directory or zip file with a
                 folder of images for each class, see `ImageFolders`.
+            y: targets, `(n,)`, if `data` holds only the inputs, as in scikit-learn: a data frame, or an array
+                `(n, d)`.
+            groups: the task of each row, `(n,)`, beside `y`; without, tasks are subsets of the classes.
             target: the column with the classes; `None` for images, and with `wide`.
             task: the column that names the task of a row; `None` if tasks are subsets of the classes, and
                 with `wide`.
@@ -150,15 +165,18 @@ class MetaClassifier(MetaEstimator):
         Raises:
             MetaLensError: the data cannot be used, there are too few tasks, classes or examples, or a setting
                 is out of range.
+            ValueError: of scikit-learn, if `y` or an array has another shape, or holds nan or infinity.
         """
         limit = TimeLimit(time_limit)
         self._reset()
+        data, target, task = as_table(data, y, groups, target, task, classes=True, **columns)
         if target is None and columns.get("wide", False) is False:
             given = {"split_seed": split_seed, "families": families} | columns
             if stray := sorted(name for name in given if name != "group" and given[name] is not None):
                 raise MetaLensError(f"Images need no {', '.join(stray)}; leave it out, or give target.")
-            reader = ImageReader(image_size, color, columns.get("group"), folders, white)
-            tasks, folds = self._image_tasks(data, reader, splits), ()
+            self.reader_, folds = ImageReader(image_size, color, columns.get("group"), folders, white), ()
+            wanted = self.n_way, self.k_shot, self.n_query, self.random_state
+            tasks, self._sizes = image_tasks(data, self.reader_, splits, *wanted)
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
@@ -181,12 +199,13 @@ class MetaClassifier(MetaEstimator):
         self._finish(tasks, folds, self._sizes.n_way, progress, limit)
         return self
 
-    def adapt(self, support: Any = None) -> AdaptedClassifier:
+    def adapt(self, support: Any = None, y: Any = None) -> AdaptedClassifier:
         """Return the model of one new task, adapted to its labeled rows or images.
 
         Args:
             support: rows of one task with their classes, or class folders with images; `None` before there
                 are any, for tasks that share their classes.
+            y: the classes of the rows, if `support` holds only the inputs.
 
         Raises:
             MetaLensError: the support cannot be used, or has a single class.
@@ -194,7 +213,7 @@ class MetaClassifier(MetaEstimator):
         """
         check_is_fitted(self)
         if support is not None:
-            return self._adapted(*self.reader_.support(support))
+            return self._adapted(*self.reader_.support(as_new_table(support, y, None, self.reader_)))
         if not self._shared_classes():
             raise MetaLensError("The classes of a new task are new, so give support, examples of each.")
         assert isinstance(self.reader_, TableReader)  # images have new classes
@@ -235,16 +254,6 @@ class MetaClassifier(MetaEstimator):
         self._sizes = Sizes(train.n_outputs, train.k_shot, train.n_query or 1)
         return tasks, folds
 
-    def _image_tasks(self, source: Any, reader: ImageReader, splits: Any) -> Mapping[Split, TaskDistribution]:
-        if not isinstance(source, str | os.PathLike):
-            raise MetaLensError("target must name the column with the classes of a table, got none.")
-        counts = class_counts(source, splits, reader.folders)
-        self.reader_ = reader
-        self._sizes = episode_sizes(counts, self.n_way, self.k_shot, self.n_query)
-        return {
-            split: reader.tasks(source, split, splits, self._sizes, self.random_state) for split in counts
-        }
-
     def _new_tasks(
         self, data: Any, k_shot: int | None, n_query: int | None
     ) -> tuple[TaskDistribution, int, int]:
@@ -254,8 +263,7 @@ class MetaClassifier(MetaEstimator):
             return reader.tasks(data, k_shot, n_query, self.random_state), k_shot, sizes.n_way
         n_query = sizes.n_query if n_query is None else n_query
         if isinstance(reader, ImageReader):
-            n = max(map(len, class_counts(data, "test", reader.folders)["test"].values()))
-            sizes = Sizes(min(sizes.n_way, n), k_shot, n_query)
+            sizes = new_image_sizes(data, reader, Sizes(sizes.n_way, k_shot, n_query))
             return reader.tasks(data, "test", "test", sizes, self.random_state), self.k_shot_, sizes.n_way
         frame, array = reader.episode_rows(data)
         sizes = Sizes(min(sizes.n_way, frame[reader.columns.target].nunique()), k_shot, n_query)
@@ -273,8 +281,8 @@ class MetaClassifier(MetaEstimator):
     @property
     def probability_of_(self) -> str:
         """What the probabilities in `predictions_` are of: the second of two shared classes, or the best."""
-        classes = self._shared_classes()
-        return str(classes[1]) if len(classes) == 2 else "the most probable class"
+        shared = self._shared_classes()
+        return str(shared[1]) if len(shared) == 2 else "the most probable class"
 
     def _rows(self, draw: Draw, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         if len(self._shared_classes()) == 2:
@@ -299,8 +307,7 @@ class MetaClassifier(MetaEstimator):
         return facts | {"reader": asdict(self.reader_)}
 
     def _restore(self, facts: dict[str, Any]) -> None:
-        sizes = dict.fromkeys(Sizes._fields, int)
-        if not is_of(facts, {"sizes": sizes, "n_pooled": (int, NoneType)}):
+        if not is_of(facts, {"sizes": dict.fromkeys(Sizes._fields, int), "n_pooled": (int, NoneType)}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self._n_pooled = Sizes(**facts["sizes"]), facts["n_pooled"]
@@ -310,11 +317,7 @@ class MetaClassifier(MetaEstimator):
         reader, n_way = self.reader_, self._sizes.n_way
         if isinstance(reader, TableReader):
             return mlp(len(reader.encoding.names), n_way, self.hidden)
-        # Normalized image by image, so that predictions for one do not depend on the others.
-        channels = 3 if reader.color else 1
-        return conv4(
-            n_way, n_filters=N_FILTERS, in_channels=channels, image_size=reader.image_size, norm="group"
-        )
+        return image_network(reader, n_way)
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
         return self.reader_.classes if isinstance(self.reader_, TableReader) else ()

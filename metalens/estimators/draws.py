@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,15 @@ _MIN_TASKS = 5  # of a split that are large enough for a number of support rows
 def n_named(tasks: TaskDistribution) -> int:
     """Return the number of named tasks; 0 for episodes, which are unlimited."""
     return 0 if isinstance(tasks, Episodes) else len(getattr(tasks, "task_names", ()))
+
+
+def sizes_of(tasks: Mapping[Split, TaskDistribution]) -> dict[str, dict[str, int]]:
+    """Return the numbers of tasks, rows, classes and so on of each split."""
+    found = {split: of_split.metadata() for split, of_split in tasks.items()}
+    return {
+        split: {name: value for name, value in facts.items() if isinstance(value, int)}
+        for split, facts in found.items()
+    }
 
 
 def n_drawn(tasks: TaskDistribution, n_all: int | None = None) -> int:

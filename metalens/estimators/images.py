@@ -18,8 +18,11 @@ from metalens.data.base import Split
 from metalens.data.images.layout import Folders, LabeledImage, Splits, find_images, split_classes
 from metalens.data.images.store import SourceFile, list_images, load_images, stamp_of
 from metalens.errors import MetaLensError
-from metalens.estimators.episodes import Sizes
+from metalens.estimators.episodes import Sizes, episode_sizes
 from metalens.io.json import is_of
+from metalens.networks import Network, conv4
+
+N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 
 _TYPES = {
     "image_size": int,
@@ -114,6 +117,39 @@ def class_counts(
         if name in split_of:
             counts[split_of[name]][domain].append(n)
     return counts
+
+
+def image_tasks(
+    source: Any,
+    reader: ImageReader,
+    splits: Any,
+    n_way: int | None,
+    k_shot: int | None,
+    n_query: int | None,
+    seed: int,
+) -> tuple[dict[Split, ImageFolders], Sizes]:
+    """Return episodes of the classes of each split, and their sizes; see `episode_sizes`.
+
+    Raises:
+        MetaLensError: the source is no path, or has too few classes or images.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise MetaLensError("target must name the column with the classes of a table, got none.")
+    counts = class_counts(source, splits, reader.folders)
+    sizes = episode_sizes(counts, n_way, k_shot, n_query)
+    return {split: reader.tasks(source, split, splits, sizes, seed) for split in counts}, sizes
+
+
+def new_image_sizes(source: Any, reader: ImageReader, sizes: Sizes) -> Sizes:
+    """Return the sizes of episodes of new images, which may have fewer classes."""
+    counts = class_counts(source, "test", reader.folders)["test"]
+    return sizes._replace(n_way=min(sizes.n_way, max(map(len, counts.values()))))
+
+
+def image_network(reader: ImageReader, n_way: int) -> Network:
+    """Return a new network for images, which normalizes each by itself: predictions depend on no other."""
+    channels = 3 if reader.color else 1
+    return conv4(n_way, n_filters=N_FILTERS, in_channels=channels, image_size=reader.image_size, norm="group")
 
 
 def _labeled(source: Path, folders: Folders | None) -> list[LabeledImage]:

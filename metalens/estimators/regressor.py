@@ -28,6 +28,7 @@ from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
+from metalens.estimators.rows import as_new_table, as_table
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -108,11 +109,14 @@ class MetaRegressor(MetaEstimator):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mse", "pearson_r2")
+    kind = "regressor"
     reader_: TableReader
 
     def fit(
         self,
-        data: Table,
+        data: Any,
+        y: Any = None,
+        groups: Any = None,
         *,
         task: str | None = None,
         target: str | None = None,
@@ -128,6 +132,9 @@ class MetaRegressor(MetaEstimator):
         Args:
             data: a data frame, the path of a CSV or Parquet file, or arrays by name: an array `x` of shape
                 `(n, d)` is d columns, `x 0`, `x 1` and so on.
+            y: targets, `(n,)`, if `data` holds only the inputs, as in scikit-learn: a data frame, or an array
+                `(n, d)`.
+            groups: the task of each row, `(n,)`, beside `y`; or `task` names a column of `data`.
             task: the column that names the task of a row; not given for a table with a column for each task,
                 see `wide` of `Columns`.
             target: the column of numbers to predict; the same.
@@ -149,9 +156,13 @@ class MetaRegressor(MetaEstimator):
         Raises:
             MetaLensError: the table cannot be used (names the row and the column), there are too few tasks or
                 rows, or a setting is out of range.
+            ValueError: of scikit-learn, if `y` or an array has another shape, or holds nan or infinity.
         """
         limit = TimeLimit(time_limit)
         self._reset()
+        data, target, task = as_table(data, y, groups, target, task, **columns)
+        if y is not None and task is None:
+            raise MetaLensError("groups must name the task of each row, or task a column of them; got none.")
         roles = Columns(task=task, target=target or "", **columns)
         division = Division(splits=splits, split_seed=split_seed, families=families)
         roles.refuse_for_wide(division.task_columns)
@@ -165,11 +176,12 @@ class MetaRegressor(MetaEstimator):
         self._finish(tasks, folds, 1, progress, limit)
         return self
 
-    def adapt(self, support: Table | None = None) -> AdaptedRegressor:
+    def adapt(self, support: Any = None, y: Any = None) -> AdaptedRegressor:
         """Return the model of one new task, adapted to its rows.
 
         Args:
             support: rows of one task with their targets; `None` before there are any.
+            y: their targets, if `support` holds only the inputs.
 
         Raises:
             MetaLensError: a column is missing, a cell is invalid, rows are of several tasks, or no model
@@ -181,7 +193,7 @@ class MetaRegressor(MetaEstimator):
             return self._adapted(
                 torch.zeros(0, len(self.reader_.encoding.names)), pd.Series(dtype=float), None
             )
-        return self._adapted(*self.reader_.support(support))
+        return self._adapted(*self.reader_.support(as_new_table(support, y, None, self.reader_)))
 
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedRegressor:
         """Return the model adapted to inputs and their targets."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from metalens.data.base import Split
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
 from metalens.io.files import MODEL
@@ -102,6 +103,16 @@ def read_n_folds(facts: Mapping[str, Any]) -> int:
     if not is_of(facts, {"n_folds": int}):
         raise ValueError("its number of folds is not as expected")
     return facts["n_folds"]
+
+
+def read_data_sizes(facts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the numbers of tasks, rows and so on of each split; none of models saved before version 0.2."""
+    sizes = facts.get("data_sizes", {})
+    if not isinstance(sizes, dict) or not sizes.keys() <= {*get_args(Split)}:
+        raise ValueError("the sizes of its data are not as expected")
+    if not all(isinstance(n, dict) and is_of([*n.values()], [int]) for n in sizes.values()):
+        raise ValueError("the sizes of its data are not as expected")
+    return sizes
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

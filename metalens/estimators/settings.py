@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sklearn.base import BaseEstimator
+from sklearn.utils import ClassifierTags, RegressorTags, Tags
 
 from metalens.errors import MetaLensError
 
@@ -57,6 +58,16 @@ class EstimatorSettings(BaseEstimator):
     random_state: int = 0
 
     metrics: ClassVar[tuple[str, ...]]  # that may decide, the usual one first
+    kind: ClassVar[Literal["regressor", "classifier"]]  # to scikit-learn
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.estimator_type, tags.target_tags.required = self.kind, True
+        if self.kind == "regressor":
+            tags.regressor_tags = RegressorTags()
+        else:
+            tags.classifier_tags = ClassifierTags()
+        return tags
 
     def check_settings(self) -> None:
         """Refuse settings that are out of range.
