@@ -65,6 +65,7 @@ from .learners.baselines.seasonal_boosting import SeasonalBoosting as SeasonalBo
 from .learners.baselines.seasonal_naive import SeasonalNaive as SeasonalNaive
 from .learners.baselines.shrunken import Shrunken as Shrunken
 from .learners.boil import BOIL as BOIL
+from .learners.cavia import CAVIA as CAVIA
 from .learners.deep_kernel_gp import DeepKernelGP as DeepKernelGP
 from .learners.gradient import GradientLearner as GradientLearner
 from .learners.imaml import IMAML as IMAML

@@ -23,6 +23,7 @@ from metalens.learners.baselines.seasonal_boosting import SeasonalBoosting
 from metalens.learners.baselines.seasonal_naive import SeasonalNaive
 from metalens.learners.baselines.shrunken import Shrunken
 from metalens.learners.boil import BOIL
+from metalens.learners.cavia import CAVIA
 from metalens.learners.deep_kernel_gp import DeepKernelGP
 from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
@@ -41,6 +42,7 @@ __all__ = [
     "ADKF",
     "ANIL",
     "BOIL",
+    "CAVIA",
     "IMAML",
     "KNN",
     "MAML",

@@ -14,12 +14,14 @@ def _alike(names: str, **settings: Any) -> Presets:
 
 
 # MAML: Finn, Abbeel, Levine 2017 (arXiv 1703.03400); learners with the same inner loop have the same.
+# CAVIA: Zintgraf and others 2019 (arXiv 1810.03642).
 # BOIL, IMAML, Reptile and FromScratch: a few settings were tried on validation tasks.
 # ANIL and MAMLPlusPlus: ours, untuned.
 SINUSOID_PRESETS: Presets = {
     **_alike("MAML MetaSGD TNet MTNet", inner_lr=0.01, inner_steps=1),
     **_alike("BOIL MAMLPlusPlus", inner_lr=0.01, inner_steps=5),
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    "CAVIA": {"inner_lr": 1.0, "inner_steps": 1},
     "IMAML": {"proximity": 0.5, "inner_lr": 0.01, "inner_steps": 16},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 8, "inner_optimizer": "sgd"},
     "FromScratch": {"inner_steps": 500},
