@@ -66,6 +66,7 @@ from .learners.baselines.seasonal_naive import SeasonalNaive as SeasonalNaive
 from .learners.baselines.shrunken import Shrunken as Shrunken
 from .learners.boil import BOIL as BOIL
 from .learners.cavia import CAVIA as CAVIA
+from .learners.conditional_neural_process import ConditionalNeuralProcess as ConditionalNeuralProcess
 from .learners.deep_kernel_gp import DeepKernelGP as DeepKernelGP
 from .learners.gradient import GradientLearner as GradientLearner
 from .learners.imaml import IMAML as IMAML
@@ -74,11 +75,13 @@ from .learners.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
 from .learners.matching_net import MatchingNet as MatchingNet
 from .learners.meta_sgd import MetaSGD as MetaSGD
 from .learners.mtnet import MTNet as MTNet
+from .learners.neural_process import NeuralProcess as NeuralProcess
 from .learners.proto_maml import ProtoMAML as ProtoMAML
 from .learners.protonet import ProtoNet as ProtoNet
 from .learners.r2d2 import R2D2 as R2D2
 from .learners.reptile import Reptile as Reptile
 from .learners.tnet import TNet as TNet
+from .learners.tnpd import TNPD as TNPD
 from .networks.base import Network as Network
 from .networks.conv4 import conv4 as conv4
 from .networks.forecast_mlp import forecast_mlp as forecast_mlp

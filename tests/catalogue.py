@@ -21,8 +21,10 @@ from metalens import (
     MRMAML,
     R2D2,
     TAML,
+    TNPD,
     Baseline,
     Boosting,
+    ConditionalNeuralProcess,
     CrossTaskConfidencePenalty,
     DeepKernelGP,
     DropoutBins,
@@ -129,6 +131,12 @@ LEARNERS = {
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "ADKF": LearnerEntry(
         lambda network: ADKF(network, inner_steps=8, deviation=0.2), gradient_steps=False, own_head=False
+    ),
+    "ConditionalNeuralProcess": LearnerEntry(
+        lambda network: ConditionalNeuralProcess(network, width=6), gradient_steps=False, own_head=False
+    ),
+    "TNPD": LearnerEntry(
+        lambda network: TNPD(network, width=6, depth=2, n_heads=2), gradient_steps=False, own_head=False
     ),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),

@@ -87,7 +87,7 @@ def test_cavia_trains_all_but_its_context():
         ({"adapting": "head"}, "CAVIA adapts its context alone; leave adapting out"),
         (
             {"layer": "backbone.7"},
-            "which layer='backbone.7' is not or lacks .* are backbone.0.0, backbone.1.0, head",
+            "layer='backbone.7' is not or lacks .* are backbone.0.0, backbone.1.0, head",
         ),
         ({"inner_lr": 0.0}, "inner_lr"),
     ],
