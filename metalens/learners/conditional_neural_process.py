@@ -59,7 +59,7 @@ class ConditionalNeuralProcess(NeuralProcess):
         return {"representation": self.encoder(self.pairs(z, y)).sum(0) / max(len(z), 1)}
 
     def decode(self, state: State, z: Tensor) -> Tensor:
-        representation = state["representation"].expand(len(z), -1)
+        representation = state["representation"].expand(z.shape[0], -1)
         return self.decoder(torch.cat([z, representation], dim=1))
 
 

@@ -89,7 +89,7 @@ class TNPD(NeuralProcess):
         return state
 
     def decode(self, state: State, z: Tensor) -> Tensor:
-        tokens = self.embedding(torch.cat([z, z.new_zeros(len(z), self.n_outputs + 1)], dim=1))
+        tokens = self.embedding(torch.cat([z, z.new_zeros(z.shape[0], self.n_outputs + 1)], dim=1))
         for place, layer in enumerate(self.layers):
             tokens = layer(tokens, state[f"tokens.{place}"])
         return self.output(tokens)
