@@ -31,6 +31,7 @@ from metalens.learners.imaml import IMAML
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
 from metalens.learners.matching_net import MatchingNet
+from metalens.learners.meta_curvature import MetaCurvature
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
 from metalens.learners.neural_process import NeuralProcess
@@ -67,6 +68,7 @@ __all__ = [
     "MTNet",
     "MatchingNet",
     "MeanPredictor",
+    "MetaCurvature",
     "MetaSGD",
     "MixedModel",
     "MultiTaskGP",
