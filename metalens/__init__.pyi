@@ -74,6 +74,7 @@ from .learners.maml import MAML as MAML
 from .learners.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
 from .learners.matching_net import MatchingNet as MatchingNet
 from .learners.meta_curvature import MetaCurvature as MetaCurvature
+from .learners.meta_opt_net import MetaOptNet as MetaOptNet
 from .learners.meta_sgd import MetaSGD as MetaSGD
 from .learners.mtnet import MTNet as MTNet
 from .learners.neural_process import NeuralProcess as NeuralProcess

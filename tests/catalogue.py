@@ -42,6 +42,7 @@ from metalens import (
     MetaCRL,
     MetaCurvature,
     MetaMix,
+    MetaOptNet,
     MetaSGD,
     MixedModel,
     MTNet,
@@ -129,6 +130,9 @@ LEARNERS = {
     ),
     "ProtoNet": LearnerEntry(ProtoNet, classifier=True, gradient_steps=False, own_head=False),
     "MatchingNet": LearnerEntry(MatchingNet, classifier=True, gradient_steps=False, own_head=False),
+    "MetaOptNet": LearnerEntry(
+        lambda network: MetaOptNet(network, cost=0.6), classifier=True, gradient_steps=False, own_head=False
+    ),
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "ADKF": LearnerEntry(

@@ -32,6 +32,7 @@ from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
 from metalens.learners.matching_net import MatchingNet
 from metalens.learners.meta_curvature import MetaCurvature
+from metalens.learners.meta_opt_net import MetaOptNet
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
 from metalens.learners.neural_process import NeuralProcess
@@ -69,6 +70,7 @@ __all__ = [
     "MatchingNet",
     "MeanPredictor",
     "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "MixedModel",
     "MultiTaskGP",
