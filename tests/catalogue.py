@@ -172,6 +172,9 @@ LEARNER_VARIANTS = {
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
     ),
+    "ANIL-transductive": LearnerEntry(
+        lambda network: ANIL(network, transductive=True, inner_lr=0.1, inner_steps=2)
+    ),
     "MAML-weights": LearnerEntry(
         lambda network: MAML(network, inner_lr=0.1, inner_steps=2, adapting="weight")
     ),
