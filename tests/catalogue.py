@@ -13,6 +13,7 @@ from metalens import (
     ADKF,
     ANIL,
     BOIL,
+    CAVIA,
     IMAML,
     KNN,
     MAML,
@@ -20,8 +21,10 @@ from metalens import (
     MRMAML,
     R2D2,
     TAML,
+    TNPD,
     Baseline,
     Boosting,
+    ConditionalNeuralProcess,
     CrossTaskConfidencePenalty,
     DeepKernelGP,
     DropoutBins,
@@ -37,7 +40,9 @@ from metalens import (
     MeanPredictor,
     MetaAug,
     MetaCRL,
+    MetaCurvature,
     MetaMix,
+    MetaOptNet,
     MetaSGD,
     MixedModel,
     MTNet,
@@ -107,7 +112,9 @@ LEARNERS = {
     ),
     "ANIL": LearnerEntry(lambda network: ANIL(network, inner_lr=0.1, inner_steps=3)),
     "BOIL": LearnerEntry(lambda network: BOIL(network, inner_lr=0.1, inner_steps=2)),
+    "CAVIA": LearnerEntry(lambda network: CAVIA(network, n_context=3, inner_lr=0.3, inner_steps=2)),
     "MetaSGD": LearnerEntry(lambda network: MetaSGD(network, inner_lr=0.1, inner_steps=2)),
+    "MetaCurvature": LearnerEntry(lambda network: MetaCurvature(network, inner_lr=0.1, inner_steps=2)),
     "TNet": LearnerEntry(lambda network: TNet(network, inner_lr=0.1, inner_steps=2)),
     "MTNet": LearnerEntry(lambda network: MTNet(network, inner_lr=0.1, inner_steps=2), random=True),
     "MAMLPlusPlus": LearnerEntry(maml_plus_plus),
@@ -123,10 +130,19 @@ LEARNERS = {
     ),
     "ProtoNet": LearnerEntry(ProtoNet, classifier=True, gradient_steps=False, own_head=False),
     "MatchingNet": LearnerEntry(MatchingNet, classifier=True, gradient_steps=False, own_head=False),
+    "MetaOptNet": LearnerEntry(
+        lambda network: MetaOptNet(network, cost=0.6), classifier=True, gradient_steps=False, own_head=False
+    ),
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
     "ADKF": LearnerEntry(
         lambda network: ADKF(network, inner_steps=8, deviation=0.2), gradient_steps=False, own_head=False
+    ),
+    "ConditionalNeuralProcess": LearnerEntry(
+        lambda network: ConditionalNeuralProcess(network, width=6), gradient_steps=False, own_head=False
+    ),
+    "TNPD": LearnerEntry(
+        lambda network: TNPD(network, width=6, depth=2, n_heads=2), gradient_steps=False, own_head=False
     ),
     "LinearProbe": LearnerEntry(lambda network: LinearProbe(network, inner_steps=5)),
     "FromScratch": LearnerEntry(lambda network: FromScratch(network, inner_steps=3), trains=False),
@@ -155,6 +171,9 @@ LEARNER_VARIANTS = {
     ),
     "ANIL-adam": LearnerEntry(
         lambda network: ANIL(network, inner_lr=0.1, inner_steps=2, inner_optimizer="adam", inner_momentum=0.9)
+    ),
+    "ANIL-transductive": LearnerEntry(
+        lambda network: ANIL(network, transductive=True, inner_lr=0.1, inner_steps=2)
     ),
     "MAML-weights": LearnerEntry(
         lambda network: MAML(network, inner_lr=0.1, inner_steps=2, adapting="weight")

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from metalens import (
     ANIL,
     BOIL,
+    CAVIA,
     IMAML,
     KNN,
     MAML,
     R2D2,
+    TNPD,
+    ConditionalNeuralProcess,
     DeepKernelGP,
     Examples,
     FromScratch,
@@ -29,6 +32,8 @@ from metalens import (
     MatchingNet,
     MeanPredictor,
     MetaClassifier,
+    MetaCurvature,
+    MetaOptNet,
     MetaRegressor,
     MetaSGD,
     NearestCentroid,
@@ -46,9 +51,10 @@ from metalens.estimators.choice import STACKED
 OF_CLASSES = {
     **{
         of.__name__: lambda of=of: of(mlp(4, 3))
-        for of in (MAML, ANIL, BOIL, MetaSGD, IMAML, R2D2, FromScratch)
+        for of in (MAML, ANIL, BOIL, CAVIA, MetaCurvature, MetaSGD, IMAML, R2D2, FromScratch)
     },
     **{of.__name__: lambda of=of: of(mlp(4, 3)) for of in (ProtoNet, MatchingNet, ProtoMAML, DeepKernelGP)},
+    **{of.__name__: lambda of=of: of(mlp(4, 3)) for of in (MetaOptNet, ConditionalNeuralProcess, TNPD)},
     "LinearProbe": lambda: LinearProbe(mlp(4, 3), n_classes=3),
     "FromScratch": lambda: FromScratch(mlp(4, 3), inner_steps=5),
     "JointModel": lambda: JointModel(mlp(4, 3)),
@@ -58,6 +64,7 @@ OF_CLASSES = {
 }
 OF_NUMBERS = {
     **{of.__name__: lambda of=of: of(mlp(4, 2)) for of in (MAML, ANIL, BOIL, R2D2, DeepKernelGP)},
+    **{of.__name__: lambda of=of: of(mlp(4, 2)) for of in (CAVIA, ConditionalNeuralProcess, TNPD)},
     "LinearProbe": lambda: LinearProbe(mlp(4, 2)),
     "JointModel": lambda: JointModel(mlp(4, 2)),
     **{of.__name__: lambda of=of: of(2) for of in (MeanPredictor, Ridge, KNN, GaussianProcess)},

@@ -102,7 +102,7 @@ def test_recipe_runs(name, tmp_path, request):
 
 
 OF_NUMBERS = {"SeasonalNaive", "SeasonalBoosting", "MixedModel", "Boosting", "Shrunken", "ResidualGP"}
-CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "NearestCentroid", "LogisticRegression"}
+CLASSIFIERS = {"ProtoNet", "ProtoMAML", "MatchingNet", "MetaOptNet", "NearestCentroid", "LogisticRegression"}
 
 
 @pytest.mark.slow

@@ -23,31 +23,40 @@ from metalens.learners.baselines.seasonal_boosting import SeasonalBoosting
 from metalens.learners.baselines.seasonal_naive import SeasonalNaive
 from metalens.learners.baselines.shrunken import Shrunken
 from metalens.learners.boil import BOIL
+from metalens.learners.cavia import CAVIA
+from metalens.learners.conditional_neural_process import ConditionalNeuralProcess
 from metalens.learners.deep_kernel_gp import DeepKernelGP
 from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
 from metalens.learners.maml import MAML
 from metalens.learners.maml_plus_plus import MAMLPlusPlus
 from metalens.learners.matching_net import MatchingNet
+from metalens.learners.meta_curvature import MetaCurvature
+from metalens.learners.meta_opt_net import MetaOptNet
 from metalens.learners.meta_sgd import MetaSGD
 from metalens.learners.mtnet import MTNet
+from metalens.learners.neural_process import NeuralProcess
 from metalens.learners.proto_maml import ProtoMAML
 from metalens.learners.protonet import ProtoNet
 from metalens.learners.r2d2 import R2D2
 from metalens.learners.reptile import Reptile
 from metalens.learners.tnet import TNet
+from metalens.learners.tnpd import TNPD
 
 __all__ = [
     "ADKF",
     "ANIL",
     "BOIL",
+    "CAVIA",
     "IMAML",
     "KNN",
     "MAML",
     "R2D2",
+    "TNPD",
     "AdaptedModel",
     "Baseline",
     "Boosting",
+    "ConditionalNeuralProcess",
     "DeepKernelGP",
     "FromScratch",
     "GaussianProcess",
@@ -60,11 +69,14 @@ __all__ = [
     "MTNet",
     "MatchingNet",
     "MeanPredictor",
+    "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "MixedModel",
     "MultiTaskGP",
     "NearestCentroid",
     "NetworkLearner",
+    "NeuralProcess",
     "ProfileRidge",
     "ProtoMAML",
     "ProtoNet",

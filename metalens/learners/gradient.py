@@ -146,6 +146,10 @@ class GradientLearner(NetworkLearner):
         """Return the loss that the inner loop descends."""
         return self.loss(self.predict_encoded(state, z), y)
 
+    def transform(self, gradients: State) -> State:
+        """Return the gradients that the inner optimizer reads; by default as they are."""
+        return gradients
+
     def descend(self, state: State, z: Tensor, y: Tensor) -> Iterator[State]:
         """Yield the given state, and the state after each step."""
         memory, gradient = {}, self._gradient()
@@ -155,7 +159,7 @@ class GradientLearner(NetworkLearner):
             # Constant gradients need no graph for the outer gradient, which saves time and memory.
             with torch.no_grad() if self.detaches_gradients else nullcontext():
                 gradients = gradient(state, z, y)
-            directions, memory = self.inner_optimizer(gradients, memory, step)
+            directions, memory = self.inner_optimizer(self.transform(gradients), memory, step)
             state = {name: value - sizes[name] * directions[name] for name, value in state.items()}
             yield state
 

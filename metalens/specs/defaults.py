@@ -14,12 +14,14 @@ def _alike(names: str, **settings: Any) -> Presets:
 
 
 # MAML: Finn, Abbeel, Levine 2017 (arXiv 1703.03400); learners with the same inner loop have the same.
+# CAVIA: Zintgraf and others 2019 (arXiv 1810.03642).
 # BOIL, IMAML, Reptile and FromScratch: a few settings were tried on validation tasks.
 # ANIL and MAMLPlusPlus: ours, untuned.
 SINUSOID_PRESETS: Presets = {
-    **_alike("MAML MetaSGD TNet MTNet", inner_lr=0.01, inner_steps=1),
+    **_alike("MAML MetaSGD MetaCurvature TNet MTNet", inner_lr=0.01, inner_steps=1),
     **_alike("BOIL MAMLPlusPlus", inner_lr=0.01, inner_steps=5),
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
+    "CAVIA": {"inner_lr": 1.0, "inner_steps": 1},
     "IMAML": {"proximity": 0.5, "inner_lr": 0.01, "inner_steps": 16},
     "Reptile": {"inner_lr": 0.01, "inner_steps": 8, "inner_optimizer": "sgd"},
     "FromScratch": {"inner_steps": 500},
@@ -35,7 +37,7 @@ HARMONIC_PRESETS: Presets = {
 # IMAML, ProtoMAML and FromScratch: a few settings were tried on validation tasks.
 # ANIL and MAMLPlusPlus: ours, untuned.
 OMNIGLOT_PRESETS: Presets = {
-    **_alike("MAML BOIL MetaSGD TNet MTNet", inner_lr=0.4, inner_steps=1),
+    **_alike("MAML BOIL MetaSGD MetaCurvature TNet MTNet", inner_lr=0.4, inner_steps=1),
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
     "MAMLPlusPlus": {"inner_lr": 0.1, "inner_steps": 3},
     "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 3},
@@ -44,13 +46,13 @@ OMNIGLOT_PRESETS: Presets = {
 }
 
 # MAML: Finn, Abbeel, Levine 2017, for 20 classes; learners with the same inner loop have the same.
-_SAME = "MAML BOIL MetaSGD TNet MTNet"
+_SAME = "MAML BOIL MetaSGD MetaCurvature TNet MTNet"
 OMNIGLOT_MANY_CLASSES: Presets = OMNIGLOT_PRESETS | _alike(_SAME, inner_lr=0.1, inner_steps=5)
 
 # MAML and ANIL: ours, and the best of three and four step sizes on validation classes of CIFAR-FS.
 # The others: ours, untuned.
 IMAGE_PRESETS: Presets = {
-    **_alike("MAML BOIL MetaSGD TNet MTNet MAMLPlusPlus", inner_lr=0.05, inner_steps=5),
+    **_alike("MAML BOIL MetaSGD MetaCurvature TNet MTNet MAMLPlusPlus", inner_lr=0.05, inner_steps=5),
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
     "ProtoMAML": {"inner_lr": 0.01, "inner_steps": 3},
     "IMAML": {"proximity": 0.5, "inner_lr": 0.05, "inner_steps": 5},
@@ -59,7 +61,7 @@ IMAGE_PRESETS: Presets = {
 
 # MAML: the best of ten settings on validation kinases of KIBA. The others: ours, untuned.
 TABLE_PRESETS: Presets = {
-    **_alike("MAML MetaSGD", inner_lr=0.03, inner_steps=5),
+    **_alike("MAML MetaSGD MetaCurvature", inner_lr=0.03, inner_steps=5),
     "ANIL": {"inner_lr": 0.1, "inner_steps": 5},
 }
 
@@ -80,4 +82,6 @@ M4_PRESETS: Presets = {
 }
 
 # The published setting of MAML on these objects; the others have the same.
-POSE_PRESETS: Presets = _alike("MAML MetaSGD ANIL BOIL", inner_lr=0.01, inner_steps=5, test_inner_steps=20)
+POSE_PRESETS: Presets = _alike(
+    "MAML MetaSGD MetaCurvature ANIL BOIL", inner_lr=0.01, inner_steps=5, test_inner_steps=20
+)
