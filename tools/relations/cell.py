@@ -76,9 +76,9 @@ def _divided(problem: Problem, k: int, seed: int, fold: int) -> list[TableTasks]
     roles = {name: value for name, value in problem.columns().items() if name != "order"}
     frame = frame[frame[problem.task].isin(names)].reset_index(drop=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # notes on columns
+        warnings.simplefilter("ignore")  # notes on columns, and on small tasks
         train = TableTasks(frame, "train", splits=splits, k_shot=k, n_query=None, seed=seed, **roles)
-    return [train, train.in_split("val"), train.in_split("test")]
+        return [train, train.in_split("val"), train.in_split("test")]
 
 
 def _episodes(
