@@ -148,9 +148,13 @@ class AdaptedTasks:
         owners = torch.arange(n, device=models.device).repeat_interleave(k)
         return self.map(self.learner.predict_encoded, states, z[owners]).unflatten(0, (n, k))
 
+    def cross_support_predictions(self) -> Tensor:
+        """Return predictions of all tasks' models for own support sets, `(T, n_all_tasks, s, c)`."""
+        return self._all_cross_predictions(self.support_encoding)
+
     def cross_support_losses(self) -> Tensor:
         """Return losses of all tasks' models on this process's support sets, `(T, n_all_tasks)`."""
-        predictions, y = self._all_cross_predictions(self.support_encoding), self.tasks.support.y
+        predictions, y = self.cross_support_predictions(), self.tasks.support.y
         y = y.unsqueeze(1).expand(*predictions.shape[:2], *y.shape[1:])
         losses = self.map(self.learner.loss, predictions.flatten(0, 1), y.flatten(0, 1))
         return losses.unflatten(0, predictions.shape[:2])

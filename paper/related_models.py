@@ -23,6 +23,7 @@ from paper.study import Drawing, Tables
 OWN = "own model"
 SERIES: dict[RelatedBy, str] = {
     "predictions": "related by predictions",
+    "regression": "weights by regression",
     "features": "cosine of features",
     "adaptation": "cosine of adaptation",
     "uniform": "all-ones",

@@ -63,7 +63,7 @@ from metalens import (
     TNet,
     TRLearner,
 )
-from metalens.relations import Cosine, Known, Mutual, Relation, Shuffled, Uniform
+from metalens.relations import Cosine, Known, Mutual, Relation, Shuffled, Stacked, Uniform
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,10 @@ VARIANTS = {
     "TRLearner-adaptation": RegularizerEntry(
         weighted=True, build=trlearner(lambda: Cosine(vector="adaptation"))
     ),
+    "TRLearner-stacked": RegularizerEntry(weighted=True, build=trlearner(lambda: Stacked(ridge=0.3))),
+    "TRLearner-stacked-cosine": RegularizerEntry(
+        weighted=True, build=trlearner(lambda: Stacked(ridge=0.3, toward=Cosine()))
+    ),
     "TRLearner-slots": RegularizerEntry(weighted=True, build=trlearner(slot_temperature=0.1)),
     "TRLearner-cheap": RegularizerEntry(
         weighted=True, build=trlearner(neighbors=2, n_query_hat=3, n_tasks_hat=2), random=True
@@ -296,6 +300,11 @@ ALL_REGULARIZERS = set(REGULARIZERS | VARIANTS) - {"none"}
 # refused.
 REFUSALS = (
     Refusal("channel_shuffle is for class", regularizers=["MetaMix-shuffle"], kind="regression"),
+    Refusal(
+        "Stacked relates tasks with numbers",
+        regularizers=["TRLearner-stacked", "TRLearner-stacked-cosine"],
+        kind="classification",
+    ),
     Refusal("needs parameters that adapt", lambda name, _: name == "ProtoNet", ["TRLearner-adaptation"]),
     Refusal("predicts numbers, got classes", lambda _, entry: entry.prepares, kind="classification"),
     Refusal("it is fitted to all training tasks", lambda _, entry: entry.prepares, ALL_REGULARIZERS),

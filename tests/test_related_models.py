@@ -39,6 +39,10 @@ class Images(TaskDistribution):
         return Task(Examples(x, y), Examples(x.flip(0), y.flip(0)))
 
 
+def double(examples):
+    return Examples(*(t.double() if t.is_floating_point() else t for t in examples))
+
+
 def regression(learner=MAML):
     torch.manual_seed(0)
     return learner(mlp(hidden=[8]), inner_lr=0.05, inner_steps=2).double().eval()
@@ -59,17 +63,20 @@ def images(learner=MAML):
     ],
     ids=["MAML", "ANIL", "MAML on images", "ProtoNet on images"],
 )
-@pytest.mark.parametrize("related_by", ["predictions", "features", "adaptation", "uniform", "shuffled"])
+@pytest.mark.parametrize(
+    "related_by", ["predictions", "regression", "features", "adaptation", "uniform", "shuffled"]
+)
 @pytest.mark.filterwarnings("ignore:A prediction depends on the other inputs")
 def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
     if related_by == "adaptation" and not learner.adapted_parameters():
         with pytest.raises(MetaLensError, match="'adaptation' needs parameters that adapt"):
             RelatedModels(learner, train, n_tasks=5, related_by=related_by)
         return
+    if related_by == "regression" and train is not TRAIN:
+        with pytest.raises(MetaLensError, match="related_by='regression' is for numbers as targets"):
+            RelatedModels(learner, train, n_tasks=5, related_by=related_by)(train[0].map(double).support)
+        return
     related = RelatedModels(learner, train, n_tasks=5, related_by=related_by, share=0.3, temperature=0.7)
-
-    def double(examples):
-        return Examples(*(t.double() if t.is_floating_point() else t for t in examples))
 
     def vector(model, support):
         if related_by == "features":
@@ -92,6 +99,11 @@ def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
         relations = [-task_loss(model(task.support.x), task.support.y) for model in models]
         relations = relations[-1:] + relations[:-1] if related_by == "shuffled" else relations
     weights = torch.softmax(torch.stack(relations).double() / 0.7, 0)
+    if related_by == "regression":
+        rows = torch.stack([model(task.support.x)[:, 0] for model in models]).T
+        equal, y = torch.full((5,), 0.2, dtype=torch.float64), task.support.y[:, 0]
+        left = rows.T @ rows + len(y) * 0.7 * torch.eye(5, dtype=torch.float64)
+        weights = torch.linalg.solve(left, rows.T @ y + len(y) * 0.7 * equal)
     average = sum(w * model(task.query.x) for w, model in zip(weights, models, strict=True))
     expected = 0.7 * own(task.query.x) + 0.3 * average
     torch.testing.assert_close(related(task.support)(task.query.x), expected, rtol=1e-8, atol=1e-10)
@@ -147,7 +159,7 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
         ({"n_tasks": 0}, "n_tasks must be at least 1"),
         ({"share": 1.5}, "share must be from 0 to 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"related_by": "love"}, "related_by must be one of predictions, features"),
+        ({"related_by": "love"}, "related_by must be one of predictions, regression, features"),
     ],
 )
 def test_wrong_settings_are_refused(settings, words):

@@ -154,6 +154,7 @@ def test_arms_without_relations_have_plain_cosines(finished, monkeypatch, capsys
     for arm in ("none", "TRLearner(relation=Uniform)", "0"):
         words = ("relations", str(finished), "--arm", arm, "--seed", "3", "--split", "val", "--tasks", "5")
         assert call(monkeypatch, *words, "--groups", "2", "--by", "labeled") == 0
+        assert call(monkeypatch, *words, "--by", "regression", "--tasks", "5") == 0
         text = capsys.readouterr().out
         assert "seed 3, val tasks: plain cosine of labeled" in " ".join(text.split())
         assert "2 groups" in text

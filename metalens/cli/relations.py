@@ -13,6 +13,8 @@ from metalens.errors import MetaLensError
 from metalens.io.files import MODEL, atomic_path
 from metalens.specs.outside import named_by
 
+By = Literal["features", "labeled", "adaptation", "predictions", "regression"]
+
 if TYPE_CHECKING:
     from metalens.relations.clusters import RelationMap
 
@@ -35,9 +37,10 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--split", type=Literal["train", "val", "test"], default="test", help="Which tasks.")
     add("--tasks", type=int, default=30, help="Number of tasks, from number 0 on.")
     add("--groups", type=int | None, default=None, help="Number of groups; by default as many as are clear.")
-    add("--by", type=Literal["features", "labeled", "adaptation", "predictions"] | None, default=None,
-        help="Instead of the relations of the arm: plain cosine of these task vectors, or how well the "
-        "models of two tasks predict each other's support sets.")
+    add("--by", type=By | None, default=None,
+        help="Instead of the relations of the arm: plain cosine of these task vectors; how well the models "
+        "of two tasks predict each other's support sets; or the weights with which the models of the other "
+        "tasks predict a support set best.")
     add("--out", type=str | None, default=None, help="Folder to write to; by default DIR/relations.")
     # fmt: on
 

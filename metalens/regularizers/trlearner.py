@@ -12,8 +12,7 @@ from metalens.learners.classification import check_one_class, class_means, one_h
 from metalens.regularizers.base import Regularizer
 from metalens.relations import Cosine, Relation
 from metalens.relations.agreement import descriptor_agreement
-
-MIN_ROW_SUM = 1e-6
+from metalens.relations.weights import model_weights
 
 
 class TRLearner(Regularizer):
@@ -80,6 +79,11 @@ class TRLearner(Regularizer):
         check_positive(self, slot_temperature=slot_temperature)
         check_nonnegative(self, weight=weight)
         self.relation = Cosine() if relation is None else deepcopy(relation)  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.relation.signed and neighbors is not None:
+            raise MetaLensError(
+                f"TRLearner: neighbors chooses among relations, and those of {type(self.relation).__name__} "
+                "are weights of all tasks together; leave it out."
+            )
         self.weight, self.neighbors, self.slot_temperature = weight, neighbors, slot_temperature
         self.n_query_hat, self.n_tasks_hat = n_query_hat, n_tasks_hat
 
@@ -92,7 +96,8 @@ class TRLearner(Regularizer):
 
     def loss_terms(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         first = adapted.processes.rank * adapted.n_tasks
-        models, weights = related_models(self.relation(adapted), self.neighbors, first)
+        matrix, signed = self.relation(adapted), self.relation.signed
+        models, weights = model_weights(matrix, self.neighbors, first, signed=signed)
         y = adapted.tasks.query.y
         tasks, queries = _some(self.n_tasks_hat, 0, adapted), _some(self.n_query_hat, 1, adapted)
         if tasks is not None:
@@ -126,20 +131,18 @@ class TRLearner(Regularizer):
 
         - `trlearner_mean` and `trlearner_spread`: mean and standard deviation; with a small spread the term
           averages all other tasks almost equally.
-        - `trlearner_row_sum`: smallest sum of the positive relations of a task; near 0 that task averages all
-          others equally.
+        - `trlearner_row_sum`, unless relations are weights of both signs: smallest sum of the positive
+          relations of a task; near 0 that task averages all others equally.
         - `trlearner_omega`, if weights are learned: the mean of |omega - 1|.
         - `trlearner_agreement`, if tasks have descriptors: see `descriptor_agreement`.
         """
         matrix = adapted.processes.all_gather(self.relation(adapted))
-        pairs = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device).unbind()
-        related, positive = matrix[pairs], matrix.clamp(min=0)
-        found = {
-            "trlearner_mean": related.mean(),
-            "trlearner_spread": related.std(correction=0),
-            "trlearner_row_sum": (positive.sum(1) - positive.diagonal()).min(),
-            **{f"trlearner_{name}": value for name, value in self.relation.diagnostics().items()},
-        }
+        n = len(matrix)
+        related = matrix.flatten()[1:].unflatten(0, (n - 1, n + 1))[:, :-1].reshape(n, n - 1)  # no diagonal
+        found = {"trlearner_mean": related.mean(), "trlearner_spread": related.std(correction=0)}
+        if not self.relation.signed:
+            found["trlearner_row_sum"] = related.clamp(min=0).sum(1).min()
+        found |= {f"trlearner_{name}": value for name, value in self.relation.diagnostics().items()}
         agreement = descriptor_agreement(matrix, adapted)
         return found if agreement is None else {**found, "trlearner_agreement": agreement}
 
@@ -150,34 +153,3 @@ def _some(n: int | None, dim: int, adapted: AdaptedTasks) -> Tensor | None:
     if n is None or n >= y.shape[dim]:
         return None
     return adapted.processes.broadcast(torch.randperm(y.shape[dim], device=y.device))[:n]
-
-
-def related_models(matrix: Tensor, neighbors: int | None, first: int = 0) -> tuple[Tensor | None, Tensor]:
-    """Return which models predict each task's queries, and their weights `(T, k)`, rows summing to 1.
-
-    Args:
-        matrix: relations `(T, n)` of the tasks `first ... first + T - 1` to all n tasks.
-        neighbors: k, or `None` for all tasks.
-        first: number of the first row's task.
-
-    Returns:
-        Indices `(T, k)` of the k nearest tasks, or `None` for all tasks in their order; and the weights, 0
-        for a task's own model.
-
-    >>> related_models(torch.tensor([[1.0, -0.5, -0.2], [-0.5, 1.0, 0.3], [-0.2, 0.3, 1.0]]), None)[1]
-    tensor([[0.0000, 0.5000, 0.5000],
-            [0.0000, 0.0000, 1.0000],
-            [0.0000, 1.0000, 0.0000]])
-    """
-    n = matrix.shape[1]
-    itself = torch.eye(n, dtype=torch.bool, device=matrix.device)[first : first + len(matrix)]
-    if neighbors is None or neighbors >= n - 1:
-        models, related, equal = None, matrix.masked_fill(itself, 0.0), (~itself) / (n - 1)
-    else:
-        related, models = matrix.masked_fill(itself, -torch.inf).topk(neighbors, dim=1)
-        equal = torch.full_like(related, 1 / neighbors)
-    related = related.clamp(min=0)
-    total = related.sum(1, keepdim=True)
-    # The total must be safe in the branch that is not taken too, for a finite gradient.
-    weights = related / total.clamp(min=MIN_ROW_SUM)
-    return models, torch.where(total < MIN_ROW_SUM, equal, weights)

@@ -12,10 +12,13 @@ class Relation(SettingsModule):
 
     Attributes:
         discriminates: whether relations can differ between pairs of tasks.
+        signed: whether a row holds the weights of the other tasks' models, of both signs, to be used as they
+            are; otherwise negative relations count as 0, and those of a task are divided by their sum.
         title: a short description of the relations.
     """
 
     discriminates: bool = True
+    signed: bool = False
     title: str
 
     def bind(self, learner: NetworkLearner) -> None:
@@ -26,7 +29,7 @@ class Relation(SettingsModule):
         """
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:
-        """Return the relations m of the tasks, `(T, T)`: symmetric, with unit diagonal.
+        """Return the relations m of the tasks, `(T, T)`, with unit diagonal; symmetric unless `signed`.
 
         If several processes share a batch, the rows are the process's own T tasks and the columns the tasks
         of all processes.

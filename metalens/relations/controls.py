@@ -83,7 +83,7 @@ class Shuffled(Relation):
     def __init__(self, relation: Relation | None = None) -> None:
         super().__init__()
         self.relation = Cosine() if relation is None else relation
-        self.discriminates = self.relation.discriminates
+        self.discriminates, self.signed = self.relation.discriminates, self.relation.signed
         self.title = f"{self.relation.title}, shuffled"
 
     def bind(self, learner: NetworkLearner) -> None:

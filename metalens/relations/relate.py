@@ -11,7 +11,7 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
 from metalens.learners import Learner, NetworkLearner
 from metalens.networks.modes import module_mode
-from metalens.relations import Cosine, Mutual, Relation
+from metalens.relations import Cosine, Mutual, Relation, Stacked
 from metalens.relations.agreement import descriptor_agreement
 from metalens.relations.vectors import TaskVector
 from metalens.tasks import place, stack_trimmed
@@ -45,15 +45,17 @@ class Relations(NamedTuple):
         return pd.DataFrame({name: values.ravel() for name, values in cells.items()})
 
 
-def plain_relation(by: TaskVector | Literal["predictions"]) -> Relation:
+def plain_relation(by: TaskVector | Literal["predictions", "regression"]) -> Relation:
     """Return a relation without learned weights.
 
     Args:
-        by: plain cosine of these task vectors; `"predictions"` for `Mutual`.
+        by: plain cosine of these task vectors; `"predictions"` for `Mutual`, `"regression"` for `Stacked`.
 
     >>> plain_relation("labeled").title, plain_relation("predictions").title
     ('plain cosine of labeled', 'mutual predictions')
     """
+    if by == "regression":
+        return Stacked()
     return Mutual() if by == "predictions" else Cosine(vector=by, learned=False)
 
 

@@ -19,12 +19,13 @@ from metalens.evaluation import Validation, metrics_of
 from metalens.learners import Learner, State
 from metalens.metrics import Metric, task_metrics
 from metalens.networks.modes import module_mode
+from metalens.relations.stacked import stacked_weights
 from metalens.tasks import Examples, Task, place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RelatedBy = Literal["predictions", "features", "adaptation", "uniform", "shuffled"]
+RelatedBy = Literal["predictions", "regression", "features", "adaptation", "uniform", "shuffled"]
 
 CHUNK = 50  # tasks adapted at a time; bounds memory
 
@@ -41,18 +42,24 @@ class RelatedModels(Learner):
 
         r_p = -loss(f_p(S.x), S.y)
 
-    or a cosine, or 0. Outputs (logits in classification) are averaged; classes must have the same meaning in
+    or a cosine, or 0. Or the weights are those of a regression, of both signs, see `Stacked`:
+
+        w = argmin_w (1/s) sum_k || sum_p w_p f_p(S.x_k) - S.y_k ||^2 + temperature ||w - 1/P||^2
+
+    Outputs (logits in classification) are averaged; classes must have the same meaning in
     all tasks. Nothing is trained.
 
     Args:
         learner: a trained learner; its present models are used.
         tasks: of the known tasks, such as the training tasks.
         n_tasks: P; the known tasks are numbers `0 ... P - 1`.
-        related_by: `"predictions"` as above; `"features"`, the cosine of mean support features under the
-            meta-parameters; `"adaptation"`, the cosine of the displacements of adapted parameters; as
-            controls `"uniform"`, 0, and `"shuffled"`, predictions of the wrong known tasks.
+        related_by: `"predictions"` as above; `"regression"`, of numbers; `"features"`, the cosine of mean
+            support features under the meta-parameters; `"adaptation"`, the cosine of the displacements of
+            adapted parameters; as controls `"uniform"`, 0, and `"shuffled"`, predictions of the wrong known
+            tasks.
         share: of the related models, from 0 to 1.
-        temperature: in units of the loss, or of the cosine; smaller values use fewer models.
+        temperature: in units of the loss, or of the cosine; smaller values use fewer models. Of a regression
+            it is the strength of the ridge, in squared units of the outputs.
 
     Raises:
         MetaLensError: a setting is out of range, or the learner has no adapted parameters to compare.
@@ -115,7 +122,7 @@ class RelatedModels(Learner):
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         own = self.learner.adapt_encoded(z, y)
-        weights = torch.softmax(self.relations(own, z, y) / self.temperature, 0)
+        weights = self._weights(self._evidence(own, z, y), y, self.temperature)
         return {**{f"own.{name}": value for name, value in own.items()}, "related": weights}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
@@ -137,8 +144,11 @@ class RelatedModels(Learner):
         plan = self.learner.plan("auto")
         return task_map(lambda state: self.learner.predict_encoded(state, z), self.models, plan=plan)
 
-    def relations(self, own: State, z: Tensor, y: Tensor) -> Tensor:
-        """Return the relations r of a task to all known tasks, `(P,)`.
+    def _evidence(self, own: State, z: Tensor, y: Tensor) -> Tensor:
+        """Return what tells the weights of the known tasks.
+
+        These are their relations r to a task, `(P,)`, or for a regression their models' predictions of its
+        support, `(P, s, c)`.
 
         Args:
             own: the state of the learner for the task.
@@ -149,10 +159,25 @@ class RelatedModels(Learner):
             return F.cosine_similarity(self._vector(own, z), self.vectors, dim=-1)
         if self.related_by == "uniform":
             return self.vectors.new_zeros(self.n_tasks)
-        plan = self.learner.plan("auto")
+        predictions = self.all_predictions(z)
+        if self.related_by == "regression":
+            return predictions
         # As a mapped tree, y has the batch axes of the predictions: vmap would mistake them otherwise.
-        losses = task_map(self.loss, self.all_predictions(z), y.expand(self.n_tasks, *y.shape), plan=plan)
+        plan = self.learner.plan("auto")
+        losses = task_map(self.loss, predictions, y.expand(self.n_tasks, *y.shape), plan=plan)
         return -losses.roll(1) if self.related_by == "shuffled" else -losses
+
+    def _weights(self, evidence: Tensor, y: Tensor, temperature: float) -> Tensor:
+        """Return the weights of the known tasks' models, `(..., P)`, for support targets `(..., s, c)`."""
+        if self.related_by != "regression":
+            return torch.softmax(evidence / temperature, -1)
+        if not y.is_floating_point():
+            raise MetaLensError(
+                "RelatedModels: related_by='regression' is for numbers as targets, got classes; use "
+                "'predictions'."
+            )
+        equal = evidence.new_full(evidence.shape[:-2], 1 / self.n_tasks)
+        return stacked_weights(evidence, y, equal, temperature)
 
     @torch.no_grad()
     def choose(
@@ -190,9 +215,9 @@ class RelatedModels(Learner):
                 own = adapted.query_predictions
                 related = adapted.map(self.all_predictions, adapted.query_encoding)
                 known = adapted.states, adapted.support_encoding, batch.support.y
-                relations = adapted.map(self.relations, *known)
+                evidence = adapted.map(self._evidence, *known)
                 for temperature in temperatures:
-                    weights = torch.softmax(relations / temperature, 1)
+                    weights = self._weights(evidence, batch.support.y, temperature)
                     average = torch.einsum("tp,tpqc->tqc", weights, related)
                     for share in shares:
                         predictions = (1 - share) * own + share * average

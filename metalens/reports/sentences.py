@@ -5,15 +5,15 @@ import math
 import pandas as pd
 
 from metalens.metrics import METRICS, primary_metric
-from metalens.regularizers.trlearner import MIN_ROW_SUM
 from metalens.relations.clusters import MIN_SPREAD
+from metalens.relations.weights import MIN_ROW_SUM
 from metalens.reports.numbers import decimals, number, unit
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import MIN_SEEDS
 from metalens.training.nonfinite import FAULTS
 
 MAX_ARMS = 6  # beside the baseline, with a sentence each; more are grouped by their verdicts
-NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "row_sum", "share")]
+NEEDED = [f"trlearner_{name}" for name in ("mean", "spread", "share")]
 
 
 def outcome(summary: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
@@ -154,7 +154,7 @@ def relations_in_words(metrics: pd.DataFrame) -> list[str]:
             text = f"relations are flat {size}, so the term averages all other tasks almost equally"
         else:
             text = f"relations discriminate between tasks {size}"
-        if values["trlearner_row_sum"] < MIN_ROW_SUM:
+        if values.get("trlearner_row_sum", 1.0) < MIN_ROW_SUM:  # weights of both signs have none
             text += "; for some task none is positive, and it averages all others equally"
         if "trlearner_agreement" in values:
             agreement = number(values["trlearner_agreement"], 2)

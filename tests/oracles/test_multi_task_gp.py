@@ -1,5 +1,7 @@
 """MultiTaskGP against scikit-learn, and direct sums from its formulas."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Wh
 
 from metalens import Examples, MeanPredictor, MetaLensError, MultiTaskGP, Objective, TableTasks, evaluate, fit
 from metalens.learners.baselines.multi_task_gp import _points
-from metalens.learners.baselines.task_covariance import TaskRows, fit_kernels, learn, start_kernels
+from metalens.learners.baselines.task_covariance import Related, TaskRows, fit_kernels, learn, start_kernels
 
 INPUTS = [f"x{i}" for i in range(4)]
 
@@ -150,9 +152,28 @@ def test_expectation_maximization_follows_the_formula():
             u = gain @ (task.y - mean[task.places])
             total = total + np.outer(u, u) + covariance - gain @ covariance[task.places]
         covariance = total / (strength + 3)
-    learned = learn(points, tasks, kernels, strength)
+    learned = learn(points, tasks, kernels, strength, "learned")
     np.testing.assert_allclose(learned.mean, mean, rtol=1e-8)
     np.testing.assert_allclose(learned.covariance, covariance, rtol=1e-8)
+
+
+def test_controls_have_the_own_kernel_and_the_shared_mean_or_none():
+    train, test = tasks_of("train"), tasks_of("test")
+    learners = {name: MultiTaskGP(n_outputs=1, n_tasks=80, relations=name) for name in get_args(Related)}
+    for learner in learners.values():
+        learner.prepare(train)
+    learned, equal, alone = (learners[name] for name in ("learned", "equal", "none"))
+    for name in ("own", "shared", "level_and_noise", "mean_weights"):
+        torch.testing.assert_close(getattr(learned, name), getattr(equal, name))
+    assert equal.mean_weights.abs().max() > 0
+    assert alone.mean_weights.abs().max() == 0
+    assert max(equal.weights.abs().max(), alone.weights.abs().max()) < 1e-9
+    torch.testing.assert_close(alone.shared[0], start_kernels(4, tanimoto=False).shared)  # has no part
+    mse = {
+        name: evaluate(learner, test, n_tasks=40).query("metric == 'mse'").value.mean()
+        for name, learner in learners.items()
+    }
+    assert mse["learned"] < 0.8 * min(mse["equal"], mse["none"])
 
 
 def test_hyperparameters_tell_what_is_shared_from_what_is_own():
@@ -225,6 +246,7 @@ def test_before_training_it_is_the_mean():
     ("settings", "words"),
     [
         ({"kernel": "linear"}, "kernel must be auto, tanimoto or rbf, got 'linear'"),
+        ({"relations": "true"}, "relations must be one of learned, equal, none, got 'true'"),
         ({"strength": 0.0}, "strength must be above 0"),
         ({"n_tasks": 0}, "n_tasks must be at least 1, got 0"),
         ({"n_points": 0}, "n_points must be at least 1, got 0"),

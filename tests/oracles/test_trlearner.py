@@ -19,8 +19,8 @@ from metalens import (
     TRLearner,
     mlp,
 )
-from metalens.regularizers.trlearner import related_models
 from metalens.relations import Cosine, Known, Mutual, Shuffled, Uniform
+from metalens.relations.weights import model_weights
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -141,10 +141,10 @@ def test_all_neighbors_equal_no_limit_and_one_neighbor_is_the_nearest():
 
 def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
     matrix = torch.tensor([[1.0, -0.5, -0.2], [-0.5, 1.0, 0.3], [-0.2, 0.3, 1.0]], dtype=torch.float64)
-    models, weights = related_models(matrix, None)
+    models, weights = model_weights(matrix, None)
     assert models is None
     assert weights.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
-    models, weights = related_models(matrix, 1)
+    models, weights = model_weights(matrix, 1)
     assert models.tolist() == [[2], [2], [1]]
     assert weights.tolist() == [[1.0], [1.0], [1.0]]
 

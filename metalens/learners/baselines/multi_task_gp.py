@@ -11,13 +11,14 @@ from torch import Tensor
 
 from metalens.data import TaskDistribution
 from metalens.data.checks import check_sizes
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import MetaLensError, check_choice, check_positive
 from metalens.learners.base import State
 from metalens.learners.baselines.base import Baseline
 from metalens.learners.baselines.fitted import resize_when_loaded
 from metalens.learners.baselines.gaussian_process import PlainKernel
 from metalens.learners.baselines.task_covariance import (
     Kernels,
+    Related,
     TaskRows,
     fit_kernels,
     learn,
@@ -58,6 +59,9 @@ class MultiTaskGP(Baseline):
         n_outputs: number of targets, or of classes of a task.
         kernel: h: `"tanimoto"`, `"rbf"`, or `"auto"`: the former if all training inputs are 0 or 1.
         strength: how many tasks the prior of the covariance counts as.
+        relations: of tasks to each other. `"learned"` as above; as controls `"equal"`, `K = K_0`: tasks share
+            m, and beyond that know nothing of each other; and `"none"`, `m = 0` as well: a process of each
+            task alone, whose kernel has values for all tasks.
         n_tasks: number of training tasks to draw; examples of tasks of one name are put together.
         n_points: N at most: those of most tasks, then at random. Memory grows with its square.
 
@@ -93,6 +97,7 @@ class MultiTaskGP(Baseline):
         *,
         kernel: PlainKernel = "auto",
         strength: float = 10.0,
+        relations: Related = "learned",
         n_tasks: int = 1500,
         n_points: int = 2048,
     ) -> None:
@@ -101,7 +106,9 @@ class MultiTaskGP(Baseline):
             raise MetaLensError(f"MultiTaskGP: kernel must be auto, tanimoto or rbf, got {kernel!r}.")
         check_sizes(n_tasks=n_tasks, n_points=n_points)
         check_positive(self, strength=strength)
+        check_choice(self, "relations", relations, Related)
         self.kernel: PlainKernel = kernel
+        self.relations: Related = relations
         self.strength, self.n_tasks, self.n_points = strength, n_tasks, n_points
         for name in _BUFFERS:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
@@ -166,12 +173,13 @@ class MultiTaskGP(Baseline):
         """Return all buffers but the points, for one output."""
         units = torch.stack([y.mean(), y.std(correction=0)])
         y = (y - units[0]) / units[1].clamp(min=torch.finfo(y.dtype).tiny)
-        kernels = fit_kernels(x, y, task, start, np.random.default_rng(0))
+        shares = self.relations != "none"
+        kernels = fit_kernels(x, y, task, start, np.random.default_rng(0), shares=shares)
         rows = []
         for number in range(int(task[-1]) + 1):
             of_task = (task == number).numpy() & (places >= 0)
             rows.append(TaskRows(places[of_task], y.numpy()[of_task]))
-        mean, covariance = learn(points, rows, kernels, self.strength)
+        mean, covariance = learn(points, rows, kernels, self.strength, self.relations)
         prior = kernels.of_task(points, points)
         right = weights(prior, torch.from_numpy(covariance) - prior)
         return (

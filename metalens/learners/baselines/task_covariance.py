@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Related = Literal["learned", "equal", "none"]  # relations of tasks to each other
 
 _JITTER = 1e-5  # of the mean prior variance: smooth kernels are singular
 _STEPS, _LR, _ROWS, _ROWS_OF_TASK = 60, 0.1, 600, 30  # of the search for hyperparameters
@@ -66,7 +68,9 @@ def start_kernels(n_inputs: int, *, tanimoto: bool) -> Kernels:
     return Kernels(values, values, third[0], third[0])
 
 
-def fit_kernels(x: Tensor, y: Tensor, task: Tensor, start: Kernels, rng: np.random.Generator) -> Kernels:
+def fit_kernels(
+    x: Tensor, y: Tensor, task: Tensor, start: Kernels, rng: np.random.Generator, *, shares: bool = True
+) -> Kernels:
     """Maximize the marginal likelihood of rows `y = shared(x) + own_task(x) + noise`, with weak priors.
 
     Args:
@@ -75,6 +79,7 @@ def fit_kernels(x: Tensor, y: Tensor, task: Tensor, start: Kernels, rng: np.rand
         task: the number of each row's task, `(N,)`.
         start: where the search starts, and where the weak priors have their means.
         rng: selects the rows of each part of the search.
+        shares: whether tasks share anything; otherwise `shared` is 0, and its kernel stays at its start.
     """
     values = Kernels(*(part.clone().requires_grad_() for part in start))
     optimizer = torch.optim.Adam(values, lr=_LR)
@@ -84,7 +89,9 @@ def fit_kernels(x: Tensor, y: Tensor, task: Tensor, start: Kernels, rng: np.rand
             rows = _some(task, rng)
         some, of = x[rows], task[rows]
         same = of.unsqueeze(1) == of
-        covariance = values.of_all(some, some) + same * values.of_task(some, some)
+        covariance = same * values.of_task(some, some)
+        if shares:
+            covariance = covariance + values.of_all(some, some)
         loss = _negative_log_likelihood(covariance, values.noise.exp(), y[rows])
         loss = loss + 0.02 * sum((a - b).square().sum() for a, b in zip(values, start, strict=True))
         optimizer.zero_grad()
@@ -101,8 +108,10 @@ def _some(task: Tensor, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(of_tasks)[:_ROWS]
 
 
-def learn(points: Tensor, tasks: Sequence[TaskRows], kernels: Kernels, strength: float) -> Learned:
-    """Learn mean and covariance of the functions of tasks at the points.
+def learn(
+    points: Tensor, tasks: Sequence[TaskRows], kernels: Kernels, strength: float, related: Related
+) -> Learned:
+    """Learn mean and covariance of the functions of tasks at the points; see `MultiTaskGP`.
 
     The mean is the posterior mean of what tasks share. The covariance is the most probable one under an
     inverse Wishart prior around the own kernel `K_0`, which counts as `strength` tasks, by the EM algorithm:
@@ -112,7 +121,11 @@ def learn(points: Tensor, tasks: Sequence[TaskRows], kernels: Kernels, strength:
     """
     noise = float(kernels.noise.exp())
     prior = kernels.of_task(points, points).numpy()
+    if related == "none":
+        return Learned(np.zeros(len(prior)), prior)
     mean = _shared_mean(kernels.of_all(points, points).numpy(), prior, tasks, noise)
+    if related == "equal":
+        return Learned(mean, prior)
     covariance = prior
     for _ in range(_EM_ROUNDS):
         precision, own = np.zeros_like(prior), np.zeros((len(tasks), len(prior)))
