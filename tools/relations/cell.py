@@ -19,34 +19,34 @@ MOST_TASKS = 150  # of a table, the first by their hashes
 MOST_QUERIES = 100
 LEAST_QUERIES = 6
 N_DRAWS = 3
-GRID = [Settings(*pair) for pair in itertools.product((0.3, 1.0, 3.0), (0.03, 0.1, 0.3, 1.0))]
-ARMS = ("none", "equal", "learned", "regression", "shuffled", "bound")
+OWN = (0.03, 0.1, 0.3, 1.0)
+GRID = [Settings(*pair) for pair in itertools.product((0.3, 1.0, 3.0), OWN)]
+CHOICES = {"tuned": [Settings(0.0, own) for own in OWN], "regression": GRID, "bound": GRID}
+ARMS = ("none", "equal", "learned", "tuned", "regression", "shuffled", "bound")
 
 
 def measure(problem: Problem, k: int, seed: int, fold: int) -> pd.DataFrame:
     """Return the skills of all arms on the tasks of a fold: rows `task, arm, skill`, means over draws.
 
-    Settings of the regression, and those of the bound, have the best mean skill on the validation tasks.
+    The settings of `CHOICES` have the best mean skill on the validation tasks.
     """
     train, val, test = _divided(problem, k, seed, fold)
     processes = {name: MultiTaskGP(1, relations=name) for name in ("none", "equal", "learned")}
     for process in processes.values():
         process.prepare(train)
     bank = Bank(processes["equal"], train)
-    chosen = {"regression": GRID[0], "bound": GRID[0]}
-    found = [(episode, y) for _, episode, y, _ in _episodes(bank, val)]
-    for arm in chosen:
-        skills = [np.mean([skill(e.predict(s, bound=arm == "bound"), y) for e, y in found]) for s in GRID]
-        chosen[arm] = GRID[int(np.argmax(skills))]
+    chosen, found = {}, [(episode, y) for _, episode, y, _ in _episodes(bank, val)]
+    for arm, grid in CHOICES.items():
+        skills = [np.mean([skill(e.predict(s, bound=arm == "bound"), y) for e, y in found]) for s in grid]
+        chosen[arm] = grid[int(np.argmax(skills))]
     rows = []
     for task, episode, y, (support, x) in _episodes(bank, test):
         predictions = {
             name: process.estimate(support.x, support.y[:, None], x, classes=False)[:, 0]
             for name, process in processes.items()
         }
-        predictions["regression"] = episode.predict(chosen["regression"])
+        predictions |= {arm: episode.predict(s, bound=arm == "bound") for arm, s in chosen.items()}
         predictions["shuffled"] = episode.predict(chosen["regression"], shuffled=True)
-        predictions["bound"] = episode.predict(chosen["bound"], bound=True)
         rows += [(task, arm, skill(predictions[arm], y)) for arm in ARMS]
     frame = pd.DataFrame(rows, columns=["task", "arm", "skill"])
     means = frame.groupby(["task", "arm"], sort=False)["skill"].mean().reset_index()

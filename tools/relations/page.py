@@ -9,7 +9,7 @@ import pandas as pd
 from metalens.statistics.intervals import by_seed_and_task, estimate, holm
 from tools.relations.cell import ARMS
 
-_PAIRS = [("learned", "none"), ("learned", "equal"), ("regression", "equal"), ("bound", "equal")]
+_PAIRS = [("learned", "none"), ("learned", "equal"), ("regression", "tuned"), ("bound", "tuned")]
 
 
 def table(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
@@ -27,9 +27,7 @@ def table(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
         named = of_table.rename(columns={"task": "source"})
         wide = named.pivot_table(index=["seed", "source"], columns="arm", values="skill")
         for better, reference in _PAIRS:
-            change = (
-                (wide[better] - wide[reference]).rename("value").reset_index()
-            )
+            change = (wide[better] - wide[reference]).rename("value").reset_index()
             found.append((name, better, reference, *estimate(by_seed_and_task(change))))
     columns = ["table", "arm", "reference", "mean", "low", "high", "p"]
     differences = pd.DataFrame(found, columns=columns)
