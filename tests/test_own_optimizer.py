@@ -150,6 +150,10 @@ REFUSED = {
         lambda objective: {"scheduler": lambda _: None},
         "What scheduler returns must be of type",
     ),
+    "a scheduler of another optimizer": (
+        lambda objective: {"scheduler": lambda _: lr_scheduler.StepLR(groups_of(objective), 2)},
+        "The scheduler is of another optimizer",
+    ),
     "with a rate": (
         lambda objective: {"optimizer": groups_of, "outer_lr": 0.1},
         "optimizer replaces the setting",

@@ -100,6 +100,11 @@ class Descent:
             )
         self.scheduler = (own.scheduler or _schedule(settings))(self.optimizer)
         check_type(self.scheduler, LRScheduler, "What scheduler returns", "return one of torch.optim's")
+        if self.scheduler.optimizer is not self.optimizer:
+            raise MetaLensError(
+                "The scheduler is of another optimizer; make it of the argument, as in lambda optimizer: "
+                "StepLR(optimizer, 100)."
+            )
         for part in (self.optimizer, self.scheduler):
             _check_step(part)
         self._made = _description(self.optimizer, self.scheduler)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from tools.relations.cell import N_FOLDS, measure
-from tools.relations.page import table
+from tools.relations.page import figure, table
 from tools.speed.machine import metadata
 from tools.tables.problems import PROBLEMS
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of divisions and known rows")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(N_FOLDS)))
     parser.add_argument("--out", type=Path, default=Path("runs/relations"))
+    parser.add_argument("--figure", type=Path, default=None, help="a file for the figure")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     found = []
@@ -50,7 +51,10 @@ def main() -> None:
                     print(f"{path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
                 found.append(pd.read_csv(path, dtype={"task": str}))
     command = f"python -m tools.relations {shlex.join(sys.argv[1:])}".strip()
-    print(table(pd.concat(found), SHOTS))
+    rows = pd.concat(found)
+    print(table(rows, SHOTS))
+    if options.figure is not None:
+        figure(rows).savefig(options.figure, metadata={"Date": None})
     versions = metadata(("torch", "numpy"))["versions"]
     print(f"\n`{command}`, {datetime.date.today().isoformat()}, {versions}")
 

@@ -1,15 +1,32 @@
-"""The table of the page."""
+"""The table and the figure of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from metalens.statistics.intervals import by_seed_and_task, estimate, holm
 from tools.relations.cell import ARMS
 
-_PAIRS = [("learned", "none"), ("learned", "equal"), ("regression", "tuned"), ("bound", "tuned")]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARKS = {
+    "none": ("x", "no relations: each task alone"),
+    "equal": ("s", "equal relations: a shared mean"),
+    "learned": ("o", "learned covariance"),
+    "regression": ("D", "weights by regression"),
+    "bound": ("o", "bound: weights from the answers"),
+}
+_PAIRS = [
+    ("learned", "none"),
+    ("learned", "equal"),
+    ("regression", "equal"),
+    ("regression", "tuned"),
+    ("bound", "tuned"),
+]
 
 
 def table(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
@@ -43,3 +60,23 @@ def table(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
             cells.append(f"**{text}**" if row.p < 0.05 else text)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines).replace("-0.", "−0.")
+
+
+def figure(rows: pd.DataFrame) -> Figure:
+    """Return mean skills by table: without relations, with equal ones, with learned ones, and the bound."""
+    from matplotlib.figure import Figure  # slow to import
+
+    skills = rows.groupby(["table", "arm"], sort=False)["skill"].mean().unstack("arm")
+    skills = skills.loc[(skills["bound"] - skills["tuned"]).sort_values().index]
+    figure = Figure(figsize=(7.5, 0.38 * len(skills) + 1.2), layout="constrained")
+    axes, places = figure.add_subplot(), range(len(skills))
+    axes.hlines(places, skills["tuned"], skills["bound"], color="0.7", linestyle=":", zorder=1)
+    for arm, (marker, title) in _MARKS.items():
+        style = {"facecolors": "none", "edgecolors": "0.4"} if arm == "bound" else {}
+        axes.scatter(skills[arm], places, marker=marker, label=title, s=42, zorder=2, **style)
+    axes.set_yticks(places, skills.index)
+    axes.set_xlabel("share of the variance that is explained, mean over new tasks")
+    axes.axvline(0, color="0.85", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
