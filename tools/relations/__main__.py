@@ -23,7 +23,7 @@ from tools.speed.machine import metadata
 from tools.tables.problems import PROBLEMS
 
 SHOTS = {
-    "chickweight": 5, "sleepstudy": 3, "theoph": 3, "remifentanil": 5, "radon": 5, "pbcseq": 3, "produc": 5,
+    "chickweight": 5, "sleepstudy": 3, "theoph": 3, "remifentanil": 5, "pbcseq": 3, "produc": 5,
     "cigar": 5, "exam": 10, "chem97": 10, "insteval": 10, "parkinsons": 10, "kiba": 16, "chembl": 16,
 }  # fmt: skip
 
