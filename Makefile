@@ -62,7 +62,7 @@ release-check: $(READY)
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --constraint constraints.txt --extra all --extra onnx --extra tensorboard \
+		--no-annotate --constraint constraints.txt --extra all --extra onnx --extra serve --extra tensorboard \
 		--group dev --group docs --group release --output-file requirements.lock
 
 # Writes tests/public_names.txt, after a public name or its arguments changed on purpose.
@@ -90,7 +90,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'pip>=25.1' # for groups
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cli,chem,onnx,sweep,tensorboard]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[chem,onnx,serve,sweep,tensorboard]' --group dev
 	touch $(READY)
 
 $(BENCH_READY): pyproject.toml constraints.txt tools/speed/requirements.txt

@@ -246,7 +246,7 @@ def test_effects_are_those_of_scikit_learn_on_average():
     expected = permutation_importance(line, x, y, n_repeats=400, random_state=0)
     effects = permutation_effects(
         lambda z: torch.from_numpy(line.predict(z.numpy())),
-        lambda predicted: r2_score(y, predicted),
+        lambda predicted: r2_score(y, predicted.numpy()),
         torch.from_numpy(x), {"a": [0], "b": [1], "c": [2]}, 400, rng,
     )  # fmt: skip
     for place, name in enumerate("abc"):

@@ -1,7 +1,8 @@
 """The command line.
 
 `metalens list`, `run RECIPE`, `suite NAME`, `sweep RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`,
-`data ACTION`; for your own data `train`, `predict` and `evaluate`.
+`data ACTION`; for your own data `train`, `predict`, `evaluate` and
+`serve`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": ("metalens.cli.train", "train a model on tasks of your own, and report"),
     "predict": ("metalens.cli.predict", "predict a new task of your own from a few examples"),
     "evaluate": ("metalens.cli.evaluate", "score a trained model on further tasks of your own"),
+    "serve": ("metalens.cli.serve", "serve a trained model on this machine: a page and a JSON end point"),
 }
 
 

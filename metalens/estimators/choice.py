@@ -15,6 +15,7 @@ from metalens.data.splits import hashed_order
 from metalens.errors import MetaLensError
 from metalens.io.json import is_of
 from metalens.metrics import METRICS
+from metalens.statistics.intervals import mean_of_groups
 
 STACKED = "Stacked"
 _N_FOLDS = 5  # of tasks; a stacked prediction for a task has weights that the task did not decide
@@ -168,7 +169,7 @@ def scores_of(draws: Iterable[Draw], score: Score) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
     of_task = frame.groupby(["model", "task", "metric"], sort=False)["value"]
-    return of_task.mean(skipna=False).reset_index()
+    return mean_of_groups(of_task).reset_index()
 
 
 def choose(

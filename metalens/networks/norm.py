@@ -107,8 +107,8 @@ def is_unsafe_norm(layer: nn.Module) -> bool:
     >>> is_unsafe_norm(nn.LayerNorm(4)), is_unsafe_norm(nn.GroupNorm(2, 4))
     (True, False)
     """
-    is_norm = isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm)
-    return is_norm and not isinstance(layer, _FixedNorm | _SafeBatchNorm | _SafeInstanceNorm | _SafeLayerNorm)
+    is_norm = isinstance(layer, (_BatchNorm, _InstanceNorm, nn.LayerNorm))
+    return is_norm and not isinstance(layer, (_FixedNorm, _SafeBatchNorm, _SafeInstanceNorm, _SafeLayerNorm))
 
 
 def uses_batch_statistics(layer: nn.Module) -> bool:
@@ -117,7 +117,7 @@ def uses_batch_statistics(layer: nn.Module) -> bool:
     >>> uses_batch_statistics(TransductiveBatchNorm(4)), uses_batch_statistics(nn.GroupNorm(2, 4))
     (True, False)
     """
-    own = isinstance(layer, TransductiveBatchNorm | _BatchNorm)
+    own = isinstance(layer, (TransductiveBatchNorm, _BatchNorm))
     return own and not isinstance(layer, _FixedNorm) and getattr(layer, "running_mean", None) is None
 
 
@@ -130,7 +130,7 @@ def has_learned_statistics(module: nn.Module) -> bool:
     (False, True)
     """
     return any(
-        isinstance(layer, _BatchNorm | _InstanceNorm)
+        isinstance(layer, (_BatchNorm, _InstanceNorm))
         and layer.running_mean is not None
         and layer.running_var is not None
         and not (layer.running_mean.eq(0).all() and layer.running_var.eq(1).all())
@@ -163,11 +163,11 @@ def make_norms_safe(module: nn.Module, *, keeps_statistics: bool = False) -> Non
         keeps = keeps_statistics and getattr(layer, "track_running_stats", False)
         if type(layer) in _SAFE:
             layer.__class__ = _FixedNorm if keeps else _SAFE[type(layer)]
-        elif keeps and isinstance(layer, _BatchNorm | _InstanceNorm):  # a derived one
+        elif keeps and isinstance(layer, (_BatchNorm, _InstanceNorm)):  # a derived one
             frozen: Any = layer
             frozen.train = partial(_stay_in_evaluation, layer)
             frozen.train()
-        if not keeps and isinstance(layer, _BatchNorm | _InstanceNorm):
+        if not keeps and isinstance(layer, (_BatchNorm, _InstanceNorm)):
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 

@@ -1,7 +1,7 @@
 """Confidence intervals of a mean over samples of seeds and tasks; correction for multiple comparisons."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,16 @@ class Estimate(NamedTuple):
     p: float = math.nan
 
 
+def mean_of_groups(groups: Any) -> pd.Series:
+    """Return the mean of every group of a column, nan where a value is; pandas 2 would skip these.
+
+    >>> rows = pd.DataFrame({"task": list("aab"), "value": [1.0, float("nan"), 2.0]})
+    >>> mean_of_groups(rows.groupby("task")["value"]).tolist()
+    [nan, 2.0]
+    """
+    return groups.mean().where(groups.count() == groups.size())
+
+
 def by_seed_and_task(rows: pd.DataFrame) -> np.ndarray:
     """Return scores `(S, T)` whose rows and columns are independent replicates.
 
@@ -36,15 +46,15 @@ def by_seed_and_task(rows: pd.DataFrame) -> np.ndarray:
     ([[2.0], [6.0]], [[1.0, 3.0], [5.0, 7.0]])
     """
     n_seeds = rows["seed"].nunique()
-    # skipna=False, as leaving out the tasks that diverged would hide them.
+    # nan stays nan, as leaving out the tasks that diverged would hide them.
     if "source" in rows and rows["source"].notna().all():
-        table = rows.groupby(["seed", "source"], sort=False)["value"].mean(skipna=False)
+        table = mean_of_groups(rows.groupby(["seed", "source"], sort=False)["value"])
         n_sources = rows["source"].nunique()
         if len(table) == n_seeds * n_sources:
             return table.sort_index().to_numpy(float).reshape(n_seeds, n_sources)
     if n_seeds == 1:
         return rows["value"].to_numpy(float)[None]
-    return rows.groupby("seed", sort=False)["value"].mean(skipna=False).to_numpy(float)[:, None]
+    return mean_of_groups(rows.groupby("seed", sort=False)["value"]).to_numpy(float)[:, None]
 
 
 def estimate(values: np.ndarray) -> Estimate:
