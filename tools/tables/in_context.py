@@ -25,7 +25,7 @@ from tools.tables.ours import alone, predict
 from tools.tables.problems import PROBLEMS, Problem, load
 from tools.tables.protocol import N_FOLDS, episodes, split, targets
 
-TABLES = ("remifentanil", "chickweight", "exam", "parkinsons", "produc")
+TABLES = ("remifentanil", "chickweight", "exam", "produc", "parkinsons")
 LEARNERS = {"TNPD": "TNPD", "R2D2": "R2D2(prior_mean=True)"}
 SETTINGS = {"steps": 6000, "patience": 20, "fallback": False}
 SHOTS = (0, 3, 5, 10)
@@ -43,8 +43,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     parts = []
-    for table in options.tables:
-        for fold in options.folds:
+    for fold in options.folds:
+        for table in options.tables:
             path = options.out / f"{table}-{fold}.csv"
             if not path.exists():
                 run(PROBLEMS[table], fold, options.draws).to_csv(path, index=False)
@@ -76,7 +76,7 @@ def page(found: pd.DataFrame) -> str:
         "| table | k | tasks | TNPD | R2D2 | lead of TNPD | seconds of fit |",
         "|---|--:|--:|--:|--:|---|---|",
     ]
-    for (table, k), rows in found.groupby(["table", "k"], sort=False):
+    for (table, k), rows in found.groupby(["table", "k"]):
         of_task = rows.pivot_table(index="task", columns="learner", values="skill")
         long = of_task[["R2D2", "TNPD"]].melt(ignore_index=False).reset_index()
         arms = {"regularizers": "none", "sampler": "Uniform", "seed": 0, "metric": "r2"}
