@@ -89,7 +89,7 @@ def page(found: pd.DataFrame) -> str:
             f"| {f'**{words}**' if lead.low > 0 or lead.high < 0 else words} "
             f"| {fit.TNPD:.0f} and {fit.R2D2:.0f} |"
         )
-    return "\n".join(lines).replace(" -", " −").replace("[-", "[−")
+    return "\n".join(lines).replace(" -", " −").replace("[-", "[−").replace("**-", "**−")
 
 
 if __name__ == "__main__":
