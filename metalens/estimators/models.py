@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalens.errors import MetaLensError
 from metalens.learners import R2D2, AdaptedModel, Baseline, Learner, LinearProbe, NetworkLearner
+from metalens.learners.labels import n_labels
 from metalens.specs.calls import LEARNERS, learner_call
 from metalens.tasks import Examples
 
@@ -156,10 +157,10 @@ def for_classes(learner: Learner, n: int) -> Learner:
         setattr(twin, "n_way" if hasattr(learner, "n_way") else "n_outputs", n)
         return twin
     assert isinstance(learner, NetworkLearner)  # baselines take any number
-    if learner.network.n_outputs != n:
+    if (trained := n_labels(learner)) != n:
         raise MetaLensError(
-            f"{type(learner).__name__} was trained for {learner.network.n_outputs} classes, got {n}; use one "
-            "that takes any number: ProtoNet, MatchingNet, ProtoMAML, R2D2 or LinearProbe."
+            f"{type(learner).__name__} was trained for {trained} classes, got {n}; use one that takes any "
+            "number: ProtoNet, MatchingNet, MetaOptNet, ProtoMAML, R2D2 or LinearProbe."
         )
     return learner
 

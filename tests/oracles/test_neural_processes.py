@@ -8,6 +8,7 @@ from small_networks import build_network, classification_tasks, regression_tasks
 from torch import Tensor, nn
 
 from metalens import TNPD, ConditionalNeuralProcess, Examples, Learner, MetaLensError, Objective, Task, mlp
+from metalens.estimators.models import for_classes
 
 TASKS = {"classification": classification_tasks, "regression": regression_tasks}
 MAKE = {
@@ -170,3 +171,12 @@ def test_the_smallest_deviation_is_a_floor(make):
 def test_mistakes(make, words):
     with pytest.raises(MetaLensError, match=words):
         make()
+
+
+@both
+def test_it_has_the_classes_that_it_was_trained_for(make):
+    """Also where it has as many features as there are classes: the features are no outputs."""
+    learner = make(mlp(5, 3, [4]))
+    assert for_classes(learner, 3) is learner
+    with pytest.raises(MetaLensError, match="was trained for 3 classes, got 4; use one that takes any"):
+        for_classes(learner, 4)
