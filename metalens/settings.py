@@ -75,12 +75,20 @@ def _texts(init: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, A
         further = value.items() if parameter.kind is parameter.VAR_KEYWORD else [(name, value)]
         for key, one in further:
             text = _text(one)
-            if text is not None and text != _text(parameter.default):
+            if text is not None and text != _text(_default(type(args[0]), key)):
                 texts[key] = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return texts
 
 
 _signature = lru_cache(inspect.signature)
+
+
+@lru_cache
+def _default(cls: type, name: str) -> Any:
+    """Return the default of a setting, which `**settings` pass on to the constructor of a parent class."""
+    inits = (vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
+    parameters = (_signature(init).parameters.get(name) for init in inits)
+    return next((p.default for p in parameters if p is not None), inspect.Parameter.empty)
 
 
 def _text(value: object) -> str | None:

@@ -63,6 +63,7 @@ def test_objects_without_parts_are_one_line(build, words):
         (lambda: R2D2(network(), ridge=2.0), "ridge=2.0"),  # where the learned one begins
         (lambda: R2D2(network(), loss=nn.functional.l1_loss), "loss=l1_loss"),
         (lambda: ProtoMAML(network(), inner_steps=3, n_way=2), "n_way=2, inner_steps=3"),
+        (lambda: ProtoMAML(network(), inner_steps=1, n_way=2), "n_way=2"),  # the default of a parent class
         (lambda: TRLearner(Cosine(), weight=0.5), "weight=0.5"),
         (lambda: DropoutBins(n_bins=3, p=0.0), "n_bins=3, p=0.0"),
     ],

@@ -21,7 +21,7 @@ class MetaOptNet(NetworkLearner):
     over rows of P that are probabilities: `P >= 0`, `P 1 = 1`. Logits are `alpha W g(x)`, with a learned
     alpha. Examples beyond the margin have the row `P_i = Y_i`, and no part in W. The I makes P unique.
 
-    The problem is solved by projected gradients with momentum, which tell where P is 0. P is then computed
+    The problem is solved by projected gradients with momentum, which tell where P is 0. `Y - P` is computed
     from the linear equations that hold at the minimum, with the other entries as unknowns; the outer gradient
     goes through these equations alone, and is exact.
 
@@ -75,8 +75,8 @@ class MetaOptNet(NetworkLearner):
         target = gram @ indicators - indicators / self.cost  # where the gradient by P is G P - target
         with torch.no_grad():
             free = _solved(gram, target, indicators, self.solver_steps) > 0
-        shares = _of_equations(gram, target, free.to(z.dtype))
-        return {"weights": self.cost * (indicators - shares).T @ z / d}
+        weights = _of_equations(gram, indicators, self.cost, free.to(z.dtype))  # Y - P
+        return {"weights": self.cost * weights.T @ z / d}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         return self.scale * (z @ state["weights"].T)
@@ -111,19 +111,19 @@ def project_on_simplex(rows: Tensor) -> Tensor:
     return (rows - level.amax(1, keepdim=True)).clamp(min=0)
 
 
-def _of_equations(gram: Tensor, target: Tensor, free: Tensor) -> Tensor:
-    """Return P from the equations at the minimum, where `free` is 1 where P is not 0.
+def _of_equations(gram: Tensor, indicators: Tensor, cost: float, free: Tensor) -> Tensor:
+    """Return `D = Y - P` from the equations at the minimum, where `free` is 1 where P is not 0.
 
-    `(G P - target)_ik = v_i` where P is free, `P_ik = 0` elsewhere, and `P 1 = 1`, in the unknowns P and v.
+    `(G D)_ik + v_i = Y_ik / C` where P is free, `D_ik = Y_ik` elsewhere, and `D 1 = 0`, in the unknowns D and
+    v. Small entries of D are as precise as others, which they are not as differences.
     """
-    n, c = target.shape
+    n, c = indicators.shape
     eye, ones = torch.eye(c, dtype=gram.dtype, device=gram.device), gram.new_ones(c)
     products = (gram[:, None, :, None] * eye[None, :, None, :]).reshape(n * c, n * c)
-    sums = (torch.eye(n, dtype=gram.dtype, device=gram.device)[:, None] * ones[None, :, None]).reshape(
-        n * c, n
-    )
-    own = free.flatten()
-    upper = torch.cat([own[:, None] * products + torch.diag(1 - own), -own[:, None] * sums], dim=1)
+    sums = torch.eye(n, dtype=gram.dtype, device=gram.device)[:, None] * ones[None, :, None]
+    sums = sums.reshape(n * c, n)
+    own, y = free.flatten(), indicators.flatten()
+    upper = torch.cat([own[:, None] * products + torch.diag(1 - own), own[:, None] * sums], dim=1)
     lower = torch.cat([sums.T, gram.new_zeros(n, n)], dim=1)
-    right = torch.cat([own * target.flatten(), gram.new_ones(n)])
+    right = torch.cat([own * y / cost + (1 - own) * y, gram.new_zeros(n)])
     return torch.linalg.solve(torch.cat([upper, lower]), right)[: n * c].view(n, c)
