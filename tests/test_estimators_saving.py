@@ -175,7 +175,7 @@ def test_nothing_is_left_where_saving_fails(model, tmp_path, monkeypatch):
         (lambda f: (f / "weights.safetensors").unlink(), "is damaged"),
         (lambda f: (f / "weights.safetensors").write_bytes(b"PK\x03\x04 no tensors"), "is damaged"),
         (lambda f: (f / "curve.csv").unlink(), "is damaged"),
-        (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 5"),
+        (lambda f: edit(f, format=99), "in format 99, and this version of MetaLens reads format 6"),
         (lambda f: edit(f, kind="Run"), "holds a Run"),
         (lambda f: edit(f, kind=["MetaRegressor"]), "model.json is damaged: kind missing or not as expected"),
         (lambda f: edit(f, reader={}), "is damaged"),

@@ -286,7 +286,8 @@ class MetaEstimator(ComparedModels):
                 for prefix, objective in model._objectives():
                     objective.load_state_dict(part(saved.tensors, prefix))
                 for choice in model._choices.values():
-                    if not choice.weights or not choice.weights.keys() <= set(model._names()):
+                    named = {*choice.weights, *([choice.scale.model] if choice.scale.model else [])}
+                    if not choice.weights or not named <= set(model._names()):
                         raise ValueError(f"there is no model {', '.join(choice.weights)}")
         except NotImportedError:
             raise

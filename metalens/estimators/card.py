@@ -19,6 +19,7 @@ from metalens.data.tables.columns import Columns
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import Choice
 from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.scaling import COVERAGE
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import left_out_in_words
 from metalens.metrics import METRICS, meanings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from metalens.estimators.base import MetaEstimator
 
 CARD = "README.md"
-COVERAGE = 0.9
 _FEW_TASKS = 20  # held out, below which the order of models is a guess
 _MOST_NAMES = 50  # columns and classes that are named
 _LONGEST = 80  # characters of a name
@@ -204,7 +204,7 @@ def _score(value: float, metric: str) -> str:
 
 def _half_width(choice: Choice) -> str:
     try:
-        return f"{conformal_radius(choice.residuals, COVERAGE):.3g}" if choice.residuals else ""
+        return f"{choice.half_width(COVERAGE):.3g}" if choice.residuals else ""
     except MetaLensError:  # too few tasks
         return "n/a"
 

@@ -1,8 +1,8 @@
 """Choice of what adapts to new tasks: the meta-learner, a baseline, or the stacked mean of all."""
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metalens.data.splits import hashed_order
 from metalens.errors import MetaLensError
+from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.scaling import Scale, choose_scale, divided
 from metalens.io.json import is_of
 from metalens.metrics import METRICS
 from metalens.statistics.intervals import mean_of_groups
@@ -37,6 +39,8 @@ class Draw(NamedTuple):
         known: those of the support, in their own units, or class indices.
         predictions: by model `(q, c)`: targets in their own units, or probabilities of classes.
         targets: what predictions should be `(q, c)`: targets in their own units, or 0 and 1 for classes.
+        deviations: predicted standard deviations of numbers `(q,)`, in their own units, by model that has
+            them.
     """
 
     task: str
@@ -44,10 +48,12 @@ class Draw(NamedTuple):
     known: Tensor
     predictions: dict[str, Tensor]
     targets: Tensor
+    deviations: Mapping[str, Tensor] = {}
 
     def of(self, names: Sequence[str]) -> Self:
         """Return the draw with the predictions of some models alone."""
-        return self._replace(predictions={name: self.predictions[name] for name in names})
+        kept = {name: deviation for name, deviation in self.deviations.items() if name in names}
+        return self._replace(predictions={name: self.predictions[name] for name in names}, deviations=kept)
 
 
 class Choice(NamedTuple):
@@ -60,7 +66,9 @@ class Choice(NamedTuple):
         means: of this score over the held-out tasks, by model, the meta-learner first.
         score: the same of what was chosen, and its weights fitted, without the task that it predicts.
         n_tasks: number of held-out tasks.
-        residuals: absolute errors of the predictions of numbers for each of these tasks.
+        residuals: absolute errors of the predictions of numbers for each of these tasks, divided by the
+            deviations of `scale`.
+        scale: what makes intervals wider or narrower from point to point.
     """
 
     model: str
@@ -70,14 +78,20 @@ class Choice(NamedTuple):
     score: float
     n_tasks: int
     residuals: list[np.ndarray]
+    scale: Scale = Scale()
+
+    def half_width(self, coverage: float) -> float:
+        """Return the mean half width of intervals for new tasks; see `conformal_radius` for the errors."""
+        return self.scale.typical * conformal_radius(self.residuals, coverage)
 
     def of_one(self, model: str) -> Self:
         """Return the choice of a single model, whose residuals are not known."""
-        return self._replace(model=model, weights={model: 1.0}, residuals=[])
+        return self._replace(model=model, weights={model: 1.0}, residuals=[], scale=Scale())
 
     def facts(self) -> dict[str, Any]:
         """Return what JSON holds."""
-        return {name: value for name, value in self._asdict().items() if name != "residuals"}
+        facts = {name: value for name, value in self._asdict().items() if name != "residuals"}
+        return facts | {"scale": self.scale._asdict()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the residuals as tensors."""
@@ -89,12 +103,14 @@ class Choice(NamedTuple):
         """Return the choice with these facts and tensors."""
         layout = {
             "model": str, "metric": str, "weights": dict, "means": dict, "score": float, "n_tasks": int,
+            "scale": {"model": (str, NoneType), "typical": float},
         }  # fmt: skip
         values = [] if not is_of(facts, layout) else [*facts["weights"].values(), *facts["means"].values()]
         if not facts.get("weights") or not is_of(values, [float]):
             raise ValueError("its choices are not as expected")
         parts = tensors["values"].split(tensors["sizes"].tolist())
-        return cls(**{name: facts[name] for name in layout}, residuals=[part.numpy() for part in parts])
+        found = {name: facts[name] for name in layout} | {"scale": Scale(**facts["scale"])}
+        return cls(**found, residuals=[part.numpy() for part in parts])
 
 
 Score = Callable[[Draw, Tensor], Mapping[str, float]]  # of predictions, by metric, the deciding one first
@@ -206,7 +222,7 @@ def choose(
     on_test = scores[scores["task"].str.startswith("test/")]
     comparison = on_test.assign(task=on_test["task"].str.removeprefix("test/")).reset_index(drop=True)
     tested = [d._replace(task=d.task.removeprefix("test/")) for d in every if d.task.startswith("test/")]
-    return comparison, Choice(*facts, _residuals(every, model)), tested
+    return comparison, Choice(*facts, *_residuals(every, model)), tested
 
 
 def nested_scores(scores: pd.DataFrame, *, fallback: bool) -> pd.Series:
@@ -229,13 +245,25 @@ def folds(tasks: Iterable[str]) -> dict[str, int]:
     return {name: place % _N_FOLDS for place, name in enumerate(hashed_order(set(tasks)))}
 
 
-def _residuals(draws: Sequence[Draw], model: str) -> list[np.ndarray]:
-    """Return the absolute errors for every task; none of classes."""
-    of_task = defaultdict(list)
+def _residuals(draws: Sequence[Draw], model: str) -> tuple[list[np.ndarray], Scale]:
+    """Return the absolute errors for every task, and what they were divided by; none of classes."""
+    if not draws[0].y.is_floating_point():
+        return [], Scale()
+    errors = _by_task(draws, lambda draw: (draw.targets - draw.predictions[model]).abs())
+    names = set.intersection(*(set(draw.deviations) for draw in draws))
+    deviations = {name: _by_task(draws, lambda draw, name=name: draw.deviations[name]) for name in names}
+    scale = choose_scale(errors, deviations, folds(errors))
+    if scale.model is None:
+        return list(errors.values()), scale
+    return divided(errors, deviations[scale.model]), scale
+
+
+def _by_task(draws: Sequence[Draw], values: Callable[[Draw], Tensor]) -> dict[str, np.ndarray]:
+    """Return values of the queries of all draws of a task, by task."""
+    parts: dict[str, list[np.ndarray]] = {}
     for draw in draws:
-        if draw.y.is_floating_point():
-            of_task[draw.task].append((draw.targets - draw.predictions[model]).abs().flatten().numpy())
-    return [np.concatenate(parts) for parts in of_task.values()]
+        parts.setdefault(draw.task, []).append(values(draw).flatten().numpy())
+    return {task: np.concatenate(of_task) for task, of_task in parts.items()}
 
 
 def choose_model(scores: pd.DataFrame, *, fallback: bool = True) -> str:

@@ -33,6 +33,10 @@ class ComparedModels(ChosenModels):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         """Return predictions for inputs: targets in their own units, or probabilities of classes."""
 
+    def _deviation(self, models: Ensemble, x: Tensor) -> Tensor | None:
+        """Return predicted standard deviations of targets in their own units, `(n,)`; none of classes."""
+        return None
+
     @abstractmethod
     def _in_units(self, y: Tensor) -> Tensor:
         """Return targets of the models in their own units; class indices as they are."""
@@ -107,8 +111,11 @@ class ComparedModels(ChosenModels):
         for number in range(n):
             task = tasks[number]
             able = candidates if pace is None else pace.candidates(candidates)
-            predictions = {c.name: self._predict(c.adapt(task.support), task.query.x) for c in able}
-            yield self._draw(tasks.task_name(number), task, predictions)
+            models = {candidate.name: candidate.adapt(task.support) for candidate in able}
+            predictions = {name: self._predict(of_task, task.query.x) for name, of_task in models.items()}
+            found = {name: self._deviation(of_task, task.query.x) for name, of_task in models.items()}
+            deviations = {name: values for name, values in found.items() if values is not None}
+            yield self._draw(tasks.task_name(number), task, predictions)._replace(deviations=deviations)
 
     def _draw(self, name: str, task: Task, predictions: dict[str, Tensor]) -> Draw:
         """Return what models predict for the queries of a task."""

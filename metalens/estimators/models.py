@@ -88,14 +88,34 @@ class Ensemble:
 
         These are targets, or the probabilities of `classes`.
         """
-        size = max(1, _MAX_NUMBERS // max(1, x[0].numel()))
-        return torch.cat([self.mean(part.float(), classes=classes) for part in x.split(size)])
+        return torch.cat([self.mean(part, classes=classes) for part in _parts(x)])
+
+    @torch.no_grad()
+    def deviation(self, x: Tensor) -> Tensor | None:
+        """Return the standard deviations of new targets at inputs, in units of the models, `(n,)`.
+
+        These are roots of the mean variance of the models; `None` if one has none.
+        """
+        if not all(hasattr(model.learner, "predict_distribution") for model in self.models):
+            return None
+        return torch.cat([self._variance(part) for part in _parts(x)]).sqrt()
+
+    def _variance(self, x: Tensor) -> Tensor:
+        found = [model.learner.predict_distribution(model.state, x) for model in self.models]
+        variances = torch.stack([variance[:, 0].cpu().double() for _, variance in found])
+        return torch.tensordot(torch.tensor(self.weights, dtype=torch.float64), variances, dims=1)
 
     def mean(self, x: Tensor, *, classes: bool) -> Tensor:
         """Return the same of inputs in the precision of the models, all at once."""
         of_all = torch.stack([model(x).cpu().double() for model in self.models])
         weights = torch.tensor(self.weights, dtype=torch.float64)
         return torch.tensordot(weights, of_all.softmax(-1) if classes else of_all, dims=1)
+
+
+def _parts(x: Tensor) -> list[Tensor]:
+    """Return the parts of inputs that are predicted at a time, in single precision."""
+    size = max(1, _MAX_NUMBERS // max(1, x[0].numel()))
+    return [part.float() for part in x.split(size)]
 
 
 def named_baselines(texts: Sequence[str], learner: str) -> dict[str, str]:

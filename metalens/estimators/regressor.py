@@ -29,6 +29,7 @@ from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
 from metalens.estimators.rows import as_new_table, as_table
+from metalens.estimators.scaling import Scale
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -228,6 +229,10 @@ class MetaRegressor(MetaEstimator):
     def _predict(self, models: Ensemble, x: Tensor) -> Tensor:
         return self.reader_.in_units(models(x))
 
+    def _deviation(self, models: Ensemble, x: Tensor) -> Tensor | None:
+        found = models.deviation(x)
+        return None if found is None else self.reader_.deviation * found
+
     def _in_units(self, y: Tensor) -> Tensor:
         return self.reader_.in_units(y.double())
 
@@ -292,7 +297,10 @@ class AdaptedRegressor(AdaptedModel):
 
         The half width is `conformal_radius` of the residuals on the held-out tasks with as many support rows,
         or the next lower number of `weights_`: a target of a new task is inside with at least the given
-        probability, if new tasks are like the held-out ones, on average over tasks.
+        probability, if new tasks are like the held-out ones, on average over tasks. Where one of the models
+        predicts how large errors are, and intervals are narrower by it on the held-out tasks, residuals and
+        half widths are in units of its predicted deviations, which differ between tasks and points; see
+        `choose_scale`.
 
         Args:
             data: see `predict`.
@@ -311,9 +319,20 @@ class AdaptedRegressor(AdaptedModel):
             )
         if not choice.residuals:
             raise MetaLensError(f"{self.model} was not chosen by fit, so its intervals are not calibrated.")
-        radius = conformal_radius(choice.residuals, coverage)
+        half = conformal_radius(choice.residuals, coverage) * self._sizes(choice.scale, data)
         center = self.predict(data)
-        return np.stack([center - radius, center + radius], axis=1)
+        return np.stack([center - half, center + half], axis=1)
+
+    def _sizes(self, scale: Scale, data: Table) -> np.ndarray:
+        """Return what residuals are divided by at rows, `(n,)`."""
+        reader = self.estimator.reader_
+        x, usable = reader.inputs(data)
+        sizes = np.ones(len(usable))
+        if scale.model is not None and usable.any():
+            support = Examples(self._x.float(), torch.from_numpy(reader.standardized(self._targets)))
+            models = self.estimator._candidate(scale.model, 1).adapt(support)
+            sizes[usable] = self.estimator._deviation(models, x).numpy()
+        return sizes
 
     def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
         reader, in_units = self.estimator.reader_, self.estimator._in_units

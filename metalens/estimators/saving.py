@@ -17,7 +17,7 @@ from metalens.estimators.choice import Choice
 from metalens.io.files import MODEL
 from metalens.io.json import is_of, read_json
 
-FORMAT = 5  # increase it if the layout of the files changes
+FORMAT = 6  # increase it if the layout of the files changes
 _WEIGHTS, _TABLES = "weights.safetensors", ("comparison", "curve")
 
 

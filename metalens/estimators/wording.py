@@ -6,7 +6,7 @@ import pandas as pd
 
 from metalens.errors import MetaLensError
 from metalens.estimators.choice import STACKED, Choice, best_single
-from metalens.estimators.conformal import conformal_radius
+from metalens.estimators.scaling import COVERAGE
 from metalens.metrics import METRICS
 from metalens.reports.numbers import number
 from metalens.reports.sentences import difference_in_words
@@ -14,7 +14,6 @@ from metalens.reports.tables import results_of_models
 from metalens.statistics.comparisons import paired_differences
 
 MIN_TASKS = 20  # held-out tasks, below which the order of models is a guess
-COVERAGE = 0.9
 _LEAST_WEIGHT = 0.005  # that is shown
 
 
@@ -102,6 +101,6 @@ def _half_width(choice: Choice) -> str:
     if not choice.residuals:
         return ""
     try:
-        return f"± {conformal_radius(choice.residuals, COVERAGE):.3g}"
+        return f"± {choice.half_width(COVERAGE):.3g}"
     except MetaLensError:  # too few tasks
         return "n/a"
