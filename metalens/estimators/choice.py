@@ -109,8 +109,9 @@ class Choice(NamedTuple):
         if not facts.get("weights") or not is_of(values, [float]):
             raise ValueError("its choices are not as expected")
         parts = tensors["values"].split(tensors["sizes"].tolist())
-        found = {name: facts[name] for name in layout} | {"scale": Scale(**facts["scale"])}
-        return cls(**found, residuals=[part.numpy() for part in parts])
+        found: dict[str, Any] = {name: facts[name] for name in layout if name != "scale"}
+        residuals, scale = [part.numpy() for part in parts], Scale(**facts["scale"])
+        return cls(**found, residuals=residuals, scale=scale)
 
 
 Score = Callable[[Draw, Tensor], Mapping[str, float]]  # of predictions, by metric, the deciding one first

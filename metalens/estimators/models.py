@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -101,7 +101,9 @@ class Ensemble:
         return torch.cat([self._variance(part) for part in _parts(x)]).sqrt()
 
     def _variance(self, x: Tensor) -> Tensor:
-        found = [model.learner.predict_distribution(model.state, x) for model in self.models]
+        learners: list[Any] = [model.learner for model in self.models]
+        pairs = zip(learners, self.models, strict=True)
+        found = [learner.predict_distribution(model.state, x) for learner, model in pairs]
         variances = torch.stack([variance[:, 0].cpu().double() for _, variance in found])
         return torch.tensordot(torch.tensor(self.weights, dtype=torch.float64), variances, dims=1)
 
