@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from tools.relations.cell import N_FOLDS, measure
-from tools.relations.page import figure, table
+from tools.relations.page import figure, tables
 from tools.speed.machine import metadata
 from tools.tables.problems import PROBLEMS
 
@@ -29,7 +29,7 @@ SHOTS = {
 
 
 def main() -> None:
-    """Run what is missing, and print the table of the page."""
+    """Run what is missing, and print the tables of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=SHOTS, default=list(SHOTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of divisions and known rows")
@@ -52,7 +52,7 @@ def main() -> None:
                 found.append(pd.read_csv(path, dtype={"task": str}))
     command = f"python -m tools.relations {shlex.join(sys.argv[1:])}".strip()
     rows = pd.concat(found)
-    print(table(rows, SHOTS))
+    print(tables(rows, SHOTS))
     if options.figure is not None:
         figure(rows).savefig(options.figure, metadata={"Date": None})
     versions = metadata(("torch", "numpy"))["versions"]

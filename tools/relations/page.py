@@ -1,13 +1,13 @@
-"""The table and the figure of the page."""
+"""The tables and the figure of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from metalens.statistics.intervals import by_seed_and_task, estimate, holm
+from metalens.statistics.intervals import estimate, holm
 from tools.relations.cell import ARMS
 
 if TYPE_CHECKING:
@@ -23,43 +23,49 @@ _MARKS = {
 _PAIRS = [
     ("learned", "none"),
     ("learned", "equal"),
+    ("regression", "none"),
     ("regression", "equal"),
     ("regression", "tuned"),
     ("bound", "tuned"),
 ]
 
 
-def table(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
-    """Return mean skills of all arms and paired differences, as Markdown.
+def tables(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
+    """Return mean skills of all arms, and paired differences, as two tables of Markdown.
 
-    Intervals are those of `metalens.statistics`; a difference is bold if p is below 0.05 after Holm's
-    correction for all differences of the table.
+    A task's value is the mean over its seeds, and intervals are over tasks; a difference is bold if p is
+    below 0.05 after Holm's correction for all differences of the page.
 
     Args:
         rows: `table, seed, task, arm, skill`.
         shots: support rows by table.
     """
-    found = []
-    for name, of_table in rows.groupby("table", sort=False):
-        named = of_table.rename(columns={"task": "source"})
-        wide = named.pivot_table(index=["seed", "source"], columns="arm", values="skill")
-        for better, reference in _PAIRS:
-            change = (wide[better] - wide[reference]).rename("value").reset_index()
-            found.append((name, better, reference, *estimate(by_seed_and_task(change))))
-    columns = ["table", "arm", "reference", "mean", "low", "high", "p"]
-    differences = pd.DataFrame(found, columns=columns)
+    of_tasks = rows.groupby(["table", "task", "arm"], sort=False)["skill"].mean().unstack("arm")
+    found = [
+        (name, f"{better} − {reference}", *estimate((wide[better] - wide[reference]).to_numpy()[None]))
+        for name, wide in of_tasks.groupby("table", sort=False)
+        for better, reference in _PAIRS
+    ]
+    differences = pd.DataFrame(found, columns=["table", "pair", "mean", "low", "high", "p"])
     differences["p"] = holm(differences["p"])
-    titles = [f"{arm} − {reference}" for arm, reference in _PAIRS]
-    lines = [f"| table | new tasks | rows known | {' | '.join(ARMS)} | {' | '.join(titles)} |"]
-    lines.append(f"|---|--:|--:|{'--:|' * len(ARMS)}{'---|' * len(titles)}")
-    for name, of_table in rows.groupby("table", sort=False):
-        skills = of_table.groupby("arm")["skill"].mean()
-        cells = [name, of_table["task"].nunique(), shots[str(name)], *(f"{skills[arm]:.3f}" for arm in ARMS)]
-        for row in differences[differences["table"] == name].itertuples():
-            text = f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-            cells.append(f"**{text}**" if row.p < 0.05 else text)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines).replace("-0.", "−0.")
+    means = of_tasks.groupby("table", sort=False).mean()[list(ARMS)].map("{:.3f}".format)
+    n_tasks = of_tasks.groupby("table", sort=False).size()
+    means.insert(0, "rows known", [str(shots[str(name)]) for name in means.index])
+    means.insert(0, "new tasks", n_tasks.map(str))
+    texts = differences.assign(text=[_text(row) for row in differences.itertuples()])
+    pairs = texts.pivot(index="table", columns="pair", values="text")
+    return f"{_markdown(means)}\n\n{_markdown(pairs.loc[means.index, texts['pair'].unique()])}"
+
+
+def _text(row: Any) -> str:
+    text = f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    return f"**{text}**" if row.p < 0.05 else text
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = [["table", *map(str, frame.columns)], ["---", *["--:"] * len(frame.columns)]]
+    lines += [[str(name), *row] for name, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace("-0.", "−0.")
 
 
 def figure(rows: pd.DataFrame) -> Figure:
