@@ -31,9 +31,11 @@ TIMEOUT = 300  # seconds; a mutant that makes tests endless is noticed
 
 # File, text, replacement: each undoes one idea.
 NAMED = [
-    ("regularizers/trlearner.py", "matrix.masked_fill(itself, 0.0)", "matrix"),
-    ("regularizers/trlearner.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
-    ("regularizers/trlearner.py", "related.clamp(min=0)", "related"),
+    ("relations/weights.py", "matrix.masked_fill(itself, 0.0)", "matrix"),
+    ("relations/weights.py", "matrix.masked_fill(itself, -torch.inf)", "matrix"),
+    ("relations/weights.py", "related.clamp(min=0)", "related"),
+    ("relations/stacked.py", "predictions * others[..., None, None]", "predictions"),
+    ("relations/stacked.py", "center + (of_models", "(of_models"),
     ("relations/cosine.py", "self.omega[:, None, None] * vectors", "vectors.expand(4, -1, -1, -1)"),
     ("regularizers/trlearner.py", "predictions.shape[-1]).mT", "predictions.shape[-1])"),
     ("learners/gradient.py",
@@ -83,7 +85,7 @@ NAMED = [
      "enumerate(ctx.needed[ctx.n :]) if False]"),
 ]  # fmt: skip
 
-RELATIONS = ["agreement", "controls", "cosine", "mutual", "vectors"]
+RELATIONS = ["agreement", "controls", "cosine", "mutual", "stacked", "vectors", "weights"]
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_detached_learners", "test_inner"]
 ALL_LEARNERS += ["test_trlearner", "test_baselines"]
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
