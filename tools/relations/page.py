@@ -50,8 +50,8 @@ def tables(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
     differences["p"] = holm(differences["p"])
     means = of_tasks.groupby("table", sort=False).mean()[list(ARMS)].map("{:.3f}".format)
     n_tasks = of_tasks.groupby("table", sort=False).size()
-    means.insert(0, "rows known", [str(shots[str(name)]) for name in means.index])
-    means.insert(0, "new tasks", n_tasks.map(str))
+    means.insert(0, "rows", [str(shots[str(name)]) for name in means.index])
+    means.insert(0, "tasks", n_tasks.map(str))
     texts = differences.assign(text=[_text(row) for row in differences.itertuples()])
     pairs = texts.pivot(index="table", columns="pair", values="text")
     return f"{_markdown(means)}\n\n{_markdown(pairs.loc[means.index, texts['pair'].unique()])}"
