@@ -28,6 +28,7 @@ def test_the_methods_are_found_by_their_exports():
         "gpu",
         "precision",
         "public_names",
+        "relations.__main__",
         "release",
         "render_poses",
         "sbom",
