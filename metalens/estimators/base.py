@@ -344,7 +344,8 @@ class MetaEstimator(ComparedModels):
             candidates = self._candidates(n_outputs)
             splits: tuple[Split, ...] = ("val", "test")
             parts = [HeldOut(self, candidates, split, tasks[split]) for split in splits]
-        self._compare(parts, limit)
+        with self._machine.set_threads():
+            self._compare(parts, limit)
         self.left_out_ = limit.cut
         if limit.cut:
             warnings.warn(left_out_in_words(limit.cut), stacklevel=3)
@@ -359,6 +360,7 @@ class MetaEstimator(ComparedModels):
     ) -> list[tuple[dict[str, list[Objective]], pd.DataFrame]]:
         """Return what `train_all` does."""
         settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
+        settings["machine"] = self._machine
         return train_all(self._trainees(), tasks, self.patience, progress, limit, lasts, **settings)
 
     def _train_on_folds(

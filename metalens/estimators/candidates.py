@@ -12,6 +12,7 @@ from metalens.estimators.models import Candidate, named_baselines, trained_on_ta
 from metalens.estimators.settings import EstimatorSettings
 from metalens.estimators.tables import TableReader
 from metalens.estimators.training import Trainee
+from metalens.execution.machine import Machine
 from metalens.learners import Learner
 from metalens.networks import Network
 from metalens.objective import Objective
@@ -88,6 +89,11 @@ class ChosenModels(EstimatorSettings, ABC):
     @property
     def _has_molecules(self) -> bool:
         return isinstance(self.reader_, TableReader) and self.reader_.encoding.smiles is not None
+
+    @property
+    def _machine(self) -> Machine:
+        # The networks of tables are so small that a second thread waits, and long if the machine is busy.
+        return Machine(threads=1 if isinstance(self.reader_, TableReader) else None)
 
     def _objectives(self) -> Iterator[tuple[str, Objective]]:
         """Yield the trained objectives, each with the prefix of the names of its saved tensors."""
