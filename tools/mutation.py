@@ -88,6 +88,11 @@ NAMED = [
 RELATIONS = ["agreement", "controls", "cosine", "mutual", "stacked", "vectors", "weights"]
 ALL_LEARNERS = ["test_learners", "test_gradient_learners", "test_detached_learners", "test_inner"]
 ALL_LEARNERS += ["test_trlearner", "test_baselines"]
+OF_FOLDER = {
+    "regularizers": ["test_combined_regularizers"],
+    "relations": ["test_trlearner"],
+    "baselines": [*ALL_LEARNERS, "test_table_baselines", "test_partial_pooling"],
+}
 GENERAL = "MAML-none-mlp- or ANIL-TRLearner-mlp- or ProtoNet-none-mlp- or MAML-TAML-mlp-"
 
 
@@ -185,14 +190,22 @@ def own_tests(path: Path) -> list[list[str]]:
     shared = path.stem in ("base", "gradient")  # what all methods build on
     text = path.read_text(encoding="utf-8")
     methods = [name for name in catalogued() if f"class {name}(" in text and not shared]
-    of_folder = {"regularizers": ["test_combined_regularizers"], "relations": ["test_trlearner"]}
-    found = sorted(file.stem for file in (ROOT / "tests/oracles").glob(f"test_{path.stem}*.py"))
-    oracles = found if f"test_{path.stem}" in found else of_folder.get(path.parent.name, ALL_LEARNERS)
-    files = [f"tests/oracles/{name}.py" for name in oracles]
+    files = [f"tests/oracles/{name}.py" for name in oracles_of(path)]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
     core = [] if methods else [["tests/test_core.py", "tests/test_training.py"]]
     return [first, ["tests/contracts", "-k", contracts], *core]
+
+
+def oracles_of(path: Path) -> list[str]:
+    """Return the oracles named like a module, or else those of the modules that import it and of its folder."""
+    files = {file.stem for file in (ROOT / "tests/oracles").glob("test_*.py")}
+    if f"test_{path.stem}" in files:
+        return sorted(name for name in files if name.startswith(f"test_{path.stem}"))
+    uses = re.compile(rf"^from metalens\.[\w.]*\b{path.stem} import", re.MULTILINE)
+    users = [file.stem for file in PACKAGE.rglob("*.py") if uses.search(file.read_text(encoding="utf-8"))]
+    found = sorted({f"test_{name}" for name in users} & files)
+    return list(dict.fromkeys([*found, *OF_FOLDER.get(path.parent.name, ALL_LEARNERS)]))
 
 
 def catalogued() -> list[str]:
