@@ -198,7 +198,7 @@ def own_tests(path: Path) -> list[list[str]]:
 
 
 def oracles_of(path: Path) -> list[str]:
-    """Return the oracles named like a module, or else those of the modules that import it and of its folder."""
+    """Return the oracles named like a module, or else of the modules that import it and of its folder."""
     files = {file.stem for file in (ROOT / "tests/oracles").glob("test_*.py")}
     if f"test_{path.stem}" in files:
         return sorted(name for name in files if name.startswith(f"test_{path.stem}"))
