@@ -1,8 +1,7 @@
 """The command line.
 
 `metalens list`, `run RECIPE`, `suite NAME`, `sweep RECIPE`, `report DIR`, `compare DIR DIR`, `relations DIR`,
-`data ACTION`; for your own data `train`, `predict`, `evaluate` and
-`serve`.
+`data ACTION`; for your own data `train`, `predict`, `evaluate` and `serve`.
 
 Each command is a module with the functions `add_arguments` and `execute`, imported when the command is asked
 for. Nothing slow is imported before `main` is ready for Ctrl-C.

@@ -4,6 +4,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from metalens.cli.progress import say
 from metalens.errors import MetaLensError, extra
+from metalens.serving import MAX_BYTES, MAX_ROWS
 
 
 def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
@@ -19,8 +20,8 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
     add("--host", type=str, default="127.0.0.1",
         help="Address to listen at; 0.0.0.0 for every machine that can reach this one.")
     add("--port", type=int, default=8000, help="Port to listen at.")
-    add("--max_bytes", type=int, default=2_000_000, help="The most bytes of a table.")
-    add("--max_rows", type=int, default=10_000, help="The most rows of a table.")
+    add("--max_bytes", type=int, default=MAX_BYTES, help="The most bytes of a table.")
+    add("--max_rows", type=int, default=MAX_ROWS, help="The most rows of a table.")
     # fmt: on
 
 

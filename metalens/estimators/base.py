@@ -336,15 +336,15 @@ class MetaEstimator(ComparedModels):
         """Train, compare on the held-out tasks, and choose, also for other numbers of support rows."""
         limit.begin()
         self.n_folds_, self.data_sizes_ = len(folds), sizes_of(tasks)
-        if folds:
-            parts = self._train_on_folds(tasks["train"], folds, n_outputs, progress, limit)
-        else:
-            learned = TrainingTasks(tasks["train"], tasks["train"], tasks["val"])
-            ((self._trained, self.curve_),) = self._train([learned], progress, limit)
-            candidates = self._candidates(n_outputs)
-            splits: tuple[Split, ...] = ("val", "test")
-            parts = [HeldOut(self, candidates, split, tasks[split]) for split in splits]
         with self._machine.set_threads():
+            if folds:
+                parts = self._train_on_folds(tasks["train"], folds, n_outputs, progress, limit)
+            else:
+                learned = TrainingTasks(tasks["train"], tasks["train"], tasks["val"])
+                ((self._trained, self.curve_),) = self._train([learned], progress, limit)
+                candidates = self._candidates(n_outputs)
+                splits: tuple[Split, ...] = ("val", "test")
+                parts = [HeldOut(self, candidates, split, tasks[split]) for split in splits]
             self._compare(parts, limit)
         self.left_out_ = limit.cut
         if limit.cut:
@@ -360,7 +360,6 @@ class MetaEstimator(ComparedModels):
     ) -> list[tuple[dict[str, list[Objective]], pd.DataFrame]]:
         """Return what `train_all` does."""
         settings: Any = {name: getattr(self, name) for name in ("steps", "meta_batch_size", "outer_lr")}
-        settings["machine"] = self._machine
         return train_all(self._trainees(), tasks, self.patience, progress, limit, lasts, **settings)
 
     def _train_on_folds(

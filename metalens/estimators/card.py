@@ -22,6 +22,7 @@ from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.scaling import COVERAGE
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import left_out_in_words
+from metalens.estimators.wording import MIN_TASKS, half_width, weights_in_words
 from metalens.metrics import METRICS, meanings
 from metalens.statistics.arms import ARM
 from metalens.statistics.comparisons import summarize
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from metalens.estimators.base import MetaEstimator
 
 CARD = "README.md"
-_FEW_TASKS = 20  # held out, below which the order of models is a guess
 _MOST_NAMES = 50  # columns and classes that are named
 _LONGEST = 80  # characters of a name
 _GROUPS = 20  # of held-out tasks, in turn without a say in the width of intervals
@@ -117,8 +117,7 @@ def _trained_on(sizes: Mapping[str, Mapping[str, int]]) -> str:
 def _adapts(choices: Mapping[int, Choice], n_folds: int) -> list[str]:
     metric = next(iter(choices.values())).metric
     rows = [
-        (str(k), ", ".join(f"{code(name)} {weight:.0%}" for name, weight in _heaviest(choice.weights)),
-         _score(choice.score, metric), _half_width(choice))
+        (str(k), weights_in_words(choice.weights, code), _score(choice.score, metric), half_width(choice))
         for k, choice in sorted(choices.items())
     ]  # fmt: skip
     how = "Chosen on the held-out tasks; the score is that of tasks without a say in the choice."
@@ -128,10 +127,6 @@ def _adapts(choices: Mapping[int, Choice], n_folds: int) -> list[str]:
         how,
         _table(["support rows", "models", f"mean {metric}", f"half width of {COVERAGE:.0%} intervals"], rows),
     ]
-
-
-def _heaviest(weights: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted((pair for pair in weights.items() if pair[1] >= 0.005), key=lambda pair: -pair[1])
 
 
 def _scores(comparison: pd.DataFrame) -> list[str]:
@@ -182,7 +177,7 @@ def _limits(estimator: MetaEstimator) -> list[str]:
         "Scores and intervals hold for tasks that are like the held-out ones; nothing is known of others.",
         "Intervals of scores are over tasks, for this one training; another may give other scores.",
     ]
-    if choice.n_tasks < _FEW_TASKS:
+    if choice.n_tasks < MIN_TASKS:
         found.append(
             f"With only {choice.n_tasks} held-out tasks, another division may give another order of models."
         )
@@ -200,13 +195,6 @@ def _score(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return "n/a"
     return f"{value:.1%}" if METRICS[metric].unit == "fraction" else f"{value:.3g}"
-
-
-def _half_width(choice: Choice) -> str:
-    try:
-        return f"{choice.half_width(COVERAGE):.3g}" if choice.residuals else ""
-    except MetaLensError:  # too few tasks
-        return "n/a"
 
 
 def _versions() -> dict[str, str]:

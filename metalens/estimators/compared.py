@@ -99,23 +99,35 @@ class ComparedModels(ChosenModels):
         draws: dict[str, list[Draw]] = {"val": [], "test": []}
         for part, n_draws in zip(parts, numbers_of_draws(parts), strict=True):
             candidates = [candidate for candidate in part.candidates if candidate.name in names]
-            draws[part.split] += part.estimator._draws(part.tasks, candidates, n_draws, pace)
+            draws[part.split] += part.estimator._draws(part.tasks, candidates, n_draws, pace, deviations=True)
         if pace is not None:
             draws = {split: [draw.of(pace.kept) for draw in of_split] for split, of_split in draws.items()}
         return choose(draws, score, self.metric_, fallback=self.fallback)
 
     def _draws(
-        self, tasks: TaskDistribution, candidates: Sequence[Candidate], n: int, pace: Pace | None = None
+        self,
+        tasks: TaskDistribution,
+        candidates: Sequence[Candidate],
+        n: int,
+        pace: Pace | None = None,
+        *,
+        deviations: bool = False,
     ) -> Iterator[Draw]:
-        """Adapt every candidate to the same n support sets, and predict the same queries."""
+        """Adapt every candidate to the same n support sets, and predict the same queries.
+
+        With `deviations` models also predict these, which only the choice asks for.
+        """
         for number in range(n):
             task = tasks[number]
             able = candidates if pace is None else pace.candidates(candidates)
             models = {candidate.name: candidate.adapt(task.support) for candidate in able}
             predictions = {name: self._predict(of_task, task.query.x) for name, of_task in models.items()}
-            found = {name: self._deviation(of_task, task.query.x) for name, of_task in models.items()}
-            deviations = {name: values for name, values in found.items() if values is not None}
-            yield self._draw(tasks.task_name(number), task, predictions)._replace(deviations=deviations)
+            draw = self._draw(tasks.task_name(number), task, predictions)
+            if deviations:
+                found = {name: self._deviation(of_task, task.query.x) for name, of_task in models.items()}
+                kept = {name: values for name, values in found.items() if values is not None}
+                draw = draw._replace(deviations=kept)
+            yield draw
 
     def _draw(self, name: str, task: Task, predictions: dict[str, Tensor]) -> Draw:
         """Return what models predict for the queries of a task."""

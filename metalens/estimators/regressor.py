@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
@@ -29,7 +29,6 @@ from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
 from metalens.estimators.rows import as_new_table, as_table
-from metalens.estimators.scaling import Scale
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -199,10 +198,13 @@ class MetaRegressor(MetaEstimator):
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedRegressor:
         """Return the model adapted to inputs and their targets."""
         candidate = self._adapting(len(x), 1)
-        models = candidate.adapt(Examples(x.float(), torch.from_numpy(self.reader_.standardized(targets))))
+        models = candidate.adapt(self._support(x, targets))
         return AdaptedRegressor(
             estimator=self, model=candidate.name, task=task, _x=x, _targets=targets, _models=models
         )
+
+    def _support(self, x: Tensor, targets: pd.Series) -> Examples:
+        return Examples(x.float(), torch.from_numpy(self.reader_.standardized(targets)))
 
     def _check_sizes(self, k_shot: int, n_query: int) -> None:
         """Refuse or replace scores that say nothing about tasks of this size."""
@@ -271,6 +273,14 @@ class MetaRegressor(MetaEstimator):
         return mlp(len(self.reader_.encoding.names), 1, self.hidden)
 
 
+def _of_rows(usable: np.ndarray, values: Callable[[], Tensor]) -> np.ndarray:
+    """Return values of the rows that can be used, and nan of the others, `(n,)`."""
+    found = np.full(len(usable), np.nan)
+    if usable.any():
+        found[usable] = values().numpy().ravel()
+    return found
+
+
 class AdaptedRegressor(AdaptedModel):
     """A model of one task, adapted to its support rows."""
 
@@ -285,12 +295,8 @@ class AdaptedRegressor(AdaptedModel):
         Raises:
             MetaLensError: a column is missing, or a cell is invalid.
         """
-        reader = self.estimator.reader_
-        x, usable = reader.inputs(data)
-        predicted = np.full(len(usable), np.nan)
-        if usable.any():
-            predicted[usable] = reader.in_units(self._models(x)).numpy().ravel()
-        return predicted
+        x, usable = self.estimator.reader_.inputs(data)
+        return _of_rows(usable, lambda: self.estimator._predict(self._models, x))
 
     def predict_interval(self, data: Table, coverage: float = 0.9) -> np.ndarray:
         """Return the limits of prediction intervals, `(n, 2)`, in units of the target.
@@ -319,20 +325,14 @@ class AdaptedRegressor(AdaptedModel):
             )
         if not choice.residuals:
             raise MetaLensError(f"{self.model} was not chosen by fit, so its intervals are not calibrated.")
-        half = conformal_radius(choice.residuals, coverage) * self._sizes(choice.scale, data)
-        center = self.predict(data)
+        half: Any = conformal_radius(choice.residuals, coverage)
+        x, usable = self.estimator.reader_.inputs(data)
+        center = _of_rows(usable, lambda: self.estimator._predict(self._models, x))
+        if choice.scale.model is not None:
+            support = self.estimator._support(self._x, self._targets)
+            scale = self.estimator._candidate(choice.scale.model, 1).adapt(support)
+            half = half * _of_rows(usable, lambda: self.estimator._deviation(scale, x))
         return np.stack([center - half, center + half], axis=1)
-
-    def _sizes(self, scale: Scale, data: Table) -> np.ndarray:
-        """Return what residuals are divided by at rows, `(n,)`."""
-        reader = self.estimator.reader_
-        x, usable = reader.inputs(data)
-        sizes = np.ones(len(usable))
-        if scale.model is not None and usable.any():
-            support = Examples(self._x.float(), torch.from_numpy(reader.standardized(self._targets)))
-            models = self.estimator._candidate(scale.model, 1).adapt(support)
-            sizes[usable] = self.estimator._deviation(models, x).numpy()
-        return sizes
 
     def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
         reader, in_units = self.estimator.reader_, self.estimator._in_units

@@ -1,6 +1,6 @@
 """What was chosen for new tasks, and for how many support rows, in words and numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
@@ -68,14 +68,14 @@ def choice_in_words(choice: Choice, comparison: pd.DataFrame, n_folds: int = 0) 
     return [first, nested, *folds, *differences, *few]
 
 
-def weights_in_words(weights: Mapping[str, float]) -> str:
-    """Return the models and their weights, the heaviest first.
+def weights_in_words(weights: Mapping[str, float], named: Callable[[str], str] = str) -> str:
+    """Return the models, by their names or what is made of these, and their weights, the heaviest first.
 
     >>> weights_in_words({"Ridge": 0.25, "R2D2": 0.75})
     'R2D2 75%, Ridge 25%'
     """
     ordered = sorted(weights.items(), key=lambda one: -one[1])
-    return ", ".join(f"{name} {weight:.0%}" for name, weight in ordered if weight >= _LEAST_WEIGHT)
+    return ", ".join(f"{named(name)} {weight:.0%}" for name, weight in ordered if weight >= _LEAST_WEIGHT)
 
 
 def by_support_rows(choices: Mapping[int, Choice]) -> list[tuple[int, str, str, str]]:
@@ -85,10 +85,9 @@ def by_support_rows(choices: Mapping[int, Choice]) -> list[tuple[int, str, str, 
         Rows of the number, the models with their weights, the mean score and the half width of intervals that
         hold 90 % of the targets, which is empty for classes.
     """
-    found = [(k_shot, choices[k_shot]) for k_shot in sorted(choices)]
     return [
-        (k_shot, weights_in_words(choice.weights), shown(choice.score, choice.metric), _half_width(choice))
-        for k_shot, choice in found
+        (k_shot, weights_in_words(one.weights), shown(one.score, one.metric), half_width(one, "± "))
+        for k_shot, one in sorted(choices.items())
     ]
 
 
@@ -97,10 +96,11 @@ def shown(value: float, metric: str) -> str:
     return f"{value:.1%}" if METRICS[metric].unit == "fraction" else number(value, 3)
 
 
-def _half_width(choice: Choice) -> str:
+def half_width(choice: Choice, sign: str = "") -> str:
+    """Return the mean half width of intervals of 90 % as text; nothing for classes."""
     if not choice.residuals:
         return ""
     try:
-        return f"± {choice.half_width(COVERAGE):.3g}"
+        return f"{sign}{choice.half_width(COVERAGE):.3g}"
     except MetaLensError:  # too few tasks
         return "n/a"

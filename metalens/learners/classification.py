@@ -23,6 +23,14 @@ def number_of_classes(learner: str, network: Network, n_way: int | None) -> int:
     return n
 
 
+def number_of_outputs(learner: str, network: Network, n_outputs: int | None) -> int:
+    """Return n_outputs, by default that of the network; raise `MetaLensError` if below one."""
+    n = network.n_outputs if n_outputs is None else n_outputs
+    if n < 1:
+        raise MetaLensError(f"{learner}: n_outputs must be at least 1, got {n}.")
+    return n
+
+
 def indicator_targets(y: Tensor, z: Tensor, n_outputs: int) -> Tensor:
     """Return the targets of a regression, `(n, n_outputs)`.
 

@@ -9,7 +9,7 @@ from torch.func import grad
 
 from metalens.errors import MetaLensError, check_choice, check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
-from metalens.learners.classification import indicator_targets
+from metalens.learners.classification import indicator_targets, number_of_outputs
 from metalens.networks import Network
 
 Kernel = Literal["rbf", "matern52", "linear"]
@@ -109,9 +109,7 @@ class DeepKernelGP(NetworkLearner):
         check_positive(self, inner_lr=inner_lr, noise=noise)
         if inner_steps < 0:
             raise MetaLensError(f"DeepKernelGP: inner_steps must be 0 or more, got {inner_steps}.")
-        self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
-        if self.n_outputs < 1:
-            raise MetaLensError(f"{type(self).__name__}: n_outputs must be at least 1, got {self.n_outputs}.")
+        self.n_outputs = number_of_outputs(type(self).__name__, network, n_outputs)
         self.from_hidden = domain_kernel == "none"
         self.kernel: Kernel = kernel
         self.domain_kernel: DomainKernel = domain_kernel

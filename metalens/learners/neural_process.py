@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
-from metalens.learners.classification import indicator_targets
+from metalens.learners.classification import indicator_targets, number_of_outputs
 from metalens.networks import Network
 
 
@@ -45,9 +45,7 @@ class NeuralProcess(NetworkLearner):
         loss: Loss = task_loss,
     ) -> None:
         super().__init__(network, loss=loss)
-        self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
-        if self.n_outputs < 1:
-            raise MetaLensError(f"{type(self).__name__}: n_outputs must be at least 1, got {self.n_outputs}.")
+        self.n_outputs = number_of_outputs(type(self).__name__, network, n_outputs)
         check_positive(self, min_std=min_std)
         self.min_std = min_std
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import check_positive
 from metalens.learners.base import Loss, NetworkLearner, State, task_loss
-from metalens.learners.classification import indicator_targets
+from metalens.learners.classification import indicator_targets, number_of_outputs
 from metalens.networks import Network
 
 
@@ -66,9 +66,7 @@ class R2D2(NetworkLearner):
         loss: Loss = task_loss,
     ) -> None:
         super().__init__(network, loss=loss)
-        self.n_outputs = network.n_outputs if n_outputs is None else n_outputs
-        if self.n_outputs < 1:
-            raise MetaLensError(f"R2D2: n_outputs must be at least 1, got {self.n_outputs}.")
+        self.n_outputs = number_of_outputs("R2D2", network, n_outputs)
         check_positive(self, ridge=ridge, scale=scale)
         example = next(network.parameters())
         self.log_ridge = nn.Parameter(example.new_tensor(math.log(ridge)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metalens.errors import MetaLensError
+from metalens.estimators.models import most_probable
 from metalens.estimators.tables import TableReader
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _predicted(adapted: Any, rows: pd.DataFrame, coverage: float) -> tuple[list[
     if hasattr(adapted, "classes_"):
         names = [str(label) for label in adapted.classes_]
         chances = adapted.predict_proba(rows)
-        best = [None if np.isnan(row).any() else names[int(row.argmax())] for row in chances]
+        best = most_probable(np.array(names), chances).tolist()
         return [
             {"prediction": name, "probabilities": _probabilities(names, row)}
             for name, row in zip(best, chances, strict=True)

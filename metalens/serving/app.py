@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 
 from metalens.errors import MetaLensError, extra
 from metalens.reports.run_report import template
+from metalens.serving import MAX_BYTES, MAX_ROWS
 from metalens.serving.answers import answer, check_model, frame_of_rows, frame_of_text
 
 with extra("serve"):
@@ -20,7 +21,6 @@ with extra("serve"):
     from fastapi.responses import HTMLResponse, JSONResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-MAX_BYTES, MAX_ROWS = 2_000_000, 10_000
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _POLICY = (
     "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
