@@ -38,6 +38,7 @@ from .evaluation import Validation as Validation
 from .evaluation import evaluate as evaluate
 from .execution.machine import Machine as Machine
 from .execution.replicas import ReplicationError as ReplicationError
+from .fields import Fields as Fields
 from .learners.adkf import ADKF as ADKF
 from .learners.anil import ANIL as ANIL
 from .learners.base import AdaptedModel as AdaptedModel

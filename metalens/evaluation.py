@@ -19,6 +19,7 @@ from metalens.errors import MetaLensError, check_counts, check_type
 from metalens.learners import Learner, NetworkLearner
 from metalens.learners.base import task_loss
 from metalens.learners.given import check_batch, explained, named_tensors, warn_of_nonfinite
+from metalens.learners.inputs import check_fields
 from metalens.learners.labels import check_labels
 from metalens.metrics import LOSS, METRICS, Metric, named_metrics, task_metrics, usual_metrics
 from metalens.networks.modes import module_mode
@@ -80,6 +81,7 @@ def evaluate(
     check_type(tasks, TaskDistribution, "tasks", 'give a distribution, such as Sinusoid("test")')
     check_sizes(n_tasks=n_tasks)
     check_chunk(chunk)
+    check_fields(learner, tasks)
     import pandas as pd  # slow to import
 
     at_a_time = min(chunk, MAX_CHUNK) if isinstance(chunk, int) else MAX_CHUNK

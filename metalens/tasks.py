@@ -7,7 +7,7 @@ length T.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -121,7 +121,22 @@ def check_examples(examples: object, name: str) -> None:
     if not isinstance(examples, tuple) or len(examples) != 2:
         check_type(examples, Examples, name, "make Examples(x, y), such as task.support")
     for part, tensor in zip("xy", examples, strict=True):  # pyright: ignore[reportArgumentType] # a tuple
-        check_type(tensor, Tensor, f"{name}.{part}", "use torch.tensor or torch.from_numpy")
+        check_tensor(tensor, f"{name}.{part}")
+
+
+def check_tensor(value: object, name: str) -> None:
+    """Raise `MetaLensError` unless a value is a tensor.
+
+    >>> check_tensor({"image": torch.zeros(2, 3)}, "x")
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: x must be of type Tensor, got dict; pack several inputs by metalens.Fields.
+    """
+    is_several = isinstance(value, Mapping | tuple | list)
+    remedy = (
+        "pack several inputs by metalens.Fields" if is_several else "use torch.tensor or torch.from_numpy"
+    )
+    check_type(value, Tensor, name, remedy)
 
 
 def stack_tasks(tasks: Sequence[Task]) -> Task:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from metalens import Examples, Network, Task, TaskDistribution, TransductiveBatchNorm, mlp, wrap
+from metalens import Examples, Fields, Network, Task, TaskDistribution, TransductiveBatchNorm, mlp, wrap
 
 N_TASKS, N_WAY, K_SHOT, N_QUERY = 4, 3, 2, 6
 IMAGE = (1, 6, 6)
@@ -69,6 +69,23 @@ class Embedding(nn.Module):
         return self.embedding(x).flatten(1).tanh()
 
 
+class Fused(nn.Module):
+    """Two inputs that meet before a smooth layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(2, 6), nn.Linear(3, 6)
+        self.out = nn.Linear(6, N_WAY)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.out((self.left(left) * self.right(right)).tanh())
+
+
+def _fused() -> Network:
+    fields = Fields({"left": (2,), "right": (3,)})
+    return wrap(Fused(), head="out", example=torch.randn(4, 5), fields=fields)
+
+
 def _shared() -> Network:
     network = mlp(5, N_WAY, [8, 7], activation=nn.Softplus)
     return Network(network.backbone, network.head, n_features=7, n_outputs=N_WAY, n_shared=1)
@@ -77,6 +94,7 @@ def _shared() -> Network:
 # Further normalization layers, shared stages and integer inputs, without regularizers.
 FURTHER_NETWORKS: dict[str, Callable[[], Network]] = {
     "shared": _shared,
+    "mlp-fields": _fused,
     "embedding": lambda: Network(Embedding(), nn.Linear(20, N_WAY), n_features=20, n_outputs=N_WAY),
     "mlp-weight-norm": lambda: _parametrized(parametrizations.weight_norm(nn.Linear(5, 6))),
     "mlp-spectral-norm": lambda: _parametrized(parametrizations.spectral_norm(nn.Linear(5, 6))),

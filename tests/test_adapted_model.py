@@ -438,7 +438,10 @@ def test_a_missing_package_names_its_extra(package, tmp_path, monkeypatch):
             torch.ones(2, 5),
             r"ANIL fails on x \(2, 5\) float32: .*; make the tasks, the network",
         ),
-        ([1.0, 2.0, 3.0], "The example must be a tensor of inputs, got list"),
+        (
+            [1.0, 2.0, 3.0],
+            "The example must be of type Tensor, got list; pack several inputs by metalens.Fields",
+        ),
     ],
 )
 def test_examples_that_are_no_inputs_are_refused(example, words):

@@ -197,7 +197,7 @@ def test_a_file_gives_the_same_tasks(data, tmp_path, save):
     save(tmp_path / "data.npz", **data)
     read = tasks_of(tmp_path / "data.npz", group="film")
     torch.testing.assert_close(read.batch([3, 8]), tasks_of(data, group="film").batch([3, 8]))
-    assert isinstance(read._x, np.memmap) == (save is np.savez)
+    assert isinstance(read._x._arrays[0], np.memmap) == (save is np.savez)
 
 
 def test_fortran_order_and_empty_arrays_are_read(tmp_path):

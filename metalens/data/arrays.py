@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from metalens.data.base import Split
-from metalens.data.checks import as_array, check_choices, check_finite, chunks, warn_of_constants
+from metalens.data.checks import as_array, check_choices, check_finite, warn_of_constants
 from metalens.data.drawing import draw_examples, enough_examples
+from metalens.data.inputs import ArrayInputs
 from metalens.data.named_tasks import NamedTasks, split_tasks
 from metalens.data.npz import read_npz
 from metalens.data.support_query import (
     divide_classes,
-    equal_rows,
     linked_rows,
     pairs,
     rows_by_task,
@@ -50,12 +50,14 @@ class ArrayTasks(NamedTasks):
 
     Inputs of type uint8 are divided by 255. Others are standardized by mean and deviation over the examples
     of the training tasks: each entry separately if an input is a vector, all entries together otherwise.
+    Several inputs of an example are `fields`, packed into one vector for a network by `wrap(fields=)`; whole
+    numbers other than bytes then stay what they are, as an embedding takes them.
 
     Args:
         data: arrays by name, or the path of an `.npz` file; uncompressed inputs are read on demand. Objects
             and pickles are refused.
         split: `"train"`, `"val"` or `"test"`.
-        x: name of the inputs, `(N, *input_shape)` numbers.
+        x: name of the inputs, `(N, *input_shape)` numbers; or names of several, which are the fields.
         y: name of the targets: classes `(N,)`, or real targets `(N,)` or `(N, c)`.
         task: name of the array with the task of each example, `(N,)` text or integers.
         group: name of the array of groups, `(N,)`: examples of one group, such as frames of a film, are
@@ -78,6 +80,7 @@ class ArrayTasks(NamedTasks):
     Attributes:
         task_names: the P tasks of the split, in the order of their names.
         class_names: the classes in the order of their numbers, or `None` in regression.
+        fields: of inputs from several arrays, or `None`.
 
     Raises:
         MetaLensError: an array is missing, has another length, or holds objects or non-finite numbers; a task
@@ -88,6 +91,9 @@ class ArrayTasks(NamedTasks):
     >>> tasks = ArrayTasks(data, "train", k_shot=4, n_query=3)
     >>> tasks.batch(range(8)).support.x.shape
     torch.Size([8, 4, 2, 3])
+    >>> data["site"] = np.arange(60) % 7
+    >>> ArrayTasks(data, "train", x=["x", "site"], k_shot=4, n_query=3).fields
+    Fields(x=(2, 3), site=() integers)
     """
 
     extra_metrics: Sequence[str] = ("pearson_r2",)
@@ -97,7 +103,7 @@ class ArrayTasks(NamedTasks):
         data: Mapping[str, Any] | str | os.PathLike[str],
         split: Split = "train",
         *,
-        x: str = "x",
+        x: str | Sequence[str] = "x",
         y: str = "y",
         task: str = "task",
         group: str | None = None,
@@ -116,9 +122,12 @@ class ArrayTasks(NamedTasks):
         check_choices(standardize=(standardize, Standardize), duplicates=(duplicates, Duplicates))
         labels = [task, *(name for name in (group, family) if name is not None)]
         labels += [splits] if isinstance(splits, str) else []
-        arrays = _arrays(data, [x, y, *labels])
+        inputs = [x] if isinstance(x, str) else list(x)
+        _check_fields(inputs)
+        arrays = _arrays(data, [*inputs, y, *labels])
         text = {name: _labels(arrays[name], name) for name in labels}
-        self._x = _inputs(arrays[x], x)
+        self._x = ArrayInputs({name: arrays[name] for name in inputs}, packed=not isinstance(x, str))
+        self.fields = self._x.fields
         self._y, self.class_names = _targets(arrays[y], y)
         self.n_way = self._checked_way(n_way)
         self.n_classes = None if self.class_names is None else len(self.class_names)
@@ -128,7 +137,7 @@ class ArrayTasks(NamedTasks):
         by_task = _of_tasks(names, task_of, text[splits], splits) if isinstance(splits, str) else splits
         self._split_of = split_tasks(names.tolist(), by_task, families)
         keys = [] if group is None else [np.unique(text[group], return_inverse=True)[1]]
-        keys += [equal_rows(self._x)] if duplicates == "together" else []
+        keys += [self._x.equal()] if duplicates == "together" else []
         units = linked_rows([pairs(task_of, key) for key in keys])
         rows_of = rows_by_task(task_of, names.tolist())
         found = {name: self._members_of(rows, units) for name, rows in rows_of.items()}
@@ -140,14 +149,15 @@ class ArrayTasks(NamedTasks):
 
         train = self.choose_tasks(self._names_in("train"))
         train_rows = np.sort(np.concatenate([self._members[name].rows for name in train] or [np.arange(0)]))
-        by_train = scale_inputs and self._x.dtype != np.uint8
+        by_train = scale_inputs and self._x.need_statistics
         by_train |= standardize == "train" and self.class_names is None
         if by_train and not train:
             raise MetaLensError(
                 "Inputs and targets are scaled by the training tasks, and there is none with enough "
                 "examples; give the train split more, or set scale_inputs=False and standardize='none'."
             )
-        self._shift, self._scale = _input_scale(self._x, train_rows) if scale_inputs else (0.0, 1.0)
+        if scale_inputs:
+            self._x.standardize(train_rows)
         if self.class_names is None and standardize != "none":
             self._standardize_targets(train_rows, by_task=standardize == "task")
 
@@ -195,7 +205,7 @@ class ArrayTasks(NamedTasks):
     def _examples(self, rows: np.ndarray, classes: np.ndarray) -> Examples:
         n = len(rows)
         flat = rows.reshape(n, -1)
-        x = torch.from_numpy((self._x[flat].astype(np.float32) - self._shift) / self._scale)
+        x = self._x[flat]
         if self.class_names is None:
             return Examples(x, torch.from_numpy(self._y[flat]))
         if self._pool is not None:
@@ -259,6 +269,11 @@ class ArrayTasks(NamedTasks):
         self._y = y.astype(np.float32)
 
 
+def _check_fields(names: list[str]) -> None:
+    if not names or len(set(names)) < len(names):
+        raise MetaLensError(f"x must name one array, or several once each, got {names}.")
+
+
 def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) -> dict[str, np.ndarray]:
     if not isinstance(data, Mapping | str | os.PathLike):
         raise MetaLensError(
@@ -270,6 +285,11 @@ def _arrays(data: Mapping[str, Any] | str | os.PathLike[str], names: list[str]) 
     elif missing := [name for name in names if name not in data]:
         known = ", ".join(map(str, data)) or "none"
         raise MetaLensError(f"The data have no array {', '.join(missing)}; they have {known}.")
+    elif several := [name for name in names if isinstance(data[name], Mapping)]:
+        parts = ", ".join(map(repr, data[several[0]]))
+        raise MetaLensError(
+            f"{several[0]} holds several arrays; put each into the data by its name, and give x=[{parts}]."
+        )
     else:
         found = {name: as_array(data[name], name) for name in names}
     n = len(found[names[0]]) if found[names[0]].ndim else 0
@@ -295,13 +315,6 @@ def _labels(array: np.ndarray, name: str) -> np.ndarray:
         raise MetaLensError(f"Array {name} holds text that is not in UTF-8 ({error.reason}).") from error
 
 
-def _inputs(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype.kind not in "iufb":
-        raise MetaLensError(f"Array {name} must hold numbers, got {array.dtype}.")
-    check_finite(array, name)
-    return array[:, np.newaxis] if array.ndim == 1 else array
-
-
 def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Return real targets `(N, c)`, or class numbers `(N,)` and the names of the classes."""
     if array.dtype.kind == "f":
@@ -321,19 +334,6 @@ def _targets(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] 
             "classes or more, or real numbers for regression."
         )
     return numbers, tuple(map(str, classes.tolist()))
-
-
-def _input_scale(x: np.ndarray, rows: np.ndarray) -> tuple[Any, Any]:
-    """Return the shift and the scale of inputs."""
-    if x.dtype == np.uint8:
-        return np.float32(0), np.float32(255)
-    axes = 0 if x.ndim == 2 else None
-    n = len(rows) if x.ndim == 2 else len(rows) * x[0].size
-    # Two passes: sums of squares alone would lose small deviations around a large mean.
-    mean = sum(part.sum(axes, dtype=np.float64) for _, part in chunks(x, rows)) / n
-    squares = sum(np.square(part - mean).sum(axes) for _, part in chunks(x, rows))
-    deviation = np.sqrt(squares / n)
-    return np.float32(mean), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
 
 
 def _of_tasks(names: np.ndarray, task_of: np.ndarray, values: np.ndarray, what: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from metalens.errors import MetaLensError, check_number
+from metalens.fields import Fields
 from metalens.metrics import Metric
 from metalens.settings import ShowsSettings
 from metalens.tasks import Examples, Task, stack_tasks
@@ -67,6 +68,7 @@ class TaskDistribution(ShowsSettings, ABC):
     n_classes: int | None = None  # of the whole split, where that is known
     equal_sizes: bool = True  # of all tasks; where they differ, `evaluate` takes them one by one
     unseen_domains: Sequence[str] = ()  # domains absent from training
+    fields: Fields | None = None  # of packed inputs, see there
     metrics: Sequence[str | Metric] = ()  # that `evaluate` reports; by default see there
     extra_metrics: Sequence[str] = ()  # of real targets, beside the usual ones
 

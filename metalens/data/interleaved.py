@@ -22,7 +22,7 @@ class Interleaved(TaskDistribution):
     def __init__(self, tasks: TaskDistribution, number: int, n: int) -> None:
         super().__init__(tasks.split, seed=tasks.seed)
         self.tasks, self.number, self.n = tasks, number, n
-        self.n_classes, self.equal_sizes = tasks.n_classes, tasks.equal_sizes
+        self.n_classes, self.equal_sizes, self.fields = tasks.n_classes, tasks.equal_sizes, tasks.fields
 
     def __getitem__(self, index: int) -> Task:
         return self.tasks[index * self.n + self.number]

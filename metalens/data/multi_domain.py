@@ -20,11 +20,13 @@ class MultiDomain(BatchedTasks):
     a task say which domain it is of: 1 for its own, 0 for the others.
 
     Args:
-        domains: distributions by the names of their domains, all of one split and with tasks of equal shapes.
+        domains: distributions by the names of their domains, all of one split and with tasks of equal shapes
+            and fields.
         unseen: names of those domains that training does not have, whose scores are also reported together.
 
     Raises:
-        MetaLensError: there are no domains, they are of several splits, or an unseen one is not among them.
+        MetaLensError: there are no domains, they are of several splits or fields, or an unseen one is not
+            among them.
 
     >>> from metalens import Harmonic, Sinusoid
     >>> both = MultiDomain({"sine": Sinusoid("test"), "harmonic": Harmonic("test")}, unseen=["harmonic"])
@@ -44,7 +46,12 @@ class MultiDomain(BatchedTasks):
         super().__init__(first.split, seed=first.seed)
         self.domains = dict(domains)
         self.unseen_domains = tuple(unseen)
-        self.metrics, self.extra_metrics = first.metrics, first.extra_metrics
+        self.metrics, self.extra_metrics, self.fields = first.metrics, first.extra_metrics, first.fields
+        for name, tasks in domains.items():
+            if tasks.fields != self.fields:
+                raise MetaLensError(
+                    f"All domains must have equal fields, and {name} has {tasks.fields}, not {self.fields}."
+                )
         sizes = [tasks.n_classes for tasks in domains.values()]
         self.n_classes = sum(size for size in sizes if size is not None) if None not in sizes else None
         self._offsets: dict[str, int] | None = None

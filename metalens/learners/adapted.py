@@ -17,14 +17,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from metalens.errors import MALFORMED, MetaLensError, check_type, reraise_as
+from metalens.errors import MALFORMED, MetaLensError, reraise_as
 from metalens.io.files import atomic_path, writing_into
 from metalens.io.programs import export_program, save_program
 from metalens.learners.given import explained
 from metalens.networks.modes import module_mode
 from metalens.networks.norm import uses_batch_statistics
 from metalens.settings import plain_settings
-from metalens.tasks import place
+from metalens.tasks import check_tensor, place
 
 if TYPE_CHECKING:
     from metalens.learners.base import Learner, State
@@ -121,7 +121,7 @@ class AdaptedModel(nn.Module):
         """
         if self.is_transductive:
             warnings.warn(_TRANSDUCTIVE, stacklevel=4)  # of the caller of the module
-        check_type(x, Tensor, "The inputs", "use torch.tensor or torch.from_numpy")
+        check_tensor(x, "The inputs")
         x = place(x, self.learner.device, self.learner.dtype)
         with module_mode(self.learner, training=False), explained(self.learner, x=x):
             return self.learner.predict(self.state, x)
@@ -236,8 +236,7 @@ class AdaptedModel(nn.Module):
     def _prepare_export(self, example: Tensor) -> tuple[str, Tensor, bool]:
         """Return the name of the learner, the example, and whether the program takes any number of inputs."""
         name = type(self.learner).__name__
-        if not isinstance(example, Tensor):
-            raise MetaLensError(f"The example must be a tensor of inputs, got {type(example).__name__}.")
+        check_tensor(example, "The example")
         if self.learner.export_refusal is not None:
             raise MetaLensError(f"{name} cannot be exported: {self.learner.export_refusal}")
         if self.is_transductive:

@@ -5,7 +5,9 @@ from typing import Self
 from torch import Tensor, nn
 
 from metalens.errors import MetaLensError
+from metalens.fields import Fields
 from metalens.networks.safe import is_unsafe
+from metalens.networks.unpacking import Unpacking
 
 _UNSAFE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
@@ -71,6 +73,11 @@ class Network(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The stages of the backbone."""
         return list(self.backbone) if type(self.backbone) is nn.Sequential else [self.backbone]
+
+    @property
+    def fields(self) -> Fields | None:
+        """The fields of packed inputs, which the backbone takes apart, or `None`."""
+        return self.backbone.fields if isinstance(self.backbone, Unpacking) else None
 
     @property
     def depth(self) -> int:

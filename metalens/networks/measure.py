@@ -14,6 +14,7 @@ from metalens.errors import MetaLensError
 from metalens.networks.base import Network
 from metalens.networks.functional import functional_call
 from metalens.networks.state import check_stateless, first_sentence, seeded
+from metalens.networks.unpacking import class_name
 
 Gradients = dict[str, Tensor]
 
@@ -122,7 +123,7 @@ def _by_loop(network: Network, x: Tensor, y: Tensor, mode: str) -> tuple[float, 
         return _meta_gradient(network, x, y, plan="loop")
     except RuntimeError as error:
         raise MetaLensError(
-            f"{type(network.backbone).__name__} fails the check that gradient-based adaptation needs (two "
+            f"{class_name(network.backbone)} fails the check that gradient-based adaptation needs (two "
             f"derivatives, in double precision, in {mode} mode): {first_sentence(error)}; replace the layer "
             "that does this."
         ) from error
@@ -156,7 +157,7 @@ def _doubt(network: Network, x: Tensor, y: Tensor, loss: float, gradient: Gradie
     kind, slope, difference = wrong[0]
     more = f", and so for {len(wrong) - 1} other kinds of parameters" if len(wrong) > 1 else ""
     return (
-        f"The meta-gradient of {type(network.backbone).__name__} is {slope:.4g} along a direction of its "
+        f"The meta-gradient of {class_name(network.backbone)} is {slope:.4g} along a direction of its "
         f"{kind} where finite differences give {difference:.4g}{more}: a custom backward is inexact or not "
         "differentiable."
     )

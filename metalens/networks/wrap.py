@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metalens.batching import is_transformed
-from metalens.errors import MetaLensError
+from metalens.errors import MetaLensError, check_type
+from metalens.fields import Fields
 from metalens.networks.base import Network
 from metalens.networks.measure import measure
 from metalens.networks.norm import has_batch_norm, has_learned_statistics
 from metalens.networks.safe import make_safe
 from metalens.networks.state import FAILURES, check_copyable, first_sentence
+from metalens.networks.unpacking import Unpacking, class_name
+from metalens.tasks import check_tensor
 
 
 class WrappedNetwork(Network):
@@ -50,7 +53,12 @@ NormStatistics = Literal["task", "pretrained"]
 
 
 def wrap(
-    module: nn.Module, head: str, example: Tensor, *, norm_statistics: NormStatistics | None = None
+    module: nn.Module,
+    head: str,
+    example: Tensor,
+    *,
+    fields: Fields | None = None,
+    norm_statistics: NormStatistics | None = None,
 ) -> Network:
     """Turn a copy of a module into a `Network`.
 
@@ -59,6 +67,8 @@ def wrap(
             predictions `(n, c, ...)`, as of every pixel, whose head reads feature maps of one size.
         head: name of the head, for example `"fc"` or `"classifier.1"`.
         example: two or more inputs, `(n, *input_shape)`, used to check the result; any values.
+        fields: of a module with several inputs, `forward(image, age)`: the network takes inputs that
+            `fields.pack` made, such as the example, and the module gets each by the name of its argument.
         norm_statistics: by which batch and instance normalization with running statistics normalize:
             `"pretrained"`, their running ones, which stay, so that outputs are those of `module.eval()` and
             no input depends on others; or `"task"`, those of the current set. By default `"task"`, with a
@@ -78,16 +88,17 @@ def wrap(
     >>> wrap(module, head="3", example=torch.randn(2, 1, 8, 8)).n_features
     144
     """
-    if not isinstance(module, nn.Module) or not isinstance(example, Tensor):
-        raise MetaLensError(
-            f"wrap needs a module and a tensor, got {type(module).__name__} and {type(example).__name__}."
-        )
+    check_type(module, nn.Module, "What wrap takes", "give a module of PyTorch")
+    check_tensor(example, "The example of wrap")
     if example.dim() < 2 or len(example) < 2:
         raise MetaLensError(f"wrap needs an example of two or more inputs, got shape {tuple(example.shape)}.")
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise MetaLensError(f"{type(module).__name__} has no trainable parameter; unfreeze some.")
     if norm_statistics not in (None, *get_args(NormStatistics)):
         raise MetaLensError(f"norm_statistics must be 'task', 'pretrained' or None, got {norm_statistics!r}.")
+    if fields is not None:
+        check_type(fields, Fields, "fields", "make them by Fields.of(name=tensor, ...)")
+        fields.check_packed(example)
     check_copyable(module)
     backbone = copy.deepcopy(module)
     try:
@@ -100,7 +111,9 @@ def wrap(
     if not head or isinstance(head_module, nn.Identity):
         raise MetaLensError(f"The head must be a submodule with parameters, got {head!r}.")
     backbone.set_submodule(head, nn.Identity())
-    head_module, n_features, n_outputs = _composed(module, backbone, head_module, head, example)
+    whole = module if fields is None else Unpacking(module, fields)
+    backbone = backbone if fields is None else Unpacking(backbone, fields)
+    head_module, n_features, n_outputs = _composed(whole, backbone, head_module, head, example)
     if norm_statistics is None and has_learned_statistics(module):
         warnings.warn(
             f"{type(module).__name__} loses the running statistics of its normalization and normalizes by "
@@ -136,16 +149,16 @@ def _composed(
         composed = copy.deepcopy(head).eval()(features)
     except FAILURES as error:
         raise MetaLensError(
-            f"{type(module).__name__} fails on the example of shape {tuple(example.shape)}, or {name!r} on "
+            f"{class_name(module)} fails on the example of shape {tuple(example.shape)}, or {name!r} on "
             f"its features: {first_sentence(error)}; both must work on tensors."
         ) from error
     if not isinstance(output, Tensor) or output.dim() < 2 or not output.isfinite().all():
         raise MetaLensError(
-            f"{type(module).__name__} must turn the example into a finite tensor (n, c, ...); check both."
+            f"{class_name(module)} must turn the example into a finite tensor (n, c, ...); check both."
         )
     if output.shape != composed.shape or not torch.allclose(output, composed, rtol=1e-3, atol=1e-5):
         raise MetaLensError(
-            f"{name!r} is not the last operation of {type(module).__name__}: its output is changed "
+            f"{name!r} is not the last operation of {class_name(module)}: its output is changed "
             "afterwards; name the last layer, and leave softmax and the like to the loss."
         )
     return head, features.shape[1], output.shape[1]

@@ -21,7 +21,8 @@ class MetaMix(OfClasses):
         classes:       lam loss(r(h), support y_p) + (1 - lam) loss(r(h), query y)
         real targets:  loss(r(h), lam support y_p + (1 - lam) query y)
 
-    Each step draws one stage for all tasks, from the inputs (unless of an integer type) to the features. The
+    Each step draws one stage for all tasks, from the inputs (unless they or their fields are
+    integers) to the features. The
     mean over tasks replaces the learner's outer loss.
 
     Args:
@@ -69,7 +70,9 @@ class MetaMix(OfClasses):
             raise MetaLensError(
                 "MetaMix: channel_shuffle is for classification, got real targets; set it to 0."
             )
-        first = 1 if shuffles or not query.x.is_floating_point() else 0
+        fields = learner.network.fields
+        has_integers = not query.x.is_floating_point() or (fields is not None and fields.integers)
+        first = 1 if shuffles or has_integers else 0
         layer = int(torch.randint(first, learner.network.depth + 1, ()))
 
         def activations(state: State, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from metalens.errors import MetaLensError, check_positive
+from metalens.learners import NetworkLearner
 from metalens.regularizers.base import Regularizer
 from metalens.regularizers.classes import random_orders
 from metalens.tasks import Examples, Task, n_tasks
@@ -28,8 +29,8 @@ class MLTI(Regularizer):
         alpha: shape of the Beta distribution; 1 is uniform, larger values mix more evenly.
 
     Raises:
-        MetaLensError: alpha is out of range; inputs are of an integer type; the tasks do not have the same
-            classes with the same number of examples each; a meta-batch has a single task.
+        MetaLensError: alpha is out of range; inputs or their fields are integers; the tasks do not have the
+            same classes with the same number of examples each; a meta-batch has a single task.
 
     >>> import torch
     >>> from metalens import MAML, Objective, Sinusoid, mlp
@@ -49,6 +50,15 @@ class MLTI(Regularizer):
         super().__init__()
         check_positive(self, alpha=alpha)
         self.alpha = alpha
+
+    def bind(self, learner: NetworkLearner) -> None:
+        super().bind(learner)
+        fields = learner.network.fields
+        if fields is not None and fields.integers:
+            raise MetaLensError(
+                f"MLTI interpolates inputs, and the field {fields.integers[0]} holds whole numbers; use "
+                "another regularizer, or leave the field out."
+            )
 
     def check_tasks(self, tasks: Task) -> None:
         y = tasks.query.y

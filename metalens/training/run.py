@@ -11,6 +11,7 @@ from torch import Tensor
 from metalens.data import TaskDistribution
 from metalens.evaluation import Validation, evaluate, mean_scores, metrics_of
 from metalens.learners.given import check_batch
+from metalens.learners.inputs import check_fields
 from metalens.learners.labels import check_labels
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
@@ -60,6 +61,7 @@ class TrainingRun:
         """Raise `MetaLensError` if the first training or validation task does not fit the learner."""
         learner = self.objective.learner
         for tasks in (self.tasks, *([] if self.validation is None else [self.validation.tasks])):
+            check_fields(learner, tasks)
             first = tasks.batch([0])
             check_batch(first, learner.min_support)
             check_labels(learner, first, [0])
