@@ -56,6 +56,8 @@ class OuterLoop:
         self._check_scaled()
         self.module, self.optimizer = fabric.setup(module, self._descent.optimizer)
         self.module.train()
+        for run in runs:
+            run.average_weights(settings.ema)
         self._weights = list(self.module.parameters())
         self._dtype = runs[0].objective.learner.dtype
         self._sums: dict[str, Tensor] = {}  # of the terms since the last row of the curve
@@ -150,6 +152,9 @@ class OuterLoop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._descent.scheduler.step()
+        if is_finite or policy != "skip":
+            for run in self.runs:
+                run.update_average()
         return is_finite or policy == "raise"
 
     def _clip(self, number: int) -> list[float]:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from operator import index
 
@@ -13,9 +14,11 @@ from metalens.evaluation import Validation, evaluate, mean_scores, metrics_of
 from metalens.learners.given import check_batch
 from metalens.learners.inputs import check_fields
 from metalens.learners.labels import check_labels
+from metalens.metrics import Metric
 from metalens.objective import Objective
 from metalens.samplers import Choice, TaskSampler, Uniform
 from metalens.tasks import Task, place
+from metalens.training.averaging import WeightAverage
 from metalens.training.checkpoint import State
 from metalens.training.curve import LearningCurve
 from metalens.training.nonfinite import FAULTS, describe_nonfinite
@@ -45,6 +48,8 @@ class TrainingRun:
     _best_score: float = -math.inf
     _best_weights: dict[str, Tensor] | None = None
     _n_worse: int = 0
+    _average: WeightAverage | None = None
+    _primary: Metric | None = None  # that decides
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -65,6 +70,17 @@ class TrainingRun:
             first = tasks.batch([0])
             check_batch(first, learner.min_support)
             check_labels(learner, first, [0])
+            if self.validation is not None and tasks is self.validation.tasks:
+                self._primary = metrics_of(learner, tasks, first.query.y, self.validation.metrics)[0]
+
+    def average_weights(self, decay: float | None) -> None:
+        """Average the weights from here on, unless the decay is `None`."""
+        self._average = None if decay is None else WeightAverage(self.objective, decay)
+
+    def update_average(self) -> None:
+        """Take the weights after a step into their average, if there is one."""
+        if self._average is not None:
+            self._average.update()
 
     def choose(self, step: int, meta_batch_size: int) -> Choice:
         """Return the batch of an outer step, numbered from 0."""
@@ -113,13 +129,16 @@ class TrainingRun:
         is_due = self.validation is not None and (is_last or step % self.validation.every == 0)
         if self.validation is None or not is_due or self.is_out_of_patience:
             return None
+        with nullcontext() if self._average is None else self._average.applied():
+            return self._validated(step, self.validation)
+
+    def _validated(self, step: int, validation: Validation) -> dict[str, float]:
         how = {name: getattr(self.objective, name) for name in ("batching", "chunk", "processes")}
-        n_tasks = self.validation.n_tasks
-        learner, held_out, metrics = self.objective.learner, self.validation.tasks, self.validation.metrics
-        rows = evaluate(learner, held_out, n_tasks=n_tasks, metrics=metrics, **how)
+        n_tasks, metrics, metric = validation.n_tasks, validation.metrics, self._primary
+        assert metric is not None  # as `check_first_tasks` was called
+        rows = evaluate(self.objective.learner, validation.tasks, n_tasks=n_tasks, metrics=metrics, **how)
         means = mean_scores(rows)
         self.curve.add(step, "val", means)
-        metric = metrics_of(learner, held_out, held_out[0].query.y, metrics)[0]
         mean = means[metric.name]
         if not math.isfinite(mean):
             lost = rows[(rows["metric"] == metric.name) & ~rows["value"].abs().lt(math.inf)]["task"]
@@ -146,6 +165,7 @@ class TrainingRun:
             "n_worse": self._n_worse,
             "n_logged": self.curve.n_logged,
             "best_weights": self._best_weights,
+            "average": None if self._average is None else self._average.state(),
         }
 
     def load(self, state: State) -> None:
@@ -158,8 +178,12 @@ class TrainingRun:
         self.diverged, self._best_score = state["diverged"], float(state["best_score"])
         self._n_worse, self._best_weights = index(state["n_worse"]), state["best_weights"]
         self.curve.n_logged = index(state["n_logged"])
+        if self._average is not None:
+            self._average.load(state["average"])
 
     def keep_best(self) -> None:
-        """Return to the best weights, if there was a validation."""
+        """Return to the best weights, if there was a validation, or to the average, if there is one."""
         if self._best_weights is not None:
             self.objective.load_state_dict(self._best_weights)
+        elif self._average is not None:
+            self._average.apply()

@@ -22,6 +22,7 @@ class TrainingOptions(TypedDict, total=False):
     schedule: Schedule
     clip_norm: float | None
     on_nonfinite: OnNonfinite
+    ema: float | None
     seed: int
 
 
@@ -39,6 +40,8 @@ class OuterSettings:
         on_nonfinite: a step whose loss or gradient is not finite ends training (raise), is left out (skip),
             or sets those entries of the gradient to 0 (clip). Each skipped or clipped step has a row in the
             curve, and the first one gives a warning.
+        ema: decay of an exponential moving average of the weights, such as 0.999, which validation scores and
+            training ends with; none by default.
 
     Raises:
         MetaLensError: a setting is out of range.
@@ -56,6 +59,7 @@ class OuterSettings:
     schedule: Schedule = "constant"
     clip_norm: float | None = None
     on_nonfinite: OnNonfinite = "raise"
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         check_sizes(steps=self.steps, meta_batch_size=self.meta_batch_size)
@@ -69,6 +73,10 @@ class OuterSettings:
             check_number(name, rate)
             if not 0 < rate < math.inf:
                 raise MetaLensError(f"{name} must be above 0 and finite, got {rate}.")
+        if self.ema is not None:
+            check_number("ema", self.ema)
+            if not 0 < self.ema < 1:
+                raise MetaLensError(f"ema must be between 0 and 1, such as 0.999, or None, got {self.ema}.")
 
 
 @dataclass(frozen=True, kw_only=True)
