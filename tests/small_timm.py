@@ -9,11 +9,13 @@ from torch import nn
 class StandIn(nn.Module):
     """What `timm_model` uses of a model of timm."""
 
-    def __init__(self, n_way: int, in_channels: int, size: int | None, n_heads: int) -> None:
+    def __init__(
+        self, n_way: int, in_channels: int, size: int | None, n_heads: int, norm: type | None = None
+    ) -> None:
         super().__init__()
         self.size = size
         self.stem = nn.Conv2d(in_channels, 4, 3)
-        self.norm = Norm(4)
+        self.norm = (norm or Norm)(4)
         self.fc = nn.Linear(4, n_way)
         self.n_heads = n_heads
 
@@ -37,12 +39,18 @@ def stand_in_for_timm() -> SimpleNamespace:
         calls.append(SimpleNamespace(name=name, pretrained=pretrained, img_size=img_size))
         if pretrained:
             raise OSError("no connection.")
-        return StandIn(num_classes, in_chans, img_size, n_heads=2 if name == "two_heads" else 1)
+        norm = nn.BatchNorm1d if name == "batch" else Norm
+        return StandIn(num_classes, in_chans, img_size, n_heads=2 if name == "two_heads" else 1, norm=norm)
 
     def get_pretrained_cfg(name):
-        return SimpleNamespace(input_size=(3, 10, 12), fixed_input_size=name == "fixed")
+        return SimpleNamespace(
+            input_size=(3, 10, 12),
+            fixed_input_size=name == "fixed",
+            mean=(0.5, 0.4, 0.3),
+            std=(0.2, 0.3, 0.4),
+        )
 
-    names = ["free", "fixed", "two_heads"]
+    names = ["free", "fixed", "two_heads", "batch"]
     return SimpleNamespace(
         calls=calls,
         create_model=create_model,

@@ -84,6 +84,10 @@ def add_arguments(parser: ArgumentParser, words: list[str]) -> None:
         help="What two levels of folders of images are; a group is a patient or the like.")
     add("--white", type=float | None, default=None,
         help="Value of white in images of more than 8 bits, such as 4095 for 12.")
+    add("--backbone", type=str | None, default=None,
+        help="Model of timm for images in place of Conv4, such as resnet18.")
+    add("--weights", type=str | None, default=None,
+        help="File of its pretrained weights, whose normalization statistics are kept.")
     parser.add_class_arguments(EstimatorSettings, skip={"hidden", "fallback", *_LISTS})
     add("--regularizers", type=str, nargs="*", default=[], help="For example 'TRLearner(weight=0.1)'.")
     add("--baselines", type=str, nargs="*",
@@ -164,6 +168,8 @@ def _train_on_table(
     from metalens.data.tables.reading import check_columns, naming_file
     from metalens.data.tables.targets import kind_of_target
 
+    if settings.backbone is not None or settings.weights is not None:
+        raise MetaLensError("--backbone and --weights are for images; leave them out for a table.")
     columns = _columns(settings)
     roles, splits = Columns(**columns), _splits(settings.splits)
     roles.refuse_for_wide([name for name in (settings.families, splits) if isinstance(name, str)])

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from metalens.errors import MetaLensError
+from metalens.estimators.adapted_classifier import AdaptedClassifier
 from metalens.estimators.choice import FallbackWarning
-from metalens.estimators.classifier import AdaptedClassifier, MetaClassifier
+from metalens.estimators.classifier import MetaClassifier
 from metalens.estimators.regressor import AdaptedRegressor, MetaRegressor
 from metalens.estimators.saving import read_facts
 

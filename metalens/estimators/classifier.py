@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import NoneType
-from typing import Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,12 @@ from metalens.data.tables.division import Division
 from metalens.data.tables.reading import check_columns, class_numbers, naming_file
 from metalens.data.tables.targets import check_classes, classes_of
 from metalens.errors import MetaLensError
-from metalens.estimators.adapted import AdaptedModel
 from metalens.estimators.base import MetaEstimator
 from metalens.estimators.choice import Draw
 from metalens.estimators.cross_fitting import Fold, divide_table
 from metalens.estimators.episodes import Sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, image_network, image_tasks, new_image_sizes
-from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes, most_probable
+from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
 from metalens.estimators.rows import as_new_rows, as_new_table, as_table
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
@@ -38,7 +37,11 @@ from metalens.learners import Learner, LinearProbe, ProtoNet
 from metalens.learners.classification import MIN_PROBABILITY
 from metalens.metrics import task_metrics
 from metalens.networks import Network, mlp
+from metalens.networks.backbone import Backbone
 from metalens.tasks import Examples
+
+if TYPE_CHECKING:
+    from metalens.estimators.adapted_classifier import AdaptedClassifier
 
 _OF_RARE_CLASSES = ("balanced_accuracy", "average_precision", "roc_auc")  # of tasks that share their classes
 _READERS = {reader.kind: reader for reader in (TableReader, ImageReader)}
@@ -69,6 +72,9 @@ class MetaClassifier(MetaEstimator):
 
     Args:
         n_way: classes of an episode; `None` for 5, or as many as the data have.
+        backbone: model of timm for images in place of `conv4`, such as `"resnet18"`.
+        weights: file of its pretrained weights, whose normalization statistics are kept; images are
+            normalized as they expect. A saved estimator does not need the file.
 
     Attributes:
         chosen_: name of what adapts to `k_shot_` support rows.
@@ -97,10 +103,13 @@ class MetaClassifier(MetaEstimator):
     """
 
     n_way: int | None = None
+    backbone: str | None = None
+    weights: str | None = None
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy", "brier_score", *_OF_RARE_CLASSES)
     kind = "classifier"
     reader_: TableReader | ImageReader = field(init=False)
+    _backbone: Backbone | None = field(init=False, default=None)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -169,6 +178,7 @@ class MetaClassifier(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
+        self._backbone = Backbone.of(self.backbone, self.weights)
         data, target, task = as_table(data, y, groups, target, task, classes=True, **columns)
         if target is None and columns.get("wide", False) is False:
             given = {"split_seed": split_seed, "families": families} | columns
@@ -177,6 +187,8 @@ class MetaClassifier(MetaEstimator):
             self.reader_, folds = ImageReader(image_size, color, columns.get("group"), folders, white), ()
             wanted = self.n_way, self.k_shot, self.n_query, self.random_state
             tasks, self._sizes = image_tasks(data, self.reader_, splits, *wanted)
+        elif self._backbone is not None:
+            raise MetaLensError(f"backbone={self.backbone!r} is for images; leave it out for a table.")
         elif isinstance(splits, Mapping):
             raise MetaLensError("splits of a table must be a column or three shares, got a mapping.")
         else:
@@ -221,6 +233,8 @@ class MetaClassifier(MetaEstimator):
 
     def _adapted(self, x: Tensor, targets: pd.Series, task: str | None) -> AdaptedClassifier:
         """Return the model adapted to inputs and their classes."""
+        from metalens.estimators.adapted_classifier import AdaptedClassifier  # which loads this class
+
         shared = self._shared_classes()
         classes = np.array(shared or classes_of(targets))
         if len(classes) < 2:
@@ -304,20 +318,23 @@ class MetaClassifier(MetaEstimator):
 
     def _state(self) -> dict[str, Any]:
         facts = {"data": self.reader_.kind, "sizes": self._sizes._asdict(), "n_pooled": self._n_pooled}
-        return facts | {"reader": asdict(self.reader_)}
+        sha256 = None if self._backbone is None else self._backbone.sha256
+        return facts | {"reader": asdict(self.reader_), "weights_sha256": sha256}
 
     def _restore(self, facts: dict[str, Any]) -> None:
         if not is_of(facts, {"sizes": dict.fromkeys(Sizes._fields, int), "n_pooled": (int, NoneType)}):
             raise ValueError("its sizes are not as expected")
         self.reader_ = _READERS[facts["data"]].from_json(facts["reader"])
         self._sizes, self._n_pooled = Sizes(**facts["sizes"]), facts["n_pooled"]
+        found = Backbone.of(self.backbone, self.weights, facts.get("weights_sha256"))
+        self._backbone = None if found is None else replace(found, is_saved=True)
         self.k_shot_ = self._sizes.k_shot
 
     def _network(self) -> Network:
         reader, n_way = self.reader_, self._sizes.n_way
         if isinstance(reader, TableReader):
             return mlp(len(reader.encoding.names), n_way, self.hidden)
-        return image_network(reader, n_way)
+        return image_network(reader, n_way, self._backbone)
 
     def _shared_classes(self) -> tuple[str | int | float | bool, ...]:
         return self.reader_.classes if isinstance(self.reader_, TableReader) else ()
@@ -344,57 +361,3 @@ class MetaClassifier(MetaEstimator):
 
     def _resized(self, learner: Learner, n_outputs: int) -> Learner:
         return learner if self._shared_classes() else for_classes(learner, n_outputs)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AdaptedClassifier(AdaptedModel):
-    """A model of one task, adapted to its support.
-
-    Attributes:
-        classes_: the classes, in the order of the columns of `predict_proba`.
-    """
-
-    estimator_class = MetaClassifier
-
-    classes_: np.ndarray
-
-    def predict(self, data: Any) -> np.ndarray:
-        """Return the most probable class of every row or image, `(n,)`; `None` where `missing` drops it.
-
-        Args:
-            data: rows with the columns of the inputs; or a folder or zip file of images, in the order of
-                their paths, or a list of image files.
-
-        Raises:
-            MetaLensError: the data cannot be used.
-        """
-        return most_probable(self.classes_, self.predict_proba(data))
-
-    def predict_proba(self, data: Any) -> np.ndarray:
-        """Return the probabilities of `classes_`, `(n, classes)`; nan where `predict` is `None`."""
-        reader = self.estimator.reader_
-        if isinstance(reader, ImageReader):
-            return self._models(reader.inputs(data), classes=True).numpy()
-        x, usable = reader.inputs(data)
-        chances = np.full((len(usable), len(self.classes_)), np.nan)
-        if usable.any():
-            chances[usable] = self._models(x, classes=True).numpy()
-        return chances
-
-    def _draw(self, x: Tensor, targets: pd.Series) -> Draw:
-        y, known = (torch.from_numpy(self._numbered(labels)) for labels in (targets, self._targets))
-        indicators = torch.nn.functional.one_hot(y, len(self.classes_)).double()
-        return Draw("", y, known, {}, indicators)
-
-    def _classes(self) -> list[Any]:
-        return self.classes_.tolist()
-
-    def _numbered(self, labels: pd.Series) -> np.ndarray:
-        return class_numbers(labels, self._classes())
-
-    def _as_tensor(self) -> Tensor:
-        return torch.from_numpy(self._numbered(self._targets))
-
-    @staticmethod
-    def _from_tensor(y: Tensor, classes: list[Any]) -> pd.Series:
-        return pd.Series([classes[number] for number in y.tolist()], dtype=None if len(y) else object)

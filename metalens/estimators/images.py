@@ -21,6 +21,7 @@ from metalens.errors import MetaLensError
 from metalens.estimators.episodes import Sizes, episode_sizes
 from metalens.io.json import is_of
 from metalens.networks import Network, conv4
+from metalens.networks.backbone import Backbone
 
 N_FILTERS = 32  # of the convolutional network: half of the usual number, for CPUs
 
@@ -146,9 +147,11 @@ def new_image_sizes(source: Any, reader: ImageReader, sizes: Sizes) -> Sizes:
     return sizes._replace(n_way=min(sizes.n_way, max(map(len, counts.values()))))
 
 
-def image_network(reader: ImageReader, n_way: int) -> Network:
-    """Return a new network for images, which normalizes each by itself: predictions depend on no other."""
+def image_network(reader: ImageReader, n_way: int, backbone: Backbone | None) -> Network:
+    """Return a new network for images, by default one that normalizes each by itself."""
     channels = 3 if reader.color else 1
+    if backbone is not None:
+        return backbone.network(n_way, channels, reader.image_size)
     return conv4(n_way, n_filters=N_FILTERS, in_channels=channels, image_size=reader.image_size, norm="group")
 
 

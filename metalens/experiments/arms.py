@@ -36,15 +36,18 @@ class Arm(NamedTuple):
     def __str__(self) -> str:
         return arm_label(*self)
 
-    def build(self, recipe: Recipe, seed: int) -> Objective:
+    def build(self, recipe: Recipe, seed: int, *, is_saved: bool = False) -> Objective:
         """Return a freshly initialized objective; arms with the same learner have equal initial weights.
+
+        If `is_saved`, its weights will be those that a training saved.
 
         Raises:
             MetaLensError: a learner or regularizer is unknown, or does not fit the recipe.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            learner = calls.build_learner(self.learner, recipe.network(), recipe.tuned)
+            network = recipe.saved_network() if is_saved else recipe.network()
+            learner = calls.build_learner(self.learner, network, recipe.tuned)
             regularizers = calls.build_regularizers(self.regularizers)
             learner.plan(recipe.machine.batching)  # raises if impossible
             learner.differentiation = recipe.machine.mode  # the same

@@ -122,7 +122,7 @@ def load_objective(folder: Path, recipe: Recipe, arm: Arm, seed: int) -> Objecti
     path = folder / "weights" / f"arm{arms_of(recipe).index(arm)}-seed{seed}.safetensors"
     if not path.is_file():
         raise MetaLensError(f"{folder} has no weights of {arm}, seed {seed}: {path.name} is missing.")
-    objective = arm.build(recipe, seed)
+    objective = arm.build(recipe, seed, is_saved=True)
     try:
         objective.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

@@ -107,6 +107,10 @@ class Recipe(OuterSettings, ABC):
     def network(self) -> Network:
         """Return a freshly initialized network."""
 
+    def saved_network(self) -> Network:
+        """Return a network for weights that a training saved: one of `network` that reads no file."""
+        return self.network()
+
     def curve_distribution(self, seed: int) -> TaskDistribution | None:
         """Return the test tasks with dense queries for figures of curves; `None` for other tasks."""
         return None

@@ -5,15 +5,15 @@ from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from metalens.errors import MetaLensError
+from metalens.errors import MALFORMED, MetaLensError, reraise_as
 from metalens.networks.base import Network
-from metalens.networks.state import first_sentence
 from metalens.networks.wrap import NormStatistics, wrap
 
 
@@ -53,6 +53,36 @@ def timm_model(
     Source: R. Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
     Deviation: without pretrained weights, batch normalization uses the statistics of the current set.
     """
+    built = built_model(name, n_way, in_channels, image_size, pretrained=pretrained)
+    if weights is not None:
+        load_weights(built.model, Path(weights), built.head)
+    usual = "task" if weights is None and not pretrained else "pretrained"
+    example = torch.randn(4, in_channels, *built.size)
+    return wrap(built.model, built.head, example, norm_statistics=norm_statistics or usual)
+
+
+class BuiltModel(NamedTuple):
+    """A model of timm.
+
+    Attributes:
+        model: with a new head.
+        head: its name.
+        size: height and width of its images.
+        mean: of every channel of images in [0, 1], by which weights expect them normalized.
+        std: the same of the deviation.
+    """
+
+    model: nn.Module
+    head: str
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def built_model(
+    name: str, n_way: int, in_channels: int, image_size: int | None, *, pretrained: bool = False
+) -> BuiltModel:
+    """Build a model of timm, with new weights or those of its hub; see `timm_model`."""
     if n_way < 2:
         raise MetaLensError(f"n_way must be at least 2, got {n_way}.")
     if in_channels < 1 or (image_size is not None and image_size < 1):
@@ -60,13 +90,7 @@ def timm_model(
             "timm_model needs in_channels >= 1 and image_size >= 1 or None, "
             f"got in_channels={in_channels}, image_size={image_size}."
         )
-    try:
-        timm = importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision made for another torch
-        raise MetaLensError(
-            f"timm cannot be imported ({error}); pip install 'metalens[vision]', with a torchvision that "
-            "fits the installed torch."
-        ) from error
+    timm = _timm()
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models()) or ["none; see timm.list_models()"]
         raise MetaLensError(f"timm has no model {name!r}; near names: {', '.join(near)}.")
@@ -90,28 +114,28 @@ def timm_model(
     head = next((path for path, layer in model.named_modules() if layer is classifier), None)
     if head is None:
         raise MetaLensError(f"timm's {name!r} has no single layer as its head; choose another model.")
-    if weights is not None:
-        _load(model, Path(weights), head)
-    usual = "task" if weights is None and not pretrained else "pretrained"
-    example = torch.randn(4, in_channels, *size)
-    return wrap(model, head, example, norm_statistics=norm_statistics or usual)
+    return BuiltModel(model, head, (size[0], size[1]), cfg.mean, cfg.std)
 
 
-def _load(model: nn.Module, path: Path, head: str) -> None:
-    """Load weights from a file into a model, but for a head of another size."""
+def _timm() -> Any:
     try:
+        return importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision made for another torch
+        raise MetaLensError(
+            f"timm cannot be imported ({error}); pip install 'metalens[vision]', with a torchvision that "
+            "fits the installed torch."
+        ) from error
+
+
+def load_weights(model: nn.Module, path: Path, head: str) -> None:
+    """Load weights from a file into a model, but for a head of another size."""
+    what, remedy = f"{path} does not hold weights of {type(model).__name__}", "give a file of its state_dict"
+    damage = (OSError, SafetensorError, UnpicklingError, *MALFORMED)
+    with reraise_as(what, remedy, damage):
         is_pickle = path.suffix != ".safetensors"
         state = torch.load(path, weights_only=True, map_location="cpu") if is_pickle else load_file(path)
         own = model.state_dict()
         fitting = {n: t for n, t in state.items() if not n.startswith(f"{head}.") or own[n].shape == t.shape}
         missing, unexpected = model.load_state_dict(fitting, strict=False)
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError, AttributeError, KeyError) as error:
-        raise MetaLensError(
-            f"{path} does not hold weights of {type(model).__name__} ({first_sentence(error)}); give a file "
-            "of a state_dict of this model."
-        ) from error
-    if lost := [*(name for name in missing if not name.startswith(f"{head}.")), *unexpected]:
-        raise MetaLensError(
-            f"{path} does not hold weights of {type(model).__name__}: {', '.join(lost[:3])} and so on differ "
-            "from the model's; give a file of a state_dict of this model."
-        )
+        if lost := [*(name for name in missing if not name.startswith(f"{head}.")), *unexpected]:
+            raise ValueError(f"{', '.join(lost[:3])} and so on differ")

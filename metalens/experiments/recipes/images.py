@@ -1,6 +1,6 @@
 """Recipes for classifying images from one or five examples, in one domain or several."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from metalens.data import ImageFolders, MultiDomain, Split, TaskDistribution
@@ -8,24 +8,31 @@ from metalens.data.catalog.datasets import image_dataset
 from metalens.errors import MetaLensError
 from metalens.experiments.recipe import Recipe, Settings
 from metalens.networks import Network, conv4
+from metalens.networks.backbone import Backbone
 from metalens.specs.defaults import IMAGE_PRESETS, Presets
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesRecipe(Recipe):
-    """Color images with Conv4 and batch statistics of the set at hand.
+    """Color images with Conv4 and batch statistics of the set at hand, or with a backbone of timm.
 
     Args:
         n_way: classes per task.
         n_filters: channels of every block of Conv4.
         image_size: height and width of the images, in pixels.
         folder: folder with the data sets; by default METALENS_DATA, then the cache.
+        backbone: model of timm in place of Conv4, such as resnet18.
+        weights: file of its pretrained weights, whose normalization statistics are kept.
+        weights_sha256: hash of this file, which a resumed run compares; found by itself.
     """
 
     n_way: int = 5
     n_filters: int = 32
     image_size: int = 32
     folder: str | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    weights_sha256: str | None = None
     learner: list[str] = field(
         default_factory=lambda: ["MAML", "ProtoNet", "NearestCentroid", "LogisticRegression"]
     )
@@ -37,13 +44,29 @@ class ImagesRecipe(Recipe):
 
     presets: ClassVar[Presets] = IMAGE_PRESETS
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (backbone := self._backbone) is not None:
+            object.__setattr__(self, "weights_sha256", backbone.sha256)
+
     def tuned(self, learner: str) -> Settings:
         if learner == "LinearProbe":
             return {"n_classes": self.distribution("train", seed=0).n_classes}
         return super().tuned(learner)
 
+    @property
+    def _backbone(self) -> Backbone | None:
+        return Backbone.of(self.backbone, self.weights, self.weights_sha256)
+
     def network(self) -> Network:
+        if (backbone := self._backbone) is not None:
+            return backbone.network(self.n_way, 3, self.image_size)
         return conv4(self.n_way, n_filters=self.n_filters, in_channels=3, image_size=self.image_size)
+
+    def saved_network(self) -> Network:
+        if (backbone := self._backbone) is not None:
+            return replace(backbone, is_saved=True).network(self.n_way, 3, self.image_size)
+        return self.network()
 
     def tasks(self, dataset: str, split: Split, seed: int, *, entire: bool = False) -> ImageFolders:
         """Return the tasks of a data set: those of a split as published, or of all its classes."""
