@@ -55,6 +55,15 @@ def _no_folds() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def few_draws(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw few held-out tasks, with the numbers of support rows in `SHOTS` of the module beside the usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metalens.estimators.draws.MIN_DRAWS", 3)
+        patch.setattr("metalens.estimators.draws.SHOTS", request.module.SHOTS)
+        yield
+
+
 @pytest.fixture
 def data_folder() -> Path:
     """The folder with real data; tests that need it are skipped where it is absent."""

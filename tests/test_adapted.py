@@ -14,20 +14,15 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
-from metalens.estimators import AdaptedClassifier, AdaptedRegressor, draws, load_model
+from metalens.estimators import AdaptedClassifier, AdaptedRegressor, load_model
 from metalens.estimators.importance import permutation_effects
 from metalens.reports.prediction_figures import importance_rows, input_importance
 from tests.choosing import choosing
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+SHOTS = (0, 3)  # for `few_draws`
+
 ROLES = {"task": "pupil", "target": "score"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_do():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draws, "MIN_DRAWS", 3)
-        patch.setattr(draws, "SHOTS", (0, 3))
-        yield
 
 
 def pupils(n=40, rows=12, seed=0):

@@ -11,18 +11,12 @@ import torch
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
 from metalens.data.tables.encoding import CategoryColumn, NumberColumn, TableInputs
-from metalens.estimators import draws
 from metalens.estimators.exporting import TableProgram
 from metalens.estimators.models import Candidate
 from tests.choosing import choosing
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_do():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draws, "MIN_DRAWS", 3)
-        patch.setattr(draws, "SHOTS", (0, 3))
-        yield
+pytestmark = pytest.mark.usefixtures("few_draws")
+SHOTS = (0, 3)  # for `few_draws`
 
 
 def shops(n=30, rows=12, seed=0):

@@ -1,97 +1,22 @@
-"""The command line on people's own data: train, predict, evaluate, relations, and their mistakes."""
+"""`metalens train` on people's own data, and its mistakes."""
 
-import io
 import json
-import os
-import signal
-import warnings
-from contextlib import chdir, redirect_stderr, redirect_stdout
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from own_data import FILES, QUICK, TABLE, assays, done, image, refused, train_assays
 
-from metalens.cli import main
-from metalens.estimators.choice import Choice
-from metalens.estimators.report import best_and_worst, read_model_folder
-from metalens.estimators.wording import choice_in_words
-from metalens.training.progress import StepBar
-
-QUICK = ["--steps", "2", "--meta_batch_size", "2", "--baselines", "MeanPredictor", "KNN"]
-FEW = ["--baselines", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
-TABLE = ["--data", "assays.csv", "--task", "assay", "--target", "y", "--k_shot", "4", *QUICK, *FEW]
-FILES = [
-    "README.md", "comparison.csv", "curve.csv", "figures", "importance.csv", "model.json", "predictions.csv",
-    "relations.csv", "report.html", "training.json", "weights.safetensors",
-]  # fmt: skip
+from metalens.estimators.report import read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings as notes
-
-
-def call(folder, *words):
-    """Run the command line in a folder, and return its status, its output and its errors."""
-    before, on_term = warnings.showwarning, signal.getsignal(signal.SIGTERM)
-    said, errors = io.StringIO(), io.StringIO()
-    with chdir(folder), redirect_stdout(said), redirect_stderr(errors), warnings.catch_warnings():
-        os.environ["METALENS_CACHE"] = str(folder / ".cache")
-        warnings.simplefilter("default")  # they are notes for the user, as in a process of its own
-        try:
-            main(words)
-            status = 0
-        except SystemExit as ended:
-            status = ended.code
-        finally:
-            warnings.showwarning = before
-            signal.signal(signal.SIGTERM, on_term)
-    return status, said.getvalue(), errors.getvalue()
-
-
-def done(folder, *words):
-    status, said, errors = call(folder, *words)
-    assert status == 0, errors
-    return said, errors
-
-
-def files(folder):
-    return sorted(path for path in folder.rglob("*") if ".cache" not in path.parts)
-
-
-def refused(folder, *words):
-    """Return the one sentence by which a mistake is told, and assert that no file has come or gone."""
-    before = files(folder)
-    status, _, errors = call(folder, *words)
-    assert status == 2, errors
-    assert "Traceback" not in errors
-    *notes, sentence = errors.strip().splitlines()
-    assert all(note.startswith("metalens: note: ") for note in notes)
-    assert files(folder) == before
-    return sentence
-
-
-def assays(n_tasks=30, rows=16):
-    rng = np.random.default_rng(0)
-    x = rng.uniform(-1, 1, (n_tasks * rows, 2)).round(3)
-    slope = np.repeat(rng.normal(size=n_tasks), rows)
-    frame = pd.DataFrame({"assay": np.repeat([f"00{number}" for number in range(n_tasks)], rows)})
-    frame = frame.assign(dose=x[:, 0], heat=x[:, 1], y=(slope * x[:, 0] + x[:, 1]).round(3))
-    return frame.assign(kind=np.where(frame.y > 0, "high", "low"))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a table, and a model that was trained on it with a note on what was said."""
     folder = tmp_path_factory.mktemp("own")
-    assays().drop(columns="kind").to_csv(folder / "assays.csv", index=False)
-    said, notes = done(folder, "train", *TABLE, "--splits", "0.4", "0.2", "0.4")
-    assert "does not beat" not in notes  # what is printed says so
-    return folder, said
-
-
-@pytest.fixture
-def here(trained, tmp_path):
-    """An empty folder, and words for the model that was trained."""
-    return tmp_path, ["predict", "--model", str(trained[0] / "model")]
+    return folder, train_assays(folder)
 
 
 def test_a_model_is_trained_and_says_what_was_chosen(trained):
@@ -106,39 +31,6 @@ def test_a_model_is_trained_and_says_what_was_chosen(trained):
     ) + " adapts to new tasks" in " ".join(said.split())
     assert "Next: metalens predict --model model --support few.csv --query new.csv" in said
     assert f"Report: {folder / 'model' / 'report.html'}" in said.replace("\n", "")
-
-
-def test_the_report_holds_all_that_was_found(trained):
-    folder, _ = trained
-    page = (folder / "model" / "report.html").read_text()
-    comparison = pd.read_csv(folder / "model" / "comparison.csv", dtype={"task": str})
-    found = read_model_folder(folder / "model")
-    sentences = choice_in_words(found.choices[found.training["k_shot"]], comparison)
-    for place, sentence in enumerate(sentences):
-        assert sentence.replace("'", "&#39;") in page.split("</section>")[0], place
-    for model in comparison.model.unique():
-        assert model in page
-    assert {f"figures/{path.name}" for path in (folder / "model" / "figures").glob("*.svg")} == {
-        f"figures/{name}.svg"
-        for name in (
-            "differences",
-            "importance",
-            "learning-curves",
-            "predicted",
-            "relations",
-            "residuals",
-            "tasks",
-        )
-    }
-    for words in (
-        "metalens evaluate --model model",
-        "train --data assays.csv",
-        "Best and worst tasks",
-        "y by assay",
-    ):
-        assert words in page
-    related = pd.read_csv(folder / "model" / "relations.csv", dtype=str)
-    assert set(related.task) == set(comparison.task)
 
 
 @pytest.mark.slow
@@ -171,186 +63,6 @@ def test_arrays_are_trained_on_and_predicted(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_is_written_anew_from_the_files(trained):
-    folder, _ = trained
-    page = (folder / "model" / "report.html").read_bytes()
-    said, _ = done(folder, "report", "model")
-    assert "adapts to new tasks" in " ".join(said.split())
-    assert (folder / "model" / "report.html").read_bytes() == page
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("Ridge", "a baseline: on 30 held-out tasks the meta-learner ANIL does not beat it (mean mse 1.95"),
-        ("ANIL", "its mean mse is 1.950, against 1.700 of Ridge, the best baseline."),
-        ("Stacked", "A weighted mean of models adapts to new tasks: Ridge 75%, ANIL 25%. On 30 held-out"),
-    ],
-)
-def test_the_first_sentence_says_what_adapts(model, words):
-    errors = {"ANIL": 0.5, "MeanPredictor": 2.0, "Ridge": 0.25, "Stacked": 0.2}
-    rows = [
-        (name, f"a{task}", metric, error + task / 10)
-        for metric in ("mse", "rmse")
-        for name, error in errors.items()
-        for task in range(30)
-    ]
-    comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-    means = {name: error + 1.45 for name, error in errors.items()}
-    weights = {"ANIL": 0.25, "Ridge": 0.75, "MeanPredictor": 0.001} if model == "Stacked" else {model: 1.0}
-    choice = Choice(model, "mse", weights, means, 1.8, 30, [])
-    first, nested, third = choice_in_words(choice, comparison)
-    assert words in first
-    assert "has the mean mse 1.800" in nested
-    other, difference = ("Stacked", "0.3") if model == "Stacked" else ("Ridge", "0.25")
-    assert f"{other} has a lower mse than ANIL by {difference}" in third
-    few = choice._replace(n_tasks=2)
-    assert choice_in_words(few, comparison)[-1].startswith("With only 2 held-out tasks")
-
-
-def test_the_best_and_worst_tasks_are_shown():
-    rows = [
-        (model, f"t{n}", "pearson_r2", n / 30 + gain)
-        for n in range(30)
-        for model, gain in (("A", 0.0), ("B", 1.0))
-    ]
-    comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
-    names, shown, note = best_and_worst(comparison, "B")
-    assert names == ["B", "A"]
-    assert [name for name, _ in shown] == ["t29", "t28", "t27", "t26", "t25", "t4", "t3", "t2", "t1", "t0"]
-    assert shown[0][1] == ["1.97", "0.967"]
-    assert "The 5 best and the 5 worst of 30" in note
-
-
-def test_new_rows_are_predicted_with_intervals(here):
-    folder, predict = here
-    task = assays().query("assay == '003'").drop(columns=["assay", "kind"])
-    task.head(6).to_csv(folder / "few.csv", index=False)
-    new = task.tail(10).drop(columns="y").assign(well=[f"0{n}" for n in range(10)], mass="1.50")
-    new.to_csv(folder / "new.csv", index=False)
-    done(folder, *predict, "--support", "few.csv", "--query", "new.csv")
-    written = pd.read_csv(folder / "predictions.csv", dtype=str)
-    pd.testing.assert_frame_equal(written[list(new.columns)], pd.read_csv(folder / "new.csv", dtype=str))
-    numbers = written[["lower", "prediction", "upper"]].astype(float)
-    assert np.isfinite(numbers.to_numpy()).all()
-    assert (numbers.lower < numbers.prediction).all()
-    assert (numbers.prediction < numbers.upper).all()
-    assert "predictions.csv exists already; choose another --out, or pass --overwrite" in refused(
-        folder, *predict, "--support", "few.csv", "--query", "new.csv"
-    )
-    done(folder, *predict, "--support", "few.csv", "--query", "new.csv", "--overwrite")
-    assert "--out must be the path of a table, ending in .csv, got new.csv.gz" in refused(
-        folder, *predict, "--support", "few.csv", "--query", "new.csv", "--out", "new.csv.gz"
-    )
-    assert "new.csv is the support or the query" in refused(
-        folder, *predict, "--support", "few.csv", "--query", "new.csv", "--out", "new.csv", "--overwrite"
-    )
-
-
-def test_each_task_is_predicted_by_its_own_support(here):
-    folder, predict = here
-    frame = assays().drop(columns="kind")
-    few = frame.groupby("assay").head(6)
-    new = frame.groupby("assay").tail(3).drop(columns="y").sample(frac=1, random_state=0)
-    few[few.assay.isin(["001", "002", "003"])].to_csv(folder / "few.csv", index=False)
-    two = new[new.assay.isin(["001", "003"])]
-    two.to_csv(folder / "new.csv", index=False)
-    said, _ = done(folder, *predict, "--support", "few.csv", "--query", "new.csv")
-    assert "6 rows of 2 tasks" in said
-    together = pd.read_csv(folder / "predictions.csv", dtype={"assay": str})
-    for name in ("001", "003"):
-        few[few.assay == name].to_csv(folder / "few1.csv", index=False)
-        two[two.assay == name].to_csv(folder / "new1.csv", index=False)
-        done(folder, *predict, "--support", "few1.csv", "--query", "new1.csv", "--out", f"{name}.csv")
-        alone = pd.read_csv(folder / f"{name}.csv", dtype={"assay": str})
-        pd.testing.assert_frame_equal(together[together.assay == name].reset_index(drop=True), alone)
-
-
-def test_without_a_support_the_population_is_predicted(here):
-    folder, predict = here
-    assays().drop(columns=["y", "kind"]).head(20).to_csv(folder / "new.csv", index=False)
-    said, _ = done(folder, *predict, "--query", "new.csv")
-    assert "20 rows of 1 task, predicted by " in said
-    written = pd.read_csv(folder / "predictions.csv")
-    assert (written.lower < written.prediction).all()
-    assert (written.prediction < written.upper).all()
-    assert np.corrcoef(written.prediction, written.heat)[0, 1] > 0.6  # the slope that all tasks share
-
-
-def test_a_small_support_has_wider_intervals_and_copies_are_counted(here):
-    folder, predict = here
-    task = assays().query("assay == '003'").drop(columns=["assay", "kind"])
-    task.head(3).to_csv(folder / "new.csv", index=False)
-    widths = {}
-    for n in (2, 8):
-        task.head(n).to_csv(folder / "few.csv", index=False)
-        _, errors = done(folder, *predict, "--support", "few.csv", "--query", "new.csv", "--overwrite")
-        assert f"{min(n, 3)} of the 3 query rows have the inputs of a support row" in errors
-        written = pd.read_csv(folder / "predictions.csv")
-        widths[n] = (written.upper - written.lower).mean()
-    assert widths[8] < widths[2]
-
-
-@pytest.mark.parametrize(
-    ("few", "new", "words"),
-    [
-        (lambda f: f.drop(columns="y"), None, "few.csv: The table has no column y; it has assay, dose, heat"),
-        (None, lambda n: n.drop(columns="heat"), "new.csv: The table has no column heat; it has assay, dose"),
-        (None, lambda n: n.assign(dose="high"), "new.csv: Row 1 of column dose must be a number, got 'high'"),
-        (lambda f: f.assign(heat=["?", *f.heat[1:]]), None, "few.csv: Row 1 of column heat must be a number"),
-        (
-            None,
-            lambda n: n.assign(dose=np.inf),
-            "Row 1 of column dose must be a finite number, got 'inf'",
-        ),
-        (None, lambda n: n.assign(heat=None), "new.csv: Row 1 of column heat is empty"),
-        (lambda f: f.assign(y=""), None, "few.csv: Row 1 of column y is empty"),
-        (lambda f: f[f.assay != "004"], None, "few.csv has no rows of 004, which new.csv asks for"),
-        (
-            None,
-            lambda n: n.drop(columns="assay"),
-            "has rows of 2 tasks by its column assay; add it to new.csv",
-        ),
-        (lambda f: f.drop(columns="assay"), None, "new.csv has rows of several tasks by its column assay"),
-        (lambda f: f[:0], None, "few.csv has no rows"),
-        (None, lambda n: n.assign(prediction=1), "new.csv has a column prediction already; rename it"),
-        (None, lambda n: n.assign(assay=[None, *n.assay[1:]]), "Row 1 of column assay of new.csv is empty"),
-    ],
-)
-def test_what_cannot_be_predicted_is_one_sentence(here, few, new, words):
-    folder, predict = here
-    frame = assays().query("assay in ['003', '004']").drop(columns="kind")
-    rows = frame.groupby("assay").head(6)
-    (few or (lambda f: f))(rows).to_csv(folder / "few.csv", index=False)
-    rows = frame.groupby("assay").tail(3).drop(columns="y")
-    (new or (lambda n: n))(rows).to_csv(folder / "new.csv", index=False)
-    assert words in refused(folder, *predict, "--support", "few.csv", "--query", "new.csv")
-
-
-@pytest.mark.slow
-def test_a_trained_model_is_scored_and_relates_further_tasks(trained, tmp_path):
-    assays(6).to_csv(tmp_path / "other.csv", index=False)
-    model = str(trained[0] / "model")
-    said, _ = done(tmp_path, "evaluate", "--model", model, "--data", "other.csv", "--out", "scores.csv")
-    scores = pd.read_csv(tmp_path / "scores.csv", dtype={"task": str})
-    assert scores.groupby("model").task.nunique().eq(6).all()
-    assert "All 6 tasks by their r2" in " ".join(said.split())
-    said, _ = done(tmp_path, "relations", model, "--data", "other.csv", "--out", "map")
-    assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["other.csv", "other.png"]
-    assert "Nearest tasks" in said
-    said, _ = done(tmp_path, "relations", model, "--out", "map")
-    assert (tmp_path / "map" / "held-out.csv").read_text() == (
-        trained[0] / "model" / "relations.csv"
-    ).read_text()
-    assert "The table has no column assay" in refused(tmp_path, "evaluate", "--model", model, "--data",
-                                                      str(trained[0] / "model" / "curve.csv"))  # fmt: skip
-    assert "scores.csv exists already" in refused(
-        tmp_path, "evaluate", "--model", model, "--data", "other.csv", "--out", "scores.csv"
-    )
-    assert "is no saved model" in refused(tmp_path, "evaluate", "--model", "map", "--data", "other.csv")
-
-
-@pytest.mark.slow
 def test_words_are_classes_with_probabilities(tmp_path):
     frame = assays().drop(columns="y")
     frame.to_csv(tmp_path / "assays.csv", index=False)
@@ -374,12 +86,6 @@ def test_words_are_classes_with_probabilities(tmp_path):
     chances = written[["probability of high", "probability of low"]].to_numpy()
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
     assert (written.prediction == np.where(chances[:, 0] >= chances[:, 1], "high", "low")).all()
-
-
-def image(path, color):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(abs(hash(path.name)) % 100).integers(0, 60, (8, 8, 3))
-    Image.fromarray((noise + color).astype(np.uint8)).save(path)
 
 
 @pytest.mark.slow
@@ -448,22 +154,6 @@ def test_mistakes_in_training_are_one_sentence_and_leave_nothing(tmp_path, words
     assert sentence in refused(tmp_path, "train", *words)
 
 
-def test_an_interruption_leaves_nothing(tmp_path, here, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    assays().to_csv(tmp_path / "assays.csv", index=False)
-    assays()[:5].to_csv(tmp_path / "few.csv", index=False)
-    before = files(tmp_path)
-    monkeypatch.setattr(StepBar, "__call__", interrupted)
-    status, _, errors = call(tmp_path, "train", *TABLE)
-    assert (status, errors.strip().splitlines()[-1]) == (130, "metalens: interrupted; nothing was written.")
-    monkeypatch.setattr(pd.DataFrame, "to_csv", interrupted)
-    status, _, errors = call(tmp_path, *here[1], "--support", "few.csv", "--query", "few.csv")
-    assert (status, errors.strip().splitlines()[-1]) == (130, "metalens: interrupted; nothing was written.")
-    assert files(tmp_path) == before
-
-
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
@@ -510,16 +200,3 @@ def test_rows_that_cannot_be_used_are_left_out_by_every_command(tmp_path):
     assert "1 of the 12 rows have an empty cell (dose 1) and are predicted as missing" in notes
     written = pd.read_csv(tmp_path / "predictions.csv")
     assert written.prediction.isna().tolist() == [row == 3 for row in range(12)]
-
-
-@pytest.mark.slow
-def test_another_format_is_predicted_in_the_format_of_training(tmp_path):
-    frame = assays(12, 12).drop(columns="kind")
-    frame.to_csv(tmp_path / "assays.csv", index=False, sep=";", decimal=",")
-    assert "Row 1 of column y must be a number" in refused(tmp_path, "train", *TABLE)
-    done(tmp_path, "train", *TABLE, "--decimal", ",", "--baselines", "MeanPredictor")
-    frame[:8].to_csv(tmp_path / "few.csv", index=False, sep=";", decimal=",")
-    frame[8:12].to_csv(tmp_path / "new.csv", index=False, sep="\t", decimal=",")
-    done(tmp_path, "predict", "--model", "model", "--support", "few.csv", "--query", "new.csv")
-    written = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
-    assert written.y.tolist() == frame.y[8:12].map(lambda y: str(y).replace(".", ",")).tolist()

@@ -1,4 +1,4 @@
-"""Regression estimators: scikit-learn's manners, units, splits, intervals, mistakes."""
+"""Regression estimators: scikit-learn's manners, what adapts, splits, intervals."""
 
 import copy
 import math
@@ -10,49 +10,21 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from small_sensors import MODELS, ROLES, TINY, fitted, sensors
 
-from metalens import JointModel, MetaLensError, MetaRegressor
+from metalens import MetaClassifier, MetaLensError, MetaRegressor
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.division import Division
 from metalens.data.tables.encoding import TableInputs
-from metalens.errors import DivergenceError
-from metalens.estimators import draws, training
+from metalens.estimators import training
 from metalens.estimators.choice import Draw, scores_of
 from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.models import Candidate
 from metalens.estimators.tables import row_sizes
 from tests.choosing import choosing
 
-FEW = ("ProfileRidge", "JointModel", "MeanPredictor", "Ridge")
-TINY = {"learner": "ANIL", "hidden": (8,), "steps": 2, "k_shot": 4, "n_query": 4, "baselines": FEW}
-ROLES = {"task": "sensor", "target": "pressure"}
-MODELS = ["ANIL", "ProfileRidge", "JointModel", "MeanPredictor", "Ridge"]
-
-
-def sensors(n=20, rows=8, seed=0, start=0):
-    """Lines with a slope and an offset of their own, in large units, and words that add to them."""
-    rng = np.random.default_rng(seed)
-    sensor = np.repeat(np.arange(n), rows)
-    frame = pd.DataFrame({"sensor": [f"s{start + i}" for i in sensor], "voltage": rng.normal(size=n * rows)})
-    frame["kind"] = rng.choice(["round", "flat"], n * rows)
-    slope, offset = rng.normal(size=(2, n))
-    frame["pressure"] = 1000 + 50 * (slope[sensor] * frame.voltage + offset[sensor])
-    frame["pressure"] += 20 * (frame.kind == "flat") + rng.normal(size=n * rows)
-    return frame
-
-
-def fitted(frame=None, roles=ROLES, **settings):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the fall-back, which has its own test
-        return MetaRegressor(**{**TINY, **settings}).fit(sensors() if frame is None else frame, **roles)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_do():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draws, "MIN_DRAWS", 3)
-        patch.setattr(draws, "SHOTS", ())
-        yield
+pytestmark = pytest.mark.usefixtures("few_draws")
+SHOTS = ()  # for `few_draws`
 
 
 @pytest.fixture(scope="module")
@@ -271,68 +243,16 @@ def test_sizes_are_chosen_by_those_of_tasks():
     assert row_sizes(frame.t[::5], None, None) == (1, 1)
 
 
-def test_any_number_of_support_rows_will_do(model):
-    new = sensors(1, rows=60, seed=2)
-    for n in (1, 2, 30):
-        predicted = model.adapt(new[:n]).predict(new[30:])
-        assert np.isfinite(predicted).all()
-        assert model.adapt(new[:n]).n_support == n
+def test_progress_is_told():
+    told = []
 
+    def progress(model):
+        return lambda step, loss: told.append((model, step))
 
-def test_rows_are_predicted_one_by_one_as_together(model):
-    new = sensors(1, rows=12, seed=3)
-    adapted = model.adapt(new[:6])
-    together = adapted.predict(new[6:])
-    alone = [adapted.predict(new[row : row + 1])[0] for row in range(6, 12)]
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
-
-
-def test_new_rows_may_have_new_categories_and_further_columns_in_any_order(model):
-    new = sensors(1, rows=12, seed=4)
-    adapted = model.adapt(new[:6])
-    other = new[6:].assign(kind="hexagonal", color="red")[["color", "kind", "voltage"]]
-    with pytest.warns(
-        UserWarning, match="All of the 6 cells of column kind hold categories that no training"
-    ):
-        neither = adapted.predict(other)
-    assert np.isfinite(neither).all()
-    assert model.feature_names_in_.tolist() == ["voltage", "kind"]
-
-
-def test_files_are_read_as_frames_are(model, tmp_path):
-    new = sensors(1, rows=12, seed=5)
-    new.to_csv(tmp_path / "new.csv", index=False)
-    again = pd.read_csv(tmp_path / "new.csv")
-    expected = model.adapt(again).predict(again)
-    np.testing.assert_array_equal(model.adapt(tmp_path / "new.csv").predict(tmp_path / "new.csv"), expected)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.drop(columns="voltage"), "no column voltage; it has sensor, kind, pressure"),
-        (lambda f: f.drop(columns="pressure"), "no column pressure"),
-        (lambda f: f.assign(voltage=f.voltage.astype(object).where(f.index != 2, "high")), "Row 3 of colu"),
-        (lambda f: f.assign(voltage=f.voltage.where(f.index != 2, math.inf)), "Row 3 .* a finite number"),
-        (lambda f: f.assign(voltage=f.voltage.where(f.index != 2)), "Row 3 of column voltage is empty"),
-        (lambda f: f.assign(pressure=f.pressure.where(f.index != 1)), "Row 2 of column pressure is empty"),
-        (lambda f: f.assign(pressure=["low"] * len(f)), "Row 1 .* must be a number, got 'low'"),
-        (lambda f: f.assign(sensor=["a", "b"] * (len(f) // 2)), "rows of 2 tasks by its column sensor"),
-        (lambda f: f[:0], "has no rows"),
-        (lambda f: f.to_numpy(), "must be a data frame, the path of a file, or arrays by name, got ndarray"),
-    ],
-)  # fmt: skip
-def test_a_support_that_cannot_be_used_is_refused_with_its_place(model, change, message):
-    with pytest.raises(MetaLensError, match=message):
-        model.adapt(change(sensors(1)))
-
-
-def test_queries_that_cannot_be_used_are_refused_with_their_place(model):
-    adapted = model.adapt(sensors(1))
-    with pytest.raises(MetaLensError, match="no column kind"):
-        adapted.predict(sensors(1)[["voltage"]])
-    with pytest.raises(MetaLensError, match="Row 2 of column voltage must be a number"):
-        adapted.predict(pd.DataFrame({"voltage": [1, "x", 2], "kind": "flat"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=progress)
+    assert told == [("ANIL", 1), ("ANIL", 2), ("JointModel", 1), ("JointModel", 2)]
 
 
 @pytest.mark.parametrize(
@@ -352,20 +272,6 @@ def test_queries_that_cannot_be_used_are_refused_with_their_place(model):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(MetaLensError, match=message):
         fitted(**settings)
-
-
-@pytest.mark.parametrize(
-    ("roles", "message"),
-    [
-        ({"task": "patient", "target": "pressure"}, "no column patient"),
-        ({"task": "sensor", "target": "kind"}, "column kind must be a number"),
-        ({**ROLES, "inputs": "voltage"}, "inputs must be a list of columns, got the text 'voltage'"),
-        ({**ROLES, "splits": (0.9, 0.1)}, "three shares"),
-    ],
-)
-def test_columns_that_cannot_be_used_are_refused(roles, message):
-    with pytest.raises(MetaLensError, match=message):
-        fitted(roles=roles)
 
 
 def test_too_few_tasks_are_one_sentence():
@@ -396,164 +302,19 @@ def test_intervals_are_refused_where_they_were_not_calibrated(model):
         model.adapt(sensors(1)).predict_interval(sensors(1))
 
 
-def test_new_tables_are_evaluated_as_held_out_tasks_are(model):
-    new = sensors(6, seed=7, start=100)
-    rows = model.evaluate(new)
-    assert set(rows.task) == {f"s{i}" for i in range(100, 106)}
-    assert set(rows.model) == set(MODELS)
-    of_chosen = rows[(rows.model == model.chosen_) & (rows.metric == "r2")]
-    assert model.score(new) == pytest.approx(of_chosen.value.mean())
-    assert not rows.equals(model.evaluate(new, k_shot=2, n_query=1))
-
-
-def test_relations_of_new_tasks_are_mapped_by_name(model):
-    found = model.relations(sensors(6, seed=8, start=100), n_groups=2)
-    assert set(found.names) == {f"s{i}" for i in range(100, 106)}
-    assert found.matrix.shape == (6, 6)
-    assert found.n_groups == 2
-
-
-def test_missing_cells_are_filled_where_that_is_asked_for():
-    frame = sensors()
-    frame.loc[::7, "voltage"] = math.nan
-    model = fitted(frame, {**ROLES, "missing": "mean"})
-    new = sensors(1)
-    adapted = model.adapt(new)
-    hole = pd.DataFrame({"voltage": [math.nan], "kind": ["flat"]})
-    assert np.isfinite(adapted.predict(hole)).all()
-
-
-@pytest.mark.filterwarnings("ignore:.* of the 6 tasks", "ignore:On . held-out tasks")
-def test_small_tasks_are_left_out_with_a_count():
-    frame = sensors(40)
-    small = frame.sensor.isin([f"s{i}" for i in range(10)])
-    frame = frame[~small | (frame.groupby("sensor").cumcount() < 3)]
-    with pytest.warns(UserWarning, match=r"of the 28 tasks of the train split have fewer than k_shot"):
-        MetaRegressor(**TINY).fit(frame, **ROLES)
-
-
-def test_molecules_are_inputs(monkeypatch, tmp_path):
-    pytest.importorskip("rdkit")
-    monkeypatch.setenv("METALENS_CACHE", str(tmp_path))
-    frame = sensors().assign(molecule=lambda f: ["C" * (1 + i % 9) + "O" * (i % 2) for i in f.index])
-    model = fitted(frame, {**ROLES, "smiles": "molecule", "duplicates": "allow"})
-    assert model.feature_names_in_.tolist() == ["molecule"]
-    adapted = model.adapt(frame[:8])
-    assert adapted.predict(pd.DataFrame({"molecule": ["CCN", "c1ccccc1"]})).shape == (2,)
-    with pytest.raises(MetaLensError, match="The molecule 'water' in row 1 of column molecule is none"):
-        adapted.predict(pd.DataFrame({"molecule": ["water"]}))
-
-
-def test_arrays_are_tables_too():
-    frame = sensors().drop(columns="kind")
-    arrays = {
-        "sensor": frame.sensor,
-        "x": frame[["voltage", "pressure"]].to_numpy(),
-        "pressure": frame.pressure,
-    }
-    model = fitted(arrays)
-    assert model.feature_names_in_.tolist() == ["x 0", "x 1"]
-    few = {name: values[:8] for name, values in arrays.items()}
-    adapted = model.adapt(few)
-    np.testing.assert_array_equal(adapted.predict(few), adapted.predict(few["x"]))
-    with pytest.raises(MetaLensError, match=r"must have the 2 columns x 0, x 1, got the shape \(8, 1\)"):
-        adapted.predict(few["x"][:, :1])
-    with pytest.raises(MetaLensError, match=r"one or two axes, got \(8, 1, 2\)"):
-        adapted.predict({"x": few["x"][:, None]})
-    with pytest.raises(MetaLensError, match=r"the lengths \[7, 8\]"):
-        model.adapt({**few, "pressure": few["pressure"][:7]})
-
-
-def test_profile_sees_each_training_task_as_one():
-    frame = sensors(n=20, rows=20)
-    frame["split"] = frame.sensor.map(lambda name: ["train", "train", "val", "test"][int(name[1:]) % 4])
-    model = fitted(frame, {**ROLES, "splits": "split"}, seeds=2)
-    (profile,) = model._trained["ProfileRidge"]
-    assert len(profile.learner.slopes) == 10
-    assert len(model._trained["JointModel"]) == len(model._trained["ANIL"]) == 2
-
-
-@pytest.mark.filterwarnings("ignore:On 6 held-out tasks")
-def test_a_baseline_that_diverges_is_left_out(tmp_path, monkeypatch):
-    def diverge(objectives, *args, **settings):
-        if isinstance(objectives[0].learner, JointModel):
-            raise DivergenceError("The loss is nan at step 2.")
-        return fit_together(objectives, *args, **settings)
-
-    fit_together = training.fit_together
-    monkeypatch.setattr(training, "fit_together", diverge)
-    with pytest.warns(UserWarning, match="baseline JointModel is left out: The loss is nan at step 2"):
-        model = MetaRegressor("R2D2", steps=2, hidden=(8,), baselines=FEW).fit(sensors(), **ROLES)
-    assert "JointModel" not in set(model.comparison_.model)
-    model.save(tmp_path / "model")
-    assert list(MetaRegressor.load(tmp_path / "model")._trained) == ["R2D2", "ProfileRidge"]
-
-
-def test_a_column_that_is_constant_but_for_rounding_may_have_other_values():
-    frame = sensors().assign(size=0.1)
-    new = sensors(1, seed=5).assign(size=0.3)
-    assert np.isfinite(fitted(frame).adapt(new[:5]).predict(new[5:])).all()
-
-
-def test_progress_is_told():
-    told = []
-
-    def progress(model):
-        return lambda step, loss: told.append((model, step))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        MetaRegressor(**TINY).fit(sensors(), **ROLES, progress=progress)
-    assert told == [("ANIL", 1), ("ANIL", 2), ("JointModel", 1), ("JointModel", 2)]
-
-
-def test_baselines_are_named_with_settings_and_saved(tmp_path):
-    model = fitted(baselines=["KNN(n_neighbors=1)", "JointModel"])
-    assert model.comparison_.model.unique().tolist() == ["ANIL", "KNN", "JointModel"]
-    assert list(model._trained) == ["ANIL", "JointModel"]
-    assert model._candidate("KNN", 1).learners[0].n_neighbors == 1
-    model.save(tmp_path / "model")
-    again = MetaRegressor.load(tmp_path / "model")
-    assert again.baselines == ("KNN(n_neighbors=1)", "JointModel")
-    pd.testing.assert_frame_equal(again.evaluate(sensors(3)), model.evaluate(sensors(3)))
-
-
-def test_without_baselines_the_learner_stands_alone():
-    model = fitted(baselines=())
-    assert model.comparison_.model.unique().tolist() == [model.chosen_] == ["ANIL"]
-
-
-def test_the_usual_baselines_learn_across_tasks_and_within_one(model):
-    twin = clone(model).set_params(baselines=None)
-    twin.reader_ = model.reader_
-    usual = ["MixedModel", "R2D2", "Shrunken", "ResidualGP", "MultiTaskGP", "ProfileRidge", "JointModel"]
-    assert list(twin._baselines()) == [*usual, "MeanPredictor", "Ridge", "GaussianProcess"]
-    twin.learner = None  # which is R2D2 itself
-    assert list(twin._baselines())[1] == "R2D2(prior_mean=True)"
-
-
-def test_the_learner_with_other_settings_may_be_a_baseline(tmp_path):
-    model = fitted(learner="R2D2", baselines=["R2D2(ridge=5.0)", "R2D2", "Ridge"])
-    assert model.comparison_.model.unique().tolist() == ["R2D2", "R2D2(ridge=5.0)", "Ridge"]
-    assert list(model._trained) == ["R2D2", "R2D2(ridge=5.0)"]
-    model.save(tmp_path / "model")
-    again = MetaRegressor.load(tmp_path / "model")
-    pd.testing.assert_frame_equal(again.evaluate(sensors(3)), model.evaluate(sensors(3)))
-
-
 @pytest.mark.parametrize(
-    ("baselines", "message"),
+    ("option", "message"),
     [
-        (["Forest"], "There is no baseline 'Forest'; choose from NearestFeatureMean, "),
-        (["KNN", "KNN(n_neighbors=1)"], "baselines must name each learner once, got KNN, KNN"),
+        ({"grup": "kind"}, "MetaRegressor.fit has no setting grup; the nearest is group"),
+        ({"split": (0.5, 0.2, 0.3)}, "MetaRegressor.fit has no setting split; the nearest is splits"),
+        ({"steps": 5}, r"MetaRegressor.fit has no setting steps; write MetaRegressor\(steps=5\)\.fit"),
+        ({"zzz": 5}, "MetaRegressor.fit has no setting zzz; there are y, groups, task, target, splits"),
     ],
 )
-def test_wrong_baselines_are_refused_before_training(baselines, message, monkeypatch):
-    monkeypatch.setattr(training, "fit_together", None)
+def test_unknown_settings_of_fit_are_one_sentence(option, message):
     with pytest.raises(MetaLensError, match=message):
-        fitted(baselines=baselines)
-
-
-def test_ready_made_inputs_are_refused():
-    with pytest.raises(MetaLensError, match="inputs must name columns, got an array"):
-        fitted(roles={**ROLES, "inputs": np.arange(160.0)[:, None]})
+        MetaRegressor(**TINY).fit(sensors(), **ROLES, **option)
+    with pytest.raises(
+        MetaLensError, match=r"MetaClassifier.fit has no setting taget; the nearest is target"
+    ):
+        MetaClassifier().fit(sensors(), taget="kind")

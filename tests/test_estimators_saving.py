@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
-from metalens.estimators import draws, load_model
+from metalens.estimators import load_model
 from tests.choosing import choosing
+
+pytestmark = pytest.mark.usefixtures("few_draws")
+SHOTS = ()  # for `few_draws`
 
 FILES = {"README.md", "model.json", "weights.safetensors", "comparison.csv", "curve.csv"}
 
@@ -23,14 +26,6 @@ def sensors(n=20, rows=8, seed=0):
     frame["kind"] = rng.choice(["round", "flat"], n * rows)
     frame["pressure"] = 1000 + 50 * frame.voltage * (1 + frame.sensor % 3) + rng.normal(size=n * rows)
     return frame
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_do():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draws, "MIN_DRAWS", 3)
-        patch.setattr(draws, "SHOTS", ())
-        yield
 
 
 def fitted(**settings):

@@ -115,6 +115,10 @@ MISTAKES = {
     "a step size that is text": (lambda: maml(inner_lr="0.1"), "inner_lr must be a number, got '0.1'"),
     "half an inner step": (lambda: maml(inner_steps=2.5), "inner_steps must be a whole number, got 2.5"),
     "a loss by name": (lambda: maml(loss="mse"), "loss must be a function (predictions, y) -> scalar"),
+    "a loss as a class": (
+        lambda: maml(loss=torch.nn.MSELoss),
+        "loss must be a function, got the class MSELoss; give an instance, MSELoss().",
+    ),
     "a loss of numbers": (
         lambda: train(learner=maml(loss=lambda p, y: (p - y).square().mean().item())),
         "MAML with the loss <lambda> fails on a task",

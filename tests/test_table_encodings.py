@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli_own_data import assays, done, refused
+from own_data import assays, done, refused
 
 from metalens import MetaLensError, MetaRegressor, TableTasks
 from metalens.data.tables.columns import Columns

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_cli_own_data import done, refused
+from own_data import done, refused
 
 from metalens import MetaClassifier, MetaLensError, MetaRegressor, TableTasks
 from metalens.data.tables.columns import Columns

@@ -28,7 +28,7 @@ from metalens.estimators.cross_fitting import Fold, divide_table
 from metalens.estimators.episodes import Sizes, fit_episodes, new_episodes
 from metalens.estimators.images import ImageReader, image_network, image_tasks, new_image_sizes
 from metalens.estimators.models import FEATURE_MEAN, Candidate, Ensemble, for_classes
-from metalens.estimators.rows import as_new_rows, as_new_table, as_table
+from metalens.estimators.rows import as_new_rows, as_new_table, as_table, check_options
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -178,6 +178,7 @@ class MetaClassifier(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
+        check_options(self, columns)
         self._backbone = Backbone.of(self.backbone, self.weights)
         data, target, task = as_table(data, y, groups, target, task, classes=True, **columns)
         if target is None and columns.get("wide", False) is False:

@@ -28,7 +28,7 @@ from metalens.estimators.conformal import conformal_radius
 from metalens.estimators.cross_fitting import divide_table
 from metalens.estimators.held_out import pooled_scores
 from metalens.estimators.models import Ensemble
-from metalens.estimators.rows import as_new_table, as_table
+from metalens.estimators.rows import as_new_table, as_table, check_options
 from metalens.estimators.tables import TableReader
 from metalens.estimators.time_limit import TimeLimit
 from metalens.estimators.training import ProgressOf
@@ -160,6 +160,7 @@ class MetaRegressor(MetaEstimator):
         """
         limit = TimeLimit(time_limit)
         self._reset()
+        check_options(self, columns)
         data, target, task = as_table(data, y, groups, target, task, **columns)
         if y is not None and task is None:
             raise MetaLensError("groups must name the task of each row, or task a column of them; got none.")

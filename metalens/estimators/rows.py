@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
@@ -81,6 +84,34 @@ def as_table(
     if classes:
         check_classification_targets(y)
     return Given(table, names["y"], names["groups"])
+
+
+def check_options(estimator: BaseEstimator, options: Mapping[str, Any]) -> None:
+    """Raise `MetaLensError` if `fit` of an estimator has no such settings.
+
+    >>> from metalens import MetaRegressor
+    >>> check_options(MetaRegressor(), {"grup": "site"})
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: MetaRegressor.fit has no setting grup; the nearest is group.
+    >>> check_options(MetaRegressor(), {"steps": 10})
+    Traceback (most recent call last):
+    ...
+    metalens.errors.MetaLensError: MetaRegressor.fit has no setting steps; write
+    MetaRegressor(steps=10).fit(...).
+    """
+    name, known = type(estimator).__name__, ColumnOptions.__annotations__
+    for option, value in options.items():
+        if option in known:
+            continue
+        if option in estimator.get_params():
+            raise MetaLensError(
+                f"{name}.fit has no setting {option}; write {name}({option}={value!r}).fit(...)."
+            )
+        own = [*list(signature(type(estimator).fit).parameters)[2:-1], *known]
+        near = get_close_matches(option, own, n=1)
+        remedy = f"the nearest is {near[0]}" if near else f"there are {', '.join(own)}"
+        raise MetaLensError(f"{name}.fit has no setting {option}; {remedy}.")
 
 
 def as_new_table(data: Any, y: Any, groups: Any, reader: TableReader | ImageReader) -> Any:

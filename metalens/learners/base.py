@@ -92,6 +92,9 @@ class Learner(SettingsModule, ABC):
 
     def __init__(self, *, loss: Loss = task_loss) -> None:
         super().__init__()
+        if isinstance(loss, type):
+            name = loss.__name__
+            raise MetaLensError(f"loss must be a function, got the class {name}; give an instance, {name}().")
         if not callable(loss):
             raise MetaLensError(f"loss must be a function (predictions, y) -> scalar, got {loss!r}.")
         self.loss = loss
