@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
@@ -86,7 +85,7 @@ def as_table(
     return Given(table, names["y"], names["groups"])
 
 
-def check_options(estimator: BaseEstimator, options: Mapping[str, Any]) -> None:
+def check_options(estimator: Any, options: Mapping[str, Any]) -> None:
     """Raise `MetaLensError` if `fit` of an estimator has no such settings.
 
     >>> from metalens import MetaRegressor
