@@ -1,6 +1,5 @@
 """Classes that have other slots in every task: what a known task's classes mean in a new one."""
 
-import torch
 from torch import Tensor
 
 from metalens.learners.classification import one_hot

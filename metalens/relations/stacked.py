@@ -20,8 +20,8 @@ class Stacked(Relation):
         m_i = argmin_m (1/s) sum_k || sum_{p != i} m_p f_p(x_ik) - y_ik ||^2 + ridge ||m - m0_i||^2
 
     which has a closed form. Unlike other relations these are weights, of both signs, that are used as they
-    are, and `m_ip` differs from `m_pi`. Of classes, `y` is 1 for the class and 0 for others, and `f_p` are the
-    probabilities of task i's classes, whatever their slots in task p, see `slot_maps`.
+    are, and `m_ip` differs from `m_pi`. Of classes, `y` is 1 for the class and 0 for others, and `f_p` are
+    the probabilities of task i's classes, whatever their slots in task p, see `slot_maps`.
 
     Args:
         ridge: how strongly weights are drawn to `m0`, in squared units of the outputs.
