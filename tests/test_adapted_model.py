@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:A prediction depends on the other inputs"
 )  # of ANIL-transductive
 SIX = ("MAML", "ANIL", "R2D2", "DeepKernelGP", "ProtoNet", "MatchingNet")
-PREPARED = [name for name, entry in ENTRIES.items() if not entry.prepares]
+PREPARED = [name for name, entry in ENTRIES.items() if not entry.is_fitted]
 
 
 def of_entry(name):
