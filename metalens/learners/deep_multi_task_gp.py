@@ -142,7 +142,19 @@ class DeepMultiTaskGP(DeepKernelGP):
         return torch.cat([self.embed(x), x.flatten(1)], dim=1)
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
-        return self._condition({**self.hyperparameters, **self._known(z, y)}, z, self._targets(z, y))
+        known, targets = self._known(z, y), self._targets(z, y)
+        return known | self._condition({**self.hyperparameters}, self._seen(known, z), targets)
+
+    def predict_encoded(self, state: State, z: Tensor) -> Tensor:
+        return super().predict_encoded(state, self._seen(state, z))
+
+    def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        return super().outer_loss(state, predictions, self._seen(state, z), y)
+
+    def predict_distribution(self, state: State, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self._seen(state, self.encode(x))
+        mean, variance = super().predict_encoded(state, z), self._posterior_covariance(state, z).diagonal()
+        return mean, variance.unsqueeze(1).expand_as(mean)
 
     def _known(self, z: Tensor, y: Tensor) -> State:
         """Return encoded rows of the known tasks, and the weights of these rows in their functions."""
@@ -169,23 +181,29 @@ class DeepMultiTaskGP(DeepKernelGP):
         near = (prints - self.prints.unsqueeze(-1)).abs() <= _TOLERANCE * (1 + prints.abs())  # (P, n, s)
         return 1 - near.any(1).all(1).to(z.dtype)
 
-    def _covariance(self, hyper: State, a: Tensor, b: Tensor) -> Tensor:
-        own = super()._covariance(hyper, a, b)
-        if self.relations == "none":
-            return own
-        own = hyper["log_own"].exp() * own
-        if "known" not in hyper:
-            return own
-        of_a = self._functions(hyper, a)
-        of_b = of_a if b is a else self._functions(hyper, b)
-        return own + hyper["log_related"].exp() / of_a.shape[1] * of_a @ of_b.T
+    def _seen(self, state: State, z: Tensor) -> Tensor:
+        """Return an encoded set followed by `u_p sqrt(r / P)` of the known tasks, `(n, d + P c)`."""
+        if "known" not in state:
+            return z
+        weights = state["row_weights"]
+        cross = super()._covariance({**self.hyperparameters}, z, state["known"])
+        functions = torch.einsum("npr,prc->npc", cross.unflatten(1, weights.shape[:2]), weights)
+        functions = functions.mean(1) if self.relations == "equal" else functions.flatten(1)
+        scale = (self.hyperparameters["log_related"].exp() / functions.shape[1]).sqrt()
+        return torch.cat([z, scale * functions], dim=1)
 
-    def _functions(self, hyper: State, z: Tensor) -> Tensor:
-        """Return the functions of known tasks at an encoded set, `(n, P c)`, or their means, `(n, c)`."""
-        weights = hyper["row_weights"]
-        cross = super()._covariance(hyper, z, hyper["known"]).unflatten(1, weights.shape[:2])
-        functions = torch.einsum("npr,prc->npc", cross, weights)
-        return functions.mean(1) if self.relations == "equal" else functions.flatten(1)
+    def _covariance(self, hyper: State, a: Tensor, b: Tensor) -> Tensor:
+        if self.relations == "none":
+            return super()._covariance(hyper, a, b)
+        n = self._n_functions
+        (a, of_a), (b, of_b) = (z.tensor_split((z.shape[1] - n,), dim=1) for z in (a, b))
+        return hyper["log_own"].exp() * super()._covariance(hyper, a, b) + of_a @ of_b.T
+
+    @property
+    def _n_functions(self) -> int:
+        """The number of functions of known tasks."""
+        n_known = len(self.known_x)
+        return self.n_outputs * (min(n_known, 1) if self.relations == "equal" else n_known)
 
 
 def _row(x: Tensor, y: Tensor) -> Tensor:
