@@ -83,7 +83,7 @@ def test_state_keeps_its_names_and_order():
     assert repr(state) == "TaskState(head.weight=(1, 2), a.b.c=(1,), z=(3,), head.bias=(1,))"
 
 
-@pytest.mark.parametrize("name", ["train", "a", ""])
+@pytest.mark.parametrize("name", ["train", "a", "", "a.b.c"])
 def test_names_that_no_buffer_can_have_are_refused(name):
     with pytest.raises(MetaLensError, match="cannot have the name"):
         TaskState({"a.b": torch.ones(1), name: torch.ones(1)})

@@ -198,7 +198,10 @@ def own_tests(path: Path) -> list[list[str]]:
     files = [f"tests/oracles/{name}.py" for name in oracles_of(path)]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
-    core = [] if methods else ["tests/test_core.py", "tests/test_training.py"]
+    core = [
+        "tests/test_release.py",
+        *([] if methods else ["tests/test_core.py", "tests/test_training.py"]),
+    ]
     others = [name for name in dict.fromkeys([*core, *naming(text)]) if name not in files]
     return [first, ["tests/contracts", "-k", contracts], *([others] if others else [])]
 
