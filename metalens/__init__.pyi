@@ -69,6 +69,7 @@ from .learners.boil import BOIL as BOIL
 from .learners.cavia import CAVIA as CAVIA
 from .learners.conditional_neural_process import ConditionalNeuralProcess as ConditionalNeuralProcess
 from .learners.deep_kernel_gp import DeepKernelGP as DeepKernelGP
+from .learners.deep_multi_task_gp import DeepMultiTaskGP as DeepMultiTaskGP
 from .learners.gradient import GradientLearner as GradientLearner
 from .learners.imaml import IMAML as IMAML
 from .learners.maml import MAML as MAML

@@ -14,7 +14,7 @@ from metalens.experiments.experiment import Watcher
 from metalens.experiments.loading import load_objective
 from metalens.experiments.recipe import Recipe
 from metalens.learners import Learner
-from metalens.relations.related_models import RelatedBy, RelatedModels
+from metalens.relations.related_models import RelatedBy, RelatedModels, Slots
 from paper.arms import PARTS, ArmStudy, Point
 from paper.comparison import compare, outcome, primary, significant
 from paper.drawing import forest
@@ -45,12 +45,14 @@ class RelatedModelsStudy(ArmStudy):
         related_by: kinds of relations; that by adaptation is left out where no parameters adapt.
         known_shot: support examples of these tasks, where there are more of them; null for as many as in
             training.
+        slots: of classes, see `RelatedModels`.
     """
 
     weight: float = 0.1
     known: int = 100
     related_by: list[RelatedBy] = field(default_factory=lambda: list(SERIES))
     known_shot: int | None = None
+    slots: Slots = "fixed"
 
     axis: ClassVar[str] = "trained as"
     reference: ClassVar[str] = OWN
@@ -127,7 +129,7 @@ class RelatedModelsStudy(ArmStudy):
         for kind in self.related_by:
             if kind == "adaptation" and not learner.adapted_parameters():
                 continue
-            related = RelatedModels(learner, known, n_tasks=self.known, related_by=kind)
+            related = RelatedModels(learner, known, n_tasks=self.known, related_by=kind, slots=self.slots)
             chosen = related.choose(validation)
             scores = evaluate(related, test, n_tasks=recipe.n_test_tasks)
             yield (

@@ -27,6 +27,7 @@ from metalens import (
     ConditionalNeuralProcess,
     CrossTaskConfidencePenalty,
     DeepKernelGP,
+    DeepMultiTaskGP,
     DropoutBins,
     FromScratch,
     GaussianProcess,
@@ -78,8 +79,13 @@ class LearnerEntry:
     trains: bool = True  # others have no meta-parameters
     random: bool = False  # draws random numbers at every step
     vectorizes: bool = True  # others loop over tasks, whatever the network
-    prepares: bool = False  # refuses to adapt before it has seen training tasks
+    prepares: bool = False  # looks at the training tasks before the first step
     adapts: bool = True  # others predict the same whatever the support
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is a model of all training tasks, fitted to them without gradients."""
+        return self.prepares and not self.trains
 
 
 def maml_plus_plus(network: Network) -> Learner:
@@ -135,6 +141,12 @@ LEARNERS = {
     ),
     "R2D2": LearnerEntry(R2D2, gradient_steps=False, own_head=False),
     "DeepKernelGP": LearnerEntry(DeepKernelGP, gradient_steps=False, own_head=False),
+    "DeepMultiTaskGP": LearnerEntry(
+        lambda network: DeepMultiTaskGP(network, n_known=3, n_rows=4),
+        gradient_steps=False,
+        own_head=False,
+        prepares=True,
+    ),
     "ADKF": LearnerEntry(
         lambda network: ADKF(network, inner_steps=8, deviation=0.2), gradient_steps=False, own_head=False
     ),
@@ -300,14 +312,9 @@ ALL_REGULARIZERS = set(REGULARIZERS | VARIANTS) - {"none"}
 # refused.
 REFUSALS = (
     Refusal("channel_shuffle is for class", regularizers=["MetaMix-shuffle"], kind="regression"),
-    Refusal(
-        "Stacked relates tasks with numbers",
-        regularizers=["TRLearner-stacked", "TRLearner-stacked-cosine"],
-        kind="classification",
-    ),
     Refusal("needs parameters that adapt", lambda name, _: name == "ProtoNet", ["TRLearner-adaptation"]),
-    Refusal("predicts numbers, got classes", lambda _, entry: entry.prepares, kind="classification"),
-    Refusal("it is fitted to all training tasks", lambda _, entry: entry.prepares, ALL_REGULARIZERS),
+    Refusal("predicts numbers, got classes", lambda _, entry: entry.is_fitted, kind="classification"),
+    Refusal("it is fitted to all training tasks", lambda _, entry: entry.is_fitted, ALL_REGULARIZERS),
     Refusal("it moves the initialization toward", lambda name, _: name == "Reptile", ALL_REGULARIZERS),
     Refusal(
         "it learns one model for all of them",

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:A prediction depends on the other inputs"
 )  # of ANIL-transductive
 SIX = ("MAML", "ANIL", "R2D2", "DeepKernelGP", "ProtoNet", "MatchingNet")
-PREPARED = [name for name, entry in ENTRIES.items() if not entry.prepares]
+PREPARED = [name for name, entry in ENTRIES.items() if not entry.is_fitted]
 
 
 def of_entry(name):
@@ -83,7 +83,7 @@ def test_state_keeps_its_names_and_order():
     assert repr(state) == "TaskState(head.weight=(1, 2), a.b.c=(1,), z=(3,), head.bias=(1,))"
 
 
-@pytest.mark.parametrize("name", ["train", "a", ""])
+@pytest.mark.parametrize("name", ["train", "a", "", "a.b.c"])
 def test_names_that_no_buffer_can_have_are_refused(name):
     with pytest.raises(MetaLensError, match="cannot have the name"):
         TaskState({"a.b": torch.ones(1), name: torch.ones(1)})

@@ -157,8 +157,9 @@ def test_the_order_of_support_rows_does_not_matter(kind, build):
 def test_a_model_that_normalizes_by_the_set_at_hand_says_so(network):
     support, x = support_and_query("images")
     model = ProtoNet(network).double()(support)
-    with pytest.warns(UserWarning, match="A prediction depends on the other inputs of its call"):
+    with pytest.warns(UserWarning, match="A prediction depends on the other inputs of its call") as told:
         together = model(x)
+    assert told[0].filename == __file__  # the call at fault
     with pytest.warns(UserWarning, match=r"conv4\(norm='group'\)"):
         assert not torch.allclose(model(x[:1]), together[:1])
 

@@ -174,6 +174,8 @@ def test_operations_without_forward_mode_are_refused(loss, batching):
     objective = in_mode(Objective(learner), "mixed", batching)
     with pytest.raises(MetaLensError, match=r"no derivative in forward mode .*differentiation='reverse'"):
         objective(CURVES)["query"].backward()
+    in_mode(objective, "reverse", batching)(CURVES)["query"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in learner.parameters())
 
 
 class Wrong(torch.autograd.Function):

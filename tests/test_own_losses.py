@@ -92,6 +92,22 @@ def test_losses_that_vmap_fails_or_changes_are_looped_over(name):
         learner.plan("vmap")
 
 
+def test_a_loss_is_measured_once():
+    calls = []
+
+    def loss(p, y):
+        calls.append(1)
+        return (p - y).square().mean()
+
+    learner, tasks = MAML(mlp(1, 3), loss=loss), numbers()
+    counts = []
+    for _ in range(3):
+        Objective(learner)(tasks)
+        counts.append(len(calls))
+        calls.clear()
+    assert counts[0] > counts[1] == counts[2]
+
+
 @pytest.mark.parametrize("name", VECTORIZED)
 def test_other_losses_are_vectorized(name, recwarn):
     loss, make = VECTORIZED[name]

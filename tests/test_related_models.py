@@ -73,7 +73,7 @@ def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
             RelatedModels(learner, train, n_tasks=5, related_by=related_by)
         return
     if related_by == "regression" and train is not TRAIN:
-        with pytest.raises(MetaLensError, match="related_by='regression' is for numbers as targets"):
+        with pytest.raises(MetaLensError, match="related_by='regression' takes classes with slots='random'"):
             RelatedModels(learner, train, n_tasks=5, related_by=related_by)(train[0].map(double).support)
         return
     related = RelatedModels(learner, train, n_tasks=5, related_by=related_by, share=0.3, temperature=0.7)
@@ -113,6 +113,68 @@ def test_predictions_are_those_of_the_formula(learner, train, test, related_by):
         assert primary == pytest.approx(task_loss(expected, task.query.y).item())
     else:
         assert primary == (expected.argmax(-1) == task.query.y).double().mean()
+
+
+@pytest.mark.parametrize("related_by", ["predictions", "regression", "features", "uniform", "shuffled"])
+@pytest.mark.parametrize("make", [MAML, ProtoNet])
+@pytest.mark.filterwarnings("ignore:A prediction depends on the other inputs")
+def test_random_slots_are_those_of_the_formula(make, related_by):
+    learner, share, temperature = images(make), 0.4, 0.3
+    settings = {"related_by": related_by, "share": share, "temperature": temperature, "slots": "random"}
+    related = RelatedModels(learner, Images(), n_tasks=4, **settings)
+    task, known = Images()[7].map(double), [Images()[number].map(double) for number in range(4)]
+    supports = [Examples(*map(torch.cat, zip(one.support, one.query, strict=True))) for one in known]
+    models = [learner(support) for support in supports]
+    x, y = task.support
+
+    def meanings(model):
+        pi = model(x).softmax(1).detach().numpy()
+        table = np.zeros((2, 2))
+        for row, label in zip(pi, y.tolist(), strict=True):
+            table[:, label] += row
+        table += 5e-7
+        return table / table.sum(1, keepdims=True)
+
+    maps = [torch.from_numpy(meanings(model)) for model in models]
+    of_support = [model(x).softmax(1) @ table for model, table in zip(models, maps, strict=True)]
+    if related_by == "features":
+        mine = learner.embed(x).mean(0)
+        relations = [F.cosine_similarity(mine, learner.embed(s.x).mean(0), dim=0) for s in supports]
+    elif related_by == "uniform":
+        relations = [torch.zeros(())] * 4
+    else:
+        relations = [-task_loss(pi.log(), y) for pi in of_support]
+        relations = relations[-1:] + relations[:-1] if related_by == "shuffled" else relations
+    weights = torch.softmax(torch.stack(relations).double() / temperature, 0)
+    if related_by == "regression":
+        rows = torch.stack(of_support).flatten(1).T
+        left = rows.T @ rows + len(y) * temperature * torch.eye(4, dtype=torch.float64)
+        right = rows.T @ F.one_hot(y).double().flatten() + len(y) * temperature * 0.25
+        weights = torch.linalg.solve(left, right)
+    of_query = [model(task.query.x).softmax(1) @ table for model, table in zip(models, maps, strict=True)]
+    average = sum(w * pi for w, pi in zip(weights, of_query, strict=True))
+    own = learner(task.support)(task.query.x)
+    expected = (1 - share) * own + share * average.clamp(min=1e-6).log()
+    torch.testing.assert_close(related(task.support)(task.query.x), expected, rtol=1e-8, atol=1e-10)
+    table = related.choose(Validation(Images(), n_tasks=3), shares=[share], temperatures=[temperature])
+    assert table.score.item() == evaluate(related, Images(), n_tasks=3, metrics=["accuracy"]).value.mean()
+
+
+@pytest.mark.filterwarnings("ignore:A prediction depends on the other inputs")
+def test_known_models_with_their_classes_turned_around_predict_the_same():
+    class Turned(Images):
+        def __getitem__(self, index):
+            return super().__getitem__(index).map(lambda part: Examples(part.x, 1 - part.y))
+
+    learner, task = images(ProtoNet), Images()[9].map(double)
+    settings = {"n_tasks": 3, "related_by": "regression", "share": 1.0, "slots": "random"}
+    models = [RelatedModels(learner, known, **settings)(task.support) for known in (Images(), Turned())]
+    torch.testing.assert_close(*(model(task.query.x) for model in models))
+
+
+def test_random_slots_of_numbers_are_refused():
+    with pytest.raises(MetaLensError, match="slots='random' is for classes as targets, got numbers"):
+        RelatedModels(regression(), TRAIN, n_tasks=3, slots="random")(TEST[0].map(double).support)
 
 
 def test_without_a_share_it_is_the_learner_itself():
@@ -159,6 +221,7 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
         ({"n_tasks": 0}, "n_tasks must be at least 1"),
         ({"share": 1.5}, "share must be from 0 to 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"slots": "loose"}, "slots must be one of fixed, random"),
         ({"related_by": "love"}, "related_by must be one of predictions, regression, features"),
     ],
 )

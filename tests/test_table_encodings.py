@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from own_data import assays, done, refused
 
-from metalens import MetaLensError, MetaRegressor, TableTasks
+from metalens import MetaLensError, MetaRegressor, SeriesTasks, TableTasks
 from metalens.data.tables.columns import Columns
 from metalens.data.tables.reading import read_table
 
@@ -105,3 +105,30 @@ def test_later_files_are_read_in_the_encoding_of_training(tmp_path):
     frame[8:12].to_csv(tmp_path / "new.csv", index=False, encoding="utf-8")
     again = ["predict", "--model", "model", "--support", "few.csv", "--query", "new.csv", "--out", "b.csv"]
     assert "Its bytes are in UTF-8, and hardly ever those of a text in cp1252" in refused(tmp_path, *again)
+
+
+@pytest.mark.parametrize("encoding", WORDS)
+def test_series_are_read_in_another_encoding(encoding, tmp_path):
+    names, path = WORDS[encoding], tmp_path / "series.csv"
+    frame = pd.DataFrame({"series": np.repeat(names, 40), "time": np.tile(np.arange(40), 2)})
+    frame["value"] = np.sin(np.arange(80))
+    frame.to_csv(path, index=False, encoding=encoding, sep=";", decimal=",")
+    settings = {"splits": dict.fromkeys(names, "train"), "length": 5, "k_shot": 2, "n_query": 2}
+    form = {"encoding": encoding, "decimal": ",", "sep": ";"}
+    of_file, of_frame = SeriesTasks(path, **settings, **form), SeriesTasks(frame, **settings)
+    assert of_file.task_names == of_frame.task_names == tuple(sorted(names))
+    np.testing.assert_allclose(of_file[0].support.x, of_frame[0].support.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"encoding": "klingon"}, "encoding"),
+        ({"decimal": ";"}, "decimal must be '.' or ','"),
+        ({"decimal": ",", "thousands": ","}, "thousands another mark"),
+        ({"thousands": ""}, "thousands another mark"),
+    ],
+)
+def test_unknown_forms_of_series_are_refused(form, words):
+    with pytest.raises(MetaLensError, match=words):
+        SeriesTasks(np.zeros((3, 40)), length=5, **form)

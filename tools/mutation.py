@@ -2,13 +2,15 @@
 
     pip install cosmic-ray
     python tools/mutation.py --sample 240 --seed 0 --out mutants.csv
+    python tools/mutation.py --sample 240 --seed 0 --again mutants.csv --out again.csv
     python tools/mutation.py --named --out named.csv
 
 Run it in a clone of its own: the source is edited, and restored, while it runs. A mutant is one small change
 of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py`, `batching.py` or
 `recomputing.py`. The sample takes places in the source at random and one change at each place; annotations
-are left out. Each mutant meets its file's own tests: the oracle of that name or the oracles of all learners,
-the file's doctests, and the contracts of its methods on a perceptron. `--named` runs a list of changes, each
+are left out. Each mutant meets its file's own tests, of `make test` alone: the oracle of that name or the
+oracles of all learners, the file's doctests, the contracts of its methods on a perceptron, and all other
+tests that name what the file defines. `--named` runs a list of changes, each
 of which undoes one idea of a method.
 """
 
@@ -103,21 +105,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="1/1", help="this part of the sample, for several clones at once")
     parser.add_argument("--named", action="store_true")
+    parser.add_argument("--again", type=Path, help="only those that survived in a table of --out")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     mutants = list(named() if arguments.named else sampled(arguments.sample, arguments.seed))
     part, parts = map(int, arguments.part.split("/"))
-    killed = 0
+    chosen, killed = mutants[part - 1 :: parts], 0
+    if arguments.again is not None:
+        with arguments.again.open(newline="") as file:
+            alive = {tuple(row[:4]) for row in csv.reader(file) if row[4] == "survived"}
+        chosen = [mutant for mutant in chosen if tuple(map(str, described(*mutant))) in alive]
     with arguments.out.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "line", "before", "after", "fate", "seconds"])
-        chosen = mutants[part - 1 :: parts]
-        for number, (path, line, before, after) in enumerate(chosen, 1):
+        for number, mutant in enumerate(chosen, 1):
             begin = time.perf_counter()
-            fate = meet(path, after)
+            fate = meet(mutant[0], mutant[3])
             killed += fate == "killed"
-            old, new = changed_line(before, after)
-            row = [path.relative_to(ROOT), line, old, new, fate, f"{time.perf_counter() - begin:.0f}"]
+            row = [*described(*mutant), fate, f"{time.perf_counter() - begin:.0f}"]
             table.writerow(row)
             file.flush()
             print(f"{number}/{len(chosen)}", killed, *row, sep=" | ", flush=True)
@@ -193,8 +198,25 @@ def own_tests(path: Path) -> list[list[str]]:
     files = [f"tests/oracles/{name}.py" for name in oracles_of(path)]
     contracts = " or ".join(f"{name}-none-mlp- or MAML-{name}-mlp-" for name in methods) or GENERAL
     first = [str(path.relative_to(ROOT)), *files]
-    core = [] if methods else [["tests/test_core.py", "tests/test_training.py"]]
-    return [first, ["tests/contracts", "-k", contracts], *core]
+    core = [
+        "tests/test_release.py",
+        *([] if methods else ["tests/test_core.py", "tests/test_training.py"]),
+    ]
+    others = [name for name in dict.fromkeys([*core, *naming(text)]) if name not in files]
+    return [first, ["tests/contracts", "-k", contracts], *([others] if others else [])]
+
+
+def naming(text: str) -> list[str]:
+    """Return the tests, contracts apart, that name a class or function that a module's text defines.
+
+    A function whose name is a plain word is not counted.
+    """
+    defined = re.findall(r"^(?:class ([A-Z]\w*)|def ([a-z]+_\w+))", text, re.MULTILINE)
+    defined = ["".join(names) for names in defined]
+    words = re.compile(rf"\b(?:{'|'.join(defined)})\b") if defined else re.compile("(?!)")
+    files = [*ROOT.glob("tests/test_*.py"), *ROOT.glob("tests/oracles/test_*.py")]
+    found = [file for file in files if words.search(file.read_text(encoding="utf-8"))]
+    return sorted(str(file.relative_to(ROOT)) for file in found)
 
 
 def oracles_of(path: Path) -> list[str]:
@@ -214,10 +236,11 @@ def catalogued() -> list[str]:
     return [name for path in packages for name in re.findall(r'"(\w+)"', path.read_text(encoding="utf-8"))]
 
 
-def changed_line(before: str, after: str) -> tuple[str, str]:
-    """Return the first line that differs, before and after."""
+def described(path: Path, line: int, before: str, after: str) -> tuple[Path, int, str, str]:
+    """Return file, line, and the first line that differs, before and after."""
     pairs = zip(before.splitlines(), after.splitlines(), strict=False)
-    return next(((a.strip(), b.strip()) for a, b in pairs if a != b), ("", ""))
+    old, new = next(((a.strip(), b.strip()) for a, b in pairs if a != b), ("", ""))
+    return path.relative_to(ROOT), line, old, new
 
 
 if __name__ == "__main__":

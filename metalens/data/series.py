@@ -14,7 +14,7 @@ from torch import Tensor
 from metalens.data.base import Split
 from metalens.data.checks import as_array, check_choices, check_finite, check_sizes
 from metalens.data.named_tasks import NamedTasks, split_tasks
-from metalens.data.tables.columns import check_names
+from metalens.data.tables.columns import check_form, check_names
 from metalens.data.tables.reading import check_columns, naming_file, read_table
 from metalens.data.times import clock_of
 from metalens.errors import MetaLensError
@@ -72,6 +72,10 @@ class SeriesTasks(NamedTasks):
         n_train_tasks: how many series to train on, chosen at random by the seed; `None` for all.
         scale: standardize inputs and targets by the mean and deviation of the inputs of each `"window"` or of
             all values of the training series, `"train"`; or not, `"none"`.
+        sep: of a file; see `Columns`, also for the next three.
+        encoding: of a text file without a byte-order mark.
+        decimal: point of numbers that are written as text.
+        thousands: mark between thousands of such numbers.
         seed: see `TaskDistribution`.
 
     Attributes:
@@ -104,6 +108,10 @@ class SeriesTasks(NamedTasks):
         queries: Queries = "random",
         n_train_tasks: int | None = None,
         scale: Scaling = "window",
+        sep: str | None = None,
+        encoding: str | None = None,
+        decimal: str = ".",
+        thousands: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(split, k_shot=k_shot, n_query=n_query, n_train_tasks=n_train_tasks, seed=seed)
@@ -112,7 +120,9 @@ class SeriesTasks(NamedTasks):
         self.length, self.horizon, self.season = length, horizon, season
         self.queries: Queries = queries
         self.scale: Scaling = scale
-        values_of = read_series(data, series, time, value)
+        check_form(encoding, decimal, thousands)
+        form = {"sep": sep, "encoding": encoding, "decimal": decimal, "thousands": thousands}
+        values_of = read_series(data, series, time, value, **form)
         split_of = split_tasks(values_of, splits)
         of_all = values_of.items()
         found = {name: Series(values, self._starts(gaps, len(values))) for name, (values, gaps) in of_all}
@@ -233,13 +243,23 @@ class SeriesTasks(NamedTasks):
         )
 
 
-def read_series(data: Any, series: str, time: str, value: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the values of every series in the order of time, and the places before a gap."""
+def read_series(
+    data: Any, series: str, time: str, value: str, **form: Any
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the values of every series in the order of time, and the places before a gap.
+
+    Args:
+        data: see `SeriesTasks`.
+        series: its columns.
+        time: the same.
+        value: the same.
+        **form: of a file, see `read_table`.
+    """
     if isinstance(data, np.ndarray | Tensor):
         data = dict(enumerate(as_array(data, "data")))
     if isinstance(data, Mapping):
         return {str(name): (_values(values, str(name)), np.arange(0)) for name, values in data.items()}
-    return _read_table(data, series, time, value)
+    return _read_table(data, series, time, value, form)
 
 
 def _values(values: Any, name: str) -> np.ndarray:
@@ -252,13 +272,17 @@ def _values(values: Any, name: str) -> np.ndarray:
 
 
 def _read_table(
-    table: pd.DataFrame | str | os.PathLike[str], series: str, time: str, value: str
+    table: pd.DataFrame | str | os.PathLike[str],
+    series: str,
+    time: str,
+    value: str,
+    form: Mapping[str, Any],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     import pandas as pd  # takes as long to import as all of MetaLens
 
     check_names(series=series, time=time, value=value)
     with naming_file(table):
-        frame = read_table(table, text=[series], levels=[series, time, value])
+        frame = read_table(table, text=[series], levels=[series, time, value], **form)
         check_columns(frame, [series, time, value])
         given = table if isinstance(table, pd.DataFrame) and {time, value} <= {*table.columns} else frame
         return _by_series(frame, given, series, time, value)

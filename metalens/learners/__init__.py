@@ -26,6 +26,7 @@ from metalens.learners.boil import BOIL
 from metalens.learners.cavia import CAVIA
 from metalens.learners.conditional_neural_process import ConditionalNeuralProcess
 from metalens.learners.deep_kernel_gp import DeepKernelGP
+from metalens.learners.deep_multi_task_gp import DeepMultiTaskGP
 from metalens.learners.gradient import GradientLearner
 from metalens.learners.imaml import IMAML
 from metalens.learners.maml import MAML
@@ -58,6 +59,7 @@ __all__ = [
     "Boosting",
     "ConditionalNeuralProcess",
     "DeepKernelGP",
+    "DeepMultiTaskGP",
     "FromScratch",
     "GaussianProcess",
     "GradientLearner",

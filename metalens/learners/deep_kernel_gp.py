@@ -17,7 +17,7 @@ DomainKernel = Literal["none", "rbf", "linear", "tanimoto"]
 GPObjective = Literal["marginal", "predictive"]
 GPMean = Literal["constant", "network"]
 
-_NOISE_FLOOR = 1e-4  # of the mean prior variance: single precision can factorize hundreds of examples
+NOISE_FLOOR = 1e-4  # of the mean prior variance: single precision can factorize hundreds of examples
 
 
 class DeepKernelGP(NetworkLearner):
@@ -196,7 +196,7 @@ class DeepKernelGP(NetworkLearner):
 
     def _condition(self, hyper: State, z: Tensor, targets: Tensor) -> State:
         covariance = self._covariance(hyper, z, z)
-        noise = hyper["log_noise"].exp() + _NOISE_FLOOR * covariance.diagonal().sum() / max(len(z), 1)
+        noise = hyper["log_noise"].exp() + NOISE_FLOOR * covariance.diagonal().sum() / max(len(z), 1)
         cholesky = torch.linalg.cholesky(covariance + _diagonal(noise, z))
         residuals = targets - self._mean(hyper, z)
         weights = torch.cholesky_solve(residuals, cholesky)

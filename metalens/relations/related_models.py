@@ -17,8 +17,10 @@ from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
 from metalens.evaluation import Validation, metrics_of
 from metalens.learners import Learner, State
+from metalens.learners.classification import MIN_PROBABILITY, one_hot
 from metalens.metrics import Metric, task_metrics
 from metalens.networks.modes import module_mode
+from metalens.relations.slots import slot_maps
 from metalens.relations.stacked import stacked_weights
 from metalens.tasks import Examples, Task, place
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RelatedBy = Literal["predictions", "regression", "features", "adaptation", "uniform", "shuffled"]
+Slots = Literal["fixed", "random"]
 
 CHUNK = 50  # tasks adapted at a time; bounds memory
 
@@ -46,23 +49,26 @@ class RelatedModels(Learner):
 
         w = argmin_w (1/s) sum_k || sum_p w_p f_p(S.x_k) - S.y_k ||^2 + temperature ||w - 1/P||^2
 
-    Outputs (logits in classification) are averaged; classes must have the same meaning in
-    all tasks. Nothing is trained.
+    Outputs are averaged: numbers, or logits of classes that mean the same in all tasks. With random slots the
+    probabilities of the task's classes, which the known models' slots stand for by `slot_maps`, are averaged,
+    and a regression explains 1 for the class of an example and 0 for others. Nothing is trained.
 
     Args:
         learner: a trained learner; its present models are used.
         tasks: of the known tasks, such as the training tasks.
         n_tasks: P; the known tasks are numbers `0 ... P - 1`.
-        related_by: `"predictions"` as above; `"regression"`, of numbers; `"features"`, the cosine of mean
-            support features under the meta-parameters; `"adaptation"`, the cosine of the displacements of
+        related_by: `"predictions"` as above; `"regression"`; `"features"`, the cosine of mean support
+            features under the meta-parameters; `"adaptation"`, the cosine of the displacements of
             adapted parameters; as controls `"uniform"`, 0, and `"shuffled"`, predictions of the wrong known
             tasks.
         share: of the related models, from 0 to 1.
         temperature: in units of the loss, or of the cosine; smaller values use fewer models. Of a regression
             it is the strength of the ridge, in squared units of the outputs.
+        slots: of classes: `"fixed"`, slot k means the same in all tasks, or `"random"`.
 
     Raises:
-        MetaLensError: a setting is out of range, or the learner has no adapted parameters to compare.
+        MetaLensError: a setting is out of range, or the learner has no adapted parameters to compare; a
+            regression meets classes in fixed slots, or random slots meet numbers.
 
     >>> from metalens import MAML, RelatedModels, Sinusoid, mlp
     >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=20)
@@ -87,9 +93,11 @@ class RelatedModels(Learner):
         related_by: RelatedBy = "predictions",
         share: float = 0.5,
         temperature: float = 0.1,
+        slots: Slots = "fixed",
     ) -> None:
         check_counts(self, n_tasks=n_tasks)
         check_choice(self, "related_by", related_by, RelatedBy)
+        check_choice(self, "slots", slots, Slots)
         check_positive(self, temperature=temperature)
         if not 0 <= share <= 1:
             raise MetaLensError(f"RelatedModels: share must be from 0 to 1, got {share}.")
@@ -103,6 +111,7 @@ class RelatedModels(Learner):
         self.learner, self.n_tasks = learner, n_tasks
         self.related_by: RelatedBy = related_by
         self.share, self.temperature = share, temperature
+        self.slots: Slots = slots
         self.head_only = learner.head_only
         with module_mode(learner, training=False), torch.no_grad():
             models, vectors = zip(*(self._known(tasks, part) for part in _parts(n_tasks)), strict=True)
@@ -122,12 +131,13 @@ class RelatedModels(Learner):
 
     def adapt_encoded(self, z: Tensor, y: Tensor) -> State:
         own = self.learner.adapt_encoded(z, y)
-        weights = self._weights(self._evidence(own, z, y), y, self.temperature)
-        return {**{f"own.{name}": value for name, value in own.items()}, "related": weights}
+        known = self._evidence(own, z, y)
+        known["weights"] = self._weights(known.pop("evidence"), y, self.temperature)
+        return {**{f"own.{name}": value for name, value in own.items()}, **known}
 
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
-        own = {name.removeprefix("own."): value for name, value in state.items() if name != "related"}
-        related = torch.einsum("p,pnc->nc", state["related"], self.all_predictions(z))
+        own = {name.removeprefix("own."): value for name, value in state.items() if name.startswith("own.")}
+        related = _average(state["weights"], self.all_predictions(z), state.get("slots"))
         return (1 - self.share) * self.learner.predict_encoded(own, z) + self.share * related
 
     def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -144,38 +154,54 @@ class RelatedModels(Learner):
         plan = self.learner.plan("auto")
         return task_map(lambda state: self.learner.predict_encoded(state, z), self.models, plan=plan)
 
-    def _evidence(self, own: State, z: Tensor, y: Tensor) -> Tensor:
-        """Return what tells the weights of the known tasks.
+    def _evidence(self, own: State, z: Tensor, y: Tensor) -> State:
+        """Return `"evidence"`, what tells the weights of the known tasks, and with random slots `"slots"`.
 
-        These are their relations r to a task, `(P,)`, or for a regression their models' predictions of its
-        support, `(P, s, c)`.
+        The evidence are their relations r to a task, `(P,)`, or for a regression their models' predictions of
+        its support, `(P, s, c)`. The slots are their maps, see `slot_maps`.
 
         Args:
             own: the state of the learner for the task.
             z: encoded support inputs, `(s, ...)`.
             y: their targets.
         """
+        if self.slots == "random" and y.is_floating_point():
+            raise MetaLensError("RelatedModels: slots='random' is for classes as targets, got numbers.")
+        found: State = {}
+        by_outputs = self.related_by in ("predictions", "regression", "shuffled")
+        if by_outputs or self.slots == "random":
+            outputs = self.all_predictions(z)
+            if self.slots == "random":
+                found["slots"] = slot_maps(outputs, y, outputs.shape[-1])
+                outputs = outputs.softmax(-1) @ found["slots"]
+            found["evidence"] = outputs
         if self.related_by in ("features", "adaptation"):
-            return F.cosine_similarity(self._vector(own, z), self.vectors, dim=-1)
-        if self.related_by == "uniform":
-            return self.vectors.new_zeros(self.n_tasks)
-        predictions = self.all_predictions(z)
-        if self.related_by == "regression":
-            return predictions
-        # As a mapped tree, y has the batch axes of the predictions: vmap would mistake them otherwise.
-        plan = self.learner.plan("auto")
-        losses = task_map(self.loss, predictions, y.expand(self.n_tasks, *y.shape), plan=plan)
-        return -losses.roll(1) if self.related_by == "shuffled" else -losses
+            found["evidence"] = F.cosine_similarity(self._vector(own, z), self.vectors, dim=-1)
+        elif self.related_by == "uniform":
+            found["evidence"] = self.vectors.new_zeros(self.n_tasks)
+        elif self.related_by != "regression":
+            found["evidence"] = self._success(found["evidence"], y)
+        return found
+
+    def _success(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return how well the known models predict a support set, `(P,)`, from their outputs `(P, s, c)`."""
+        outputs = outputs.log() if self.slots == "random" else outputs
+        # As a mapped tree, y has the batch axes of the outputs: vmap would mistake them otherwise.
+        y = y.expand(self.n_tasks, *y.shape)
+        success = -task_map(self.loss, outputs, y, plan=self.learner.plan("auto"))
+        return success.roll(1) if self.related_by == "shuffled" else success
 
     def _weights(self, evidence: Tensor, y: Tensor, temperature: float) -> Tensor:
         """Return the weights of the known tasks' models, `(..., P)`, for support targets `(..., s, c)`."""
         if self.related_by != "regression":
             return torch.softmax(evidence / temperature, -1)
         if not y.is_floating_point():
-            raise MetaLensError(
-                "RelatedModels: related_by='regression' is for numbers as targets, got classes; use "
-                "'predictions'."
-            )
+            if self.slots == "fixed":
+                raise MetaLensError(
+                    "RelatedModels: related_by='regression' takes classes with slots='random' alone, which "
+                    "finds what the known tasks' classes mean; got slots='fixed'."
+                )
+            y = one_hot(y, evidence.shape[-1], evidence.dtype)
         equal = evidence.new_full(evidence.shape[:-2], 1 / self.n_tasks)
         return stacked_weights(evidence, y, equal, temperature)
 
@@ -214,11 +240,11 @@ class RelatedModels(Learner):
                 adapted = AdaptedTasks(self.learner, batch)
                 own = adapted.query_predictions
                 related = adapted.map(self.all_predictions, adapted.query_encoding)
-                known = adapted.states, adapted.support_encoding, batch.support.y
-                evidence = adapted.map(self._evidence, *known)
+                support = adapted.states, adapted.support_encoding, batch.support.y
+                known = adapted.map(self._evidence, *support)
                 for temperature in temperatures:
-                    weights = self._weights(evidence, batch.support.y, temperature)
-                    average = torch.einsum("tp,tpqc->tqc", weights, related)
+                    weights = self._weights(known["evidence"], batch.support.y, temperature)
+                    average = _average(weights, related, known.get("slots"))
                     for share in shares:
                         predictions = (1 - share) * own + share * average
                         sides = batch.query.y, batch.support.y
@@ -248,6 +274,14 @@ class RelatedModels(Learner):
             before = self.learner.adapted_parameters()
             return torch.cat([(state[name] - value).flatten() for name, value in before.items()])
         return z.new_zeros(1)
+
+
+def _average(weights: Tensor, predictions: Tensor, slots: Tensor | None) -> Tensor:
+    """Return the weighted average of predictions `(..., P, n, c)`; log probabilities if slots are random."""
+    if slots is None:
+        return torch.einsum("...p,...pnc->...nc", weights, predictions)
+    average = torch.einsum("...p,...pnc->...nc", weights, predictions.softmax(-1) @ slots)
+    return average.clamp(min=MIN_PROBABILITY).log()
 
 
 def _parts(n: int) -> Iterator[range]:

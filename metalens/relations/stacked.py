@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import check_positive
 from metalens.learners import NetworkLearner
+from metalens.learners.classification import check_one_class, one_hot
 from metalens.relations.base import Relation
+from metalens.relations.slots import slot_maps
 from metalens.relations.weights import model_weights
 
 
@@ -18,14 +20,15 @@ class Stacked(Relation):
         m_i = argmin_m (1/s) sum_k || sum_{p != i} m_p f_p(x_ik) - y_ik ||^2 + ridge ||m - m0_i||^2
 
     which has a closed form. Unlike other relations these are weights, of both signs, that are used as they
-    are, and `m_ip` differs from `m_pi`. Targets are numbers.
+    are, and `m_ip` differs from `m_pi`. Of classes, `y` is 1 for the class and 0 for others, and `f_p` are
+    the probabilities of task i's classes, whatever their slots in task p, see `slot_maps`.
 
     Args:
         ridge: how strongly weights are drawn to `m0`, in squared units of the outputs.
         toward: another relation, whose weights of the other tasks are `m0`; by default `1 / (T - 1)` each.
 
     Raises:
-        MetaLensError: ridge is not above 0 and finite; the targets are classes.
+        MetaLensError: ridge is not above 0 and finite; an example has several classes.
 
     >>> from metalens import MAML, AdaptedTasks, Sinusoid, mlp
     >>> Stacked(ridge=0.1)(AdaptedTasks(MAML(mlp()), Sinusoid().batch(range(4)))).shape
@@ -48,10 +51,12 @@ class Stacked(Relation):
             self.toward.bind(learner)
 
     def forward(self, adapted: AdaptedTasks) -> Tensor:
-        y = adapted.tasks.support.y
+        predictions, y = adapted.cross_support_predictions(), adapted.tasks.support.y  # (T, n, s, c)
         if not y.is_floating_point():
-            raise MetaLensError("Stacked relates tasks with numbers as targets, got classes; use Mutual.")
-        predictions = adapted.cross_support_predictions()  # (T, n, s, c)
+            check_one_class("Stacked", y)
+            maps = slot_maps(predictions, y.unsqueeze(1), predictions.shape[-1])
+            predictions = predictions.softmax(-1) @ maps
+            y = one_hot(y, predictions.shape[-1], predictions.dtype)
         itself = adapted.own(torch.eye(adapted.n_all_tasks, dtype=y.dtype, device=y.device))
         others = 1 - itself
         predictions = predictions * others[..., None, None]

@@ -67,11 +67,11 @@ TABLE_PRESETS: Presets = {
     "TNPD": {"min_std": 0.5},
 }
 
-# KNN: the better of two distances on validation kinases of KIBA. DeepKernelGP and ADKF: ours, untuned.
+# KNN: the better of two distances on validation kinases of KIBA. Deep kernels: ours, untuned.
 # Shrunken and ResidualGP: a linear mean of fingerprints takes seconds, boosted trees minutes.
 MOLECULE_PRESETS: Presets = TABLE_PRESETS | {
     "KNN": {"metric": "cosine"},
-    **_alike("DeepKernelGP ADKF", domain_kernel="tanimoto"),
+    **_alike("DeepKernelGP DeepMultiTaskGP ADKF", domain_kernel="tanimoto"),
     **_alike("Shrunken ResidualGP", mean="linear"),
 }
 

@@ -10,7 +10,18 @@ from safetensors.torch import load_file
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from metalens import Examples, MeanPredictor, MetaLensError, MultiTaskGP, Objective, TableTasks, evaluate, fit
+from metalens import (
+    Examples,
+    MeanPredictor,
+    MetaLensError,
+    MultiTaskGP,
+    Objective,
+    TableTasks,
+    Task,
+    TaskDistribution,
+    evaluate,
+    fit,
+)
 from metalens.learners.baselines.multi_task_gp import _points
 from metalens.learners.baselines.task_covariance import Related, TaskRows, fit_kernels, learn, start_kernels
 
@@ -80,6 +91,20 @@ def by_hand(learner, support, new):
 def test_bits_have_the_kernel_of_tanimoto(trained):
     learner, tasks = trained
     assert (learner.own.shape[1] == 1) == bool(((tasks.inputs == 0) | (tasks.inputs == 1)).all())
+
+
+@pytest.mark.parametrize("x", [[0.0, 0.5, 1.0], [0.0, -1.0, 1.0], [0.0, 1.0, 2.0]])
+def test_other_numbers_than_bits_are_no_fingerprints(x):
+    inputs = torch.tensor(x).repeat(4).unsqueeze(1)
+
+    class Twelve(TaskDistribution):
+        def __getitem__(self, index):
+            both = Examples(inputs, inputs + index)
+            return Task(both, both)
+
+    learner = MultiTaskGP(n_outputs=1, n_tasks=3).double()
+    learner.prepare(Twelve())
+    assert learner.own.shape[1] == 3  # amplitude, length scale and slope
 
 
 @pytest.mark.parametrize("n_support", [5, 1, 0])

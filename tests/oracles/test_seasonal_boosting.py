@@ -107,3 +107,4 @@ def test_what_it_cannot_forecast_is_one_sentence():
     for settings in ({"season": 0}, {"max_leaf_nodes": 1}, {"learning_rate": 0.0}, {"n_rows": 0}):
         with pytest.raises(MetaLensError, match=next(iter(settings))):
             SeasonalBoosting(2, **settings)
+    SeasonalBoosting(2, max_leaf_nodes=2)  # the fewest

@@ -7,6 +7,7 @@ from small_networks import build_network, classification_tasks, regression_tasks
 
 from metalens import ANIL, MAML, AdaptedTasks, MetaLensError, TRLearner
 from metalens.relations import Cosine, Shuffled, Stacked
+from metalens.relations.slots import slot_maps
 from metalens.relations.stacked import stacked_weights
 
 
@@ -97,11 +98,37 @@ def test_the_relation_that_it_draws_to_is_trained():
     assert "trlearner_omega" in term.diagnostics(AdaptedTasks(learner, regression_tasks("mlp")))
 
 
+@pytest.mark.parametrize("make", [MAML, ANIL])
+def test_of_classes_the_weights_explain_the_support_by_what_slots_mean_there(make):
+    one = AdaptedTasks(make(build_network("mlp")), classification_tasks("mlp"))
+    matrix = Stacked(ridge=0.2)(one).detach().numpy()
+    logits, n = support_predictions(one), one.n_tasks
+    pi = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for i in range(n):
+        y = np.eye(logits.shape[-1])[one.tasks.support.y[i].numpy()]
+        counts = np.einsum("psk,sc->pkc", pi[i], y)
+        meanings = counts / counts.sum(-1, keepdims=True)
+        others = [p for p in range(n) if p != i]
+        center = np.full(n - 1, 1 / (n - 1))
+        expected = least_squares((pi[i] @ meanings)[others], y, center, 0.2)
+        np.testing.assert_allclose(matrix[i, others], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_a_models_classes_does_not_matter():
+    logits, y = torch.randn(5, 6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    turned = logits[..., [2, 0, 1]]
+    same = [pi.softmax(-1) @ slot_maps(pi, y, 3) for pi in (logits, turned)]
+    torch.testing.assert_close(*same)
+
+
+def test_a_slot_that_no_example_is_assigned_to_says_nothing():
+    logits = torch.tensor([[60.0, 0.0], [60.0, 0.0]], dtype=torch.float64)
+    maps = slot_maps(logits, torch.tensor([0, 1]), 2)
+    torch.testing.assert_close(maps, torch.full((2, 2), 0.5, dtype=torch.float64))
+
+
 def test_mistakes():
     with pytest.raises(MetaLensError, match="ridge must be above 0"):
         Stacked(ridge=0.0)
     with pytest.raises(MetaLensError, match="neighbors chooses among relations, and those of Stacked"):
         TRLearner(Stacked(), neighbors=2)
-    one = AdaptedTasks(MAML(build_network("mlp")), classification_tasks("mlp"))
-    with pytest.raises(MetaLensError, match="Stacked relates tasks with numbers as targets, got classes"):
-        Stacked()(one)

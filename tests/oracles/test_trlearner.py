@@ -149,6 +149,16 @@ def test_negative_relations_count_as_zero_and_a_row_without_any_is_uniform():
     assert weights.tolist() == [[1.0], [1.0], [1.0]]
 
 
+def test_without_positive_relations_all_neighbors_weigh_the_same():
+    matrix = torch.tensor([[1.0, -0.1, -0.2, -0.3], [-0.1, 1.0, -0.2, 0.0], [-0.2, -0.2, 1.0, -0.5]])
+    models, weights = model_weights(matrix, 2)
+    assert models is not None
+    assert models[0].tolist() == [1, 2]
+    assert torch.equal(weights, torch.full((3, 2), 0.5))
+    models, weights = model_weights(matrix, None)
+    assert torch.equal(weights, (1 - torch.eye(3, 4)) / 3)
+
+
 def test_prototype_slots_undo_a_relabeling():
     """Tasks that differ only in the order of their classes agree after their slots are mapped."""
     support, query, _ = classification_tasks("mlp")

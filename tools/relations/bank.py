@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 
 from metalens import MultiTaskGP, TableTasks
 from metalens.learners.baselines.task_covariance import Kernels
+from metalens.tasks import Examples
 
 MOST_ROWS = 200  # of a known task
 
@@ -31,6 +33,11 @@ class Rows(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
+    @classmethod
+    def of(cls, examples: Examples) -> Self:
+        """Return the rows of examples with one target each."""
+        return cls(examples.x.flatten(1).double().numpy(), examples.y[:, 0].double().numpy())
+
 
 class Bank:
     """The functions of P known tasks under a Gaussian process without relations between them.
@@ -52,18 +59,18 @@ class Bank:
         level, noise = process.level_and_noise[0]
         self.process, self.noise = process, float(noise.exp())
         self.kernels = Kernels(process.shared[0], process.own[0], level, noise)
-        rng, parts, weights = np.random.default_rng(0), [], []
-        for x, y in tasks.examples_by_task(len(tasks.task_names)).values():
-            some = rng.permutation(len(x))[:MOST_ROWS]
-            rows = Rows(x.flatten(1).double().numpy()[some], y[:, 0].double().numpy()[some])
+        rng, self.rows, weights = np.random.default_rng(0), {}, []
+        for name, examples in tasks.examples_by_task(len(tasks.task_names)).items():
+            some = rng.permutation(len(examples.x))[:MOST_ROWS]
+            rows = Rows(*(part[some] for part in Rows.of(examples)))
             matrix = self.own(rows.x, rows.x) + self.noise * np.eye(len(rows.x))
-            parts.append(rows.x)
+            self.rows[name] = rows
             weights.append(np.linalg.solve(matrix, self.residuals(rows)))
-        everything = torch.from_numpy(np.concatenate(parts))
+        everything = torch.from_numpy(np.concatenate([rows.x for rows in self.rows.values()]))
         self.points, places = (part.numpy() for part in everything.unique(dim=0, return_inverse=True))
-        self.weights = np.zeros((len(self.points), len(parts)))
-        tasks_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        np.add.at(self.weights, (places, tasks_of), np.concatenate(weights))
+        self.point_weights = np.zeros((len(self.points), len(self.rows)))
+        tasks_of = np.repeat(np.arange(len(self.rows)), [len(rows.y) for rows in self.rows.values()])
+        np.add.at(self.point_weights, (places, tasks_of), np.concatenate(weights))
 
     def own(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return `k_0` at two sets of inputs, `(n, m)`."""
@@ -81,7 +88,13 @@ class Bank:
 
     def functions(self, x: np.ndarray) -> np.ndarray:
         """Return `u_p` at inputs, `(n, P)`."""
-        return self.own(x, self.points) @ self.weights
+        return self.own(x, self.points) @ self.point_weights
+
+    def weights(self, rows: Rows, settings: Settings, known: Sequence[str]) -> np.ndarray:
+        """Return the weights of some known tasks, given rows of another one."""
+        names = list(self.rows)
+        functions = self.functions(rows.x)[:, [names.index(name) for name in known]]
+        return _weights(functions, self.own(rows.x, rows.x), self.residuals(rows), self.noise, settings)
 
 
 class Episode:
@@ -103,10 +116,9 @@ class Episode:
 
     def weights(self, settings: Settings, n: int) -> np.ndarray:
         """Return the posterior means of the weights given the first n rows, `(P,)`."""
-        functions, scale = self.functions[:n], settings.related / self.functions.shape[1]
-        matrix = scale * functions @ functions.T + settings.own * self.kernel[:n, :n]
-        matrix = matrix + self.bank.noise * np.eye(n)
-        return scale * functions.T @ np.linalg.solve(matrix, self.residuals[:n])
+        return _weights(
+            self.functions[:n], self.kernel[:n, :n], self.residuals[:n], self.bank.noise, settings
+        )
 
     def predict(self, settings: Settings, *, bound: bool = False, shuffled: bool = False) -> np.ndarray:
         """Return predicted targets, `(q,)`.
@@ -124,3 +136,12 @@ class Episode:
         center, spread = self.bank.process.units[0].double().tolist()
         related = self.new @ (np.roll(weights, 1) if shuffled else weights)
         return center + spread * (self.mean + related + own)
+
+
+def _weights(
+    functions: np.ndarray, kernel: np.ndarray, residuals: np.ndarray, noise: float, settings: Settings
+) -> np.ndarray:
+    """Return the posterior means of the weights of P known functions, `(P,)`, given n rows."""
+    scale = settings.related / functions.shape[1]
+    matrix = scale * functions @ functions.T + settings.own * kernel + noise * np.eye(len(kernel))
+    return scale * functions.T @ np.linalg.solve(matrix, residuals)

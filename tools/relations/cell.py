@@ -30,7 +30,7 @@ def measure(problem: Problem, k: int, seed: int, fold: int) -> pd.DataFrame:
 
     The settings of `CHOICES` have the best mean skill on the validation tasks.
     """
-    train, val, test = _divided(problem, k, seed, fold)
+    train, val, test = divided(problem, k, seed, fold)
     processes = {name: MultiTaskGP(1, relations=name) for name in ("none", "equal", "learned")}
     for process in processes.values():
         process.prepare(train)
@@ -64,7 +64,7 @@ def skill(predicted: np.ndarray, y: np.ndarray) -> float:
     return max(-1.0, 1 - float(np.square(predicted - y).sum() / max(spread, 1e-12)))
 
 
-def _divided(problem: Problem, k: int, seed: int, fold: int) -> list[TableTasks]:
+def divided(problem: Problem, k: int, seed: int, fold: int) -> list[TableTasks]:
     """Return the tasks for training, for the choice of settings, and for testing."""
     frame = load(problem)
     counts = frame[problem.task].value_counts()
@@ -89,10 +89,7 @@ def _episodes(
     One half of the query rows tell the bound's weights, and the other half are predicted.
     """
     for number in range(len(tasks.task_names) * N_DRAWS):
-        support, query = (
-            Rows(part.x.flatten(1).double().numpy(), part.y[:, 0].double().numpy())
-            for part in (tasks[number].support, tasks[number].query)
-        )
+        support, query = map(Rows.of, tasks[number][:2])
         half = min(MOST_QUERIES, len(query.y)) // 2
         telling = Rows(query.x[:half], query.y[:half])
         x, y = query.x[half:MOST_QUERIES], query.y[half:MOST_QUERIES]

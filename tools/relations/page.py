@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,17 +20,22 @@ _MARKS = {
     "regression": ("D", "weights by regression"),
     "bound": ("o", "bound: weights from the answers"),
 }
-_PAIRS = [
+PAIRS = (
     ("learned", "none"),
     ("learned", "equal"),
     ("regression", "none"),
     ("regression", "equal"),
     ("regression", "tuned"),
     ("bound", "tuned"),
-]
+)
 
 
-def tables(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
+def tables(
+    rows: pd.DataFrame,
+    shots: Mapping[str, int],
+    arms: Sequence[str] = ARMS,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> str:
     """Return mean skills of all arms, and paired differences, as two tables of Markdown.
 
     A task's value is the mean over its seeds, and intervals are over tasks; a difference is bold if p is
@@ -39,22 +44,24 @@ def tables(rows: pd.DataFrame, shots: Mapping[str, int]) -> str:
     Args:
         rows: `table, seed, task, arm, skill`.
         shots: support rows by table.
+        arms: in their order.
+        pairs: arms whose differences are shown, the second one subtracted.
     """
     of_tasks = rows.groupby(["table", "task", "arm"], sort=False)["skill"].mean().unstack("arm")
     found = [
         (name, f"{better} − {reference}", *estimate((wide[better] - wide[reference]).to_numpy()[None]))
         for name, wide in of_tasks.groupby("table", sort=False)
-        for better, reference in _PAIRS
+        for better, reference in pairs
     ]
     differences = pd.DataFrame(found, columns=["table", "pair", "mean", "low", "high", "p"])
     differences["p"] = holm(differences["p"])
-    means = of_tasks.groupby("table", sort=False).mean()[list(ARMS)].map("{:.3f}".format)
+    means = of_tasks.groupby("table", sort=False).mean()[list(arms)].map("{:.3f}".format)
     n_tasks = of_tasks.groupby("table", sort=False).size()
     means.insert(0, "rows", [str(shots[str(name)]) for name in means.index])
     means.insert(0, "tasks", n_tasks.map(str))
     texts = differences.assign(text=[_text(row) for row in differences.itertuples()])
-    pairs = texts.pivot(index="table", columns="pair", values="text")
-    return f"{_markdown(means)}\n\n{_markdown(pairs.loc[means.index, texts['pair'].unique()])}"
+    wide = texts.pivot(index="table", columns="pair", values="text")
+    return f"{_markdown(means)}\n\n{_markdown(wide.loc[means.index, texts['pair'].unique()])}"
 
 
 def _text(row: Any) -> str:

@@ -127,12 +127,7 @@ class Columns:
             check_choices(duplicates=(self.duplicates, Duplicates))
         if len(self.exclude) and self.inputs is not None and self.wide is not True:
             raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
-        check_encoding(self.encoding)
-        if self.decimal not in (".", ",") or self.thousands in (self.decimal, ""):
-            raise MetaLensError(
-                f"decimal must be '.' or ',', and thousands another mark, got {self.decimal!r} and "
-                f"{self.thousands!r}."
-            )
+        check_form(self.encoding, self.decimal, self.thousands)
 
     def _name_roles(self) -> None:
         """Name the task and the target of a wide table, and refuse a table without."""
@@ -357,3 +352,12 @@ def check_names(**names: object) -> None:
         else:
             found = f"the {type(name).__name__} {name!r}; name columns by text"
         raise MetaLensError(f"{setting} must be the name of one column, got {found}.")
+
+
+def check_form(encoding: str | None, decimal: str, thousands: str | None) -> None:
+    """Refuse an unknown form of text files; see `Columns`."""
+    check_encoding(encoding)
+    if decimal not in (".", ",") or thousands in (decimal, ""):
+        raise MetaLensError(
+            f"decimal must be '.' or ',', and thousands another mark, got {decimal!r} and {thousands!r}."
+        )

@@ -100,11 +100,12 @@ class FittedBaseline(Baseline):
 
 
 def resize_when_loaded(module: nn.Module) -> None:
-    """Let a module take saved buffers of any sizes: only these know the sizes of what was fitted."""
+    """Let a module take saved buffers of any sizes, and of integers: only these know what was fitted."""
     module.register_load_state_dict_pre_hook(_make_room)
 
 
 def _make_room(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     for name, buffer in module.named_buffers(recurse=False):
         if (saved := state_dict.get(f"{prefix}{name}")) is not None:
-            setattr(module, name, buffer.new_empty(saved.shape))
+            dtype = buffer.dtype if saved.is_floating_point() else saved.dtype
+            setattr(module, name, buffer.new_empty(saved.shape, dtype=dtype))
