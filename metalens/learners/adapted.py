@@ -58,7 +58,7 @@ class TaskState(nn.Module):
                     if part not in owner._modules:
                         owner.add_module(part, nn.Module())
                     owner = owner.get_submodule(part)
-                owner.register_buffer(last, tensor)
+                owner.register_buffer(last, tensor.contiguous())  # as a file has it: products round alike
             except (AttributeError, KeyError) as error:
                 raise MetaLensError(
                     f"A task state cannot have the name {name!r} ({error.args[0]}); choose another."
