@@ -21,6 +21,7 @@ STUB = ROOT / "metalens" / "__init__.pyi"
 
 _EXPORTS = re.compile(r"<!-- exports: (.+?) -->")
 _PUBLIC = "<!-- public names -->"
+_FROM_README = re.compile(r"<!-- README: (.+?) -->")
 _BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
@@ -43,6 +44,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Write the references that a page asks for, check them, and lead its links to the right folder."""
+    markdown = _FROM_README.sub(lambda match: _of_readme(match[1]), markdown)
     markdown = _EXPORTS.sub(lambda match: _references(match[1].split()), markdown)
     markdown = markdown.replace(_PUBLIC, _public_names())
     for path, members in _BLOCK.findall(markdown):
@@ -90,6 +92,14 @@ def _reference(path: str, value: Any) -> str:
     calls = [(member, value) for member, value in own if isinstance(value, FunctionType | classmethod)]
     members = [member for member, value in calls if member[0] != "_" and value.__doc__]
     return f"::: {path}\n    options:\n      members: [{', '.join(members)}]"
+
+
+def _of_readme(title: str) -> str:
+    """Return a section of the README, with its links as on a page of docs/."""
+    _, found, rest = (ROOT / "README.md").read_text("utf-8").partition(f"\n## {title}\n")
+    if not found:
+        raise PluginError(f"README.md has no section {title!r}.")
+    return f"## {title}\n{rest.partition(chr(10) + '## ')[0]}".replace("](docs/", "](")
 
 
 def _public_names() -> str:

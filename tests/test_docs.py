@@ -51,3 +51,24 @@ def test_blocks_are_found_on_their_lines_and_can_be_skipped(tmp_path):
         "=== tab\n\n    ```python\n    if a:\n        b = 2\n    ```\n\n```sh\nls\n```\n"
     )
     assert blocks(page) == ["\n\n\na = 1\n", "\n" * 14 + "if a:\n    b = 2\n"]
+
+
+def test_the_readme_says_what_the_benchmark_says():
+    readme = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| table, task |")
+    benchmark = (ROOT / "docs" / "benchmark-tables.md").read_text(encoding="utf-8")
+    named = {"ridge of the task": "task ridge", "mixed model, random slope": "MixedLM, random slope"}
+    named["LightGBM, pooled"] = "LightGBM"
+    head, *rows = readme
+    assert len(rows) >= 5
+    for table, k, n_tasks, *values in rows:
+        section = benchmark.split(f"\n## {table.split(',')[0]}\n")[1]
+        assert f"{n_tasks} with k = {k}" in section.splitlines()[1]
+        (_, *columns), *methods = _rows(section, "| skill |")
+        skill = {name: cells[columns.index(f"k = {k}")] for name, *cells in methods}
+        assert values == [skill[named.get(name, name)] for name in head[3:]]
+
+
+def _rows(text, start):
+    """Return the cells of the table of a page that begins with a text, its head first."""
+    lines = text[text.index(start) :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|--" not in line]
