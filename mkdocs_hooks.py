@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pydoc
 import re
 from pathlib import Path
@@ -34,10 +35,14 @@ _described: set[str] = set()
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages and figures of paper/, outside of the navigation."""
+    """Add the pages and figures of paper/, outside of the navigation, and the notebooks of examples/."""
     for path in sorted((ROOT / "paper").rglob("*")):
         if path.suffix in (".md", ".svg"):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        place = path.relative_to(ROOT)
+        files.append(File.generated(config, place.as_posix(), abs_src_path=str(path)))
+        files.append(File.generated(config, place.with_suffix(".md").as_posix(), content=_of_notebook(path)))
     _described.clear()
     return files
 
@@ -100,6 +105,17 @@ def _of_readme(title: str) -> str:
     if not found:
         raise PluginError(f"README.md has no section {title!r}.")
     return f"## {title}\n{rest.partition(chr(10) + '## ')[0]}".replace("](docs/", "](")
+
+
+def _of_notebook(path: Path) -> str:
+    """Return a notebook as a page, without outputs, that refers to the notebook itself."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    title, *rest = parts[0].split("\n\n", 1)
+    here = f"A [notebook]({path.name}), examples/{path.name} in the repository, which the tests run."
+    return "\n\n".join([title, here, *rest, *parts[1:]])
 
 
 def _public_names() -> str:
