@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pydoc
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ STUB = ROOT / "metalens" / "__init__.pyi"
 
 _EXPORTS = re.compile(r"<!-- exports: (.+?) -->")
 _PUBLIC = "<!-- public names -->"
+_FROM_README = re.compile(r"<!-- README: (.+?) -->")
 _BLOCK = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", re.MULTILINE)
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
@@ -33,16 +35,21 @@ _described: set[str] = set()
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages and figures of paper/, outside of the navigation."""
+    """Add the pages and figures of paper/, outside of the navigation, and the notebooks of examples/."""
     for path in sorted((ROOT / "paper").rglob("*")):
         if path.suffix in (".md", ".svg"):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        place = path.relative_to(ROOT)
+        files.append(File.generated(config, place.as_posix(), abs_src_path=str(path)))
+        files.append(File.generated(config, place.with_suffix(".md").as_posix(), content=_of_notebook(path)))
     _described.clear()
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Write the references that a page asks for, check them, and lead its links to the right folder."""
+    markdown = _FROM_README.sub(lambda match: _of_readme(match[1]), markdown)
     markdown = _EXPORTS.sub(lambda match: _references(match[1].split()), markdown)
     markdown = markdown.replace(_PUBLIC, _public_names())
     for path, members in _BLOCK.findall(markdown):
@@ -90,6 +97,25 @@ def _reference(path: str, value: Any) -> str:
     calls = [(member, value) for member, value in own if isinstance(value, FunctionType | classmethod)]
     members = [member for member, value in calls if member[0] != "_" and value.__doc__]
     return f"::: {path}\n    options:\n      members: [{', '.join(members)}]"
+
+
+def _of_readme(title: str) -> str:
+    """Return a section of the README, with its links as on a page of docs/."""
+    _, found, rest = (ROOT / "README.md").read_text("utf-8").partition(f"\n## {title}\n")
+    if not found:
+        raise PluginError(f"README.md has no section {title!r}.")
+    return f"## {title}\n{rest.partition(chr(10) + '## ')[0]}".replace("](docs/", "](")
+
+
+def _of_notebook(path: Path) -> str:
+    """Return a notebook as a page, without outputs, that refers to the notebook itself."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    title, *rest = parts[0].split("\n\n", 1)
+    here = f"A [notebook]({path.name}), examples/{path.name} in the repository, which the tests run."
+    return "\n\n".join([title, here, *rest, *parts[1:]])
 
 
 def _public_names() -> str:

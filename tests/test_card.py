@@ -14,6 +14,7 @@ from scipy import stats
 from metalens import MetaClassifier, MetaLensError, MetaRegressor
 from metalens.estimators import card, draws, load_model
 from metalens.estimators.card import code
+from metalens.estimators.report import card_as_html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -202,3 +203,30 @@ def test_damaged_sizes_are_refused(tmp_path, model, sizes):
 def test_scores_that_are_not_finite():
     assert card._score(math.nan, "r2") == card._score(math.inf, "rmse") == "n/a"
     assert card._score(0.12345, "accuracy") == "12.3%"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_report_shows_the_card_without_tags_from_it(text):
+    page = card_as_html(f"# Card\n\n## Limits\n\n{text}\n\n- {code(text)}\n\n## Scores\n\nleft out\n")
+    tags = set(re.findall(r"</?(\w+)([^>]*)>", page))
+    known = (
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "ul",
+        "li",
+        "code",
+        "pre",
+        "em",
+        "strong",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+    )
+    assert {name for name, _ in tags} <= {*known, "td"}
+    assert not any(attributes for _, attributes in tags)
+    assert page.startswith("<h3>Limits</h3>")
+    assert "left out" not in page

@@ -37,6 +37,7 @@ def test_the_report_holds_all_that_was_found(trained):
             "predicted",
             "relations",
             "residuals",
+            "support-rows",
             "tasks",
         )
     }

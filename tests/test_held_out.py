@@ -19,6 +19,7 @@ from metalens.reports.prediction_figures import (
     reliability,
     reliability_rows,
     residuals,
+    score_by_support_rows,
 )
 
 ROLES = {"task": "pupil", "target": "score"}
@@ -147,6 +148,16 @@ def test_figures_show_all_rows_that_are_finite(monkeypatch):
     assert bars.get_xlabel() == "probability of active"
 
 
+def test_scores_and_widths_are_drawn_by_the_number_of_support_rows():
+    rows = pd.DataFrame({"k_shot": [0, 5, 20], "score": [0.25, 0.5, 0.75], "half_width": [np.nan, 2.0, 1.0]})
+    score, width = score_by_support_rows(rows, "r2").axes
+    assert score.lines[0].get_ydata().tolist() == [0.25, 0.5, 0.75]
+    assert [label.get_text() for label in score.get_xticklabels()] == ["0", "5", "20"]
+    np.testing.assert_array_equal(width.lines[0].get_ydata(), rows.half_width)
+    (alone,) = score_by_support_rows(rows.assign(half_width=np.nan), "accuracy").axes
+    assert alone.get_ylabel() == "mean accuracy"
+
+
 @pytest.mark.parametrize("kind", ["regression", pytest.param("classification", marks=pytest.mark.slow)])
 def test_the_report_shows_them(kind, tmp_path, monkeypatch):
     frame = pupils()
@@ -172,6 +183,9 @@ def test_the_report_shows_them(kind, tmp_path, monkeypatch):
         value = model.pooled.value[0]
         assert f'<td class="text">R2D2</td><td>{value:#.3g}</td>'.replace("-", "−") in page
     assert "importance" in drawn
+    assert "<h2>Model card</h2>" in page
+    assert "<h3>Limits</h3>" in page
+    assert "Numbers, the column <code>score</code>" in page or kind == "classification"
     assert "Not shown, as they have one value in all queries of a task: size." in page
     assert set(model.importance.task) == set(model.comparison.task)
     facts = json.loads((folder / "training.json").read_text())

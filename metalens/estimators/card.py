@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from metalens.estimators.base import MetaEstimator
 
 CARD = "README.md"
+REPORTED = (
+    "What it predicts",
+    "What it was trained on",
+    "Intervals",
+    "Limits",
+)  # the report has the others itself
 _MOST_NAMES = 50  # columns and classes that are named
 _LONGEST = 80  # characters of a name
 _GROUPS = 20  # of held-out tasks, in turn without a say in the width of intervals

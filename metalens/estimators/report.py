@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markdown_it import MarkdownIt
 from rich.table import Table
 
 from metalens.errors import MetaLensError
+from metalens.estimators.card import CARD, REPORTED
 from metalens.estimators.choice import Choice
 from metalens.estimators.saving import (
     read_facts,
@@ -20,7 +22,7 @@ from metalens.estimators.saving import (
     restored_choices,
 )
 from metalens.estimators.time_limit import left_out_in_words
-from metalens.estimators.wording import by_support_rows, choice_in_words
+from metalens.estimators.wording import by_support_rows, choice_in_words, known_half_width
 from metalens.io.files import MODEL, atomic_path, writing_into
 from metalens.io.json import read_json
 from metalens.metrics import METRICS, meanings, primary_metric
@@ -34,6 +36,7 @@ from metalens.reports.prediction_figures import (
     predicted_against_true,
     reliability,
     residuals,
+    score_by_support_rows,
 )
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
@@ -61,6 +64,7 @@ class TrainedModel:
         pooled: scores of all rows of held-out tasks together, `model, metric, value`; none of classes.
         predictions: for the queries of held-out tasks, `task, true, predicted`; for classes probabilities.
         importance: of inputs for held-out tasks, `model, task, input, value`, or why there is none.
+        card: of the model, as Markdown; empty where it was deleted.
     """
 
     training: dict[str, Any]
@@ -73,6 +77,7 @@ class TrainedModel:
     pooled: pd.DataFrame
     predictions: pd.DataFrame
     importance: pd.DataFrame | str
+    card: str
 
 
 def read_model_folder(folder: Path) -> TrainedModel:
@@ -112,10 +117,22 @@ def read_model_folder(folder: Path) -> TrainedModel:
         if relations is None:
             table = pd.read_csv(path, dtype={"task": str}, keep_default_na=False)
             relations = relation_map(table.iloc[:, 2:].to_numpy(float), table["task"].tolist())
+        path = folder / CARD
+        card = path.read_text(encoding="utf-8") if path.exists() else ""
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise MetaLensError(f"{path} is missing or damaged ({error}); train the model again.") from error
     return TrainedModel(
-        training, choices, comparison, curve, relations, left_out, n_folds, pooled, predictions, importance
+        training,
+        choices,
+        comparison,
+        curve,
+        relations,
+        left_out,
+        n_folds,
+        pooled,
+        predictions,
+        importance,
+        card,
     )
 
 
@@ -168,6 +185,10 @@ def _figures(model: TrainedModel) -> dict[str, Any]:
     drawn = {"tasks": figures.per_task(results)}
     if not paired.empty:
         drawn["differences"] = figures.differences(paired)
+    if len(model.choices) > 1:
+        rows = [(k, one.score, known_half_width(one)) for k, one in sorted(model.choices.items())]
+        expected = pd.DataFrame(rows, columns=["k_shot", "score", "half_width"])
+        drawn["support-rows"] = score_by_support_rows(expected, next(iter(model.choices.values())).metric)
     if not model.curve.empty:
         drawn["learning-curves"] = figures.learning_curves(results_of_models(model.curve))
     if (what := model.training["probability_of"]) is not None:
@@ -215,7 +236,19 @@ def _render(model: TrainedModel, images: dict[str, str]) -> str:
         importance=importance_in_words(model.importance),
         relations=[part for part in shown if isinstance(part, str)],
         images=images,
+        card=card_as_html(model.card),
     )
+
+
+def card_as_html(card: str) -> str:
+    """Return the sections of a card that a report has not got by itself, as HTML without tags from the card.
+
+    >>> card_as_html("# Card\\n\\n## Scores\\n\\n1\\n\\n## Limits\\n\\n- `<b>` is an input.\\n")
+    '<h3>Limits</h3>\\n<ul>\\n<li><code>&lt;b&gt;</code> is an input.</li>\\n</ul>\\n'
+    """
+    sections = [part for part in card.split("\n## ")[1:] if part.partition("\n")[0] in REPORTED]
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+    return reader.render("".join(f"\n### {part}\n" for part in sections))
 
 
 def pooled_rows(pooled: pd.DataFrame, comparison: pd.DataFrame) -> list[tuple[str, list[str]]]:

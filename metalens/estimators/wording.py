@@ -1,5 +1,6 @@
 """What was chosen for new tasks, and for how many support rows, in words and numbers."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import pandas as pd
@@ -100,7 +101,13 @@ def half_width(choice: Choice, sign: str = "") -> str:
     """Return the mean half width of intervals of 90 % as text; nothing for classes."""
     if not choice.residuals:
         return ""
+    width = known_half_width(choice)
+    return "n/a" if math.isnan(width) else f"{sign}{width:.3g}"
+
+
+def known_half_width(choice: Choice) -> float:
+    """Return the mean half width of intervals of 90 %; nan for classes and where there were too few tasks."""
     try:
-        return f"{sign}{choice.half_width(COVERAGE):.3g}"
-    except MetaLensError:  # too few tasks
-        return "n/a"
+        return choice.half_width(COVERAGE) if choice.residuals else math.nan
+    except MetaLensError:
+        return math.nan

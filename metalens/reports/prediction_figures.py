@@ -71,6 +71,33 @@ def residuals(predictions: pd.DataFrame) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def score_by_support_rows(scores: pd.DataFrame, metric: str) -> Figure:
+    """Draw what to expect of every number of support rows: the mean score, and the width of intervals.
+
+    Args:
+        scores: rows `k_shot, score, half_width`, in the order of `k_shot`; `half_width` is of prediction
+            intervals, in units of the target, and nan where there are none.
+        metric: of the score.
+    """
+    panels = {"score": f"mean {metric}"}
+    if scores["half_width"].notna().any():
+        panels["half_width"] = "half width of 90% intervals"
+    figure = Figure(figsize=(WIDTH * (0.55 if len(panels) == 1 else 1), 2.8), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (column, label) in zip(drawn, panels.items(), strict=True):
+        axes.plot(range(len(scores)), scores[column], "o-", color=BLUE, linewidth=1.6, markersize=4)
+        axes.set_xticks(range(len(scores)), scores["k_shot"].astype(str))
+        axes.set(xlabel="support rows", ylabel=label)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+    if METRICS[metric].unit == "fraction":
+        figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
+        figure.axes[0].yaxis.set_major_locator(MaxNLocator(6))
+    return figure
+
+
 def reliability_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return how often what was predicted with a probability was true: rows `probability, observed, n`.
 
