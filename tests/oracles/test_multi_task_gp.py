@@ -107,6 +107,21 @@ def test_other_numbers_than_bits_are_no_fingerprints(x):
     assert learner.own.shape[1] == 3  # amplitude, length scale and slope
 
 
+def test_it_learns_from_the_rows_of_every_training_task(monkeypatch):
+    seen = []
+
+    def spy(points, rows, *settings):
+        seen.extend(rows)
+        return learn(points, rows, *settings)
+
+    monkeypatch.setattr("metalens.learners.baselines.multi_task_gp.learn", spy)
+    tasks = tasks_of("train")
+    learner = MultiTaskGP(n_outputs=1, n_tasks=40).double()
+    learner.prepare(tasks)
+    assert len(seen) == len(tasks.task_names)
+    assert min(len(rows.y) for rows in seen) > 0
+
+
 @pytest.mark.parametrize("n_support", [5, 1, 0])
 def test_conditions_on_the_support(trained, n_support):
     learner, tasks = trained
