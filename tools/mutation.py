@@ -10,8 +10,8 @@ of `learners/`, `regularizers/`, the formulas of `relations/`, `adapted_tasks.py
 `recomputing.py`. The sample takes places in the source at random and one change at each place; annotations
 are left out. Each mutant meets its file's own tests, of `make test` alone: the oracle of that name or the
 oracles of all learners, the file's doctests, the contracts of its methods on a perceptron, and all other
-tests that name what the file defines, or the whole of `make test` where none does. `--named` runs a list of changes, each
-of which undoes one idea of a method.
+tests that name what the file defines, or the whole of `make test` where none does. `--named` runs a list of
+changes, each of which undoes one idea of a method.
 """
 
 from __future__ import annotations
