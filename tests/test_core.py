@@ -175,6 +175,25 @@ def test_tasks_are_scored_in_one_go_where_nobody_asks_for_their_states(learner, 
     assert other.last_outer_losses() is other.outer_losses
 
 
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_the_loss_is_differentiated_by_inputs_too(batching):
+    learner, tasks = MAML(mlp(), inner_steps=2).double(), Sinusoid().batch(range(3))
+    tasks = tasks.map(lambda part: Examples(part.x.double(), part.y.double()))
+    x = tasks.query.x.clone().requires_grad_()
+
+    def loss(x):
+        asked = Task(tasks.support, Examples(x, tasks.query.y))
+        return AdaptedTasks(learner, asked, batching).last_outer_loss()
+
+    (by_graph,) = torch.autograd.grad(loss(x), x)
+    by_transform = torch.func.grad(loss)(x.detach())
+    models = [learner(Examples(*(part[i] for part in tasks.support))) for i in range(3)]
+    direct = sum((model(x[i]) - tasks.query.y[i]).square().mean() for i, model in enumerate(models)) / 3
+    (expected,) = torch.autograd.grad(direct, x)
+    torch.testing.assert_close(by_graph, expected)
+    torch.testing.assert_close(by_transform, expected)
+
+
 def test_two_terms_of_one_name_are_refused():
     objective = Objective(MAML(mlp()), [TRLearner(), TRLearner()])
     with pytest.raises(MetaLensError, match="Two regularizers return a term named trlearner"):

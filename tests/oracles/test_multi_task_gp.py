@@ -122,6 +122,23 @@ def test_it_learns_from_the_rows_of_every_training_task(monkeypatch):
     assert min(len(rows.y) for rows in seen) > 0
 
 
+def test_the_likelihood_sees_other_rows_of_a_large_table_in_turn(monkeypatch):
+    seen = []
+
+    def spy(covariance, noise, y):
+        seen.append(y)
+        return covariance.sum() * noise.sum()
+
+    monkeypatch.setattr("metalens.learners.baselines.task_covariance._negative_log_likelihood", spy)
+    x, y = torch.zeros(1500, 1).double(), torch.arange(1500).double()
+    task = torch.arange(100).repeat_interleave(15)
+    fit_kernels(x, y, task, start_kernels(1, tanimoto=False), np.random.default_rng(0))
+    parts = {tuple(of_step.tolist()) for of_step in seen}
+    assert len(seen) == 60
+    assert len(parts) == 7
+    assert {len(part) for part in parts} == {600}
+
+
 @pytest.mark.parametrize("n_support", [5, 1, 0])
 def test_conditions_on_the_support(trained, n_support):
     learner, tasks = trained

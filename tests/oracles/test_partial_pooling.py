@@ -10,8 +10,9 @@ from sklearn.linear_model import Ridge
 
 from metalens import Boosting, Examples, MetaLensError, Objective, ResidualGP, Shrunken, TableTasks
 from metalens.learners.baselines.boosted_trees import BoostedTrees
-from metalens.learners.baselines.fitted import TrainingRows
+from metalens.learners.baselines.fitted import FittedBaseline, TrainingRows
 from metalens.learners.baselines.linear_mean import LinearMean
+from metalens.learners.baselines.pooled_mean import PooledMean
 from metalens.learners.baselines.tanimoto import Tanimoto
 
 
@@ -72,17 +73,23 @@ def test_an_input_at_a_threshold_goes_where_scikit_learn_sends_it():
     assert other > one + 0.05
 
 
-def test_rounds_have_the_least_error_on_whole_tasks():
+@pytest.mark.parametrize(("loss", "power"), [("squared_error", 2), ("absolute_error", 1)])
+def test_rounds_have_the_least_error_on_whole_tasks(loss, power):
     rows = rows_of(2)
-    trees = BoostedTrees(max_rounds=120)
+    outliers = np.random.default_rng(3).standard_t(1.5, rows.y.shape)  # by which the two errors differ
+    rows = rows._replace(y=rows.y + outliers)
+    trees = BoostedTrees(max_rounds=120, loss=loss)
     found, parts = trees.fit(rows), rows.parts(5)
     assert all(len(np.unique(parts[rows.tasks == task])) == 1 for task in range(30))
     stages = np.empty((120, len(rows.y)))
     for part in range(5):
-        model = HistGradientBoostingRegressor(max_iter=120, learning_rate=0.1, early_stopping=False)
+        model = HistGradientBoostingRegressor(
+            loss=loss, max_iter=120, learning_rate=0.1, early_stopping=False
+        )
         model.fit(rows.x[parts != part], rows.y[parts != part, 0])
         stages[:, parts == part] = list(model.staged_predict(rows.x[parts == part]))
-    errors = ((stages - rows.y[:, 0]) ** 2).mean(1)
+    errors = (np.abs(stages - rows.y[:, 0]) ** power).mean(1)
+    assert errors.argmin() != (np.abs(stages - rows.y[:, 0]) ** (3 - power)).mean(1).argmin()
     assert len(trees.roots) == errors.argmin() + 1
     np.testing.assert_allclose(found[:, 0], stages[errors.argmin()], rtol=1e-5, atol=1e-6)
 
@@ -195,6 +202,41 @@ def test_hyperparameters_maximize_the_likelihood():
     best = likelihood()
     for name in ("level", "amplitude", "noise"):
         assert max(likelihood(**{name: factor}) for factor in (0.8, 1.25)) < best + 0.01
+
+
+def test_the_priors_of_lengths_and_slopes_are_those_of_the_docstring():
+    """At the maximum, the slope of the log density by each logarithm is that of its prior."""
+    from scipy.stats import multivariate_normal
+
+    rows = rows_of(9, n_tasks=12, size=6, d=3)
+    learner = ResidualGP(1, mean="linear").double()
+    residuals = rows.y - learner.global_mean.fit(rows)
+    learner.fit_residuals(rows, residuals)
+    scale = np.sqrt(np.square(residuals).mean())
+    found = {name: getattr(learner, name)[0].numpy() for name in ("lengths", "linear")}
+
+    def density(**moves):
+        lengths, linear = (found[name] * np.exp(moves.get(name, np.zeros(3))) for name in found)
+        total = 0.0
+        for task in range(12):
+            x = rows.x[rows.tasks == task].astype(float)
+            squares = np.square((x[:, None] - x[None]) / lengths).sum(-1)
+            kernel = learner.level.item() + learner.amplitude.item() * np.exp(-squares / 2)
+            kernel += (x * linear) @ x.T + learner.noise.item() * np.eye(len(x))
+            total += multivariate_normal(cov=kernel).logpdf(residuals[rows.tasks == task, 0])
+        return total
+
+    for number, step in enumerate(1e-4 * np.eye(3)):
+        of_length, of_slope = ((density(**{name: step}) - density(**{name: -step})) / 2e-4 for name in found)
+        log_length, log_slope = np.log(found["lengths"][number]), np.log(found["linear"][number] / scale**2)
+        assert of_length == pytest.approx((log_length - np.log(3) / 2) / 2.0**2, abs=2e-3)
+        assert of_slope == pytest.approx((log_slope + 6) / 3.0**2, abs=2e-3)
+
+
+@pytest.mark.parametrize("base", [FittedBaseline, PooledMean])
+def test_a_base_without_its_fit_is_refused(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base(1)
 
 
 def test_residual_gp_finds_what_varies():
