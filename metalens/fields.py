@@ -166,8 +166,8 @@ def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     is_shape = isinstance(shape, Sequence) and all(isinstance(size, Integral) and size > 0 for size in shape)
     if not is_shape:
         raise MetaLensError(
-            f"The shape of the field {name} must be whole numbers of at least 1, such as (3, 32, 32), or () of a "
-            f"single number, got {shape!r}."
+            f"The shape of the field {name} must be whole numbers of at least 1, such as (3, 8, 8), or () of "
+            f"a single number, got {shape!r}."
         )
     return tuple(map(int, shape))
 
