@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -32,7 +33,8 @@ class Fields:
         width: numbers of an example.
 
     Raises:
-        MetaLensError: there are no fields, a size is below 1, or `integers` names another field.
+        MetaLensError: there are no fields, a shape is not of whole numbers of at least 1, or `integers` names
+            another field.
 
     >>> fields = Fields({"image": (3, 8, 8), "age": (), "site": ()}, integers=["site"])
     >>> fields, fields.width
@@ -48,17 +50,19 @@ class Fields:
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], *, integers: Iterable[str] = ()) -> None:
         check_type(shapes, Mapping, "shapes", 'give a dictionary, such as {"image": (3, 32, 32), "age": ()}')
-        found = {
+        if not shapes:
+            raise MetaLensError("Fields must be at least one, got none.")
+        chosen = [integers] if isinstance(integers, str) else list(integers)
+        if unknown := [name for name in chosen if name not in shapes]:
+            known, found = (", ".join(map(str, names)) for names in (shapes, unknown))
+            raise MetaLensError(f"integers must name some of {known}, got {found}.")
+        layout = {
             "names": tuple(shapes),
-            "shapes": tuple(tuple(shape) for shape in shapes.values()),
-            "integers": tuple(integers),
+            "shapes": tuple(_checked_shape(name, shape) for name, shape in shapes.items()),
+            "integers": tuple(name for name in shapes if name in chosen),
         }
-        for name, value in found.items():
+        for name, value in layout.items():
             object.__setattr__(self, name, value)
-        if not shapes or any(size < 1 for shape in self.shapes for size in shape):
-            raise MetaLensError(f"Fields must be at least one, all of sizes of at least 1, got {self}.")
-        if unknown := [name for name in self.integers if name not in shapes]:
-            raise MetaLensError(f"integers must name some of {', '.join(shapes)}, got {', '.join(unknown)}.")
 
     @classmethod
     def of(cls, /, **values: Tensor) -> Self:
@@ -104,7 +108,9 @@ class Fields:
             raise MetaLensError(f"All fields must have as many examples, got {found}.")
         is_double = any(value.dtype == torch.float64 for value in values.values())
         dtype = torch.float64 if is_double else torch.float32
-        parts = [values[name].to(dtype).reshape(*lead, -1) for name, lead in leads.items()]
+        parts = [
+            values[name].to(dtype).reshape(*leads[name], prod(shape)) for name, shape in self._shape_items()
+        ]
         return torch.cat(parts, dim=-1)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
@@ -151,7 +157,19 @@ class Fields:
             kind = "whole" if name in self.integers else "real"
             raise MetaLensError(f"{name} must be {kind} numbers, got {value.dtype}; convert it.")
         if name in self.integers:
-            check_exact(name, value.abs().max().item() if value.numel() else 0)
+            edges = value.aminmax() if value.numel() else ()
+            check_exact(name, max((abs(int(edge)) for edge in edges), default=0))
+
+
+def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a field as a tuple, or raise `MetaLensError`."""
+    is_shape = isinstance(shape, Sequence) and all(isinstance(size, Integral) and size > 0 for size in shape)
+    if not is_shape:
+        raise MetaLensError(
+            f"The shape of the field {name} must be whole numbers of at least 1, such as (3, 8, 8), or () of "
+            f"a single number, got {shape!r}."
+        )
+    return tuple(map(int, shape))
 
 
 def check_exact(name: str, largest: float) -> None:

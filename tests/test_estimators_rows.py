@@ -173,3 +173,12 @@ def test_a_column_that_is_constant_but_for_rounding_may_have_other_values():
 def test_ready_made_inputs_are_refused():
     with pytest.raises(MetaLensError, match="inputs must name columns, got an array"):
         fitted(roles={**ROLES, "inputs": np.arange(160.0)[:, None]})
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("ema", "no setting ema; there are y, groups"), ("taks", "no setting taks; the nearest is task.")],
+)
+def test_only_a_near_name_is_proposed(option, words):
+    with pytest.raises(MetaLensError, match=words):
+        MetaRegressor().fit("table.csv", **{option: 0.9})

@@ -112,6 +112,21 @@ def test_fields_are_those_of_tensors():
     )
 
 
+def test_truth_values_are_integers_and_there_may_be_no_examples():
+    fields = Fields.of(is_male=torch.tensor([True, False]), age=torch.rand(2))
+    x = fields.pack(is_male=torch.tensor([True, False]), age=torch.tensor([3.0, 4.0]))
+    assert x.tolist() == [[1.0, 3.0], [0.0, 4.0]]
+    assert fields.unpack(x)["is_male"].tolist() == [1, 0]
+    assert FIELDS.pack(**parts(0)).shape == (0, 18)
+
+
+def test_layouts_are_equal_in_whatever_order_integers_are_named():
+    shapes = {"site": (), "age": (), "sex": (2,)}
+    fields = Fields(shapes, integers=["sex", "site", "sex"])
+    assert fields == Fields(shapes, integers=("site", "sex"))
+    assert Fields(shapes, integers="site") == Fields(shapes, integers=["site"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -124,6 +139,7 @@ def test_fields_are_those_of_tensors():
         ({"age": torch.zeros(2).long()}, "age must be real numbers, got torch.int64"),
         ({"site": torch.zeros(2)}, "site must be whole numbers, got torch.float32"),
         ({"site": torch.tensor([0, -(2**24) - 1])}, "whole number 16777217, and only those up to 16777216"),
+        ({"site": torch.tensor([0, -(2**63)])}, "whole number 9223372036854775808"),
         ({"age": [0.0, 1.0]}, "age must be of type Tensor, got list"),
     ],
 )
@@ -135,8 +151,11 @@ def test_wrong_parts_are_refused(changes, message):
 def test_wrong_layouts_are_refused():
     with pytest.raises(MetaLensError, match="at least one"):
         Fields({})
-    with pytest.raises(MetaLensError, match="sizes of at least 1"):
-        Fields({"image": (0, 3)})
+    for shape in ((0, 3), (2.5,), 3, "ab", None):
+        with pytest.raises(
+            MetaLensError, match="shape of the field image must be whole numbers of at least 1"
+        ):
+            Fields({"image": shape})
     with pytest.raises(MetaLensError, match="integers must name some of image, got site"):
         Fields({"image": (3,)}, integers=["site"])
     with pytest.raises(MetaLensError, match=r"real numbers \(n, 18\), got torch.float32 of \(2, 17\)"):
@@ -245,6 +264,16 @@ def test_learners_that_would_misread_fields_are_refused(arrays, networks):
         MAML(copy.deepcopy(networks[0]).bfloat16(), inner_lr=0.1)(tasks[0].support)
     plain = ArrayTasks(arrays, "train", **(SETTINGS | {"x": ["age", "image"]}))
     assert ml.evaluate(Ridge(N_WAY), plain, n_tasks=1).value.abs().max() < np.inf
+
+
+def test_related_models_have_the_fields_of_their_learner(arrays, networks):
+    tasks = ArrayTasks(arrays, "train", **SETTINGS)
+    learner = MAML(copy.deepcopy(networks[0]), inner_lr=0.1)
+    alone = ml.evaluate(learner, tasks, n_tasks=2)
+    related = ml.RelatedModels(learner, tasks, n_tasks=3, share=0.0)
+    np.testing.assert_allclose(ml.evaluate(related, tasks, n_tasks=2).value, alone.value, rtol=1e-5)
+    with pytest.raises(MetaLensError, match="MAML reads inputs as real numbers, and the field site"):
+        ml.RelatedModels(MAML(ml.mlp(18, N_WAY), inner_lr=0.1), tasks, n_tasks=3)
 
 
 def test_domains_have_equal_fields(arrays):

@@ -220,6 +220,7 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
     [
         ({"n_tasks": 0}, "n_tasks must be at least 1"),
         ({"share": 1.5}, "share must be from 0 to 1"),
+        ({"share": "half"}, "share must be a number, got 'half'"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"slots": "loose"}, "slots must be one of fixed, random"),
         ({"related_by": "love"}, "related_by must be one of predictions, regression, features"),
@@ -228,6 +229,22 @@ def test_models_of_related_tasks_help_and_those_of_wrong_tasks_do_not():
 def test_wrong_settings_are_refused(settings, words):
     with pytest.raises(MetaLensError, match=words):
         RelatedModels(regression(), TRAIN, **settings)
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"shares": []}, "needs at least one of shares and of temperatures"),
+        ({"temperatures": []}, "needs at least one of shares and of temperatures"),
+        ({"shares": [0.5, 7]}, "share must be from 0 to 1, got 7"),
+        ({"temperatures": [0.0]}, "temperature must be above 0"),
+    ],
+)
+def test_wrong_choices_are_refused(grid, words):
+    related = RelatedModels(regression(), TRAIN, n_tasks=3)
+    with pytest.raises(MetaLensError, match=words):
+        related.choose(Validation(Sinusoid("val"), n_tasks=2), **grid)
+    assert (related.share, related.temperature) == (0.5, 0.1)
 
 
 def test_it_is_not_trained_and_leaves_its_learner_as_it_was():

@@ -108,7 +108,7 @@ def check_options(estimator: Any, options: Mapping[str, Any]) -> None:
                 f"{name}.fit has no setting {option}; write {name}({option}={value!r}).fit(...)."
             )
         own = [*list(signature(type(estimator).fit).parameters)[2:-1], *known]
-        near = get_close_matches(option, own, n=1)
+        near = get_close_matches(option, own, n=1, cutoff=0.7)
         remedy = f"the nearest is {near[0]}" if near else f"there are {', '.join(own)}"
         raise MetaLensError(f"{name}.fit has no setting {option}; {remedy}.")
 

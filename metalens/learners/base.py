@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metalens.batching import Batching, Plan, check_batching
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
+from metalens.fields import Fields
 from metalens.learners.adapted import AdaptedModel
 from metalens.learners.given import explained
 from metalens.metrics import Metric
@@ -110,6 +111,11 @@ class Learner(SettingsModule, ABC):
 
     def prepare(self, tasks: TaskDistribution) -> None:
         """Compute from the training tasks what gradient descent does not learn; `fit` calls it first."""
+
+    @property
+    def fields(self) -> Fields | None:
+        """The fields of packed inputs that its network takes apart, or `None`."""
+        return None
 
     @property
     def schedule_finished(self) -> bool:
@@ -297,6 +303,10 @@ class NetworkLearner(Learner):
     def predict_hidden(self, state: State, hidden: Tensor, layer: int) -> Tensor:
         """Return predictions `(n, c)` of the adapted model from activations after `layer` stages."""
         return self.predict_encoded(state, self.network(hidden, start=layer, stop=self.network.depth))
+
+    @property
+    def fields(self) -> Fields | None:
+        return self.network.fields
 
     @property
     def vmap_refusal(self) -> str | None:

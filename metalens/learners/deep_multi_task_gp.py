@@ -80,6 +80,7 @@ class DeepMultiTaskGP(DeepKernelGP):
     known_x: Tensor
     known_targets: Tensor
     is_row: Tensor
+    center: Tensor
     direction: Tensor
     prints: Tensor
 
@@ -116,7 +117,7 @@ class DeepMultiTaskGP(DeepKernelGP):
             example = next(network.parameters())
             for name in ("log_related", "log_own"):
                 self.hyperparameters[name] = nn.Parameter(example.new_tensor([0.0]))
-        for name in ("known_x", "known_targets", "is_row", "direction", "prints"):
+        for name in ("known_x", "known_targets", "is_row", "center", "direction", "prints"):
             self.register_buffer(name, torch.zeros(0))
         resize_when_loaded(self)
 
@@ -126,14 +127,16 @@ class DeepMultiTaskGP(DeepKernelGP):
         rng, of_tasks = np.random.default_rng(0), list(tasks.examples_by_task(self.n_known).values())
         targets = [self._targets(x.flatten(1), y) for x, y in of_tasks]
         some = [torch.from_numpy(rng.permutation(len(y))[: self.n_rows]) for y in targets]
-        rows = [_row(x.flatten(1), y) for x, y in of_tasks]
-        direction = torch.from_numpy(rng.normal(size=rows[0].shape[1]))
+        rows = [_row(x.flatten(1), y).to(self.device, self.dtype) for x, y in of_tasks]
+        deviation = torch.cat(rows).std(0, correction=0)
+        self.center = torch.cat(rows).mean(0)
+        self.direction = torch.from_numpy(rng.normal(size=len(deviation))).to(deviation)
+        self.direction /= deviation.where(deviation > 0, 1.0)
         buffers = {
             "known_x": _padded([x[chosen] for (x, _), chosen in zip(of_tasks, some, strict=True)], 0.0),
             "known_targets": _padded([y[chosen] for y, chosen in zip(targets, some, strict=True)], 0.0),
             "is_row": _padded([torch.ones(len(chosen)) for chosen in some], 0.0),
-            "direction": direction,
-            "prints": _padded([(of_task * direction).sum(1) for of_task in rows], math.nan),
+            "prints": _padded([self._prints(of_task) for of_task in rows], math.nan),
         }
         for name, value in buffers.items():
             setattr(self, name, value.to(self.device, self.dtype if value.is_floating_point() else None))
@@ -177,9 +180,13 @@ class DeepMultiTaskGP(DeepKernelGP):
         """Return 0 for known tasks that hold all rows of the support, 1 for others, `(P,)`."""
         if len(z) == 0:
             return torch.ones_like(self.prints[:, 0])
-        prints = (_row(z[:, self.network.n_features :], y) * self.direction).sum(1)
+        prints = self._prints(_row(z[:, self.network.n_features :], y))
         near = (prints - self.prints.unsqueeze(-1)).abs() <= _TOLERANCE * (1 + prints.abs())  # (P, n, s)
         return 1 - near.any(1).all(1).to(z.dtype)
+
+    def _prints(self, rows: Tensor) -> Tensor:
+        """Return a number of each row, its fingerprint: rows are standardized, and projected at random."""
+        return ((rows - self.center) * self.direction).sum(1)
 
     def _seen(self, state: State, z: Tensor) -> Tensor:
         """Return an encoded set followed by `u_p sqrt(r / P)` of the known tasks, `(n, d + P c)`."""

@@ -2,7 +2,7 @@
 
 from metalens.data import TaskDistribution
 from metalens.errors import MetaLensError
-from metalens.learners.base import Learner, NetworkLearner
+from metalens.learners.base import Learner
 
 
 def check_fields(learner: Learner, tasks: TaskDistribution) -> None:
@@ -22,8 +22,7 @@ def check_fields(learner: Learner, tasks: TaskDistribution) -> None:
     ...
     metalens.errors.MetaLensError: Ridge reads inputs as real numbers, and the field site of the tasks ...
     """
-    own = learner.network.fields if isinstance(learner, NetworkLearner) else None
-    name, fields = type(learner).__name__, tasks.fields
+    name, own, fields = type(learner).__name__, learner.fields, tasks.fields
     if fields is None or fields == own:
         return
     if own is not None:

@@ -14,10 +14,12 @@ from torch import Tensor
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.batching import task_map
 from metalens.data import TaskDistribution
-from metalens.errors import MetaLensError, check_choice, check_counts, check_positive
+from metalens.errors import MetaLensError, check_choice, check_counts, check_number, check_positive
 from metalens.evaluation import Validation, metrics_of
+from metalens.fields import Fields
 from metalens.learners import Learner, State
 from metalens.learners.classification import MIN_PROBABILITY, one_hot
+from metalens.learners.inputs import check_fields
 from metalens.metrics import Metric, task_metrics
 from metalens.networks.modes import module_mode
 from metalens.relations.slots import slot_maps
@@ -99,13 +101,13 @@ class RelatedModels(Learner):
         check_choice(self, "related_by", related_by, RelatedBy)
         check_choice(self, "slots", slots, Slots)
         check_positive(self, temperature=temperature)
-        if not 0 <= share <= 1:
-            raise MetaLensError(f"RelatedModels: share must be from 0 to 1, got {share}.")
+        self._check_share(share)
         if related_by == "adaptation" and not learner.adapted_parameters():
             raise MetaLensError(
                 f"RelatedModels: related_by='adaptation' needs parameters that adapt, and "
                 f"{type(learner).__name__} has none; use 'predictions' or 'features'."
             )
+        check_fields(learner, tasks)
         super().__init__(loss=learner.loss)
         self.metrics = learner.metrics
         self.learner, self.n_tasks = learner, n_tasks
@@ -124,6 +126,10 @@ class RelatedModels(Learner):
     def models(self) -> State:
         """The states of the learner for the P known tasks, each tensor `(P, ...)`."""
         return {name: self.get_buffer(f"models_{number}") for number, name in enumerate(self._names)}
+
+    @property
+    def fields(self) -> Fields | None:
+        return self.learner.fields
 
     @property
     def vmap_refusal(self) -> str | None:
@@ -223,6 +229,9 @@ class RelatedModels(Learner):
         Returns:
             Rows `share, temperature, score`, the mean of the primary metric, see `evaluate`.
 
+        Raises:
+            MetaLensError: there is nothing to choose from, or a share or temperature is out of range.
+
         >>> from metalens import MAML, Sinusoid, mlp
         >>> learner = RelatedModels(MAML(mlp()), Sinusoid(), n_tasks=5)
         >>> scores = learner.choose(Validation(Sinusoid("val"), n_tasks=3), shares=[0.0, 1.0])
@@ -231,6 +240,12 @@ class RelatedModels(Learner):
         """
         import pandas as pd  # slow to import
 
+        if not shares or not temperatures:
+            raise MetaLensError("RelatedModels: choose needs at least one of shares and of temperatures.")
+        for share in shares:
+            self._check_share(share)
+        for temperature in temperatures:
+            check_positive(self, temperature=temperature)
         scores: dict[tuple[float, float], list[Tensor]] = {}
         metric: Metric | None = None
         with module_mode(self, training=False):
@@ -257,6 +272,11 @@ class RelatedModels(Learner):
         score = metric.sign * table["score"]
         self.share, self.temperature, _ = rows[int(score.fillna(-math.inf).to_numpy().argmax())]
         return table
+
+    def _check_share(self, share: float) -> None:
+        check_number("RelatedModels: share", share)
+        if not 0 <= share <= 1:
+            raise MetaLensError(f"RelatedModels: share must be from 0 to 1, got {share}.")
 
     def _known(self, tasks: TaskDistribution, numbers: range) -> tuple[State, Tensor]:
         """Return the states and the vectors of some known tasks, from all their examples."""

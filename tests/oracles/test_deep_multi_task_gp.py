@@ -139,6 +139,21 @@ def test_a_known_task_does_not_see_itself():
     assert learner._others(learner.encode(changed.x), changed.y).all()
 
 
+@pytest.mark.parametrize("level", [0.0, 1e4])
+def test_a_known_task_is_told_from_others_whatever_the_level_of_inputs(level):
+    class Raised(Lines):
+        def rows(self, name):
+            x, y = super().rows(name)
+            return Examples((x + level).float(), y.float())
+
+    learner = DeepMultiTaskGP(mlp(2, 1, hidden=[5]))
+    learner.prepare(Raised())
+    for tasks, own in ((Raised(), 7), (Raised("test"), None)):
+        support = tasks[7].support
+        others = learner._others(learner.encode(support.x), support.y)
+        assert others.tolist() == [float(name != own) for name in range(10)]
+
+
 def test_of_classes_the_slots_of_known_tasks_do_not_matter():
     class Turned(Lines):
         def rows(self, name):
