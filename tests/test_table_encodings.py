@@ -127,8 +127,12 @@ def test_series_are_read_in_another_encoding(encoding, tmp_path):
         ({"decimal": ";"}, "decimal must be '.' or ','"),
         ({"decimal": ",", "thousands": ","}, "thousands another mark"),
         ({"thousands": ""}, "thousands another mark"),
+        ({"sep": 3}, "sep must be the text between columns"),
+        ({"sep": ""}, "sep must be the text between columns"),
     ],
 )
-def test_unknown_forms_of_series_are_refused(form, words):
+def test_unknown_forms_are_refused(form, words):
     with pytest.raises(MetaLensError, match=words):
         SeriesTasks(np.zeros((3, 40)), length=5, **form)
+    with pytest.raises(MetaLensError, match=words):
+        Columns(**FEW, **form)

@@ -122,7 +122,7 @@ class ArrayTasks(NamedTasks):
         check_choices(standardize=(standardize, Standardize), duplicates=(duplicates, Duplicates))
         labels = [task, *(name for name in (group, family) if name is not None)]
         labels += [splits] if isinstance(splits, str) else []
-        inputs = [x] if isinstance(x, str) else list(x)
+        inputs = list(x) if isinstance(x, list | tuple) else [x]
         _check_fields(inputs)
         arrays = _arrays(data, [*inputs, y, *labels])
         text = {name: _labels(arrays[name], name) for name in labels}
@@ -270,7 +270,7 @@ class ArrayTasks(NamedTasks):
 
 
 def _check_fields(names: list[str]) -> None:
-    if not names or len(set(names)) < len(names):
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise MetaLensError(f"x must name one array, or several once each, got {names}.")
 
 

@@ -120,7 +120,7 @@ class SeriesTasks(NamedTasks):
         self.length, self.horizon, self.season = length, horizon, season
         self.queries: Queries = queries
         self.scale: Scaling = scale
-        check_form(encoding, decimal, thousands)
+        check_form(sep, encoding, decimal, thousands)
         form = {"sep": sep, "encoding": encoding, "decimal": decimal, "thousands": thousands}
         values_of = read_series(data, series, time, value, **form)
         split_of = split_tasks(values_of, splits)

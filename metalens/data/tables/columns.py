@@ -127,7 +127,7 @@ class Columns:
             check_choices(duplicates=(self.duplicates, Duplicates))
         if len(self.exclude) and self.inputs is not None and self.wide is not True:
             raise MetaLensError("exclude is for tables whose inputs are not named; give inputs or exclude.")
-        check_form(self.encoding, self.decimal, self.thousands)
+        check_form(self.sep, self.encoding, self.decimal, self.thousands)
 
     def _name_roles(self) -> None:
         """Name the task and the target of a wide table, and refuse a table without."""
@@ -354,8 +354,10 @@ def check_names(**names: object) -> None:
         raise MetaLensError(f"{setting} must be the name of one column, got {found}.")
 
 
-def check_form(encoding: str | None, decimal: str, thousands: str | None) -> None:
+def check_form(sep: str | None, encoding: str | None, decimal: str, thousands: str | None) -> None:
     """Refuse an unknown form of text files; see `Columns`."""
+    if not (sep is None or (isinstance(sep, str) and sep)):
+        raise MetaLensError(f"sep must be the text between columns, such as ';', got {sep!r}.")
     check_encoding(encoding)
     if decimal not in (".", ",") or thousands in (decimal, ""):
         raise MetaLensError(
