@@ -233,9 +233,9 @@ def test_the_priors_of_lengths_and_slopes_are_those_of_the_docstring():
         assert of_slope == pytest.approx((log_slope + 6) / 3.0**2, abs=2e-3)
 
 
-@pytest.mark.parametrize("base", [FittedBaseline, PooledMean])
-def test_a_base_without_its_fit_is_refused(base):
-    with pytest.raises(TypeError, match="abstract"):
+@pytest.mark.parametrize(("base", "method"), [(FittedBaseline, "fit_rows"), (PooledMean, "fit_residuals")])
+def test_a_base_asks_for_its_fit(base, method):
+    with pytest.raises(TypeError, match=rf"abstract .*\b{method}\b"):
         base(1)
 
 
