@@ -190,7 +190,9 @@ def test_wrong_heads_and_examples_are_refused():
         wrap(module, head="2", example=example)
     with pytest.raises(MetaLensError, match="fails on the example of shape"):
         wrap(module[:3], head="2", example=torch.randn(3, 5))
-    with pytest.raises(MetaLensError, match="needs a module and a tensor"):
+    with pytest.raises(
+        MetaLensError, match="The example of wrap must be of type Tensor, got list; pack several inputs"
+    ):
         wrap(module, head="2", example=[[1.0]])
     with pytest.raises(MetaLensError, match="no trainable parameter"):
         wrap(nn.Sequential(nn.Linear(4, 2)).requires_grad_(False), head="0", example=example)
