@@ -38,6 +38,7 @@ class MetaOptNet(NetworkLearner):
 
     >>> import torch
     >>> from metalens import Examples, MetaOptNet, mlp
+    >>> _ = torch.manual_seed(0)
     >>> support = Examples(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]))
     >>> MetaOptNet(mlp(1, 2))(support)(support.x).argmax(1).tolist()
     [0, 1]

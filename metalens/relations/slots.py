@@ -21,6 +21,7 @@ def slot_maps(predictions: Tensor, y: Tensor, n_classes: int) -> Tensor:
         y: classes, `(s,)`, or with the leading axes of the predictions.
         n_classes: c.
 
+    >>> import torch
     >>> logits = torch.tensor([[2.0, -2.0], [-2.0, 2.0]])  # a model with the two classes the other way round
     >>> slot_maps(logits, torch.tensor([1, 0]), 2)
     tensor([[0.0180, 0.9820],
