@@ -154,6 +154,7 @@ def write_tables(folder: Path) -> None:
         {"sensor": [f"s{number}" for number in sensor], "voltage": rng.normal(size=len(sensor))}
     )
     frame["pressure"] = 100 + 10 * (slope[sensor] * frame["voltage"] + offset[sensor])
+    frame["pressure"] += 0.1 * rng.normal(size=len(sensor))  # without noise, intervals may have no width
     frame[sensor < 40].to_csv(folder / "sensors.csv", index=False)
     new = frame[sensor == 40]
     new[:6].to_csv(folder / "few.csv", index=False)
