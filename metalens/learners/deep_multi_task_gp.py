@@ -151,13 +151,8 @@ class DeepMultiTaskGP(DeepKernelGP):
     def predict_encoded(self, state: State, z: Tensor) -> Tensor:
         return super().predict_encoded(state, self._seen(state, z))
 
-    def outer_loss(self, state: State, predictions: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        return super().outer_loss(state, predictions, self._seen(state, z), y)
-
-    def predict_distribution(self, state: State, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self._seen(state, self.encode(x))
-        mean, variance = super().predict_encoded(state, z), self._posterior_covariance(state, z).diagonal()
-        return mean, variance.unsqueeze(1).expand_as(mean)
+    def _posterior_covariance(self, state: State, z: Tensor) -> Tensor:
+        return super()._posterior_covariance(state, self._seen(state, z))
 
     def _known(self, z: Tensor, y: Tensor) -> State:
         """Return encoded rows of the known tasks, and the weights of these rows in their functions."""

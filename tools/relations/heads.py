@@ -15,9 +15,9 @@ import pandas as pd
 
 from metalens import DeepMultiTaskGP, MultiTaskGP, mlp
 from metalens.learners.baselines.task_covariance import Related
-from tools.relations.cell import MOST_QUERIES, N_DRAWS, divided, skill
+from tools.relations.cell import MOST_QUERIES, divided
 from tools.relations.runner import run_study
-from tools.relations.trained import Episodes, train_and_test
+from tools.relations.trained import Episodes, skills, train_and_test
 from tools.tables.problems import Problem
 
 SHOTS = {"kiba": 16, "remifentanil": 5, "parkinsons": 10, "exam": 10}
@@ -37,12 +37,7 @@ def measure(problem: Problem, k: int, seed: int, fold: int) -> pd.DataFrame:
         parts.append(found.assign(arm=relations))
     process = MultiTaskGP(1)
     process.prepare(train)
-    new, rows = Episodes(test, MOST_QUERIES), []
-    for number in range(N_DRAWS * len(test.task_names)):
-        support, query = new[number][:2]
-        predicted = process(support)(query.x)[:, 0].numpy()
-        rows.append((test.task_name(number), skill(predicted, query.y[:, 0].numpy())))
-    found = pd.DataFrame(rows, columns=["task", "skill"]).groupby("task", sort=False).mean().reset_index()
+    found = skills(process, Episodes(test, MOST_QUERIES))
     return pd.concat([*parts, found.assign(arm="no network")])
 
 

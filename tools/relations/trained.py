@@ -76,10 +76,15 @@ def train_and_test(
     validation = Validation(held_out, n_tasks=N_DRAWS * len(val.task_names), every=VALIDATE_EVERY)
     settings = {"steps": STEPS, "meta_batch_size": 8, "outer_lr": outer_lr, "seed": seed}
     fit(Objective(learner), tasks, validation=validation, **settings)
+    return skills(learner, new)
+
+
+def skills(learner: Learner, episodes: Episodes) -> pd.DataFrame:
+    """Return the skills of a learner on the tasks of a split: rows `task, skill`, means over draws."""
     rows = []
-    for number in range(N_DRAWS * len(test.task_names)):
-        task = new[number]
+    for number in range(N_DRAWS * len(episodes.tasks.task_names)):
+        support, query = episodes[number][:2]
         with torch.no_grad():
-            predicted = learner(task.support)(task.query.x)[:, 0].numpy()
-        rows.append((test.task_name(number), skill(predicted, task.query.y[:, 0].numpy())))
+            predicted = learner(support)(query.x)[:, 0].numpy()
+        rows.append((episodes.task_name(number), skill(predicted, query.y[:, 0].numpy())))
     return pd.DataFrame(rows, columns=["task", "skill"]).groupby("task", sort=False).mean().reset_index()
