@@ -122,7 +122,7 @@ class ArrayTasks(NamedTasks):
         check_choices(standardize=(standardize, Standardize), duplicates=(duplicates, Duplicates))
         labels = [task, *(name for name in (group, family) if name is not None)]
         labels += [splits] if isinstance(splits, str) else []
-        inputs = list(x) if isinstance(x, list | tuple) else [x]
+        inputs: list[Any] = list(x) if isinstance(x, list | tuple) else [x]
         _check_fields(inputs)
         arrays = _arrays(data, [*inputs, y, *labels])
         text = {name: _labels(arrays[name], name) for name in labels}
