@@ -43,6 +43,9 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet --pedantic .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
@@ -51,7 +54,6 @@ docs: $(READY)
 # Builds twice, compares, and uses the wheel in an empty environment; leaves what was built in dist/.
 release-check: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group release
-	$(BIN)/cffconvert --validate
 	$(BIN)/check-manifest --no-build-isolation
 	rm -rf dist
 	$(BIN)/python -m tools.release --out dist
