@@ -131,7 +131,10 @@ def test_config_file_and_print_config(tmp_path, metalens_here):
         (["run", "demo", "--learner", "ProtoNet"], "ProtoNet needs at least 2 classes"),
         (["run", "demo", "--regularizers", "none", "TRLearner(weight=-1)"], "weight must be 0 or more"),
         (["run", "demo", "--meta_batch_size", "2"], "meta-batch of at least 3 tasks, got 2"),
-        (["run", "demo", "--steps", "many"], "steps"),
+        (["run", "demo", "--steps", "many"], "--steps must be int, got 'many'"),
+        (["run", "demo", "--ema", "often"], "--ema must be float or null, got 'often'"),
+        (["run", "demo", "--seeds", "0", "a"], "--seeds must be int, got 'a'"),
+        (["run", "demo", "--schedule", "up"], "--schedule must be 'constant', 'linear', 'cosine', got 'up'"),
         (["run", "demo", "--steps", "0"], "steps must be at least 1"),
         (
             ["run", "demo", "--machine.devices", "2"],
@@ -144,7 +147,7 @@ def test_config_file_and_print_config(tmp_path, metalens_here):
             "Only one of workers and devices",
         ),
         (["run", "demo", "--machine.devices", "2", "--explain"], "Several processes follow the rule"),
-        (["run", "demo", "--machine.strategy", "fsdp"], "strategy"),
+        (["run", "demo", "--machine.strategy", "fsdp"], "--machine.strategy must be 'auto', 'ddp'"),
         (
             ["run", "demo", "--machine.precision", "16-mixed", "--machine.accelerator", "cpu"],
             "the nearest precision is bf16-mixed",

@@ -72,6 +72,11 @@ def test_a_failed_fit_leaves_no_half_fitted_estimator():
         model.adapt(sensors(1))
 
 
+def test_the_name_of_a_column_is_no_target():
+    with pytest.raises(MetaLensError, match="got 'pressure'; name a column by target='pressure'"):
+        MetaRegressor().fit(sensors(), "pressure")
+
+
 def test_the_fall_back_is_chosen_with_one_warning_and_predicts_in_units_of_the_target():
     with pytest.warns(UserWarning, match="does not beat Ridge.*so Ridge adapts") as warned:
         model = MetaRegressor(**TINY, outer_lr=1e-9).fit(sensors(), **ROLES)

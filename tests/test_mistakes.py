@@ -29,6 +29,7 @@ from metalens import (
     mlp,
     stack_tasks,
 )
+from metalens.relations import Shuffled, Stacked
 
 FIT = {"steps": 2, "meta_batch_size": 4}
 
@@ -148,6 +149,12 @@ MISTAKES = {
     ),
     "no gradients": (without_gradients, "Training needs gradients; leave torch.no_grad()"),
     "one objective together": (lambda: fit_together(ONE, [Sinusoid()], **FIT), "objectives must be of type"),
+    "a relation by name": (
+        lambda: TRLearner("Cosine"),
+        "TRLearner: relation must be of type Relation, got str; give an object, such as Cosine()",
+    ),
+    "a shuffled relation by name": (lambda: Shuffled("Cosine"), "Shuffled: relation must be of type Relation"),
+    "a relation's prior by name": (lambda: Stacked(toward="Cosine"), "Stacked: toward must be of type Rel"),
     "an objective twice": (
         lambda: fit_together([ONE, ONE], [Sinusoid()] * 2, **FIT),
         "fit_together got an objective twice",

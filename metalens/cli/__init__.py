@@ -7,6 +7,7 @@ Each command is a module with the functions `add_arguments` and `execute`, impor
 for. Nothing slow is imported before `main` is ready for Ctrl-C.
 """
 
+import re
 import signal
 import sys
 import warnings
@@ -54,8 +55,10 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
     try:
         _dispatch(words, commands, prog, description)
-    except (ArgumentError, MetaLensError) as error:
+    except MetaLensError as error:
         _fail(str(error), 2)
+    except ArgumentError as error:
+        _fail(_argument(str(error)), 2)
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror}.", 2)
     except UnicodeDecodeError as error:
@@ -93,6 +96,20 @@ def _notes() -> Callable[..., None]:
 def _fail(message: str, status: int) -> None:
     print(f"metalens: {_line(message)}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _argument(message: str) -> str:
+    r"""Return a parser's message in one sentence, where it is about a value of the wrong type.
+
+    >>> _argument("Parser key \"steps\": Expected a <class 'int'>. Got value: abc")
+    "--steps must be int, got 'abc'."
+    """
+    found = re.fullmatch(r'Parser key "(.*?)".*?:(.*)(?:Got|Given) value: (.*)', message, re.DOTALL)
+    if not found:
+        return message
+    kinds = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", found[2].partition("Given value type")[0])
+    words = dict.fromkeys(kind.replace("NoneType", "null") or choices for kind, choices in kinds)
+    return f"--{found[1]} must be {' or '.join(words)}, got {found[3].strip()!r}." if words else message
 
 
 def _line(message: str) -> str:

@@ -180,6 +180,8 @@ def _name(values: Any, otherwise: str) -> str:
 
 def _joined(frame: pd.DataFrame, y: Any, groups: Any, names: Mapping[str, str | None]) -> pd.DataFrame:
     """Return a table of inputs with the columns of targets and, if they are given, of groups."""
+    if isinstance(y, str):
+        raise MetaLensError(f"y holds the targets themselves, got {y!r}; name a column by target={y!r}.")
     columns = {"y": column_or_1d(y, warn=True)}
     assert_all_finite(columns["y"], input_name="y")
     if groups is not None:

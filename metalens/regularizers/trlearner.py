@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError, check_counts, check_nonnegative, check_positive
+from metalens.errors import MetaLensError, check_counts, check_nonnegative, check_positive, check_type
 from metalens.learners.classification import check_one_class, class_means, one_hot
 from metalens.regularizers.base import Regularizer
 from metalens.relations import Cosine, Relation
@@ -79,6 +79,7 @@ class TRLearner(Regularizer):
         check_positive(self, slot_temperature=slot_temperature)
         check_nonnegative(self, weight=weight)
         self.relation = Cosine() if relation is None else deepcopy(relation)  # pyright: ignore[reportIncompatibleVariableOverride]
+        check_type(self.relation, Relation, "TRLearner: relation", "give an object, such as Cosine()")
         if self.relation.signed and neighbors is not None:
             raise MetaLensError(
                 f"TRLearner: neighbors chooses among relations, and those of {type(self.relation).__name__} "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import MetaLensError, check_positive
+from metalens.errors import MetaLensError, check_positive, check_type
 from metalens.learners import NetworkLearner
 from metalens.relations.base import Relation
 from metalens.relations.cosine import Cosine
@@ -83,6 +83,7 @@ class Shuffled(Relation):
     def __init__(self, relation: Relation | None = None) -> None:
         super().__init__()
         self.relation = Cosine() if relation is None else relation
+        check_type(self.relation, Relation, "Shuffled: relation", "give an object, such as Cosine()")
         self.discriminates, self.signed = self.relation.discriminates, self.relation.signed
         self.title = f"{self.relation.title}, shuffled"
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metalens.adapted_tasks import AdaptedTasks
-from metalens.errors import check_positive
+from metalens.errors import check_positive, check_type
 from metalens.learners import NetworkLearner
 from metalens.learners.classification import check_one_class, one_hot
 from metalens.relations.base import Relation
@@ -43,6 +43,8 @@ class Stacked(Relation):
     def __init__(self, *, ridge: float = 1.0, toward: Relation | None = None) -> None:
         super().__init__()
         check_positive(self, ridge=ridge)
+        if toward is not None:
+            check_type(toward, Relation, "Stacked: toward", "give an object, such as Cosine()")
         self.ridge, self.toward = ridge, toward
         self.title = "regression on the models of other tasks"
 
