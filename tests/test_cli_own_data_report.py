@@ -5,8 +5,7 @@ import pytest
 from own_data import done, train_assays
 
 from metalens.estimators.choice import Choice
-from metalens.estimators.report import best_and_worst, read_model_folder
-from metalens.estimators.wording import choice_in_words
+from metalens.estimators.report import best_and_worst, choice_in_words, read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings as notes
 

@@ -153,7 +153,10 @@ MISTAKES = {
         lambda: TRLearner("Cosine"),
         "TRLearner: relation must be of type Relation, got str; give an object, such as Cosine()",
     ),
-    "a shuffled relation by name": (lambda: Shuffled("Cosine"), "Shuffled: relation must be of type Relation"),
+    "a shuffled relation by name": (
+        lambda: Shuffled("Cosine"),
+        "Shuffled: relation must be of type Relation",
+    ),
     "a relation's prior by name": (lambda: Stacked(toward="Cosine"), "Stacked: toward must be of type Rel"),
     "an objective twice": (
         lambda: fit_together([ONE, ONE], [Sinusoid()] * 2, **FIT),

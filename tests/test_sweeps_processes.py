@@ -65,18 +65,15 @@ def test_processes_share_a_sweep_and_repeat_the_trial_of_one_that_is_killed(swee
         def start_trial(self, number, settings):
             assert other.wait(300) == -signal.SIGKILL, other.stderr.read()
 
-    other = in_another_process(
-        folder,
-        mine,
-        """
+    killed = """
         def start_trial(self, number, settings):
             self.is_last = hasattr(self, "is_last")
         def step(self, step, loss):
             if self.is_last and step == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-        """,
-    )
-    search(mine, folder, watcher=Waits())
+    """
+    with in_another_process(folder, mine, killed) as other:
+        search(mine, folder, watcher=Waits())
     trials = read_result(folder).trials
     assert trials["state"].value_counts().to_dict() == {"complete": 5, "repeated": 1}
     assert trials[trials["state"] == "complete"]["process"].nunique() == 2

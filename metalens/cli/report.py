@@ -73,8 +73,7 @@ def show_sweep(folder: Path) -> None:
 
 def show_model(folder: Path) -> None:
     """Print the scores of all models in the primary metric, the chosen one, and the path of the report."""
-    from metalens.estimators.report import models_table, read_model_folder
-    from metalens.estimators.wording import choice_in_words
+    from metalens.estimators.report import choice_in_words, models_table, read_model_folder
     from metalens.reports.reading import naming_damage
 
     model = read_model_folder(folder)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metalens.errors import MetaLensError
 from metalens.estimators.card import CARD, REPORTED
-from metalens.estimators.choice import Choice
+from metalens.estimators.choice import STACKED, Choice, best_single
 from metalens.estimators.saving import (
     read_facts,
     read_left_out,
@@ -22,13 +22,12 @@ from metalens.estimators.saving import (
     restored_choices,
 )
 from metalens.estimators.time_limit import left_out_in_words
-from metalens.estimators.wording import by_support_rows, choice_in_words, known_half_width
+from metalens.estimators.wording import MIN_TASKS, by_support_rows, known_half_width, shown, weights_in_words
 from metalens.io.files import MODEL, atomic_path, writing_into
 from metalens.io.json import read_json
 from metalens.metrics import METRICS, meanings, primary_metric
 from metalens.relations.clusters import RelationMap, relation_map
 from metalens.reports import figures
-from metalens.reports.numbers import metric_title, number
 from metalens.reports.prediction_figures import (
     MAX_INPUTS,
     MAX_TASKS,
@@ -41,8 +40,10 @@ from metalens.reports.prediction_figures import (
 from metalens.reports.reading import naming_damage
 from metalens.reports.relation_map import relation_figure, relations_summary
 from metalens.reports.run_report import figures_folder, save_figure, template
+from metalens.reports.sentences import difference_in_words
 from metalens.reports.tables import results_of_models, results_table, table_rows
 from metalens.statistics.comparisons import paired_differences, summarize
+from metalens.statistics.numbers import metric_title, number
 
 TRAINING = "training.json"  # how the model of a folder was trained
 N_SHOWN = 5  # best and worst tasks
@@ -161,6 +162,57 @@ def write_model_report(folder: str | Path) -> Path:
         with atomic_path(report) as path:
             path.write_text(page, encoding="utf-8")
     return report
+
+
+def choice_in_words(choice: Choice, comparison: pd.DataFrame, n_folds: int = 0) -> list[str]:
+    """Return sentences on what adapts to new tasks and why.
+
+    Args:
+        choice: for the usual number of support rows.
+        comparison: rows `model, task, metric, value` on the test tasks, the meta-learner first.
+        n_folds: in which each task was held out once; 0 without folds.
+
+    >>> means = {"ANIL": 0.4, "MeanPredictor": -0.1, "Ridge": 0.5}
+    >>> choice = Choice("Ridge", "r2", {"Ridge": 1.0}, means, 0.45, 40, [])
+    >>> rows = [(name, task, "r2", mean + task / 9) for task in range(3) for name, mean in means.items()]
+    >>> comparison = pd.DataFrame(rows, columns=["model", "task", "metric", "value"])
+    >>> choice_in_words(choice, comparison)[0]
+    'Ridge adapts to new tasks, a baseline: on 40 held-out tasks the meta-learner ANIL does not beat it
+    (mean r2 0.400 against 0.500).'
+    """
+    metric = choice.metric
+    means = {name: shown(mean, metric) for name, mean in choice.means.items()}
+    tasks = f"{choice.n_tasks} held-out task{'' if choice.n_tasks == 1 else 's'}"
+    meta, model = next(iter(means)), choice.model
+    folds = []
+    if n_folds:
+        folds = [f"Each task was held out once, in {n_folds} folds; what adapts was trained on all "
+                 f"{comparison['task'].nunique()} tasks."]  # fmt: skip
+    best = best_single(choice._replace(means={n: mean for n, mean in choice.means.items() if n != meta}))
+    if len(means) == 1:
+        return [f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {means[meta]}.", *folds]
+    against = f"{means[best]} of {best}, the best baseline"
+    if model == STACKED:
+        first = f"A weighted mean of models adapts to new tasks: {weights_in_words(choice.weights)}."
+        first += f" On {tasks}, each without a say in the weights, its mean {metric} is {means[model]}, "
+        first += f"against {means[meta]} of {meta}, the meta-learner, and {against}."
+    elif model != meta:
+        first = f"{model} adapts to new tasks, a baseline: on {tasks} the meta-learner {meta} does not beat "
+        first += f"it (mean {metric} {means[meta]} against {means[model]})."
+    else:
+        first = (
+            f"{meta} adapts to new tasks: on {tasks} its mean {metric} is {means[meta]}, against {against}."
+        )
+    nested = f"Chosen anew without each task in turn, what adapts to it has the mean {metric} "
+    nested += f"{shown(choice.score, metric)}: what to expect of further tasks."
+    few = []
+    if choice.n_tasks < MIN_TASKS:
+        few = [f"With only {tasks}, another division may give another order."]
+    other = best if model == meta else model
+    paired = paired_differences(results_of_models(comparison))
+    of_other = paired[(paired["learner"] == other) & (paired["metric"] == metric)]
+    differences = [difference_in_words(row, metric) for _, row in of_other.iterrows()]
+    return [first, nested, *folds, *differences, *few]
 
 
 def models_table(comparison: pd.DataFrame) -> Table:

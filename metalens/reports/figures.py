@@ -18,9 +18,9 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list
 from metalens.errors import MetaLensError
 from metalens.metrics import METRICS, primary_metric
 from metalens.relations.clusters import cluster_tree
-from metalens.reports.numbers import unit
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import wrapped
+from metalens.statistics.numbers import unit
 from metalens.training.nonfinite import FAULTS
 
 WIDTH = 7.4  # inches, the width of the report's column

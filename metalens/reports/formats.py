@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from metalens.reports.numbers import metric_title
 from metalens.reports.sentences import few_seeds_in_words, outcome, size_in_words
 from metalens.reports.tables import table_rows
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize
+from metalens.statistics.numbers import metric_title
 
 CELLS = ("arm", "mean", "interval", "rank", "difference", "difference_interval", "p_holm", "verdict")
 # After \\, LaTeX takes a bracket or star for an argument.

@@ -8,9 +8,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from metalens.metrics import METRICS
 from metalens.reports.figures import BLACK, BLUE, GRAY, STYLE, WIDTH, label_rows
-from metalens.reports.numbers import unit
 from metalens.statistics.comparisons import wrapped
 from metalens.statistics.intervals import estimate
+from metalens.statistics.numbers import unit
 
 MAX_TASKS = 60  # with a box each
 _N_BINS = 10  # of probabilities

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from metalens.relations.clusters import RelationMap, group_name
 from metalens.reports.figures import BLACK, GRAY, STYLE, WIDTH, branches
-from metalens.reports.numbers import number
 from metalens.reports.tables import PLAIN
 from metalens.statistics.comparisons import wrapped
+from metalens.statistics.numbers import number
 
 MAX_MEMBERS = 15  # of a group in a terminal
 MAX_ROWS = 20  # of the neighbors in a terminal

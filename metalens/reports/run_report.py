@@ -15,7 +15,6 @@ from metalens.io.files import atomic_path, remove_partials, writing_into
 from metalens.metrics import meanings, primary_metric
 from metalens.reports import figures
 from metalens.reports.formats import FORMATS
-from metalens.reports.numbers import metric_title
 from metalens.reports.reading import read_manifest, read_results, read_tables
 from metalens.reports.sentences import (
     divergence_in_words,
@@ -35,6 +34,7 @@ from metalens.statistics.comparisons import (
     worst_tasks,
 )
 from metalens.statistics.intervals import estimate
+from metalens.statistics.numbers import metric_title
 
 
 def write_report(directory: str | Path) -> Path:

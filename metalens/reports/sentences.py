@@ -7,9 +7,9 @@ import pandas as pd
 from metalens.metrics import METRICS, primary_metric
 from metalens.relations.clusters import MIN_SPREAD
 from metalens.relations.weights import MIN_ROW_SUM
-from metalens.reports.numbers import decimals, number, unit
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.intervals import MIN_SEEDS
+from metalens.statistics.numbers import decimals, number, unit
 from metalens.training.nonfinite import FAULTS
 
 MAX_ARMS = 6  # beside the baseline, with a sentence each; more are grouped by their verdicts

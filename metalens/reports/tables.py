@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from metalens.metrics import METRICS, meanings
-from metalens.reports.numbers import decimals, interval, metric_title, number
 from metalens.reports.sentences import few_seeds_in_words, size_in_words
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize, wrapped
+from metalens.statistics.numbers import decimals, interval, metric_title, number
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}  # of tables
 COMPARED = (  # cells of a difference

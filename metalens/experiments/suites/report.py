@@ -14,13 +14,13 @@ from metalens.io.files import SUITE, atomic_path
 from metalens.io.json import read_json
 from metalens.metrics import METRICS, primary_metric
 from metalens.reports.formats import as_csv, escaped, latex_row, piped
-from metalens.reports.numbers import metric_title
 from metalens.reports.reading import naming_damage, read_results
 from metalens.reports.run_report import template
 from metalens.reports.sentences import few_seeds_in_words
 from metalens.reports.tables import table_rows
 from metalens.statistics.arms import ARM, arm_label
 from metalens.statistics.comparisons import paired_differences, summarize
+from metalens.statistics.numbers import metric_title
 
 RESULTS = "results.csv"
 # The layout of `suite.json`, of its entries, and of their failures.
