@@ -50,6 +50,8 @@ from .learners.baselines.base import Baseline as Baseline
 from .learners.baselines.boosting import Boosting as Boosting
 from .learners.baselines.from_scratch import FromScratch as FromScratch
 from .learners.baselines.gaussian_process import GaussianProcess as GaussianProcess
+from .learners.baselines.in_context import TabICL as TabICL
+from .learners.baselines.in_context import TabPFN as TabPFN
 from .learners.baselines.joint_model import JointModel as JointModel
 from .learners.baselines.knn import KNN as KNN
 from .learners.baselines.linear_probe import LinearProbe as LinearProbe

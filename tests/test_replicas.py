@@ -38,6 +38,7 @@ from metalens.execution.replicas import Replicas
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import MAX_TOGETHER, groups_of
 from metalens.experiments.experiment import explain, run
+from metalens.metrics import Metric
 from metalens.specs.settings import changed
 
 LOOP = {"steps": 20, "meta_batch_size": 4}
@@ -103,6 +104,43 @@ def test_together_is_as_alone(make, settings):
         for objective, of_one, validation in zip(alone, tasks, validations, strict=True)
     ]
     own = fit_together(together, tasks, validations=validations, **LOOP, **settings)
+    for one, other, curve, own_curve in zip(alone, together, curves, own, strict=True):
+        torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
+        pd.testing.assert_frame_equal(own_curve, curve, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (lambda r: maml(inner_lr=[0.01, 0.03, 0.1][r], weight=[0.1, 1, 0.5][r]), {"clip_norm": 0.5}),
+        (lambda r: maml(seed=r), {"outer_optimizer": "sgd", "schedule": "cosine", "ema": 0.5}),
+        (scheduled, {}),
+    ],
+    ids=["numbers", "average", "schedule"],
+)
+def test_who_is_out_of_patience_is_no_longer_computed_and_ends_as_alone(make, settings, monkeypatch):
+    computed, compute = [], Replicas.loss_terms
+
+    def spy(self, tasks):
+        computed.append(len(tasks.support.x))
+        return compute(self, tasks)
+
+    monkeypatch.setattr(Replicas, "loss_terms", spy)
+    tasks, alone, together = distributions(3), [make(r) for r in range(3)], [make(r) for r in range(3)]
+    constant = Metric("constant", lambda predictions, y, known: 0 * predictions[:, 0, 0], "lower")
+    held_out = distributions(3, "val")
+    validations = [  # of which the first ends at step 2, though its objective computes for all
+        Validation(held_out[0], n_tasks=5, every=1, patience=1, metrics=[constant]),
+        Validation(held_out[1], n_tasks=5, every=1),
+        Validation(held_out[2], n_tasks=5, every=1, patience=4, metrics=[constant]),
+    ]
+    curves = []
+    for objective, of_one, validation in zip(alone, tasks, validations, strict=True):
+        curves.append(fit(objective, of_one, validation=validation, **LOOP, **settings))
+    computed.clear()
+    own = fit_together(together, tasks, validations=validations, **LOOP, **settings)
+    taken = [computed[-20:].count(n) for n in (3, 2, 1)]
+    assert taken == [2, 3, 15]
     for one, other, curve, own_curve in zip(alone, together, curves, own, strict=True):
         torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
         pd.testing.assert_frame_equal(own_curve, curve, rtol=1e-7)

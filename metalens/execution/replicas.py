@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 
@@ -55,6 +55,7 @@ class Replicas(nn.Module):
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()
         self.objectives = tuple(objectives)  # no list of modules: their parameters are not ours
+        self._kept = self.objectives
         first = self.objectives[0]
         if first.chunk is not None or first.learner.plan(first.batching) != "vmap":
             raise ReplicationError("Side by side, tasks can neither be looped over nor computed in chunks.")
@@ -125,11 +126,32 @@ class Replicas(nn.Module):
                     "it depends on more than weights, tasks and public settings."
                 )
 
+    def keep(self, places: Sequence[int]) -> dict[nn.Parameter, nn.Parameter]:
+        """Go on with some of the replicas; return the new parameters by the old ones.
+
+        The objectives of the others have their own weights again. The first objective stays the one that
+        computes.
+        """
+        kept, renewed = tuple(self._kept[place] for place in places), {}
+        _release(objective for objective in self._kept if objective not in kept)
+        tensors = [_tensors(objective) for objective in kept]
+        for name, own in self._own_names.items():
+            before = getattr(self, own)
+            stacked = before.detach()[list(places)]
+            if isinstance(before, nn.Parameter):  # a graph may remember the sizes of the old one
+                renewed[before] = nn.Parameter(stacked, requires_grad=before.requires_grad)
+            setattr(self, own, renewed.get(before, stacked))
+            for of_one, view in zip(tensors, stacked, strict=True):
+                of_one[name].data = view
+        self._numbers = [
+            (owner, name, [values[place] for place in places]) for owner, name, values in self._numbers
+        ]
+        self._kept = kept
+        return renewed
+
     def release(self) -> None:
         """Give each objective its own weights again, with their present values."""
-        for objective in self.objectives:
-            for tensor in (*objective.parameters(), *objective.buffers()):
-                tensor.data = tensor.data.clone()
+        _release(self._kept)
 
     def train(self, mode: bool = True) -> Replicas:
         for objective in self.objectives:
@@ -147,6 +169,12 @@ class Replicas(nn.Module):
         finally:
             for (owner, name, _), value in zip(self._numbers, before, strict=True):
                 setattr(owner, name, value)
+
+
+def _release(objectives: Iterable[Objective]) -> None:
+    for objective in objectives:
+        for tensor in (*objective.parameters(), *objective.buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def _tensors(objective: Objective) -> Tensors:

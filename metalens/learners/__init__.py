@@ -7,6 +7,7 @@ from metalens.learners.baselines.base import Baseline
 from metalens.learners.baselines.boosting import Boosting
 from metalens.learners.baselines.from_scratch import FromScratch
 from metalens.learners.baselines.gaussian_process import GaussianProcess
+from metalens.learners.baselines.in_context import TabICL, TabPFN
 from metalens.learners.baselines.joint_model import JointModel
 from metalens.learners.baselines.knn import KNN
 from metalens.learners.baselines.linear_probe import LinearProbe
@@ -91,5 +92,7 @@ __all__ = [
     "Shrunken",
     "State",
     "TNet",
+    "TabICL",
+    "TabPFN",
     "task_loss",
 ]

@@ -147,7 +147,8 @@ def fit_together(
     Each ends as with `fit`, up to rounding; together they take little more time than one, if the networks are
     small. They may differ in weights and in settings that are real numbers: seeds, step sizes, strengths of
     regularizers. If the loss of one is not finite, it ends there with the row `diverged` in its curve, and
-    the others continue.
+    the others continue. One that is out of patience is no longer computed, unless checkpoints are written or
+    the step is compiled.
 
     Args:
         objectives: R objectives of equal structure, trained in place.

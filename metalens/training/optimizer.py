@@ -4,12 +4,12 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -108,6 +108,21 @@ class Descent:
         for part in (self.optimizer, self.scheduler):
             _check_step(part)
         self._made = _description(self.optimizer, self.scheduler)
+
+    def keep(self, places: Sequence[int], renewed: Mapping[Any, nn.Parameter]) -> None:
+        """Go on with some of the replicas, whose new parameters are given by the old ones."""
+        for group in self.optimizer.param_groups:
+            group["params"] = [renewed[parameter] for parameter in group["params"]]
+        state, kept = self.optimizer.state, list(places)
+        states: dict[Any, Any] = {
+            renewed[parameter]: {
+                name: value[kept] if isinstance(value, Tensor) and value.dim() else value
+                for name, value in of_one.items()
+            }
+            for parameter, of_one in state.items()
+        }
+        state.clear()
+        state.update(states)
 
     def state(self) -> State:
         """Return everything on which later steps depend."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metalens.errors import DivergenceError, MetaLensError
 from metalens.execution.plan import Execution
+from metalens.execution.replicas import Replicas
 from metalens.learners.given import explained, named_tensors
 from metalens.objective import outer_loss
 from metalens.tasks import Task, as_dtype, stack_tasks
@@ -48,6 +49,8 @@ class OuterLoop:
         execution: Execution, own: OwnOptimizer = BY_SETTINGS,
     ) -> None:  # fmt: skip
         self.settings, self.runs, self.fabric, self.execution = settings, runs, fabric, execution
+        self._learners = [run.objective.learner for run in runs]
+        self._replicas = module if isinstance(module, Replicas) else None  # unless compiled
         self.processes = runs[0].objective.processes
         # 16-mixed scales gradients and skips steps that are not finite; a fused optimizer unscales too late.
         self._is_scaled = fabric.strategy.precision.precision == "16-mixed"
@@ -104,6 +107,8 @@ class OuterLoop:
                 loss = sum(step.losses[p] for p in active) / len(active)
                 is_stopped = bool(hooks.on_step(number, loss)) or is_stopped
             self._save(number, checkpoints, is_over=is_stopped)
+            if self._replicas is not None and checkpoints is None:
+                self._leave_out_finished(self._replicas)
 
     def _check_scaled(self) -> None:
         groups = self._descent.optimizer.param_groups
@@ -117,17 +122,32 @@ class OuterLoop:
     def _is_out_of_patience(self) -> bool:
         return all(self.runs[place].is_out_of_patience for place in self._active())
 
+    def _leave_out_finished(self, replicas: Replicas) -> None:
+        """Go on without the runs that are out of patience, so that no step computes them."""
+        places = [place for place, run in enumerate(self.runs) if not run.is_out_of_patience]
+        if not 0 < len(places) < len(self.runs):
+            return
+        for run in self.runs:
+            if run.is_out_of_patience:
+                run.curve.log()
+                run.keep_best()
+        self._descent.keep(places, replicas.keep(places))
+        self._weights = list(self.module.parameters())
+        self._sums = {name: total[places] for name, total in self._sums.items()}
+        self.runs = [self.runs[place] for place in places]
+
     def _forward(self, number: int, *, is_first: bool) -> OuterStep:
         """Draw the tasks of a step, and compute its losses."""
-        for run in self.runs:
-            run.objective.learner.set_progress((number - 1) / self.settings.steps)
+        for learner in self._learners:
+            learner.set_progress((number - 1) / self.settings.steps)
         choices = [run.choose(number - 1, self.settings.meta_batch_size) for run in self.runs]
         drawn = zip(self.runs, choices, strict=True)
         batches = [choice.batch(run.tasks, self.processes) for run, choice in drawn]
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
             run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
-        batch = as_dtype(side_by_side(batches), self._dtype)
+        both = side_by_side(batches) if self._replicas is None else stack_tasks(batches)
+        batch = as_dtype(both, self._dtype)
         learner = self.runs[0].objective.learner
         with explained(learner, **named_tensors(batch)) if is_first else nullcontext():
             terms = self.module(*self.fabric.to_device((batch, *weights)))

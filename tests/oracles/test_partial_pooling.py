@@ -279,7 +279,7 @@ def test_what_is_fitted_is_kept_with_the_weights(learner):
 
 
 def test_wrong_settings_and_targets_are_refused():
-    with pytest.raises(MetaLensError, match="mean must be one of boosting, linear, got 'forest'"):
+    with pytest.raises(MetaLensError, match="mean must be one of boosting, linear, lightgbm, catboost"):
         Shrunken(1, mean="forest")
     with pytest.raises(MetaLensError, match="kernel must be one of auto, tanimoto, rbf, got 'linear'"):
         ResidualGP(1, kernel="linear")

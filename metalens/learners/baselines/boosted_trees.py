@@ -1,26 +1,19 @@
-"""Gradient boosting by scikit-learn, with the trees as tensors."""
+"""Gradient boosting by a library, with the trees as tensors."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metalens.errors import check_choice
+from metalens.learners.baselines.boosters import BOOSTERS, Booster, TreeLibrary, TreeLoss, Trees
 from metalens.learners.baselines.fitted import TrainingRows, resize_when_loaded
-from metalens.learners.baselines.global_mean import N_PARTS, GlobalMean, is_binary
+from metalens.learners.baselines.global_mean import N_PARTS, GlobalMean
 from metalens.learners.baselines.partial_pooling import as_array
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-TreeLoss = Literal["squared_error", "absolute_error"]
 
 _FIRST_ROUNDS = 50
 _MARGIN = 0.75  # of the rounds tried: with the best below it, more are not tried
-_WIDE = 128  # inputs; of more, each split looks at a share
-_SHARE_OF_WIDE = 0.2
 _MAX_PATHS = 2**22  # of an example through a tree, at a time; bounds memory
 
 
@@ -34,10 +27,11 @@ class BoostedTrees(GlobalMean):
 
     Args:
         loss: `"squared_error"` or `"absolute_error"`, for the trees and their number.
+        library: what fits the trees, see `Boosting`.
         learning_rate: of each tree.
         max_rounds: most trees for each target.
         max_leaf_nodes: of a tree.
-        min_samples_leaf: examples in a leaf.
+        min_samples_leaf: examples in a leaf; CatBoost does not ask for it.
 
     Attributes:
         base: what the trees of each target add to, `(c,)`.
@@ -61,22 +55,18 @@ class BoostedTrees(GlobalMean):
         self,
         *,
         loss: TreeLoss = "squared_error",
+        library: TreeLibrary = "scikit-learn",
         learning_rate: float = 0.1,
         max_rounds: int = 400,
         max_leaf_nodes: int = 31,
         min_samples_leaf: int = 20,
     ) -> None:
         super().__init__()
-        self.max_rounds = max_rounds
-        self.settings: dict[str, Any] = {
-            "loss": loss,
-            "early_stopping": False,
-            "warm_start": True,
-            "random_state": 0,
-            "learning_rate": learning_rate,
-            "max_leaf_nodes": max_leaf_nodes,
-            "min_samples_leaf": min_samples_leaf,
-        }
+        check_choice(self, "library", library, TreeLibrary)
+        self.loss: TreeLoss = loss
+        self.library: TreeLibrary = library
+        self.learning_rate, self.max_rounds = learning_rate, max_rounds
+        self.max_leaf_nodes, self.min_samples_leaf = max_leaf_nodes, min_samples_leaf
         for name in ("base", "thresholds", "values"):
             self.register_buffer(name, torch.zeros(0))
         for name in ("roots", "outputs", "features"):
@@ -85,11 +75,13 @@ class BoostedTrees(GlobalMean):
         resize_when_loaded(self)
 
     def fit(self, rows: TrainingRows) -> np.ndarray:
-        parts, predictions, models = rows.parts(N_PARTS), np.empty_like(rows.y), []
+        parts, predictions, found = rows.parts(N_PARTS), np.empty_like(rows.y), []
         for output, y in enumerate(rows.y.T):
             predictions[:, output], rounds = self._cross_fitted(rows.x, y, parts)
-            models.append(self._boosted(rows.x, rounds).fit(rows.x, y))
-        self._take(models)
+            booster = self._booster()
+            booster.fit(rows.x, y, rounds)
+            found.append(booster.trees())
+        self._take(found)
         return predictions
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -111,53 +103,45 @@ class BoostedTrees(GlobalMean):
             predictions.append(base + values[nodes] @ target_of_tree)
         return np.concatenate(predictions)
 
-    def _boosted(self, x: np.ndarray, rounds: int) -> HistGradientBoostingRegressor:
-        """Return an unfitted model for inputs `(n, d)`."""
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        return HistGradientBoostingRegressor(
-            max_iter=rounds,
-            max_features=1.0 if x.shape[1] <= _WIDE else _SHARE_OF_WIDE,
-            max_bins=2 if is_binary(x) else 255,  # as many as bits have values, for speed
-            **self.settings,
-        )
+    def _booster(self) -> Booster:
+        kind = BOOSTERS[self.library]
+        return kind(self.loss, self.learning_rate, self.max_leaf_nodes, self.min_samples_leaf)
 
     def _cross_fitted(self, x: np.ndarray, y: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, int]:
         """Return predictions by trees of the other parts, `(n,)`, and the best number of rounds."""
         rounds = min(_FIRST_ROUNDS, self.max_rounds)
-        models = {part: self._boosted(x, rounds) for part in np.unique(parts)}
+        boosters = {part: self._booster() for part in np.unique(parts)}
         while True:
             stages = np.empty((rounds, len(y)), np.float32)
-            for part, model in models.items():
+            for part, booster in boosters.items():
                 inside = parts == part
-                model.set_params(max_iter=rounds).fit(x[~inside], y[~inside])
-                stages[:, inside] = list(model.staged_predict(x[inside]))
+                booster.fit(x[~inside], y[~inside], rounds)
+                found = booster.stages(x[inside])
+                stages[:, inside] = found[np.arange(rounds).clip(max=len(found) - 1)]
             errors = np.abs(stages - y)
-            best = int((errors if self.settings["loss"] == "absolute_error" else errors**2).mean(1).argmin())
+            best = int((errors if self.loss == "absolute_error" else errors**2).mean(1).argmin())
             if best + 1 < _MARGIN * rounds or rounds == self.max_rounds:
                 return stages[best].astype(float), best + 1
             rounds = min(2 * rounds, self.max_rounds)
 
-    def _take(self, models: list[HistGradientBoostingRegressor]) -> None:
-        """Keep the trees of a model of each target."""
-        trees = [(output, of_round[0].nodes) for output, m in enumerate(models) for of_round in m._predictors]
-        sizes = np.array([len(nodes) for _, nodes in trees])
-        nodes, starts = np.concatenate([nodes for _, nodes in trees]), np.cumsum(sizes) - sizes
-        offsets, own = starts.repeat(sizes), np.arange(len(nodes))
-        is_leaf = nodes["is_leaf"].astype(bool)
-        branches = np.stack(
-            [np.where(is_leaf, own, nodes[side] + offsets) for side in ("left", "right")], axis=1
+    def _take(self, of_targets: list[Trees]) -> None:
+        """Keep the trees of each target."""
+        sizes = np.concatenate([trees.sizes for trees in of_targets])
+        starts = np.cumsum(sizes) - sizes
+        features, thresholds, branches, values = (
+            np.concatenate([getattr(trees, name) for trees in of_targets])
+            for name in ("features", "thresholds", "branches", "values")
         )
 
         def whole(values: np.ndarray) -> Tensor:
             return torch.as_tensor(values.astype(np.int64), device=self.base.device)
 
-        self.base = self.base.new_tensor([float(np.ravel(m._baseline_prediction)[0]) for m in models])
-        self.roots, self.branches = whole(starts), whole(branches)
-        self.outputs = whole(np.array([output for output, _ in trees]))
-        self.features = whole(np.where(is_leaf, 0, nodes["feature_idx"]))
-        self.thresholds = _rounded_down(np.where(is_leaf, 0.0, nodes["num_threshold"]), self.base)
-        self.values = self.base.new_tensor(np.where(is_leaf, nodes["value"], 0.0))
+        self.base = self.base.new_tensor([trees.base for trees in of_targets])
+        self.outputs = whole(np.repeat(np.arange(len(of_targets)), [len(t.sizes) for t in of_targets]))
+        self.roots, self.features = whole(starts), whole(features)
+        self.branches = whole(branches + starts.repeat(sizes)[:, None])
+        self.thresholds = _rounded_down(thresholds, self.base)
+        self.values = self.base.new_tensor(values)
 
 
 def _rounded_down(numbers: np.ndarray, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 from metalens.data.checks import check_sizes
 from metalens.errors import check_counts, check_positive
 from metalens.learners.baselines.boosted_trees import BoostedTrees
+from metalens.learners.baselines.boosters import TreeLibrary
 from metalens.learners.baselines.fitted import FittedBaseline, TrainingRows
 
 
@@ -21,6 +22,10 @@ class Boosting(FittedBaseline):
 
     Args:
         n_outputs: number of targets.
+        library: what fits the trees: `"scikit-learn"`, `HistGradientBoostingRegressor`; `"lightgbm"`, of the
+            extra of that name; or `"catboost"`, also an extra, with symmetric trees of depth
+            `log2(max_leaf_nodes)`, rounded up, whatever `min_samples_leaf` says. What is fitted predicts
+            without them.
         learning_rate: of each tree.
         max_rounds: most trees for each target.
         max_leaf_nodes: of a tree.
@@ -39,13 +44,14 @@ class Boosting(FittedBaseline):
     True
 
     Source: J. Friedman, "Greedy Function Approximation: A Gradient Boosting Machine", Annals of Statistics
-    29, 2001; `HistGradientBoostingRegressor` of scikit-learn fits the trees.
+    29, 2001.
     """
 
     def __init__(
         self,
         n_outputs: int,
         *,
+        library: TreeLibrary = "scikit-learn",
         learning_rate: float = 0.1,
         max_rounds: int = 400,
         max_leaf_nodes: int = 31,
@@ -57,6 +63,7 @@ class Boosting(FittedBaseline):
         check_counts(self, max_rounds=max_rounds, min_samples_leaf=min_samples_leaf)
         check_sizes(2, max_leaf_nodes=max_leaf_nodes)
         self.trees = BoostedTrees(
+            library=library,
             learning_rate=learning_rate,
             max_rounds=max_rounds,
             max_leaf_nodes=max_leaf_nodes,

@@ -145,7 +145,7 @@ class MultiTaskGP(Baseline):
             raise MetaLensError("MultiTaskGP has no variance before training; call fit with training tasks.")
         support, new = (inputs.detach().flatten(1).double().cpu() for inputs in (state["x"], x))
         targets = indicator_targets(state["y"], state["x"], self.n_outputs).detach().double().cpu()
-        both = [self._conditioned(number, support, y, new) for number, y in enumerate(targets.T)]
+        both = [self._conditioned(number, support, y, new, spread=True) for number, y in enumerate(targets.T)]
         mean, variance = (torch.stack(part, dim=1) for part in zip(*both, strict=True))
         return mean.to(self.device, self.dtype), variance.to(self.device, self.dtype)
 
@@ -191,9 +191,14 @@ class MultiTaskGP(Baseline):
             weights(prior, right.T),
         )
 
-    def _conditioned(self, number: int, x: Tensor, y: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of an output's new targets, `(n,)`, given the support."""
-        points, shared, own, (level, noise), (mean, spread), mean_weights, correction = (
+    def _conditioned(
+        self, number: int, x: Tensor, y: Tensor, new: Tensor, *, spread: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of an output's new targets, `(n,)`, given the support.
+
+        The variance takes most of the time; without `spread` it is empty.
+        """
+        points, shared, own, (level, noise), (mean, unit), mean_weights, correction = (
             getattr(self, name).double().cpu()[... if name == "points" else number] for name in _BUFFERS
         )
         kernels = Kernels(shared, own, level, noise)
@@ -203,11 +208,13 @@ class MultiTaskGP(Baseline):
         corrected = x_cross @ correction
         covariance = kernels.of_task(x, x) + corrected @ x_cross.T + s * torch.eye(len(x), dtype=x.dtype)
         cross = kernels.of_task(x, new) + corrected @ new_cross.T
-        solved = torch.linalg.solve(covariance, cross)
-        predicted = new_mean + solved.T @ ((y - mean) / spread.clamp(min=torch.finfo(y.dtype).tiny) - x_mean)
+        residuals = (y - mean) / unit.clamp(min=torch.finfo(y.dtype).tiny) - x_mean
+        found = mean + unit * (new_mean + cross.T @ torch.linalg.solve(covariance, residuals))
+        if not spread:
+            return found, found[:0]
         prior = kernels.variance_of_task(new) + ((new_cross @ correction) * new_cross).sum(1)
-        variance = (prior - (solved * cross).sum(0)).clamp(min=0) + s
-        return mean + spread * predicted, spread.square() * variance
+        variance = (prior - (torch.linalg.solve(covariance, cross) * cross).sum(0)).clamp(min=0) + s
+        return found, unit.square() * variance
 
 
 def _points(x: Tensor, most: int) -> tuple[Tensor, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,14 @@ from metalens.learners.baselines.global_mean import GlobalMean
 from metalens.learners.baselines.linear_mean import LinearMean
 from metalens.learners.baselines.partial_pooling import PartialPooling
 
-Mean = Literal["boosting", "linear"]
+Mean = Literal["boosting", "linear", "lightgbm", "catboost"]
 
-_MEANS: dict[Mean, Callable[[], GlobalMean]] = {"boosting": BoostedTrees, "linear": LinearMean}
+_MEANS: dict[Mean, Callable[[], GlobalMean]] = {
+    "boosting": BoostedTrees,
+    "linear": LinearMean,
+    "lightgbm": partial(BoostedTrees, library="lightgbm"),
+    "catboost": partial(BoostedTrees, library="catboost"),
+}
 
 
 class PooledMean(PartialPooling):
@@ -23,8 +29,9 @@ class PooledMean(PartialPooling):
 
     Args:
         n_outputs: number of targets.
-        mean: m: `"boosting"`, the trees of `Boosting`; or `"linear"`, a ridge regression on the inputs, whose
-            strength has the least squared error on held-out training tasks.
+        mean: m: `"boosting"`, the trees of `Boosting`; `"lightgbm"` or `"catboost"`, trees of that library;
+            or `"linear"`, a ridge regression on the inputs, whose strength has the least squared error on
+            held-out training tasks.
         n_tasks: see `FittedBaseline`.
 
     Raises:

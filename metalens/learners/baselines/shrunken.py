@@ -26,8 +26,9 @@ class Shrunken(PooledMean):
 
     Args:
         n_outputs: number of targets.
-        mean: m: `"boosting"`, the trees of `Boosting`; or `"linear"`, a ridge regression on the inputs, whose
-            strength has the least squared error on held-out training tasks.
+        mean: m: `"boosting"`, the trees of `Boosting`; `"lightgbm"` or `"catboost"`, trees of that library;
+            or `"linear"`, a ridge regression on the inputs, whose strength has the least squared error on
+            held-out training tasks.
         n_tasks: number of training tasks to draw; all examples of those of one name are used.
 
     Raises:
