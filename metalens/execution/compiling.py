@@ -174,7 +174,9 @@ class Program:
         with torch.random.fork_rng(), torch.no_grad():
             try:
                 arguments = [tensor.clone() for tensor in (*state, *more, *tasks.tensors)]
-                self._program = _compiled(flat, arguments, backend)
+                record = make_fx(flat)(*arguments)
+                _tolerate_other_strides(record)
+                self._program = record if backend is None else _compiled(record, arguments)
                 for seed in range(2):
                     self._check(pytree.tree_map(lambda tensor, n=seed: tensor.roll(n, 0), tasks), more, seed)
             except MetaLensError:
@@ -220,21 +222,15 @@ class Program:
             )
 
 
-def _compiled(
-    function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor], backend: str | None
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Record a function of tensors, and compile the record unless the backend is `None`."""
-    program = make_fx(function)(*arguments)
-    _tolerate_other_strides(program)
-    if backend is None:
-        return program
+def _compiled(program: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """Compile a record without the checks of arguments by `torch.compile`, a quarter of a small step."""
     for node in program.graph.nodes:
         node.meta.clear()  # each value was recorded with a context of its own
-    # Without the checks of arguments that `torch.compile` makes in Python, which are a quarter of a small
-    # step, and with the random numbers of the plain step.
     on_cpu = all(tensor.device.type == "cpu" for tensor in arguments)
-    options = {"fallback_random": True, "cpp_wrapper": on_cpu}
-    return torch._inductor.compile(program, list(arguments), options=options)  # pyright: ignore[reportReturnType]
+    # With the random numbers of the plain step, and called by C++ where that is of use.
+    options: Any = {"fallback_random": True, "cpp_wrapper": on_cpu}
+    compiled: Any = torch._inductor.compile(program, list(arguments), options=options)
+    return compiled
 
 
 def _tolerate_other_strides(program: GraphModule) -> None:

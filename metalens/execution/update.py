@@ -69,7 +69,7 @@ class Update:
         hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
         for number, place in self._changed:
             weight, group = self.weights[place], groups[number]
-            hooks += [weight._backward_hooks, weight._post_accumulate_grad_hooks]
+            hooks.append(weight._post_accumulate_grad_hooks)
             if not weight.is_contiguous():
                 return "a weight is not contiguous"
             if weight.device.type != "cpu" and not (group.get("fused") or group.get("capturable")):
