@@ -1,5 +1,6 @@
 """Losses and their meta-gradient as one compiled program."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -227,6 +228,8 @@ def _compiled(program: GraphModule, arguments: Sequence[Tensor]) -> Callable[...
     for node in program.graph.nodes:
         node.meta.clear()  # each value was recorded with a context of its own
     on_cpu = all(tensor.device.type == "cpu" for tensor in arguments)
+    # It announces every operation for which C++ asks Python.
+    logging.getLogger("torch._inductor.ir").setLevel(logging.ERROR)
     # With the random numbers of the plain step, and called by C++ where that is of use.
     options: Any = {"fallback_random": True, "cpp_wrapper": on_cpu}
     compiled: Any = torch._inductor.compile(program, list(arguments), options=options)

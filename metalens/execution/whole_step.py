@@ -26,9 +26,6 @@ class WholeStep(nn.Module):
         update: of all of its weights that are trained.
         backend: see `CompiledObjective`.
 
-    Attributes:
-        norms: of the gradient in the last step, before clipping, `(R,)`.
-
     Raises:
         MetaLensError: as in `CompiledObjective`, or `update.refusal` gives a reason.
 
@@ -41,8 +38,6 @@ class WholeStep(nn.Module):
     True
     """
 
-    norms: Tensor
-
     def __init__(
         self, objective: Objective | Replicas, update: Update, *, backend: str | None = "inductor"
     ) -> None:
@@ -51,8 +46,14 @@ class WholeStep(nn.Module):
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
         self.objective, self.update = objective, update
         self._step = [GradientStep(objective)]  # the list keeps its parameters from being listed twice
+        self._norms: list[Tensor] = []  # in a list, as setting a tensor of a module takes its time
         self._backend = backend
         self._programs: dict[Any, Program] = {}
+
+    @property
+    def norms(self) -> Tensor:
+        """The norms of the gradient in the last step, before clipping, `(R,)`."""
+        return self._norms[0]
 
     def forward(self, tasks: Task) -> Tensors:
         """Take a step, and return the loss terms before it by name; see `Objective.forward`."""
@@ -63,7 +64,7 @@ class WholeStep(nn.Module):
         key = layout(tasks), self.update.settings()
         if key not in self._programs:
             self._programs[key] = Program(step, tasks, self._backend, self.update)
-        _, terms, (self.norms,) = self._programs[key](step.state(), tasks, self.update.tensors())
+        _, terms, self._norms[:] = self._programs[key](step.state(), tasks, self.update.tensors())
         return terms
 
     def _uncompiled(self, step: GradientStep, tasks: Task) -> Tensors:
@@ -71,5 +72,6 @@ class WholeStep(nn.Module):
         terms, gradients = terms_and_gradient(step, tasks, weights)
         terms = {name: term.detach() for name, term in terms.items()}
         with torch.no_grad():
-            self.norms = self.update(weights, self.update.tensors(), gradients, outer_loss(terms))
+            norms = self.update(weights, self.update.tensors(), gradients, outer_loss(terms))
+        self._norms[:] = [norms]
         return terms

@@ -15,7 +15,7 @@ from metalens.errors import DivergenceError
 from metalens.execution.plan import Execution
 from metalens.learners.given import explained, named_tensors
 from metalens.objective import outer_loss
-from metalens.tasks import Task, as_dtype, stack_tasks
+from metalens.tasks import Task, place_tasks, stack_tasks
 from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
 from metalens.training.hooks import NO_HOOKS, Hooks
 from metalens.training.nonfinite import describe_nonfinite
@@ -117,10 +117,11 @@ class OuterLoop:
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
             run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
-        batch = as_dtype(side_by_side(batches), self._dtype)
+        device = self.fabric.device
+        batch = place_tasks(side_by_side(batches), device, self._dtype)
         learner = self.runs[0].objective.learner
         with explained(learner, **named_tensors(batch)) if is_first else nullcontext():
-            terms = self._steps.losses(*self.fabric.to_device((batch, *weights)))
+            terms = self._steps.losses(batch, *(of_tasks.to(device) for of_tasks in weights))
         loss = outer_loss(terms)
         terms, mean_loss = self.processes.all_reduce_mean((terms, loss))
         return OuterStep(number, choices, batches, terms, loss, mean_loss)

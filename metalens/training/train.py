@@ -22,7 +22,7 @@ from metalens.learners import Learner, NetworkLearner
 from metalens.learners.given import explained, named_tensors
 from metalens.objective import Objective, trained_parameters
 from metalens.processes import ALONE, Processes
-from metalens.tasks import as_dtype
+from metalens.tasks import place_tasks
 from metalens.training.checkpoint import Checkpoints, restoring
 from metalens.training.fingerprint import fingerprint
 from metalens.training.hooks import NO_HOOKS, Hooks
@@ -131,7 +131,7 @@ def assembled(
             batches = [run.tasks.batch(numbers) for run in runs]
             for run, of_run in zip(runs, batches, strict=True):
                 run.objective.check_tasks(of_run, numbers)
-            batch = fabric.to_device(as_dtype(side_by_side(batches), runs[0].objective.learner.dtype))
+            batch = place_tasks(side_by_side(batches), fabric.device, runs[0].objective.learner.dtype)
             batch = fabric.strategy.precision.convert_input(batch)
             if isinstance(module, Replicas):
                 module.check(batch)
