@@ -116,6 +116,9 @@ def executable(
     """
     if execution is None:
         module, execution = _chosen(objective, tasks, machine, steps, update)
+        if execution.compiled and update is not None and update.refusal is not None:
+            note = f"; the optimizer is not compiled: {update.refusal}"
+            execution = replace(execution, reason=execution.reason + note)
     else:
         objective.batching, objective.chunk = execution.batching, execution.chunk
         objective.learner.differentiation = execution.differentiation
@@ -158,8 +161,6 @@ def _chosen(
         reason = "by rule, as the run is short"
     if several and is_open:
         reason = "by rule, the same in all processes"
-    if is_compiled:
-        reason += _alone(update)
     execution = Execution(rule, is_compiled, reason + note, {})
     return _module(objective, execution, update), execution
 
@@ -214,12 +215,6 @@ def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machin
     return [way for way in ways if sizes[way] >= sizes[ways[0]]]
 
 
-def _alone(update: Update | None) -> str:
-    """Return why an optimizer is not in the program, if it could be expected there."""
-    refusal = None if update is None else update.refusal
-    return "" if refusal is None else f"; the optimizer is not compiled: {refusal}"
-
-
 def _profiled(
     objective: Objective | Replicas,
     tasks: Task,
@@ -266,7 +261,7 @@ def _tried(
     is_long = steps * seconds[best] > MIN_COMPILED_SECONDS
     if machine.compile is False or not is_long or compile_refusal(objective) is not None:
         return objective, plain
-    compiled = replace(plain, compiled=True, reason="measured" + _alone(update))
+    compiled = replace(plain, compiled=True)
     try:
         module = _module(objective, compiled, update)
         with nullcontext() if update is None else update.undone():
