@@ -194,17 +194,17 @@ def place(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
     )
 
 
-def as_dtype(tasks: Task, dtype: torch.dtype) -> Task:
-    """Return tasks whose floating-point tensors are of a type: the same where all are, as nearly always.
+def place_tasks(tasks: Task, device: torch.device, dtype: torch.dtype) -> Task:
+    """Return what `place` does of tasks, in less time: the same tasks where they are so, as nearly always.
 
     >>> one = Examples(torch.zeros(5, 1, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
-    >>> as_dtype(Task(one, one), torch.float32).support.x.dtype
+    >>> place_tasks(Task(one, one), torch.device("cpu"), torch.float32).support.x.dtype
     torch.float32
     """
     tensors = tasks.tensors
-    if all(tensor.dtype == dtype or not tensor.is_floating_point() for tensor in tensors):
+    if all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors):
         return tasks
-    return Task.of_tensors([tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors])
+    return Task.of_tensors(place(list(tensors), device, dtype))
 
 
 def n_tasks(batch: Task) -> int:

@@ -32,8 +32,7 @@ from metalens import (
     fit_together,
     mlp,
 )
-from metalens.execution import plan
-from metalens.execution.compiling import CompiledObjective
+from metalens.execution import compiling
 from metalens.execution.replicas import Replicas
 from metalens.experiments import RECIPES
 from metalens.experiments.arms import MAX_TOGETHER, groups_of
@@ -148,7 +147,7 @@ def test_who_is_out_of_patience_is_no_longer_computed_and_ends_as_alone(make, se
 
 @pytest.mark.slow
 def test_together_compiled_is_as_alone(monkeypatch):
-    monkeypatch.setattr(plan, "CompiledObjective", lambda o: CompiledObjective(o, backend=None))
+    monkeypatch.setattr(compiling, "_compiled", lambda program, arguments: program)
     alone, together = ([maml(seed, weight=0.1) for seed in range(2)] for _ in range(2))
     for objective, tasks in zip(alone, distributions(2), strict=True):
         fit(objective, tasks, **LOOP)
@@ -159,7 +158,8 @@ def test_together_compiled_is_as_alone(monkeypatch):
     )
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-7, atol=1e-9)
-    assert str(chosen[0]) == "2 side by side, vmap, compiled (by rule, as the run is short)"
+    way, why = "2 side by side, vmap, compiled with the optimizer", "by rule, as the run is short"
+    assert str(chosen[0]) == f"{way} ({why})"
 
 
 def test_objectives_follow_their_replicas_until_released():

@@ -1,6 +1,7 @@
-"""The outer step as one compiled program of losses and their meta-gradient."""
+"""Losses and their meta-gradient as one compiled program."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from metalens.errors import MetaLensError
 from metalens.execution.replicas import Replicas
+from metalens.execution.update import Update
 from metalens.learners import Learner
 from metalens.networks.functional import functional_call
 from metalens.objective import Objective, outer_loss, terms_and_gradient
@@ -33,7 +35,7 @@ class CompiledObjective(nn.Module):
 
     Args:
         objective: what to compile; its batching must not be `"loop"`, which would record every task.
-        backend: of `torch.compile`; `None` runs the record uncompiled, which also saves time.
+        backend: `"inductor"`, or `None` to run the record uncompiled, which also saves time.
 
     Raises:
         MetaLensError: `compile_refusal` gives a reason or, at the first step, the program cannot be made or
@@ -51,23 +53,27 @@ class CompiledObjective(nn.Module):
         if (refusal := compile_refusal(objective)) is not None:
             raise MetaLensError(f"The outer step cannot be compiled: {refusal}.")
         self.objective = objective
-        self._step = [_Step(objective)]  # the list keeps its parameters from being listed twice
+        self._step = [GradientStep(objective)]  # the list keeps its parameters from being listed twice
         self._backend = backend
-        self._programs: dict[Any, _Program] = {}
+        self._programs: dict[Any, Program] = {}
 
     def forward(self, tasks: Task) -> Tensors:
         """Return the loss terms by name; see `Objective.forward`."""
         tasks = self.objective.transform_tasks(tasks)
         if not self.objective.learner.schedule_finished:
             return self.objective.loss_terms(tasks)
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks.tensors)
-        (step,) = self._step
-        if shapes not in self._programs:
-            self._programs[shapes] = _Program(step, tasks, self._backend)
+        (step,), key = self._step, layout(tasks)
+        if key not in self._programs:
+            self._programs[key] = Program(step, tasks, self._backend)
         state = step.state()
-        gradients, terms = self._programs[shapes](state, tasks)
+        gradients, terms, _ = self._programs[key](state, tasks)
         values = _WithGradients.apply(tuple(terms.values()), gradients, *state[: len(gradients)])
         return dict(zip(terms, values, strict=True))
+
+
+def layout(tasks: Task) -> tuple[Any, ...]:
+    """Return everything about the tensors of tasks on which a program depends, apart from their values."""
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tasks.tensors)
 
 
 def compile_refusal(objective: Objective | Replicas) -> str | None:
@@ -94,7 +100,7 @@ def compile_refusal(objective: Objective | Replicas) -> str | None:
     return None
 
 
-class _Step(nn.Module):
+class GradientStep(nn.Module):
     """Loss terms of transformed tasks and their gradient, the part of a step that is compiled."""
 
     def __init__(self, objective: Objective | Replicas) -> None:
@@ -114,6 +120,13 @@ class _Step(nn.Module):
     def forward(self, tasks: Task) -> Tensors:
         return self.objective.loss_terms(tasks)
 
+    def is_used(self, tasks: Task) -> list[bool]:
+        """Return which weights the loss depends on."""
+        weights = self.state()[: len(self.trained)]
+        with torch.random.fork_rng():
+            loss = outer_loss(self(tasks)).sum()
+        return [g is not None for g in torch.autograd.grad(loss, weights, allow_unused=True)]
+
     def gradients_and_terms(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
         """Return the gradient of the sum of the terms by each weight, and the terms, at a state."""
         n = len(self.trained)
@@ -127,33 +140,46 @@ class _Step(nn.Module):
         return gradients, terms
 
 
-class _Program:
-    """A step, recorded and compiled for tasks of certain shapes."""
+class Program:
+    """A step, recorded and compiled for tasks of certain shapes, and compared with the plain one.
 
-    def __init__(self, step: _Step, tasks: Task, backend: str | None) -> None:
-        self._step = step
+    Args:
+        step: losses and gradient.
+        tasks: transformed tasks.
+        backend: `"inductor"`, or `None` to run the record.
+        update: of the weights, to be recorded after the gradient.
+
+    Raises:
+        MetaLensError: it cannot be recorded or compiled, or differs.
+    """
+
+    def __init__(
+        self, step: GradientStep, tasks: Task, backend: str | None, update: Update | None = None
+    ) -> None:
+        self._step, self._n = step, len(step.trained)
         self._names: list[str] = []
         state = [tensor.detach() for tensor in step.state()]
-        n = len(state)
+        more = [] if update is None else update.tensors()
+        is_used = step.is_used(tasks) if update is not None else []
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            gradients, terms = step.gradients_and_terms(tensors[:n], Task.of_tensors(tensors[n:]))
+            n, last = len(state), len(state) + len(more)
+            gradients, terms = step.gradients_and_terms(tensors[:n], Task.of_tensors(tensors[last:]))
             self._names = list(terms)
-            return (*gradients, *terms.values())
+            norms = []
+            if update is not None:
+                known = [g if used else None for g, used in zip(gradients, is_used, strict=True)]
+                norms = [update(tensors[: self._n], tensors[n:last], known, outer_loss(terms))]
+            return (*gradients, *terms.values(), *norms)
 
-        # With the random numbers of the plain step.
-        options: Any = {"fallback_random": True} if backend == "inductor" else None
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.no_grad():
             try:
-                program = make_fx(flat)(*state, *tasks.tensors)
-                _tolerate_other_strides(program)
-                if backend is not None:
-                    program = torch.compile(
-                        program, fullgraph=True, dynamic=False, backend=backend, options=options
-                    )
-                self._program = program
+                arguments = [tensor.clone() for tensor in (*state, *more, *tasks.tensors)]
+                record = make_fx(flat)(*arguments)
+                _tolerate_other_strides(record)
+                self._program = record if backend is None else _compiled(record, arguments)
                 for seed in range(2):
-                    self._check(pytree.tree_map(lambda tensor, n=seed: tensor.roll(n, 0), tasks), seed)
+                    self._check(pytree.tree_map(lambda tensor, n=seed: tensor.roll(n, 0), tasks), more, seed)
             except MetaLensError:
                 raise
             except Exception as error:  # of the compiler, or of code that cannot be recorded: any
@@ -162,20 +188,29 @@ class _Program:
                     f"The outer step could not be compiled ({name}: {reason}); use compile=False."
                 ) from error
 
-    def __call__(self, state: Sequence[Tensor], tasks: Task) -> tuple[tuple[Tensor, ...], Tensors]:
-        """Return the gradient by each weight, and the terms by name."""
-        with torch.no_grad():
-            # Flat arguments, as PyTorch checks their structure at every call.
-            values = self._program(*state, *tasks.tensors)
-        n = len(self._step.trained)
-        return values[:n], dict(zip(self._names, values[n:], strict=True))
+    def __call__(
+        self, state: Sequence[Tensor], tasks: Task, more: Sequence[Tensor] = ()
+    ) -> tuple[tuple[Tensor, ...], Tensors, tuple[Tensor, ...]]:
+        """Return the gradient by each weight, the terms by name, and what the update returns.
 
-    def _check(self, tasks: Task, seed: int) -> None:
+        Args:
+            state: all parameters and buffers, which an update changes.
+            tasks: transformed tasks.
+            more: tensors of the update.
+        """
+        with torch.no_grad():
+            values = self._program(*state, *more, *tasks.tensors)
+        last = self._n + len(self._names)
+        return values[: self._n], dict(zip(self._names, values[self._n : last], strict=True)), values[last:]
+
+    def _check(self, tasks: Task, more: Sequence[Tensor], seed: int) -> None:
         state = self._step.state()
         torch.manual_seed(seed)
-        terms, gradients = terms_and_gradient(self._step, tasks, state[: len(self._step.trained)])
+        with torch.enable_grad():
+            terms, gradients = terms_and_gradient(self._step, tasks, state[: self._n])
         torch.manual_seed(seed)
-        own_gradients, own_terms = self(state, tasks)
+        copies = [tensor.clone() for tensor in state], [tensor.clone() for tensor in more]
+        own_gradients, own_terms, _ = self(copies[0], tasks, copies[1])
         plain, own = (
             torch.cat([tensor.detach().flatten() for tensor in (*of_terms.values(), *of_weights)])
             for of_terms, of_weights in ((terms, gradients), (own_terms, own_gradients))
@@ -186,6 +221,19 @@ class _Program:
                 "the tasks and its registered tensors (hidden parameters, numbers drawn by NumPy or Python); "
                 "use compile=False."
             )
+
+
+def _compiled(program: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """Compile a record without the checks of arguments by `torch.compile`, a quarter of a small step."""
+    for node in program.graph.nodes:
+        node.meta.clear()  # each value was recorded with a context of its own
+    on_cpu = all(tensor.device.type == "cpu" for tensor in arguments)
+    # It announces every operation for which C++ asks Python.
+    logging.getLogger("torch._inductor.ir").setLevel(logging.ERROR)
+    # With the random numbers of the plain step, and called by C++ where that is of use.
+    options: Any = {"fallback_random": True, "cpp_wrapper": on_cpu}
+    compiled: Any = torch._inductor.compile(program, list(arguments), options=options)
+    return compiled
 
 
 def _tolerate_other_strides(program: GraphModule) -> None:

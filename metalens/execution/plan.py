@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from metalens.execution.malloc import return_freed_memory
 from metalens.execution.memory import fitting_chunk, needs_mixed_mode, usable_bytes
 from metalens.execution.mixed import check_mixed
 from metalens.execution.replicas import Replicas
+from metalens.execution.update import Update
+from metalens.execution.whole_step import WholeStep
 from metalens.io.files import atomic_path, cache_folder
 from metalens.learners.base import Mode
 from metalens.learners.measure import measure_vectorized
@@ -42,8 +44,10 @@ class Execution:
     Attributes:
         batching: how tasks are mapped: `"vmap"` or `"loop"`.
         compiled: whether losses and gradient are one compiled program.
+        whole: whether clipping and the optimizer are in it, too.
         reason: why it was chosen.
-        seconds: measured time of a step's losses and gradient, by way; empty without a trial.
+        seconds: measured time of a step's losses and gradient, by way, and of what else is compiled; empty
+            without a trial.
         chunk: how many tasks are computed at a time; `None` for all.
         replicas: number of objectives trained side by side.
         differentiation: how inner loops are differentiated: `"reverse"` or `"mixed"`.
@@ -56,10 +60,12 @@ class Execution:
     chunk: int | None = None
     replicas: int = 1
     differentiation: Mode = "reverse"
+    whole: bool = False
 
     def __str__(self) -> str:
         way = f"{self.replicas} side by side, " if self.replicas > 1 else ""
         way += self.batching + (", compiled" if self.compiled else "")
+        way += " with the optimizer" if self.whole else ""
         way += ", mixed mode" if self.differentiation == "mixed" else ""
         if self.chunk is not None:
             way += f" in chunks of {self.chunk} task" + "s" * (self.chunk > 1)
@@ -73,6 +79,7 @@ def executable(
     machine: Machine,
     *,
     steps: int,
+    update: Update | None = None,
     execution: Execution | None = None,
 ) -> tuple[nn.Module, Execution]:
     """Choose how to execute the outer steps of a training, and return the module that does it.
@@ -94,10 +101,11 @@ def executable(
         tasks: a batch as in training, on the same device.
         machine: what is fixed, and what to choose.
         steps: number of outer steps.
+        update: what follows the gradient, if it may be compiled, too.
         execution: the choice of a training that is resumed.
 
     Returns:
-        The module `tasks -> loss terms`, and the choice.
+        The module `tasks -> loss terms`, a `WholeStep` where it also changes the weights, and the choice.
 
     Raises:
         MetaLensError: `compile=True` or `differentiation="mixed"` is not possible.
@@ -107,14 +115,17 @@ def executable(
     'vmap (by rule)'
     """
     if execution is None:
-        module, execution = _chosen(objective, tasks, machine, steps)
+        module, execution = _chosen(objective, tasks, machine, steps, update)
+        if execution.compiled and update is not None and update.refusal is not None:
+            note = f"; the optimizer is not compiled: {update.refusal}"
+            execution = replace(execution, reason=execution.reason + note)
     else:
         objective.batching, objective.chunk = execution.batching, execution.chunk
         objective.learner.differentiation = execution.differentiation
-        module = _module(objective, execution)
+        module = _module(objective, execution, update)
     n = len(objective.objectives) if isinstance(objective, Replicas) else 1
-    mode = objective.learner.differentiation
-    return module, replace(execution, chunk=objective.chunk, replicas=n, differentiation=mode)
+    mode, whole = objective.learner.differentiation, isinstance(module, WholeStep)
+    return module, replace(execution, chunk=objective.chunk, replicas=n, differentiation=mode, whole=whole)
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -123,7 +134,7 @@ def is_trained(module: nn.Module) -> bool:
 
 
 def _chosen(
-    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int
+    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, update: Update | None
 ) -> tuple[nn.Module, Execution]:
     if isinstance(objective, Objective):  # replicas are compared with each objective alone
         measure_vectorized(objective.learner, tasks, objective.batching)
@@ -143,7 +154,7 @@ def _chosen(
     if isinstance(objective, Objective) and machine.chunk == "auto" and not is_compiled:
         ways = _fit_into_memory(objective, tasks, ways, machine)
     if is_profiled:
-        return _profiled(objective, tasks, machine, steps, ways)
+        return _profiled(objective, tasks, machine, steps, ways, update)
     objective.batching = rule
     reason = "by rule" if is_open else "as asked"
     if machine.profile and not is_long:
@@ -151,11 +162,15 @@ def _chosen(
     if several and is_open:
         reason = "by rule, the same in all processes"
     execution = Execution(rule, is_compiled, reason + note, {})
-    return _module(objective, execution), execution
+    return _module(objective, execution, update), execution
 
 
-def _module(objective: Objective | Replicas, execution: Execution) -> nn.Module:
-    return CompiledObjective(objective) if execution.compiled else objective
+def _module(objective: Objective | Replicas, execution: Execution, update: Update | None) -> nn.Module:
+    if not execution.compiled:
+        return objective
+    if update is None or update.refusal is not None:
+        return CompiledObjective(objective)
+    return WholeStep(objective, update)
 
 
 def _differentiate(objective: Objective, tasks: Task, machine: Machine) -> str:
@@ -201,7 +216,12 @@ def _fit_into_memory(objective: Objective, tasks: Task, ways: list[Plan], machin
 
 
 def _profiled(
-    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
+    objective: Objective | Replicas,
+    tasks: Task,
+    machine: Machine,
+    steps: int,
+    ways: list[Plan],
+    update: Update | None,
 ) -> tuple[nn.Module, Execution]:
     """Return the choice in the cache, or else that of a trial."""
     if len(ways) == 1:
@@ -211,19 +231,24 @@ def _profiled(
         execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):  # missing or damaged
         with _leaving_no_trace(objective):
-            module, execution = _tried(objective, tasks, machine, steps, ways)
+            module, execution = _tried(objective, tasks, machine, steps, ways, update)
         with suppress(OSError):  # the next training measures again
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
                 partial.write_text(json.dumps(asdict(execution)), encoding="utf-8")
     else:
-        module = _module(objective, execution)
+        module = _module(objective, execution, update)
     objective.batching = execution.batching
     return module, execution
 
 
 def _tried(
-    objective: Objective | Replicas, tasks: Task, machine: Machine, steps: int, ways: list[Plan]
+    objective: Objective | Replicas,
+    tasks: Task,
+    machine: Machine,
+    steps: int,
+    ways: list[Plan],
+    update: Update | None,
 ) -> tuple[nn.Module, Execution]:
     """Time the ways, of which the first is taken unless the last is clearly faster, and compiling."""
     seconds: dict[str, float] = {}
@@ -236,22 +261,26 @@ def _tried(
     is_long = steps * seconds[best] > MIN_COMPILED_SECONDS
     if machine.compile is False or not is_long or compile_refusal(objective) is not None:
         return objective, plain
+    compiled = replace(plain, compiled=True)
     try:
-        module = CompiledObjective(objective)
-        module(tasks)
+        module = _module(objective, compiled, update)
+        with nullcontext() if update is None else update.undone():
+            module(tasks)
+            seconds["compiled"] = _seconds(module, tasks)
     except MetaLensError as error:
         return objective, replace(plain, reason=f"measured; {error}")
-    seconds["compiled"] = _seconds(module, tasks)
     is_faster = seconds["compiled"] < CLEARLY_FASTER * seconds[best]
-    return (module, replace(plain, compiled=True)) if is_faster else (objective, plain)
+    return (module, compiled) if is_faster else (objective, plain)
 
 
 def _seconds(module: nn.Module, tasks: Task) -> float:
-    """Return the median time of a step's losses and gradient."""
+    """Return the median time of a step's losses and gradient, with the optimizer if it is compiled."""
     from torch.utils.benchmark import Timer  # imports setuptools, so only measuring waits for it
 
     def step() -> None:
-        outer_loss(module(tasks)).sum().backward()
+        loss = outer_loss(module(tasks)).sum()
+        if not isinstance(module, WholeStep):
+            loss.backward()
 
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=0.2).median

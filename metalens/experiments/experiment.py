@@ -227,7 +227,7 @@ def explain(recipe: Recipe) -> Iterator[tuple[Arm, Execution]]:
             arms = [arm for arm in dict.fromkeys(cell.arm for cell in group) if arm not in explained]
             if arms:
                 runs, settings = runs_of(recipe, group, objectives), recipe.training(seed=0)
-                with assembled(runs, settings, machine, fabric) as (_, execution):
+                with assembled(runs, settings, machine, fabric) as (_, _, execution):
                     yield from ((arm, execution) for arm in arms)
             explained.update(arms)
 

@@ -1,6 +1,5 @@
-"""Losses and gradients that are not finite: their cause, and clipping."""
+"""The cause of losses and gradients that are not finite."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +9,6 @@ from torch.utils import _pytree as pytree
 from metalens.adapted_tasks import AdaptedTasks
 from metalens.objective import Objective, trained_parameters
 from metalens.tasks import TENSORS, Task, place
-from metalens.training.settings import OnNonfinite
 from metalens.training.step import OuterStep
 
 FAULTS = {"skip": "skipped", "clip": "clipped"}  # metrics of a learning curve that count these steps
@@ -89,45 +87,3 @@ def _task_cause(objective: Objective, tasks: Task, numbers: Sequence[int]) -> st
 
 def _is_finite(tensors: Sequence[Tensor | None]) -> bool:
     return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-def _norms(gradients: Sequence[Tensor], n_replicas: int) -> Tensor:
-    """Return the norm of the gradient of each replica, `(R,)`; of a single objective `(1,)`."""
-    if n_replicas == 1:
-        return torch.nn.utils.get_total_norm(gradients).unsqueeze(0)
-    flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]  # of a single number it is (R,)
-    return torch.stack([gradient.norm(dim=1) for gradient in flat]).norm(dim=0)
-
-
-def clip_gradients(
-    weights: Sequence[Tensor], n_replicas: int, max_norm: float | None, on_nonfinite: OnNonfinite, *,
-    return_norms: bool,
-) -> list[float]:  # fmt: skip
-    """Clip the gradient of each replica in place; return the norms before, if `return_norms`.
-
-    Args:
-        weights: parameters with their gradients.
-        n_replicas: number of objectives side by side.
-        max_norm: largest norm, or `None` for no limit.
-        on_nonfinite: with `"clip"`, entries that are not finite are set to 0.
-        return_norms: whether to wait for the norms.
-
-    >>> weight = torch.zeros(2, requires_grad=True)
-    >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> clip_gradients([weight], 1, 2.5, "raise", return_norms=True), weight.grad
-    ([5.0], tensor([1.5000, 2.0000]))
-    """
-    if max_norm is None and not return_norms:
-        return []
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norms = _norms(gradients, n_replicas)
-    found = norms.tolist() if return_norms else []
-    if on_nonfinite == "clip" and not all(map(math.isfinite, found)):
-        for gradient in gradients:
-            gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        norms = _norms(gradients, n_replicas)
-    if max_norm is not None:
-        factors = (max_norm / (norms + 1e-6)).clamp(max=1)  # as in PyTorch
-        for gradient in gradients:  # of a single objective without an axis for replicas
-            gradient.mul_(factors[0] if n_replicas == 1 else factors.view(-1, *[1] * (gradient.dim() - 1)))
-    return found

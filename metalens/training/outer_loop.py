@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from metalens.errors import DivergenceError, MetaLensError
+from metalens.errors import DivergenceError
 from metalens.execution.plan import Execution
 from metalens.execution.replicas import Replicas
 from metalens.learners.given import explained, named_tensors
 from metalens.objective import outer_loss
-from metalens.tasks import Task, as_dtype, stack_tasks
+from metalens.tasks import Task, place_tasks, stack_tasks
 from metalens.training.checkpoint import Checkpoints, State, random_streams, restoring, set_random_streams
 from metalens.training.hooks import NO_HOOKS, Hooks
-from metalens.training.nonfinite import clip_gradients, describe_nonfinite
-from metalens.training.optimizer import BY_SETTINGS, Descent, OwnOptimizer
+from metalens.training.nonfinite import describe_nonfinite
+from metalens.training.optimizer import Descent
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
 from metalens.training.step import OuterStep
+from metalens.training.steps import steps_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,27 +42,21 @@ class OuterLoop:
         runs: the objectives with their tasks.
         fabric: device, precision and strategy.
         execution: how the steps are executed, for the checkpoints.
-        own: makes the optimizer and the scheduler of a single run in place of the settings.
+        descent: optimizer and schedule.
     """
 
     def __init__(
         self, settings: TrainingSettings, module: nn.Module, runs: Sequence[TrainingRun], fabric: Fabric,
-        execution: Execution, own: OwnOptimizer = BY_SETTINGS,
+        execution: Execution, descent: Descent,
     ) -> None:  # fmt: skip
         self.settings, self.runs, self.fabric, self.execution = settings, runs, fabric, execution
         self._learners = [run.objective.learner for run in runs]
         self._replicas = module if isinstance(module, Replicas) else None  # unless compiled
         self.processes = runs[0].objective.processes
-        # 16-mixed scales gradients and skips steps that are not finite; a fused optimizer unscales too late.
-        self._is_scaled = fabric.strategy.precision.precision == "16-mixed"
-        fused = fabric.device.type in ("cpu", "cuda") and not self._is_scaled
-        self._descent = Descent(settings, module, runs[0].objective, own, fused=fused)
-        self._check_scaled()
-        self.module, self.optimizer = fabric.setup(module, self._descent.optimizer)
-        self.module.train()
+        self._descent = descent
+        self._steps = steps_of(settings, module, descent, len(runs), fabric)
         for run in runs:
             run.average_weights(settings.ema)
-        self._weights = list(self.module.parameters())
         self._dtype = runs[0].objective.learner.dtype
         self._sums: dict[str, Tensor] = {}  # of the terms since the last row of the curve
 
@@ -110,11 +105,6 @@ class OuterLoop:
             if self._replicas is not None and checkpoints is None:
                 self._leave_out_finished(self._replicas)
 
-    def _check_scaled(self) -> None:
-        groups = self._descent.optimizer.param_groups
-        if self._is_scaled and any(group.get("fused") for group in groups):
-            raise MetaLensError("A fused optimizer unscales gradients too late in 16-mixed; set fused=False.")
-
     def _active(self) -> list[int]:
         """Return the indices of the runs that have not diverged."""
         return [place for place, run in enumerate(self.runs) if run.diverged is None]
@@ -132,7 +122,7 @@ class OuterLoop:
                 run.curve.log()
                 run.keep_best()
         self._descent.keep(places, replicas.keep(places))
-        self._weights = list(self.module.parameters())
+        self._steps.renew(len(places))
         self._sums = {name: total[places] for name, total in self._sums.items()}
         self.runs = [self.runs[place] for place in places]
 
@@ -146,16 +136,13 @@ class OuterLoop:
         for run, choice, batch in zip(self.runs, choices, batches, strict=True):
             run.objective.check_tasks(batch, self.processes.shard(choice.numbers))
         weights = [choice.weights for choice in choices if choice.weights is not None]
+        device = self.fabric.device
         both = side_by_side(batches) if self._replicas is None else stack_tasks(batches)
-        batch = as_dtype(both, self._dtype)
+        batch = place_tasks(both, device, self._dtype)
         learner = self.runs[0].objective.learner
         with explained(learner, **named_tensors(batch)) if is_first else nullcontext():
-            terms = self.module(*self.fabric.to_device((batch, *weights)))
+            terms = self._steps.losses(batch, *(of_tasks.to(device) for of_tasks in weights))
         loss = outer_loss(terms)
-        if not loss.requires_grad:
-            raise MetaLensError(
-                "The outer loss has no gradient; leave detach, item and NumPy out of the loss and learner."
-            )
         terms, mean_loss = self.processes.all_reduce_mean((terms, loss))
         return OuterStep(number, choices, batches, terms, loss, mean_loss)
 
@@ -164,28 +151,14 @@ class OuterLoop:
         policy = self.settings.on_nonfinite
         is_finite = self._check_finite(step, "loss", step.losses)
         if is_finite or policy != "skip":
-            self.fabric.backward(step.outer_loss.sum())
-            norms = self._clip(step.number)
+            norms = self._steps.norms(step.outer_loss.sum(), step.number)
             is_finite = self._check_finite(step, "norm of the gradient", norms) and is_finite
-        if not is_finite and policy == "skip":
-            self.optimizer.zero_grad()  # without a gradient the optimizer does nothing
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._descent.scheduler.step()
-        if is_finite or policy != "skip":
+        is_skipped = not is_finite and policy == "skip"
+        self._steps.update(is_skipped=is_skipped)
+        if not is_skipped:
             for run in self.runs:
                 run.update_average()
         return is_finite or policy == "raise"
-
-    def _clip(self, number: int) -> list[float]:
-        """Clip the gradients; return the norms before, if waiting for them is cheap."""
-        settings = self.settings
-        if settings.clip_norm is not None:
-            self.fabric.strategy.precision.unscale_gradients(self._descent.optimizer)
-        is_quick = self.fabric.device.type == "cpu" or settings.on_nonfinite != "raise"
-        waits = not self._is_scaled and (is_quick or number == settings.steps)
-        limits = settings.clip_norm, settings.on_nonfinite
-        return clip_gradients(self._weights, len(self.runs), *limits, return_norms=waits)
 
     def _check_finite(self, step: OuterStep, what: str, values: Sequence[float]) -> bool:
         """Apply the `on_nonfinite` policy; return whether the values of all runs are finite."""

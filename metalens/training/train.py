@@ -17,18 +17,20 @@ from metalens.execution.malloc import keep_freed_memory
 from metalens.execution.plan import Execution, executable, is_trained
 from metalens.execution.precision import in_precision
 from metalens.execution.replicas import Replicas, ReplicationError
+from metalens.execution.update import Update
 from metalens.learners import Learner, NetworkLearner
 from metalens.learners.given import explained, named_tensors
-from metalens.objective import Objective
+from metalens.objective import Objective, trained_parameters
 from metalens.processes import ALONE, Processes
-from metalens.tasks import as_dtype
+from metalens.tasks import place_tasks
 from metalens.training.checkpoint import Checkpoints, restoring
 from metalens.training.fingerprint import fingerprint
 from metalens.training.hooks import NO_HOOKS, Hooks
-from metalens.training.optimizer import BY_SETTINGS, OwnOptimizer
+from metalens.training.optimizer import BY_SETTINGS, Descent, OwnOptimizer
 from metalens.training.outer_loop import OuterLoop, side_by_side
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
+from metalens.training.steps import is_scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,12 +73,12 @@ def train(
         if machine.keep_freed_memory:
             keep_freed_memory()
         torch.manual_seed(settings.seed + _SEEDS_APART * processes.rank)
-        with assembled(runs, settings, machine, fabric, execution) as (module, execution):
+        with assembled(runs, settings, machine, fabric, execution, own) as (module, descent, execution):
             if hooks.on_execution is not None:
                 hooks.on_execution(execution)
-            if is_trained(module):
+            if descent is not None:
                 with _reporting_unused_parameters():
-                    loop = OuterLoop(settings, module, runs, fabric, execution, own)
+                    loop = OuterLoop(settings, module, runs, fabric, execution, descent)
                     loop.run(hooks, checkpoints, saved)
     return [run.curve.table() for run in runs]
 
@@ -88,15 +90,17 @@ def assembled(
     machine: Machine,
     fabric: Fabric,
     execution: Execution | None = None,
-) -> Iterator[tuple[nn.Module, Execution]]:
-    """Yield the module that computes the outer steps of the runs, and their execution; see `executable`.
+    own: OwnOptimizer = BY_SETTINGS,
+) -> Iterator[tuple[nn.Module, Descent | None, Execution]]:
+    """Yield the module that computes the outer steps of the runs, their optimizer, and their execution.
 
-    The objectives are moved to the device of the Fabric, and within the block have its precision and share
-    each batch with its processes. Several runs are computed side by side.
+    See `executable`. Where nothing is trained, there is no optimizer. The objectives are moved to the device
+    of the Fabric, and within the block have its precision and share each batch with its processes. Several
+    runs are computed side by side.
 
     Raises:
         ReplicationError: several runs cannot be computed side by side.
-        MetaLensError: `compile=True`, the batching, the precision or a sampler is not possible.
+        MetaLensError: `compile=True`, the batching, the precision, a sampler or the optimizer is impossible.
     """
     machine = _for_samplers(runs, machine)
     processes, n = processes_of(fabric), settings.meta_batch_size
@@ -127,14 +131,42 @@ def assembled(
             batches = [run.tasks.batch(numbers) for run in runs]
             for run, of_run in zip(runs, batches, strict=True):
                 run.objective.check_tasks(of_run, numbers)
-            batch = fabric.to_device(as_dtype(side_by_side(batches), runs[0].objective.learner.dtype))
+            batch = place_tasks(side_by_side(batches), fabric.device, runs[0].objective.learner.dtype)
             batch = fabric.strategy.precision.convert_input(batch)
             if isinstance(module, Replicas):
                 module.check(batch)
+            descent = _descent(runs, settings, module, fabric, own) if is_trained(module) else None
+            update = None if descent is None else _update(settings, module, descent, fabric)
             with explained(runs[0].objective.learner, **named_tensors(batch)):
-                found = executable(module, batch, machine, steps=settings.steps, execution=execution)
+                found, execution = executable(
+                    module, batch, machine, steps=settings.steps, update=update, execution=execution
+                )
         on_failure.pop_all()
-        yield found
+        yield found, descent, execution
+
+
+def _descent(
+    runs: Sequence[TrainingRun],
+    settings: TrainingSettings,
+    module: nn.Module,
+    fabric: Fabric,
+    own: OwnOptimizer,
+) -> Descent:
+    # 16-mixed scales gradients and skips steps that are not finite; a fused optimizer unscales too late.
+    fused = fabric.device.type in ("cpu", "cuda") and not is_scaled(fabric)
+    return Descent(settings, module, runs[0].objective, own, fused=fused)
+
+
+def _update(
+    settings: TrainingSettings, module: Objective | Replicas, descent: Descent, fabric: Fabric
+) -> Update | None:
+    """Return the part of a step after the gradient, unless processes share it or its gradients are scaled."""
+    if fabric.world_size > 1 or is_scaled(fabric):
+        return None
+    n = len(module.objectives) if isinstance(module, Replicas) else 1
+    zero = settings.on_nonfinite == "clip"
+    weights = trained_parameters(module)
+    return Update(descent.optimizer, weights, n, settings.clip_norm, zero_nonfinite=zero)
 
 
 def _for_samplers(runs: Sequence[TrainingRun], machine: Machine) -> Machine:

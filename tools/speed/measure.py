@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,14 @@ def measure(
     limit_threads(threads)
     keep_freed_memory()  # as `metalens run` does; everybody has it
     rate_before = matmul_rate()
-    workloads = {name: measure_workload(name, rounds, seconds, without) for name in names}
+    clock = time.process_time if threads == 1 else time.perf_counter
+    workloads = {name: measure_workload(name, rounds, seconds, without, clock) for name in names}
     return {"threads": threads, "matmul_rate": max(rate_before, matmul_rate()), "workloads": workloads}
 
 
-def measure_workload(name: str, rounds: int, seconds: float, without: list[str]) -> dict[str, Any]:
+def measure_workload(
+    name: str, rounds: int, seconds: float, without: list[str], clock: Callable[[], float]
+) -> dict[str, Any]:
     """Return the times, the errors of the equality check, and who was left out and why.
 
     Raises:
@@ -60,7 +65,7 @@ def measure_workload(name: str, rounds: int, seconds: float, without: list[str])
     print(f"{name}: all compute the same; timing", file=sys.stderr, flush=True)
     return {
         "flops": useful_flops(workload) if workload.images else None,
-        "times": interleaved(runs, rounds=rounds, seconds=seconds),
+        "times": interleaved(runs, rounds=rounds, seconds=seconds, clock=clock),
         "errors": errors,
         "refusals": refusals,
     }

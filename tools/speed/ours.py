@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from metalens import Objective
 from metalens.batching import Batching
-from metalens.execution.compiling import CompiledObjective
+from metalens.execution.update import Update
+from metalens.execution.whole_step import WholeStep
 from tools.speed.implementation import BackwardImplementation
 from tools.speed.workloads import Workload
 
@@ -37,11 +38,21 @@ class Vmap(Loop):
 
 
 class Compiled(Vmap):
-    """Losses and gradient as one compiled program."""
+    """The whole step with Adam as one compiled program."""
 
     @classmethod
     def refusal(cls, workload: Workload) -> str | None:
         return "a loop over tasks is the better way for convolutions here" if workload.images else None
 
-    def make_module(self) -> nn.Module:
-        return CompiledObjective(self.make_objective())
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        weights = list(self.module.parameters())
+        self.program = WholeStep(self.module, Update(self.optimizer, weights))
+
+    def first_step(self) -> tuple[float, list[Tensor]]:
+        self.backward()
+        gradient = [weight.grad.clone() for weight in self.module.parameters()]
+        return self.step(), gradient
+
+    def step(self) -> float:
+        return self.program(self.tasks)["query"].item()

@@ -14,6 +14,7 @@ from metalens import Objective, Sinusoid
 from metalens.execution.machine import Machine
 from metalens.execution.malloc import keep_freed_memory
 from metalens.execution.plan import Execution
+from metalens.training.optimizer import Descent
 from metalens.training.outer_loop import OuterLoop
 from metalens.training.run import TrainingRun
 from metalens.training.settings import TrainingSettings
@@ -45,9 +46,10 @@ def measure_one(workload: Workload, *, compiled: bool, rounds: int, seconds: flo
         for n in SEEDS:
             runs = [_run(workload, seed) for seed in range(n)]
             settings = TrainingSettings(steps=1, meta_batch_size=workload.n_tasks, outer_lr=OUTER_LR)
-            module, execution = stack.enter_context(assembled(runs, settings, machine, fabric))
+            module, descent, execution = stack.enter_context(assembled(runs, settings, machine, fabric))
+            assert descent is not None
             functions["1 seed" if n == 1 else f"{n} seeds, side by side"] = training(
-                settings, module, runs, fabric, execution
+                settings, module, runs, fabric, execution, descent
             )
         return interleaved(functions, rounds=rounds, seconds=seconds)
 
@@ -58,11 +60,12 @@ def training(
     runs: list[TrainingRun],
     fabric: Fabric,
     execution: Execution,
+    descent: Descent,
 ) -> Callable[[int], None]:
     """Return a function that makes n steps of the outer loop."""
 
     def run(n: int) -> None:
-        OuterLoop(replace(settings, steps=n), module, runs, fabric, execution).run()
+        OuterLoop(replace(settings, steps=n), module, runs, fabric, execution, descent).run()
 
     return run
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[int], object]], *, rounds: int, seconds: float, seed: int = 0
+    runs: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    seconds: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of one step of everybody in every round.
 
@@ -19,22 +24,23 @@ def interleaved(
         rounds: how many.
         seconds: about how long a batch takes, at least one step.
         seed: of the order.
+        clock: tells the time.
     """
     steps = {}
     for name, run in runs.items():
         run(1)
-        steps[name] = max(1, round(seconds / elapsed(run, 1)))
+        steps[name] = max(1, round(seconds / elapsed(run, 1, clock)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(seed).shuffle
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            times[name].append(elapsed(runs[name], steps[name]) / steps[name])
+            times[name].append(elapsed(runs[name], steps[name], clock) / steps[name])
     return times
 
 
-def elapsed(run: Callable[[int], object], n: int) -> float:
+def elapsed(run: Callable[[int], object], n: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds that n steps take."""
-    started = time.perf_counter()
+    started = clock()
     run(n)
-    return time.perf_counter() - started
+    return clock() - started
