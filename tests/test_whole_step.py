@@ -111,7 +111,7 @@ def test_resuming_is_exact(settings, until, tmp_path):
     assert_resumes(objective_of, settings, until, tmp_path)
 
 
-@pytest.mark.parametrize("until", [2, 6])
+@pytest.mark.parametrize("until", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_resuming_is_exact_before_and_after_a_schedule_has_settled(until, tmp_path):
     make = partial(objective_of, cls=MAMLPlusPlus, inner_steps=2, multi_step_until=0.5)
     assert_resumes(make, {}, until, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _text(row: Any) -> str:
 def _markdown(frame: pd.DataFrame) -> str:
     lines = [["table", *map(str, frame.columns)], ["---", *["--:"] * len(frame.columns)]]
     lines += [[str(name), *row] for name, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace("-0.", "−0.")
+    return re.sub(r"-(?=\d)", "−", "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
 def figure(rows: pd.DataFrame) -> Figure:
