@@ -24,6 +24,7 @@ from metalens import (
 from metalens.execution import compiling, plan
 from metalens.execution.compiling import CompiledObjective
 from metalens.execution.plan import Execution, executable
+from metalens.execution.whole_step import WholeStep
 
 TASKS = Sinusoid().batch(range(4))
 
@@ -37,7 +38,7 @@ def timings(monkeypatch, tmp_path):
 
     def seconds(module, tasks):
         taken["measured"] += 1
-        return taken["compiled" if isinstance(module, CompiledObjective) else module.batching]
+        return taken["compiled" if isinstance(module, CompiledObjective | WholeStep) else module.batching]
 
     monkeypatch.setattr(plan, "_seconds", seconds)
     return taken
