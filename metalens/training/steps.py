@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from metalens.errors import MetaLensError
 from metalens.execution.clipping import clip_gradients
 from metalens.execution.whole_step import WholeStep
-from metalens.objective import outer_loss
 from metalens.tasks import Task
 from metalens.training.optimizer import Descent
 from metalens.training.settings import TrainingSettings
@@ -65,7 +64,7 @@ class Steps:
     def losses(self, tasks: Task, *weights: Tensor) -> Tensors:
         """Return the loss terms of tasks, on the device, with their weights if they have any."""
         terms = self.module(tasks, *weights)
-        if not outer_loss(terms).requires_grad:
+        if not any(term.requires_grad for term in terms.values()):
             raise MetaLensError(
                 "The outer loss has no gradient; leave detach, item and NumPy out of the loss and learner."
             )
